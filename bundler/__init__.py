@@ -1,0 +1,1 @@
+"""Creating an archive: registry -> archive. This package can only read from registries."""

@@ -1,0 +1,146 @@
+"""Every error a user can meet, as one tree. `bundles.cli.run` is the only place that turns one into an exit code.
+
+BundleError                      1  failed
+├── UsageError                   2  the command line, bundle.toml or a reference is wrong
+├── ArchiveError                 3  the archive is damaged, incomplete, or not one this program can read
+│   ├── NotABundleError             another kind of file
+│   ├── NewerFormatError            written by a later version of the tool
+│   ├── IncompleteArchiveError      bytes are missing at the end, or a part is
+│   ├── DamagedArchiveError         bytes are there and differ from what the archive says of them
+│   └── ReadError                   the medium failed while the archive was read
+├── HostError                    4  the host is not ready
+├── NetworkError                 5  a registry refused, failed, or cannot be reached
+│   ├── NotFoundError               a reference, platform or blob is not there
+│   ├── AuthenticationError         a login is missing, refused or insufficient
+│   ├── ContentError                a registry sent bytes that differ from their descriptor
+│   └── UnavailableError            temporary: worth another try
+├── DiskFullError                1  no space where something must be written
+└── InterruptedByUser          130  Ctrl-C or SIGTERM
+
+Messages are lower case, carry the offending value in backticks and say what was expected; `hint` is the next step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Optional
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One of several things wrong at once. `subject` is what it is about: an image, a port, a file."""
+
+    subject: str
+    message: str
+    hint: Optional[str] = None
+
+    def __str__(self) -> str:
+        text = f"{self.subject}: {self.message}"
+        return f"{text}\n    next: {self.hint}" if self.hint else text
+
+
+class BundleError(Exception):
+    """Base of all errors that are reported without a traceback.
+
+    Args:
+        message: what happened, lower case, with the offending value and what was expected.
+        hint: the next step for the user, as a command where there is one.
+        problems: everything found wrong in one go, when there can be several.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: Optional[str] = None, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        lines = [self.message]
+        lines += [f"  - {problem}" for problem in self.problems]
+        if self.hint:
+            lines.append(f"  next: {self.hint}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The error as the value of `error` in the one JSON document of a failed command."""
+        return {
+            "kind": type(self).__name__,
+            "message": self.message,
+            "hint": self.hint,
+            "exitCode": self.exit_code,
+            "problems": [dataclasses.asdict(problem) for problem in self.problems],
+        }
+
+    def as_problem(self, subject: str) -> Problem:
+        """This error as one entry of a collected report."""
+        return Problem(subject, self.message, self.hint)
+
+
+class UsageError(BundleError):
+    exit_code = 2
+
+
+class ArchiveError(BundleError):
+    exit_code = 3
+
+
+class NotABundleError(ArchiveError):
+    pass
+
+
+class NewerFormatError(ArchiveError):
+    pass
+
+
+class IncompleteArchiveError(ArchiveError):
+    pass
+
+
+class DamagedArchiveError(ArchiveError):
+    pass
+
+
+class ReadError(ArchiveError):
+    pass
+
+
+class HostError(BundleError):
+    exit_code = 4
+
+
+class NetworkError(BundleError):
+    exit_code = 5
+
+
+class NotFoundError(NetworkError):
+    pass
+
+
+class AuthenticationError(NetworkError):
+    pass
+
+
+class ContentError(NetworkError):
+    pass
+
+
+class UnavailableError(NetworkError):
+    """Temporary: the same request may succeed later.
+
+    `retry_after` is the wait in seconds that the server asked for, or None.
+    """
+
+    def __init__(self, message: str, *, hint: Optional[str] = None, retry_after: Optional[float] = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class DiskFullError(BundleError):
+    pass
+
+
+class InterruptedByUser(BundleError):
+    exit_code = 130

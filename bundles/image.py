@@ -1,0 +1,96 @@
+"""Reading image indexes, image manifests and configs. For reading only: the raw bytes travel, never a re-serialisation.
+
+Specifications: OCI image-spec v1.1 (image-index.md, manifest.md, config.md); Docker image manifest v2, schema 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Optional
+
+from bundles.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
+from bundles.errors import UsageError
+from bundles.platform import Platform
+
+# distribution and containerd refuse larger manifests (distribution-spec: registries should accept 4 MiB).
+MAX_MANIFEST_SIZE = 4 << 20
+# Image configs are blobs without a limit of their own; the largest seen in practice are some 100 KB.
+MAX_CONFIG_SIZE = 16 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageManifest:
+    """The content of one image for one platform: its config and its layers, lowest first."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+def parse_json(data: bytes, what: str) -> dict[str, Any]:
+    """Read a JSON object from outside.
+
+    Raises:
+        UsageError: not JSON, not an object, or nested too deeply; the message names `what`.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{what} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{what} is not a JSON object")
+    return value
+
+
+def parse_index(data: bytes) -> tuple[Descriptor, ...]:
+    """The descriptors of an image index (OCI) or manifest list (Docker), in their order.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    manifests = parse_json(data, "the index").get("manifests")
+    if not isinstance(manifests, list):
+        raise UsageError("the index has no list of manifests")
+    return tuple(Descriptor.from_json(entry) for entry in manifests)
+
+
+def parse_manifest(data: bytes) -> ImageManifest:
+    """The config and layers of an image manifest.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    value = parse_json(data, "the manifest")
+    layers = value.get("layers")
+    if not isinstance(layers, list):
+        raise UsageError("the manifest has no list of layers")
+    return ImageManifest(Descriptor.from_json(value.get("config")), tuple(map(Descriptor.from_json, layers)))
+
+
+def config_platform(data: bytes) -> Optional[Platform]:
+    """The platform that an image config names, or None (artifacts that are not images have none)."""
+    return Platform.from_json(parse_json(data, "the image config"))
+
+
+def media_type_of(data: bytes, content_type: str) -> str:
+    """The media type of a manifest: what it says itself, else what the registry said in Content-Type.
+
+    OCI documents may leave the field out; then Content-Type is all there is, and without one, the form decides.
+
+    Raises:
+        UsageError: it is no manifest or index that can be carried, for instance Docker schema 1.
+    """
+    value = parse_json(data, "the manifest")
+    media_type = value.get("mediaType")
+    if not isinstance(media_type, str) or not media_type:
+        media_type = content_type.partition(";")[0].strip()
+    if media_type in (OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST):
+        return str(media_type)
+    if value.get("schemaVersion") == 1:
+        raise UsageError("the image is in Docker's schema 1, which no current registry serves: push it again")
+    if media_type in ("", "application/json", "application/octet-stream", "text/plain"):
+        if isinstance(value.get("manifests"), list):
+            return OCI_INDEX
+        if isinstance(value.get("layers"), list):
+            return OCI_MANIFEST
+    raise UsageError(f"the manifest has the media type `{str(media_type)[:100]}`: expected an image manifest or index")

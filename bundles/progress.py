@@ -1,0 +1,147 @@
+"""What a long command says while it works: bars on a terminal, plain lines elsewhere, nothing with --quiet.
+
+Everything goes to stderr, so that stdout holds results only.
+"""
+
+from __future__ import annotations
+
+import abc
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Optional, TextIO
+
+# A plain line at most this often, in seconds, so that a log of a long job stays readable.
+_LINE_INTERVAL = 5.0
+
+
+class Task(abc.ABC):
+    """Bytes on their way. A context manager; `advance` may be called from several threads.
+
+    with progress.task("download", total) as task:
+        task.advance(len(chunk))
+    """
+
+    @abc.abstractmethod
+    def advance(self, count: int) -> None:
+        """Count bytes that are safe; a negative count takes back what a failed attempt had counted."""
+
+    def close(self) -> None:  # noqa: B027  most tasks have nothing to end
+        """End the task, done or not."""
+
+    def __enter__(self) -> Task:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+
+class Progress(abc.ABC):
+    """Where a command tells people what it does."""
+
+    @abc.abstractmethod
+    def message(self, text: str) -> None:
+        """One line for people."""
+
+    @abc.abstractmethod
+    def task(self, label: str, total: int) -> Task:
+        """Begin to move `total` bytes."""
+
+
+class _SilentTask(Task):
+    def advance(self, count: int) -> None:
+        pass
+
+
+class Silent(Progress):
+    """Says nothing: --quiet, and tests."""
+
+    def message(self, text: str) -> None:
+        pass
+
+    def task(self, label: str, total: int) -> Task:
+        return _SilentTask()
+
+
+def human_size(count: float) -> str:
+    """A number of bytes for people, in powers of 1024: `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+class _LineTask(Task):
+    def __init__(self, progress: Lines, label: str, total: int) -> None:
+        self._progress, self._label, self._total = progress, label, total
+        self._lock = threading.Lock()
+        self._done = 0
+        self._begun = self._said = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now - self._said < _LINE_INTERVAL:
+                return
+            self._said = now
+            done = self._done
+        rate = human_size(done / (now - self._begun))
+        share = 100 * done // self._total if self._total else 100
+        self._progress.message(f"{self._label}: {share} % of {human_size(self._total)}, {rate}/s")
+
+
+class Lines(Progress):
+    """Plain lines on stderr, for logs and pipes."""
+
+    def __init__(self, stream: Optional[TextIO] = None) -> None:
+        self._stream = stream or sys.stderr
+
+    def message(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def task(self, label: str, total: int) -> Task:
+        return _LineTask(self, label, total)
+
+
+class _BarTask(Task):
+    def __init__(self, label: str, total: int) -> None:
+        from tqdm import tqdm
+
+        self._lock = threading.Lock()
+        self._bar = tqdm(
+            total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1024, leave=False, dynamic_ncols=True
+        )
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            self._bar.update(count)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Bars(Progress):
+    """tqdm bars on stderr, for a terminal."""
+
+    def message(self, text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+
+    def task(self, label: str, total: int) -> Task:
+        return _BarTask(label, total)
+
+
+def for_stderr(quiet: bool) -> Progress:
+    """The progress that fits stderr: bars on a terminal, lines elsewhere, silence when asked for."""
+    if quiet:
+        return Silent()
+    return Bars() if sys.stderr.isatty() else Lines()

@@ -1,0 +1,1 @@
+"""Fast tests of one module each; servers they start listen on loopback."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
 from bundles.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
@@ -94,3 +95,36 @@ def media_type_of(data: bytes, content_type: str) -> str:
         if isinstance(value.get("layers"), list):
             return OCI_MANIFEST
     raise UsageError(f"the manifest has the media type `{str(media_type)[:100]}`: expected an image manifest or index")
+
+
+def children(descriptor: Descriptor, data: bytes) -> tuple[Descriptor, ...]:
+    """What a document refers to: an index its manifests, a manifest its config and layers, anything else nothing.
+
+    Raises:
+        UsageError: the document is not what its media type says.
+    """
+    if descriptor.is_index:
+        return parse_index(data)
+    if descriptor.is_manifest:
+        manifest = parse_manifest(data)
+        return (manifest.config, *manifest.layers)
+    return ()
+
+
+def walk(
+    root: Descriptor, read: Callable[[Descriptor], bytes], has: Callable[[Descriptor], bool]
+) -> Iterator[tuple[Descriptor, Optional[Descriptor]]]:
+    """Everything below `root` with its parent (None for the root), parents before children.
+
+    Children of an index that `has` denies are passed over: the index is sparse. Those of a manifest never are. `read`
+    gives the bytes of an index or manifest. Content that several parents share comes once for each.
+    """
+    waiting: list[tuple[Descriptor, Optional[Descriptor]]] = [(root, None)]
+    while waiting:
+        descriptor, parent = waiting.pop()
+        yield descriptor, parent
+        if descriptor.is_index or descriptor.is_manifest:
+            found = children(descriptor, read(descriptor))
+            if descriptor.is_index:
+                found = tuple(child for child in found if has(child))
+            waiting.extend((child, descriptor) for child in reversed(found))

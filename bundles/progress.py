@@ -6,6 +6,7 @@ Everything goes to stderr, so that stdout holds results only.
 from __future__ import annotations
 
 import abc
+import datetime
 import sys
 import threading
 import time
@@ -138,6 +139,22 @@ class Bars(Progress):
 
     def task(self, label: str, total: int) -> Task:
         return _BarTask(label, total)
+
+
+class Logged(Progress):
+    """Another progress whose messages are also appended to a log, each line with its time."""
+
+    def __init__(self, progress: Progress, stream: TextIO) -> None:
+        self._progress, self._stream = progress, stream
+
+    def message(self, text: str) -> None:
+        self._stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}\n")
+        self._stream.flush()
+        self._progress.message(text)
+
+    def task(self, label: str, total: int) -> Task:
+        self._stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {label}: {human_size(total)}\n")
+        return self._progress.task(label, total)
 
 
 def for_stderr(quiet: bool) -> Progress:

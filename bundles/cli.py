@@ -1,0 +1,189 @@
+"""The command line: one group of commands, common options, and the one place where an error becomes an exit code.
+
+Commands are found by name when they are called, so that `bundle --help` imports nothing it does not need, and so that
+the program inside an archive, which has no `bundler`, simply has no `create`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import errno
+import functools
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Optional, TypeVar
+
+import click
+
+import bundles
+from bundles.errors import BundleError, DiskFullError, InterruptedByUser, UsageError
+from bundles.progress import Logged, Progress, for_stderr
+
+# name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
+_COMMANDS = {
+    "create": ("bundler.cli:create", "Write an archive from registries (needs internet, no Docker)."),
+    "install": ("installer.cli:install", "Turn an archive into a registry and a builder on this host."),
+    "verify": ("bundles.commands:verify", "Check every byte of an archive against its digest."),
+    "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, (target, _) in _COMMANDS.items() if importlib.util.find_spec(target.partition(".")[0])]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(bundles.__version__, prog_name="bundle")
+def bundle() -> None:
+    """Carry multi-platform Docker builds across an air gap: one archive, one command on each side.
+
+    \b
+    online$   bundle create ubuntu:24.04 python:3.12-slim --platform linux/amd64,linux/arm64 -o offline.tar
+    offline$  python3 offline.tar install
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where a command says things: results on stdout (one JSON document with --json), the rest through `progress`."""
+
+    json: bool
+    progress: Progress
+
+    def result(self, document: dict[str, Any], text: str) -> None:
+        """Print the result, as `document` for programs or as `text` for people."""
+        click.echo(json.dumps(document, indent=2) if self.json else text)
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def common_options(function: _F) -> Callable[..., Any]:
+    """Add --json, --quiet and --log-file to a command; the function gets them as one `output: Output`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
+    @click.option(
+        "--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Append all messages, with times, to FILE."
+    )
+    @functools.wraps(function)
+    def command(*args: Any, as_json: bool, quiet: bool, log_file: Optional[Path], **kwargs: Any) -> Any:
+        progress = for_stderr(quiet)
+        if log_file is None:
+            return function(*args, output=Output(as_json, progress), **kwargs)
+        try:
+            stream = os.fdopen(os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"the log file `{log_file}` cannot be written: {error.strerror}", hint="choose another --log-file"
+            ) from None
+        with stream:
+            try:
+                return function(*args, output=Output(as_json, Logged(progress, stream)), **kwargs)
+            except BundleError as error:
+                stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} error: {error}\n")
+                raise
+
+    return command
+
+
+def archive_argument(function: _F) -> _F:
+    """Add ARCHIVE, which may be left out when the archive itself is running."""
+    return click.argument("archive", required=False, type=click.Path(path_type=Path), callback=_archive_or_self)(
+        function
+    )
+
+
+def _archive_or_self(ctx: click.Context, parameter: click.Parameter, value: Optional[Path]) -> Path:
+    path = value or running_archive()
+    if path is None:
+        raise click.MissingParameter(ctx=ctx, param=parameter, param_hint="ARCHIVE", param_type="argument")
+    return path
+
+
+def running_archive() -> Optional[Path]:
+    """The archive that this program was started from, or None when it is an installed one."""
+    place = Path(bundles.__file__).parent.parent
+    return place if place.is_file() else None
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command.
+
+    Returns:
+        the exit code: 0 done; 1 failed; 2 usage; 3 the archive is damaged or incomplete; 4 the host is not ready;
+        5 network or registry; 130 interrupted.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    # The libraries underneath report what we report better ourselves.
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+    try:
+        bundle.main(arguments, prog_name=_program_name(), standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone (`bundle inspect | head`): nothing to tell it, and nothing to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last line of defence: see _explained
+        return _report(_explained(error), arguments)
+    return 0
+
+
+def _explained(error: BaseException) -> BundleError:
+    """Any exception as one of ours; what is not a user's doing is a defect, shown with what a report needs."""
+    if isinstance(error, BundleError):
+        return error
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return InterruptedByUser("interrupted", hint="run the same command again; it goes on")
+    if isinstance(error, click.ClickException):
+        message = error.format_message()
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "bundle"
+        return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=f"{where} --help")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"no space left for `{error.filename or 'the output'}`", hint="make room and run it again")
+    click.echo("".join(traceback.format_exception(type(error), error, error.__traceback__)), err=True)
+    return BundleError(f"a defect in this program: {type(error).__name__}: {error}", hint="report the lines above")
+
+
+def _program_name() -> str:
+    archive = running_archive()
+    return f"python3 {archive.name}" if archive else "bundle"
+
+
+def _interrupt(number: int, frame: Optional[FrameType]) -> None:
+    raise InterruptedByUser("ended by SIGTERM", hint="run the same command again; it goes on")
+
+
+def _report(error: BundleError, arguments: list[str]) -> int:
+    click.echo(f"error: {error}", err=True)
+    if "--json" in arguments:
+        click.echo(json.dumps({"error": error.to_json()}, indent=2))
+    return error.exit_code

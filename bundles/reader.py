@@ -1,0 +1,356 @@
+"""Reading an archive: its manifest, its blobs, and whether every byte is right.
+
+An archive is never extracted and no tar reader runs over it: the layout follows from bundle.json, so each header is
+compared with the one that must be there, and content is read from where it must be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Optional
+
+from bundles.descriptor import CONFIG_TYPES, Descriptor
+from bundles.digest import Digest
+from bundles.errors import (
+    ArchiveError,
+    DamagedArchiveError,
+    IncompleteArchiveError,
+    NotABundleError,
+    Problem,
+    UsageError,
+)
+from bundles.image import MAX_CONFIG_SIZE, walk
+from bundles.layout import (
+    BLOCK,
+    CHECKSUM_NAME,
+    END_OF_TAR,
+    MANIFEST_NAME,
+    OCI_LAYOUT,
+    OCI_LAYOUT_NAME,
+    Entry,
+    checksum_line,
+    header,
+    padding,
+)
+from bundles.manifest import MAX_SIZE, Image, Manifest
+from bundles.progress import Progress, Silent, Task
+from bundles.reference import Reference
+from bundles.volume import Volume
+
+CHUNK = 1 << 20
+_COPY_AGAIN = "copy the archive again from where it was created, and compare: sha256sum -c {name}.sha256"
+
+
+class BlobReader:
+    """A blob's bytes, checked against its digest while they are read.
+
+    The last bytes are handed out only when all of them were right, so whoever passes them on never completes a damaged
+    blob. `len()` is the size in bytes; `read` and `readinto` give nothing at the end.
+
+    Raises (while reading):
+        DamagedArchiveError: the bytes are not those of the digest.
+    """
+
+    def __init__(self, archive: Archive, descriptor: Descriptor) -> None:
+        self._archive = archive
+        self._descriptor = descriptor
+        self._offset = archive.layout.blob(descriptor.digest).data_offset
+        self._done = 0
+        self._hash = hashlib.sha256()
+
+    def __len__(self) -> int:
+        return self._descriptor.size
+
+    def readinto(self, buffer: memoryview) -> int:
+        size = min(len(buffer), self._descriptor.size - self._done)
+        if size == 0:
+            return 0
+        view = buffer[:size]
+        count = self._archive.volume.readinto(self._offset + self._done, view)
+        if count < size:
+            raise self._archive.incomplete()
+        self._hash.update(view)
+        self._done += count
+        if self._done == self._descriptor.size and self._hash.hexdigest() != self._descriptor.digest.hex:
+            raise self._archive.damaged([self._archive.blob_problem(self._descriptor)])
+        return count
+
+    def read(self, size: int = CHUNK) -> bytes:
+        buffer = bytearray(max(0, min(size if size >= 0 else CHUNK, self._descriptor.size - self._done)))
+        count = self.readinto(memoryview(buffer))
+        return bytes(buffer[:count])
+
+
+class Archive:
+    """An archive opened for reading. A context manager; methods may be called from several threads.
+
+        with Archive(path) as archive:
+            for image in archive.manifest.images: ...
+
+    Opening reads bundle.json only and compares the size of the file, so it is fast whatever the size.
+
+    Raises:
+        NotABundleError, NewerFormatError, IncompleteArchiveError, DamagedArchiveError
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.volume = Volume(path)
+        try:
+            data = self._read_manifest()
+            self.digest = Digest.of(data)
+            """The digest of bundle.json, which names the bundle."""
+            self.manifest = Manifest.parse(data)
+            self.layout = self.manifest.layout(len(data))
+            if self.volume.size < self.layout.size:
+                raise self.incomplete()
+            if self.volume.size > self.layout.size:
+                extra = self.volume.size - self.layout.size
+                raise DamagedArchiveError(
+                    f"`{path}` has {extra} bytes too many: expected {self.layout.size}", hint=self._copy_again
+                )
+        except BaseException:
+            self.volume.close()
+            raise
+
+    def _read_manifest(self) -> bytes:
+        start = header(OCI_LAYOUT_NAME, len(OCI_LAYOUT)) + OCI_LAYOUT.ljust(BLOCK, b"\0")
+        checksum_offset = len(start)
+        offset = checksum_offset + 2 * BLOCK
+        head = self.volume.read(0, offset + BLOCK)
+        checksum_header = header(CHECKSUM_NAME, 64 + 2 + len(MANIFEST_NAME) + 1)
+        if len(head) < len(start) or not _alike(head[:BLOCK], start[:BLOCK]):
+            if 0 < len(head) < len(start) and start.startswith(head):
+                raise self._cut_short()
+            raise NotABundleError(
+                f"`{self.path}` is not a bundle: it does not begin as `bundle create` begins one",
+                hint="give the archive that `bundle create` wrote (an image saved by docker is not one)",
+            )
+        if len(head) < offset + BLOCK:
+            raise self._cut_short()
+        if head[:checksum_offset] != start or head[checksum_offset : checksum_offset + BLOCK] != checksum_header:
+            raise self.damaged([Problem(OCI_LAYOUT_NAME, "the first blocks are not those of a bundle")])
+        size = _size_field(head[offset:])
+        if size is None or not 0 < size <= MAX_SIZE or head[offset:] != header(MANIFEST_NAME, size):
+            raise self.damaged([Problem(MANIFEST_NAME, "its tar header is damaged")])
+        data = self.volume.read(offset + BLOCK, size)
+        if len(data) < size:
+            raise self._cut_short()
+        line = checksum_line(Digest.of(data))
+        if head[checksum_offset + BLOCK : offset] != line.ljust(BLOCK, b"\0"):
+            raise self.damaged([Problem(MANIFEST_NAME, f"its bytes differ from {CHECKSUM_NAME}")])
+        return data
+
+    def _cut_short(self) -> IncompleteArchiveError:
+        return IncompleteArchiveError(
+            f"`{self.path}` is cut short within its first entries: only {self.volume.size} bytes are there",
+            hint=self._copy_again,
+        )
+
+    @property
+    def _copy_again(self) -> str:
+        return _COPY_AGAIN.format(name=self.path.name)
+
+    def incomplete(self) -> IncompleteArchiveError:
+        """The error for an archive whose end is missing, naming the images that suffer."""
+        missing = [
+            self.blob_problem(blob, "is missing or cut short")
+            for blob in self.manifest.blobs
+            if self.layout.blob(blob.digest).data_offset + blob.size > self.volume.size
+        ]
+        return IncompleteArchiveError(
+            f"`{self.path}` is cut short: {self.volume.size} of {self.layout.size} bytes are there",
+            hint=self._copy_again,
+            problems=missing[:20],
+        )
+
+    def damaged(self, problems: list[Problem]) -> DamagedArchiveError:
+        """The error for an archive in which these entries are wrong."""
+        return DamagedArchiveError(f"`{self.path}` is damaged", hint=self._copy_again, problems=problems)
+
+    def blob_problem(self, blob: Descriptor, what: str = "differs from its digest") -> Problem:
+        """What is wrong with a blob, with the images that use it and where it stands."""
+        entry = self.layout.blob(blob.digest)
+        names = ", ".join(image.reference.familiar for image in self.users_of(blob.digest)) or "no image"
+        place = f"{blob.size} bytes at offset {entry.data_offset}"
+        return Problem(f"blob {blob.digest} ({place}; used by {names})", what)
+
+    def users_of(self, digest: Digest) -> tuple[Image, ...]:
+        """The images that need this blob, as far as their documents can be read."""
+        return tuple(self._users.get(digest, {}).values())
+
+    @functools.cached_property
+    def _users(self) -> dict[Digest, dict[Reference, Image]]:
+        users: dict[Digest, dict[Reference, Image]] = {}
+        for image in self.manifest.images:
+            # A loop of its own for each image: a damaged document hides only what is below it.
+            known = [image.root, *(content.manifest for content in image.platforms)]
+            for start in known:
+                users.setdefault(start.digest, {})[image.reference] = image
+                with contextlib.suppress(ArchiveError):
+                    for blob in self.walk(start):
+                        users.setdefault(blob.digest, {})[image.reference] = image
+        return users
+
+    def walk(self, root: Descriptor) -> Iterator[Descriptor]:
+        """The content below `root` that is in the archive, `root` first, parents before children.
+
+        Raises:
+            DamagedArchiveError: a document is wrong, or something that a manifest needs is missing.
+        """
+        try:
+            for blob, parent in walk(root, self.read_document, lambda child: self.has(child.digest)):
+                if not self.has(blob.digest):
+                    raise self.damaged([Problem(f"{blob.digest}, which {parent and parent.digest} needs", "missing")])
+                yield blob
+        except UsageError as error:
+            raise self.damaged([Problem(f"the image {root.digest}", error.message)]) from None
+
+    def read_document(self, descriptor: Descriptor) -> bytes:
+        """A manifest, index or config, verified.
+
+        Raises:
+            DamagedArchiveError: it differs from its digest, or is too large to be one.
+        """
+        if descriptor.size > MAX_CONFIG_SIZE:
+            raise self.damaged([self.blob_problem(descriptor, "is too large for a document")])
+        reader = self.open_blob(descriptor)
+        data = b""
+        while len(data) < descriptor.size:
+            data += reader.read(descriptor.size)
+        return data
+
+    def has(self, digest: Digest) -> bool:
+        """Whether that blob is in the archive (children of a sparse index are not)."""
+        return self.layout.holds(digest)
+
+    def open_blob(self, descriptor: Descriptor) -> BlobReader:
+        """Read a blob; what is read is verified."""
+        return BlobReader(self, descriptor)
+
+    def read_program(self) -> bytes:
+        """The zip behind the tar, verified."""
+        data = self.volume.read(self.layout.program_offset, self.layout.program_size)
+        if Digest.of(data) != self.manifest.program.digest:
+            raise self.damaged([Problem("the program behind the tar", "differs from its digest")])
+        return data
+
+    def read_file(self, name: str) -> bytes:
+        """One of the small files that bundle.json lists, verified.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        file = next((file for file in self.manifest.files if file.name == name), None)
+        if file is None:
+            raise KeyError(name)
+        data = self.volume.read(self.layout.entry(name).data_offset, file.size)
+        if Digest.of(data) != file.digest:
+            raise self.damaged([Problem(name, "differs from its digest")])
+        return data
+
+    def check_documents(self) -> None:
+        """Everything but the layers: the small files, the program, and every image's tree of documents.
+
+        Fast whatever the size of the layers. Raises:
+            DamagedArchiveError: with every problem found.
+        """
+        problems = [problem for file in self.manifest.files for problem in self._try(self.read_file, file.name)]
+        problems += self._try(self.read_program)
+        for image in self.manifest.images:
+            problems += self._try(self._check_tree, image)
+        if problems:
+            raise self.damaged(list(dict.fromkeys(problems)))
+
+    def verify(self, progress: Optional[Progress] = None) -> None:
+        """Every byte of the archive: headers, padding, files, program, blobs against their digests.
+
+        Hashes on all cores. Raises:
+            DamagedArchiveError: with every problem found.
+        """
+        progress = progress or Silent()
+        problems = []
+        with progress.task("verify", self.layout.size) as task, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for found in pool.map(lambda blob: self._check_blob(blob, task), self.manifest.blobs):
+                problems += found
+        for entry in self.layout.entries:
+            problems += self._check_frame(entry)
+        end = self.volume.read(self.layout.end_of_entries, len(END_OF_TAR))
+        if end != END_OF_TAR:
+            problems.append(Problem("the end of the tar", "its two blocks are not zero"))
+        try:
+            self.check_documents()
+        except DamagedArchiveError as error:
+            problems += error.problems
+        if problems:
+            raise self.damaged(list(dict.fromkeys(problems)))
+
+    @staticmethod
+    def _try(check: Callable[..., object], *arguments: object) -> list[Problem]:
+        try:
+            check(*arguments)
+        except DamagedArchiveError as error:
+            return list(error.problems)
+        return []
+
+    def _check_tree(self, image: Image) -> None:
+        for root in (image.root, *(content.manifest for content in image.platforms)):
+            for blob in self.walk(root):
+                if blob.media_type in CONFIG_TYPES:
+                    self.read_document(blob)
+
+    def _check_blob(self, blob: Descriptor, task: Task) -> list[Problem]:
+        reader = self.open_blob(blob)
+        buffer = memoryview(bytearray(min(CHUNK, blob.size)))
+        try:
+            count = reader.readinto(buffer)
+            while count:
+                task.advance(count)
+                count = reader.readinto(buffer)
+        except DamagedArchiveError as error:
+            return list(error.problems)
+        if blob.size == 0 and blob.digest != Digest.of(b""):
+            return [self.blob_problem(blob)]
+        return []
+
+    def _check_frame(self, entry: Entry) -> list[Problem]:
+        """The tar header before an entry and the zero bytes behind it."""
+        problems = []
+        if self.volume.read(entry.offset, BLOCK) != header(entry.name, entry.size):
+            problems.append(Problem(f"tar header of {entry.name} at offset {entry.offset}", "is damaged"))
+        size = padding(entry.size)
+        if self.volume.read(entry.data_offset + entry.size, size) != bytes(size):
+            problems.append(Problem(f"padding after {entry.name}", "is not zero"))
+        return problems
+
+    def close(self) -> None:
+        self.volume.close()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+
+def _size_field(block: bytes) -> Optional[int]:
+    """The size in a tar header with an octal size field, or None."""
+    digits = block[124:136].rstrip(b"\0 ")
+    return int(digits, 8) if digits and not digits.strip(b"01234567") else None
+
+
+def _alike(found: bytes, expected: bytes) -> bool:
+    """Whether a damaged first block still shows a bundle: most of it is right."""
+    return sum(a == b for a, b in zip(found, expected)) >= len(expected) - 8

@@ -14,6 +14,7 @@ BundleError                      1  failed
 │   ├── AuthenticationError         a login is missing, refused or insufficient
 │   ├── ContentError                a registry sent bytes that differ from their descriptor
 │   └── UnavailableError            temporary: worth another try
+│       └── UnreachableError            no connection could be made at all
 ├── DiskFullError                1  no space where something must be written
 └── InterruptedByUser          130  Ctrl-C or SIGTERM
 
@@ -112,7 +113,26 @@ class HostError(BundleError):
 
 
 class NetworkError(BundleError):
+    """A registry refused or failed.
+
+    `status` is the HTTP status of its answer, None when there was none. `codes` are the error codes in that answer
+    (distribution-spec "Error Codes", such as MANIFEST_BLOB_UNKNOWN).
+    """
+
     exit_code = 5
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: Optional[str] = None,
+        problems: Sequence[Problem] = (),
+        status: Optional[int] = None,
+        codes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, problems=problems)
+        self.status = status
+        self.codes = tuple(codes)
 
 
 class NotFoundError(NetworkError):
@@ -133,9 +153,22 @@ class UnavailableError(NetworkError):
     `retry_after` is the wait in seconds that the server asked for, or None.
     """
 
-    def __init__(self, message: str, *, hint: Optional[str] = None, retry_after: Optional[float] = None) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: Optional[str] = None,
+        problems: Sequence[Problem] = (),
+        status: Optional[int] = None,
+        codes: Sequence[str] = (),
+        retry_after: Optional[float] = None,
+    ) -> None:
+        super().__init__(message, hint=hint, problems=problems, status=status, codes=codes)
         self.retry_after = retry_after
+
+
+class UnreachableError(UnavailableError):
+    """The name does not resolve, the port is closed, or a proxy stands in the way."""
 
 
 class DiskFullError(BundleError):

@@ -1,0 +1,81 @@
+"""From a plan to an archive's contents: bundle.json, index.json, manifest.json. All deterministic."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import bundles
+from bundler.plan import Plan
+from bundler.spec import Spec
+from bundles.descriptor import OCI_INDEX
+from bundles.digest import Digest
+from bundles.image import parse_manifest
+from bundles.manifest import File, Image, Manifest
+from bundles.writer import Contents
+
+
+def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
+    """Everything that is in the archive but the layers; `program` is the zip that follows the tar."""
+    files = {"index.json": _index(plan), "manifest.json": _docker_archive(plan)}
+    manifest = Manifest(
+        name=spec.name,
+        tool_version=bundles.__version__,
+        platforms=spec.platforms,
+        host_platforms=spec.host_platforms,
+        images=plan.images,
+        files=tuple(File(name, Digest.of(data), len(data)) for name, data in files.items()),
+        blobs=(*(descriptor for descriptor, _ in plan.documents), *(descriptor for descriptor, _ in plan.layers)),
+        program=File("program.zip", Digest.of(program), len(program)),
+    )
+    documents = {descriptor.digest: data for descriptor, data in plan.documents}
+    return Contents(manifest, files, documents, program)
+
+
+def _index(plan: Plan) -> bytes:
+    """The index.json of the OCI image layout: each image under its full reference.
+
+    `org.opencontainers.image.ref.name` is what skopeo, crane, regctl and umoci look for, `io.containerd.image.name`
+    what containerd and a Docker with the containerd image store look for.
+    """
+    manifests: list[dict[str, Any]] = []
+    for image in plan.images:
+        names = {
+            "io.containerd.image.name": str(image.reference),
+            "org.opencontainers.image.ref.name": str(image.reference),
+        }
+        manifests.append({**image.root.to_json(), "annotations": names})
+    return _dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests})
+
+
+def _docker_archive(plan: Plan) -> bytes:
+    """The manifest.json of `docker save`: the registry image of each host platform, so that `docker load` works.
+
+    With several host platforms the first one has the plain tag, as Docker's tags hold one image each; the others carry
+    their architecture behind the tag.
+    """
+    documents = {descriptor.digest: data for descriptor, data in plan.documents}
+    entries = []
+    for image in plan.images:
+        if image.role == "registry":
+            for position, content in enumerate(image.platforms):
+                suffix = f"-{str(content.platform).replace('/', '-')}" if position else ""
+                entries.append(_docker_image(image, documents[content.manifest.digest], suffix))
+    return _dump(entries)
+
+
+def _docker_image(image: Image, data: bytes, suffix: str) -> dict[str, Any]:
+    manifest = parse_manifest(data)
+    reference = image.reference
+    tags = [f"{reference.name.removeprefix('docker.io/library/')}:{reference.tag}{suffix}"] if reference.tag else []
+    return {
+        "Config": manifest.config.digest.blob_path,
+        "RepoTags": tags,
+        "Layers": [layer.digest.blob_path for layer in manifest.layers],
+    }
+
+
+def _dump(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
+
+

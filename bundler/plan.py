@@ -1,0 +1,75 @@
+"""What will be fetched: every image resolved to digests, every blob known, nothing written yet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import ContentError
+from bundles.manifest import Image
+from bundles.reference import Reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """One image, resolved.
+
+    `documents` are the raw bytes of its indexes, manifests and configs; `layers` are its other blobs, each with the
+    repository that has it; `notes` are things a user should know (a platform stood in for by a compatible one).
+    """
+
+    image: Image
+    documents: Mapping[Descriptor, bytes]
+    layers: Mapping[Descriptor, Reference]
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All images and, each once and in archive order, all blobs: `documents` by digest, then `layers` by digest."""
+
+    images: tuple[Image, ...]
+    documents: tuple[tuple[Descriptor, bytes], ...]
+    layers: tuple[tuple[Descriptor, tuple[Reference, ...]], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def layer_size(self) -> int:
+        """How many bytes there are to fetch."""
+        return sum(descriptor.size for descriptor, _ in self.layers)
+
+    @classmethod
+    def of(cls, resolved: Iterable[Resolved]) -> Plan:
+        """The union of several images.
+
+        Raises:
+            ContentError: two images give different sizes for one digest.
+        """
+        images: list[Image] = []
+        documents: dict[Digest, tuple[Descriptor, bytes]] = {}
+        layers: dict[Digest, tuple[Descriptor, list[Reference]]] = {}
+        notes: list[str] = []
+        for item in resolved:
+            images.append(item.image)
+            notes += item.notes
+            for descriptor, data in item.documents.items():
+                documents.setdefault(descriptor.digest, (descriptor, data))
+            for descriptor, repository in item.layers.items():
+                first, repositories = layers.setdefault(descriptor.digest, (descriptor, []))
+                if first.size != descriptor.size:
+                    raise ContentError(
+                        f"the blob {descriptor.digest} has {first.size} bytes in one image and {descriptor.size} "
+                        f"in {item.image.reference.familiar}"
+                    )
+                if repository not in repositories:
+                    repositories.append(repository)
+        return cls(
+            images=tuple(images),
+            documents=tuple(documents[digest] for digest in sorted(documents)),
+            layers=tuple(
+                (layers[digest][0], tuple(layers[digest][1])) for digest in sorted(layers) if digest not in documents
+            ),
+            notes=tuple(notes),
+        )

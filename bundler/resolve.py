@@ -1,0 +1,239 @@
+"""From names to digests: every image's documents are fetched and checked before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Optional, Union
+
+from bundler.plan import Plan, Resolved
+from bundler.source import Source
+from bundler.spec import Spec, Wanted
+from bundles.descriptor import CONFIG_TYPES, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
+from bundles.digest import Digest
+from bundles.errors import AuthenticationError, BundleError, ContentError, NetworkError, NotFoundError, Problem, UsageError
+from bundles.image import MAX_CONFIG_SIZE, config_platform, parse_index, parse_manifest
+from bundles.manifest import Image, PlatformContent
+from bundles.platform import Platform
+from bundles.reference import Reference
+
+# Resolving waits for round trips, not for bytes.
+_WORKERS = 16
+
+
+def resolve(spec: Spec, source: Source) -> Plan:
+    """Fetch the indexes, manifests and configs of everything wanted.
+
+    Raises:
+        NetworkError: with every image that cannot be had and the reason; AuthenticationError or NotFoundError when
+            that is the reason for all of them.
+    """
+
+    def attempt(wanted: Wanted) -> Union[Resolved, BundleError]:
+        try:
+            return _Resolution(wanted, source, spec.attestations).resolve()
+        except UsageError as error:  # a document that no registry should serve
+            return ContentError(error.message, hint=error.hint)
+        except BundleError as error:
+            return error
+
+    pool = ThreadPoolExecutor(_WORKERS, "resolve")
+    try:
+        results = list(pool.map(attempt, spec.images))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    failures = [(wanted, result) for wanted, result in zip(spec.images, results) if isinstance(result, BundleError)]
+    if failures:
+        raise _all_together(failures, len(spec.images))
+    return Plan.of(result for result in results if isinstance(result, Resolved))
+
+
+def _all_together(failures: Sequence[tuple[Wanted, BundleError]], count: int) -> NetworkError:
+    problems: list[Problem] = []
+    for wanted, error in failures:
+        subject = f"{wanted.reference.familiar} ({wanted.role})" if wanted.role != "base" else wanted.reference.familiar
+        problems.append(error.as_problem(subject))
+    kinds = {type(error) for _, error in failures}
+    kind = kinds.pop() if len(kinds) == 1 else NetworkError
+    if kind not in (NotFoundError, AuthenticationError, ContentError):
+        kind = NetworkError
+    return kind(f"{len(failures)} of {count} images cannot be bundled; nothing was written", problems=problems)
+
+
+class _Resolution:
+    """The resolution of one image."""
+
+    def __init__(self, wanted: Wanted, source: Source, attestations: bool) -> None:
+        self._wanted = wanted
+        self._source = source
+        self._attestations = attestations
+        self._documents: dict[Descriptor, bytes] = {}
+        self._layers: dict[Descriptor, Reference] = {}
+        self._notes: list[str] = []
+
+    def resolve(self) -> Resolved:
+        wanted = self._wanted
+        if wanted.merge:
+            root, platforms = self._merge()
+            sparse = False
+        else:
+            root, data = self._source.manifest(wanted.reference)
+            platforms, sparse = self._select(wanted.reference, root, data, wanted.platforms)
+        image = Image(
+            wanted.reference,
+            wanted.role,
+            root,
+            tuple(platforms),
+            sparse,
+            tuple(reference for _, reference in wanted.merge),
+        )
+        return Resolved(image, self._documents, self._layers, tuple(self._notes))
+
+    def _merge(self) -> tuple[Descriptor, list[PlatformContent]]:
+        """Put one image of each platform under one new index, as `docker manifest create` does."""
+        contents = []
+        problems = []
+        for platform, reference in self._wanted.merge:
+            try:
+                root, data = self._source.manifest(reference)
+                contents += self._select(reference, root, data, (platform,))[0]
+            except BundleError as error:
+                problems.append(error.as_problem(f"{reference.familiar} for {platform}"))
+        if problems:
+            raise NetworkError("; ".join(f"{problem.subject}: {problem.message}" for problem in problems))
+        # The indexes of the sources are not part of the merged image; the manifests they led to are.
+        self._documents = {known: raw for known, raw in self._documents.items() if not known.is_index}
+        docker = all(content.manifest.media_type == DOCKER_MANIFEST for content in contents)
+        media_type = DOCKER_INDEX if docker else OCI_INDEX
+        manifests = [
+            {**content.manifest.to_json(), "platform": platform.to_json()}
+            for (platform, _), content in zip(self._wanted.merge, contents)
+        ]
+        data = json.dumps({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests}, indent=3).encode()
+        root = Descriptor.of(media_type, data)
+        self._documents[root] = data
+        return root, contents
+
+    def _select(
+        self, reference: Reference, root: Descriptor, data: bytes, platforms: Sequence[Platform]
+    ) -> tuple[list[PlatformContent], bool]:
+        """Take the wanted platforms of an image; also whether its index is then sparse."""
+        self._documents[root] = data
+        if root.is_manifest:
+            content = self._take(reference, root, data)
+            if content.platform is not None:
+                _match(platforms, [content.platform])
+            return [content], False
+        offered: dict[Platform, Descriptor] = {}
+        attestations: list[Descriptor] = []
+        left_out = self._survey(reference, data, offered, attestations)
+        chosen = _match(platforms, list(offered))
+        self._notes += [
+            f"{reference.familiar}: {platform} is served by {match}"
+            for platform, match in zip(platforms, chosen)
+            if match != platform
+        ]
+        contents = []
+        for match in dict.fromkeys(chosen):
+            contents.append(self._fetch(reference, offered[match], match))
+        taken = {content.manifest.digest for content in contents}
+        for attestation in attestations:
+            if self._attestations and attestation.attests in taken:
+                self._fetch(reference, attestation, None)
+                taken.add(attestation.digest)
+        self._drop_empty_indexes(root, taken)
+        everything = {leaf.digest for leaf in (*offered.values(), *attestations)}
+        return contents, left_out or not everything <= taken
+
+    def _survey(
+        self,
+        reference: Reference,
+        data: bytes,
+        offered: dict[Platform, Descriptor],
+        attestations: list[Descriptor],
+    ) -> bool:
+        """Collect the leaves of an index and of the indexes inside it; True when some leaf can never be chosen."""
+        left_out = False
+        for child in parse_index(data):
+            if child.is_attestation:
+                attestations.append(child)
+            elif child.is_index:
+                nested, raw = self._source.manifest(_at(reference, child))
+                self._documents[nested] = raw
+                left_out |= self._survey(reference, raw, offered, attestations)
+            elif child.is_manifest:
+                platform = child.platform or self._config_platform(reference, child)
+                left_out |= platform is None or platform in offered
+                if platform is not None:
+                    offered.setdefault(platform, child)
+            else:
+                left_out = True
+        return left_out
+
+    def _drop_empty_indexes(self, root: Descriptor, taken: set[Digest]) -> None:
+        """Forget nested indexes of which nothing was taken."""
+        for descriptor, data in list(self._documents.items()):
+            if descriptor.is_index and descriptor != root and not self._reaches(data, taken):
+                del self._documents[descriptor]
+
+    def _reaches(self, data: bytes, taken: set[Digest]) -> bool:
+        known = {descriptor.digest: raw for descriptor, raw in self._documents.items() if descriptor.is_index}
+        return any(
+            child.digest in taken or (child.digest in known and self._reaches(known[child.digest], taken))
+            for child in parse_index(data)
+        )
+
+    def _config_platform(self, reference: Reference, child: Descriptor) -> Optional[Platform]:
+        """The platform of a manifest whose index entry names none."""
+        _, data = self._source.manifest(_at(reference, child))
+        config = parse_manifest(data).config
+        if config.media_type not in CONFIG_TYPES:
+            return None
+        return config_platform(self._source.read_blob(reference, config, MAX_CONFIG_SIZE))
+
+    def _fetch(self, reference: Reference, child: Descriptor, platform: Optional[Platform]) -> PlatformContent:
+        descriptor, data = self._source.manifest(_at(reference, child))
+        self._documents[descriptor] = data
+        return self._take(reference, descriptor, data, platform)
+
+    def _take(
+        self, reference: Reference, descriptor: Descriptor, data: bytes, platform: Optional[Platform] = None
+    ) -> PlatformContent:
+        """Note what an image manifest needs: its config now, its layers for later."""
+        manifest = parse_manifest(data)
+        if manifest.config.media_type in CONFIG_TYPES:
+            config = self._source.read_blob(reference, manifest.config, MAX_CONFIG_SIZE)
+            self._documents[_plain(manifest.config)] = config
+            platform = platform or config_platform(config)
+        else:
+            self._layers[_plain(manifest.config)] = reference
+        for layer in manifest.layers:
+            self._layers[_plain(layer)] = reference
+        size = manifest.config.size + sum({layer.digest: layer.size for layer in manifest.layers}.values())
+        return PlatformContent(platform, _plain(descriptor), size)
+
+
+def _match(wanted: Sequence[Platform], offered: Sequence[Platform]) -> list[Platform]:
+    """The offered platform for each wanted one.
+
+    Raises:
+        NotFoundError: for some there is none.
+    """
+    matches = [platform.best_of(offered) for platform in wanted]
+    missing = [str(platform) for platform, match in zip(wanted, matches) if match is None]
+    if missing:
+        raise NotFoundError(
+            f"has no {' and no '.join(missing)}: it has {', '.join(map(str, offered)) or 'no platform at all'}",
+            hint="choose another image, or other platforms with --platform (--host-platform for the toolchain)",
+        )
+    return [match for match in matches if match is not None]
+
+
+def _at(reference: Reference, child: Descriptor) -> Reference:
+    return Reference(reference.registry, reference.repository, None, child.digest)
+
+
+def _plain(descriptor: Descriptor) -> Descriptor:
+    """The descriptor of the content itself, without what an index says of it."""
+    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)

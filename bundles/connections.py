@@ -1,0 +1,245 @@
+"""Connections to registries: TLS and streams of bytes. With `failures`, all that knows urllib3.
+
+Knows nothing of registries, logins or retries: one request out, one answer back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Optional, Protocol, Union
+
+import urllib3
+from urllib3 import exceptions
+
+from bundles.errors import ContentError, NetworkError, ReadError, UsageError
+from bundles.failures import translated
+from bundles.origin import Origin, describe, is_loopback
+from bundles.proxies import Proxies, Proxy
+
+# urllib3 logs the full address of every request, signed query strings included, at DEBUG.
+logging.getLogger("urllib3").setLevel(logging.INFO)
+
+# As many idle connections to one host as there are workers.
+_WORKERS = 16
+# One read from an upload body: larger than urllib3's 16 KiB, so that a worker spends its time in the kernel.
+_BLOCK_SIZE = 256 << 10
+# An answer nobody wants is read to its end up to this size, because a new connection costs more than that.
+_DRAIN_LIMIT = 64 << 10
+
+
+class Body(Protocol):
+    """What an upload sends: `len(body)` bytes, read in pieces."""
+
+    def read(self, count: int, /) -> bytes: ...
+
+    def __len__(self) -> int: ...
+
+
+class Response:
+    """An answer whose body is still on the wire. A context manager, for one thread.
+
+    Closing returns the connection for reuse when the body was read to its end, or nearly, and drops it otherwise.
+    """
+
+    def __init__(self, raw: urllib3.BaseHTTPResponse, method: str, url: str, proxy: Optional[Proxy]) -> None:
+        self._raw = raw
+        self._method, self._proxy = method, proxy
+        self.url = url
+        self.status = raw.status
+        self.headers: Mapping[str, str] = raw.headers  # names in any case
+
+    @property
+    def action(self) -> str:
+        """The request for people."""
+        return describe(self._method, self.url)
+
+    @property
+    def length(self) -> Optional[int]:
+        """How many bytes of the body are left, or None when the server did not say."""
+        return self._raw.length_remaining
+
+    def read(self, count: int) -> bytes:
+        """Up to `count` bytes; empty only at the end.
+
+        Raises:
+            UnavailableError: the connection broke, or the body is shorter than announced.
+        """
+        with translated(self._method, self.url, self._proxy.host_port if self._proxy else None):
+            return self._raw.read(count) if count > 0 else b""
+
+    def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
+        """Fill `buffer` as far as the body goes; 0 only at the end. Raises like `read`."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read_all(self, limit: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            ContentError: it is longer than `limit` bytes.
+            UnavailableError: see `read`.
+        """
+        pieces = []
+        left = limit + 1
+        while left and (piece := self.read(min(left, _BLOCK_SIZE))):
+            pieces.append(piece)
+            left -= len(piece)
+        if not left:
+            raise ContentError(f"the answer is longer than {limit} bytes: {self.action}", status=self.status)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        self._raw.close()
+        self._raw.release_conn()
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        if kind is None and (self.length is None or self.length <= _DRAIN_LIMIT):
+            with contextlib.suppress(NetworkError):
+                self.read_all(_DRAIN_LIMIT)
+                self._raw.release_conn()
+                return
+        self.close()
+
+
+class _Upload:
+    """A body on its way out: counts, so that a short one is noticed here and not as a server's timeout.
+
+    Errors of the body are not errors of the network, whatever their type.
+    """
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._left = len(body)
+
+    def read(self, count: int) -> bytes:
+        if not self._left:
+            return b""
+        try:
+            data = self._body.read(min(count, self._left))
+        except OSError as error:
+            raise ReadError(f"what is to be uploaded cannot be read: {error.strerror or error}") from error
+        if not data:
+            raise ReadError(f"what is to be uploaded ends {self._left} bytes early")
+        self._left -= len(data)
+        return data
+
+
+class Connections:
+    """Pools of connections. Thread-safe.
+
+    Args:
+        insecure: `host` or `host:port` whose TLS certificate is not checked; this machine's own never is.
+        ca_file: a CA to trust besides the system's.
+        timeout: seconds to connect, and seconds without a byte.
+
+    Raises:
+        UsageError: the CA file cannot be read, or a proxy variable makes no sense.
+    """
+
+    def __init__(self, insecure: frozenset[str], ca_file: Optional[Path], timeout: tuple[float, float]) -> None:
+        # Whoever named a host insecure need not be told so at every request.
+        urllib3.disable_warnings(exceptions.InsecureRequestWarning)
+        self._insecure = insecure
+        self._timeout = timeout
+        self._verified = _trust(ca_file)
+        self._unverified = ssl.create_default_context()
+        self._unverified.check_hostname = False
+        self._unverified.verify_mode = ssl.CERT_NONE
+        self._proxies = Proxies()
+        self._lock = threading.Lock()
+        self._managers: dict[tuple[Optional[Proxy], bool], urllib3.PoolManager] = {}
+
+    def is_insecure(self, origin: Origin) -> bool:
+        """Whether unverified TLS and plain HTTP are allowed there."""
+        names = {origin.host, origin.host_port, f"[{origin.host}]"}
+        return is_loopback(origin.host) or not self._insecure.isdisjoint(names)
+
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: Union[bytes, Body, None] = None
+    ) -> Response:
+        """One request. The answer may have any status; redirects are not followed.
+
+        Raises:
+            UnreachableError: no connection.
+            UnavailableError: it broke, or timed out.
+            NetworkError: TLS was refused on either side.
+        """
+        origin = Origin.of(url)
+        proxy = self._proxies.find(origin)
+        all_headers = {"Accept-Encoding": "identity", "User-Agent": "bundle", **headers}
+        if body is not None:
+            all_headers["Content-Length"] = str(len(body))
+        connect, read = self._timeout
+        if method == "PUT":
+            read *= 10  # a registry may copy and hash a whole blob before it answers
+        manager = self._manager(proxy, verify=not self.is_insecure(origin))
+        with translated(method, url, proxy.host_port if proxy else None):
+            raw = manager.urlopen(
+                method,
+                url,
+                redirect=False,
+                headers=all_headers,
+                body=body if body is None or isinstance(body, bytes) else _Upload(body),
+                retries=False,
+                preload_content=False,
+                decode_content=False,
+                timeout=urllib3.Timeout(connect=connect, read=read),
+            )
+        return Response(raw, method, url, proxy)
+
+    def close(self) -> None:
+        """Drop the idle connections."""
+        with self._lock:
+            managers = list(self._managers.values())
+        for manager in managers:
+            manager.clear()
+
+    def _manager(self, proxy: Optional[Proxy], verify: bool) -> urllib3.PoolManager:
+        with self._lock:
+            key = (proxy, verify)
+            if key not in self._managers:
+                context = self._verified if verify else self._unverified
+                self._managers[key] = self._new_manager(proxy, context)
+            return self._managers[key]
+
+    def _new_manager(self, proxy: Optional[Proxy], context: ssl.SSLContext) -> urllib3.PoolManager:
+        options: dict[str, Any] = {
+            "num_pools": 100,
+            "maxsize": _WORKERS,
+            "block": False,
+            "ssl_context": context,
+            "blocksize": _BLOCK_SIZE,
+        }
+        if proxy is None:
+            return urllib3.PoolManager(**options)
+        login = {"proxy-authorization": proxy.authorization} if proxy.authorization else None
+        address = f"{proxy.scheme}://{proxy.host_port}"
+        return urllib3.ProxyManager(address, proxy_headers=login, proxy_ssl_context=self._verified, **options)
+
+
+def _trust(ca_file: Optional[Path]) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if ca_file:
+        try:
+            context.load_verify_locations(ca_file)
+        except FileNotFoundError:
+            raise UsageError(f"the CA file `{ca_file}` does not exist") from None
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
+            raise UsageError(f"the CA file `{ca_file}` cannot be used: {reason}") from None
+    return context

@@ -1,0 +1,56 @@
+"""Pushing a file to its medium while the rest of it is still on its way."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from bundles.digest import Digest
+from bundles.journal import Journal
+from bundles.layout import Entry
+
+# How much is written before it is pushed to the medium, so that the sync at the end is short.
+_STEP = 64 << 20
+
+
+class Syncer(threading.Thread):
+    """A thread that syncs `file` every 64 MiB and journals which bytes are safe then."""
+
+    def __init__(self, file: int, journal: Journal) -> None:
+        super().__init__(name="sync", daemon=True)
+        self._file, self._journal = file, journal
+        self._changed = threading.Condition()
+        self._pending = 0
+        self._stopped = False
+        self._positions: dict[Digest, int] = {}
+
+    def wrote(self, count: int) -> None:
+        """`count` more bytes are written, anywhere in the file."""
+        with self._changed:
+            self._pending += count
+            if self._pending >= _STEP:
+                self._changed.notify()
+
+    def reached(self, entry: Entry, position: int) -> None:
+        """The first `position` bytes of a blob are written."""
+        with self._changed:
+            self._positions[Digest("sha256:" + entry.name[-64:])] = position
+
+    def run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or self._pending >= _STEP)
+                if self._stopped:
+                    return
+                self._pending = 0
+                safe, self._positions = self._positions, {}
+            os.fdatasync(self._file)
+            self._journal.synced(safe)
+
+    def stop(self) -> None:
+        """End the thread; a sync under way is waited for."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        if self.is_alive():
+            self.join()

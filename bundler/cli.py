@@ -41,10 +41,13 @@ _PATH = click.Path(path_type=Path)
 @click.option("--toolchain", "parts", multiple=True, metavar="ROLE=IMAGE", help=f"Override {', '.join(TOOLCHAIN)}.")
 @click.option("--without", multiple=True, metavar="ROLE", help="Leave a part of the toolchain out.")
 @click.option("--attestations", is_flag=True, default=None, help="Take the images' attestations along.")
-@click.option("--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Downloads at once.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Downloads at once."
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Resolve everything, say what would be fetched, write nothing.")
 @common_options
 def create(
+    *,
     images: Sequence[str],
     definition: Optional[Path],
     path: Optional[Path],
@@ -64,18 +67,19 @@ def create(
     spec = combine(read_definition(definition) if definition else Definition(), _definition(images, **line), "offline")
     target = (path or Path(f"{spec.name}.tar")).absolute()
     credentials = Credentials()
-    transport = Transport(Settings(insecure=frozenset(insecure), ca_file=ca_file, credentials=credentials.get))
-    source = RegistrySource(transport, spec.mirrors)
-    output.progress.message(f"resolving {len(spec.images)} images")
-    plan = resolve(spec, source)
-    for note in plan.notes:
-        output.progress.message(f"note: {note}")
-    contents = compose(spec, plan, program())
-    if only_plan:
-        output.result(_document(spec, plan, contents, None), _plan_text(plan, contents, target))
-        return
-    with ArchiveWriter(target, contents) as writer:
-        written = export(plan, source, writer, output.progress, workers)
+    settings = Settings(insecure=frozenset(insecure), ca_file=ca_file, credentials=credentials.get)
+    with Transport(settings) as transport:
+        source = RegistrySource(transport, spec.mirrors)
+        output.progress.message(f"resolving {len(spec.images)} images")
+        plan = resolve(spec, source)
+        for note in plan.notes:
+            output.progress.message(f"note: {note}")
+        contents = compose(spec, plan, program())
+        if only_plan:
+            output.result(_document(spec, plan, contents, None), _plan_text(plan, contents, target))
+            return
+        with ArchiveWriter(target, contents) as writer:
+            written = export(plan, source, writer, output.progress, workers)
     output.result(_document(spec, plan, contents, written), _result_text(plan, written))
 
 

@@ -77,5 +77,3 @@ def _docker_image(image: Image, data: bytes, suffix: str) -> dict[str, Any]:
 
 def _dump(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
-
-

@@ -32,7 +32,7 @@ class Plan:
 
     images: tuple[Image, ...]
     documents: tuple[tuple[Descriptor, bytes], ...]
-    layers: tuple[tuple[Descriptor, tuple[Reference, ...]], ...]
+    layers: tuple[tuple[Descriptor, Reference], ...]
     notes: tuple[str, ...]
 
     @property
@@ -49,7 +49,7 @@ class Plan:
         """
         images: list[Image] = []
         documents: dict[Digest, tuple[Descriptor, bytes]] = {}
-        layers: dict[Digest, tuple[Descriptor, list[Reference]]] = {}
+        layers: dict[Digest, tuple[Descriptor, Reference]] = {}
         notes: list[str] = []
         for item in resolved:
             images.append(item.image)
@@ -57,19 +57,15 @@ class Plan:
             for descriptor, data in item.documents.items():
                 documents.setdefault(descriptor.digest, (descriptor, data))
             for descriptor, repository in item.layers.items():
-                first, repositories = layers.setdefault(descriptor.digest, (descriptor, []))
+                first, _ = layers.setdefault(descriptor.digest, (descriptor, repository))
                 if first.size != descriptor.size:
                     raise ContentError(
                         f"the blob {descriptor.digest} has {first.size} bytes in one image and {descriptor.size} "
                         f"in {item.image.reference.familiar}"
                     )
-                if repository not in repositories:
-                    repositories.append(repository)
         return cls(
             images=tuple(images),
             documents=tuple(documents[digest] for digest in sorted(documents)),
-            layers=tuple(
-                (layers[digest][0], tuple(layers[digest][1])) for digest in sorted(layers) if digest not in documents
-            ),
+            layers=tuple(layers[digest] for digest in sorted(layers) if digest not in documents),
             notes=tuple(notes),
         )

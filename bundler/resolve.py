@@ -12,7 +12,15 @@ from bundler.source import Source
 from bundler.spec import Spec, Wanted
 from bundles.descriptor import CONFIG_TYPES, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from bundles.digest import Digest
-from bundles.errors import AuthenticationError, BundleError, ContentError, NetworkError, NotFoundError, Problem, UsageError
+from bundles.errors import (
+    AuthenticationError,
+    BundleError,
+    ContentError,
+    NetworkError,
+    NotFoundError,
+    Problem,
+    UsageError,
+)
 from bundles.image import MAX_CONFIG_SIZE, config_platform, parse_index, parse_manifest
 from bundles.manifest import Image, PlatformContent
 from bundles.platform import Platform

@@ -34,7 +34,7 @@ _LICENCES = ("LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 # Runs on any Python from 2.7, to say in one line that it is too old.
-_MAIN = b'''\
+_MAIN = b"""\
 import sys
 
 if sys.version_info < (3, 9):
@@ -47,7 +47,7 @@ if sys.version_info < (3, 9):
 from bundles.cli import main
 
 main()
-'''
+"""
 
 
 def program() -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -12,6 +13,11 @@ from bundles.errors import UsageError
 from bundles.manifest import check_name
 from bundles.platform import Platform
 from bundles.reference import Reference
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 TOOLCHAIN = {
     "registry": "registry:3",
@@ -125,10 +131,6 @@ def read_definition(path: Path) -> Definition:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python before 3.11
-        import tomli as tomllib
     try:
         with path.open("rb") as file:
             value: dict[str, Any] = tomllib.load(file)

@@ -75,7 +75,7 @@ class BlobReader:
         view = buffer[:size]
         count = self._archive.volume.readinto(self._offset + self._done, view)
         if count < size:
-            raise self._archive.incomplete()
+            raise self._archive.cut_short()
         self._hash.update(view)
         self._done += count
         if self._done == self._descriptor.size and self._hash.hexdigest() != self._descriptor.digest.hex:
@@ -128,13 +128,13 @@ class Archive:
         checksum_header = header(CHECKSUM_NAME, 64 + 2 + len(MANIFEST_NAME) + 1)
         if len(head) < len(start) or not _alike(head[:BLOCK], start[:BLOCK]):
             if 0 < len(head) < len(start) and start.startswith(head):
-                raise self._cut_short()
+                raise self.cut_short()
             raise NotABundleError(
                 f"`{self.path}` is not a bundle: it does not begin as `bundle create` begins one",
                 hint="give the archive that `bundle create` wrote (an image saved by docker is not one)",
             )
         if len(head) < offset + BLOCK:
-            raise self._cut_short()
+            raise self.cut_short()
         if head[:checksum_offset] != start or head[checksum_offset : checksum_offset + BLOCK] != checksum_header:
             raise self.damaged([Problem(OCI_LAYOUT_NAME, "the first blocks are not those of a bundle")])
         size = _size_field(head[offset:])
@@ -142,16 +142,16 @@ class Archive:
             raise self.damaged([Problem(MANIFEST_NAME, "its tar header is damaged")])
         data = self.volume.read(offset + BLOCK, size)
         if len(data) < size:
-            raise self._cut_short()
+            raise self.cut_short()
         line = checksum_line(Digest.of(data))
         if head[checksum_offset + BLOCK : offset] != line.ljust(BLOCK, b"\0"):
             raise self.damaged([Problem(MANIFEST_NAME, f"its bytes differ from {CHECKSUM_NAME}")])
         return data
 
-    def _cut_short(self) -> IncompleteArchiveError:
+    def cut_short(self) -> IncompleteArchiveError:
+        """The error for an archive of which nothing more can be said than that its end is missing."""
         return IncompleteArchiveError(
-            f"`{self.path}` is cut short within its first entries: only {self.volume.size} bytes are there",
-            hint=self._copy_again,
+            f"`{self.path}` is cut short: only {self.volume.size} bytes are there", hint=self._copy_again
         )
 
     @property
@@ -191,11 +191,9 @@ class Archive:
         users: dict[Digest, dict[Reference, Image]] = {}
         for image in self.manifest.images:
             # A loop of its own for each image: a damaged document hides only what is below it.
-            known = [image.root, *(content.manifest for content in image.platforms)]
-            for start in known:
-                users.setdefault(start.digest, {})[image.reference] = image
-                with contextlib.suppress(ArchiveError):
-                    for blob in self.walk(start):
+            for start in (image.root, *(content.manifest for content in image.platforms)):
+                with contextlib.suppress(ArchiveError, UsageError):
+                    for blob, _ in walk(start, self._document, lambda child: self.has(child.digest)):
                         users.setdefault(blob.digest, {})[image.reference] = image
         return users
 
@@ -219,12 +217,18 @@ class Archive:
         Raises:
             DamagedArchiveError: it differs from its digest, or is too large to be one.
         """
+        try:
+            return self._document(descriptor)
+        except DamagedArchiveError:
+            raise self.damaged([self.blob_problem(descriptor)]) from None
+
+    def _document(self, descriptor: Descriptor) -> bytes:
+        """As `read_document`, with an error that does not name the images: finding those needs this."""
         if descriptor.size > MAX_CONFIG_SIZE:
-            raise self.damaged([self.blob_problem(descriptor, "is too large for a document")])
-        reader = self.open_blob(descriptor)
-        data = b""
-        while len(data) < descriptor.size:
-            data += reader.read(descriptor.size)
+            raise DamagedArchiveError(f"{descriptor.digest} is too large for a document")
+        data = self.volume.read(self.layout.blob(descriptor.digest).data_offset, descriptor.size)
+        if Digest.of(data) != descriptor.digest:
+            raise DamagedArchiveError(f"{descriptor.digest} differs from its digest")
         return data
 
     def has(self, digest: Digest) -> bool:

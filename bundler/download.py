@@ -1,0 +1,208 @@
+"""The download of one blob, which repairs itself."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import re
+from types import TracebackType
+from typing import Optional, Union
+
+from bundler.endpoint import Endpoint
+from bundler.mirrors import Mirrors, all_failed
+from bundles.authentication import pull_scope
+from bundles.connections import Response
+from bundles.descriptor import Descriptor
+from bundles.errors import ContentError, NetworkError, UnavailableError
+from bundles.reference import Reference
+from bundles.transport import Transport
+
+_SKIP = 1 << 20
+_CONTENT_RANGE = re.compile(r"bytes\s+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.ASCII)
+
+
+class BlobStream(abc.ABC):
+    """The bytes of one blob, from an offset on. A context manager, for one thread.
+
+    with source.open_blob(repository, descriptor) as stream:
+        while count := stream.readinto(buffer):
+            ...
+    """
+
+    @property
+    @abc.abstractmethod
+    def endpoint(self) -> Optional[Endpoint]:
+        """Who sent the last bytes; None before the first request."""
+
+    @abc.abstractmethod
+    def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
+        """Put the next bytes into `buffer`; 0 only at the end. Never more than the descriptor's size in all.
+
+        Raises:
+            ContentError: there is more than the descriptor says.
+            NetworkError: the rest cannot be had.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back the connection. May be called at any point, and more than once."""
+
+    def __enter__(self) -> BlobStream:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+
+class Download(BlobStream):
+    """A blob on its way, from the first endpoint that has it.
+
+    A connection that breaks is replaced, with a Range request for the rest. An endpoint that breaks `attempts` times
+    in a row without a byte in between, or cannot be asked any more, hands over to the next, in mid-blob.
+
+    Raises:
+        NetworkError: no endpoint has it; from `readinto`, none has the rest.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        mirrors: Mirrors,
+        repository: Reference,
+        descriptor: Descriptor,
+        *,
+        offset: int,
+        avoid: frozenset[Endpoint],
+    ) -> None:
+        self._transport, self._mirrors = transport, mirrors
+        self._repository, self._descriptor = repository, descriptor
+        self._position = offset
+        self._waiting = list(mirrors.of(repository.registry, avoid))
+        self._failures: dict[Endpoint, NetworkError] = {}
+        self._tries = 0
+        self._to_skip = 0
+        self._response: Optional[Response] = None
+        self._endpoint: Optional[Endpoint] = None
+        if offset < descriptor.size:
+            self._open()
+
+    @property
+    def endpoint(self) -> Optional[Endpoint]:
+        return self._endpoint
+
+    def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
+        room = min(len(buffer), self._descriptor.size - self._position)
+        if not room:
+            return 0
+        with memoryview(buffer) as view:
+            while True:
+                response = self._response or self._open()
+                try:
+                    self._skip(response)
+                    count = response.readinto(view[:room])
+                except UnavailableError as error:
+                    self._broken(error)
+                    continue
+                if count:
+                    self._advance(response, count)
+                    return count
+                self._broken(UnavailableError(f"{response.action}: ended at byte {self._position}"))
+
+    def close(self) -> None:
+        if self._response:
+            self._response.close()
+            self._response = None
+
+    def _advance(self, response: Response, count: int) -> None:
+        self._tries = 0
+        self._position += count
+        if self._position < self._descriptor.size:
+            return
+        # Only a body of unannounced length can be longer than it should be: the others were refused when they came.
+        extra = b""
+        with response:
+            self._response = None
+            if response.length is None:
+                with contextlib.suppress(UnavailableError):
+                    extra = response.read(1)
+        if extra:
+            raise ContentError(f"{response.action}: longer than {self._descriptor.size} bytes")
+
+    def _broken(self, error: UnavailableError) -> None:
+        self.close()
+        self._tries += 1
+        if self._tries >= self._transport.attempts:
+            self._drop(error)
+        else:
+            self._transport.pause(self._tries, error)
+
+    def _drop(self, error: NetworkError) -> None:
+        endpoint = self._waiting.pop(0)
+        self._failures[endpoint] = error
+        self._mirrors.note(endpoint, error)
+        self._tries = 0
+
+    def _open(self) -> Response:
+        """Ask the endpoints in turn for what is missing."""
+        while self._waiting:
+            endpoint = self._waiting[0]
+            known = self._mirrors.failure_of(endpoint)
+            if known:
+                self._drop(known)
+                continue
+            try:
+                self._response = self._request(endpoint)
+            except NetworkError as error:
+                self._drop(error)
+                continue
+            self._endpoint = endpoint
+            return self._response
+        digest = self._descriptor.digest
+        raise all_failed(f"cannot get the blob {digest} of `{self._repository.familiar}`", self._failures)
+
+    def _request(self, endpoint: Endpoint) -> Response:
+        name = endpoint.repository(self._repository.repository)
+        position, size = self._position, self._descriptor.size
+        response = self._transport.request(
+            "GET",
+            endpoint.host,
+            f"/v2/{name}/blobs/{self._descriptor.digest}",
+            scope=pull_scope(name),
+            headers={"Range": f"bytes={position}-{size - 1}"} if position else {},
+            expect=frozenset({200, 206} if position else {200}),
+        )
+        try:
+            self._check(response)
+        except NetworkError:
+            response.close()
+            raise
+        # A server without ranges sends everything again.
+        self._to_skip = position if response.status == 200 else 0
+        return response
+
+    def _check(self, response: Response) -> None:
+        """Refuse an answer that is not the rest of this blob, before any of it is used."""
+        position, size = self._position, self._descriptor.size
+        expected = size
+        if response.status == 206:
+            expected = size - position
+            header = response.headers.get("Content-Range", "")
+            found = _CONTENT_RANGE.fullmatch(header.strip())
+            wanted = (str(position), str(size - 1))
+            if not found or found.groups()[:2] != wanted or found[3] not in (str(size), "*"):
+                asked = f"bytes {position}-{size - 1} of {size}"
+                raise ContentError(f"{response.action}: asked for {asked}, got `{header[:100]}`")
+        if response.length is not None and response.length != expected:
+            raise ContentError(f"{response.action}: announces {response.length} bytes, expected {expected}")
+
+    def _skip(self, response: Response) -> None:
+        while self._to_skip:
+            skipped = len(response.read(min(self._to_skip, _SKIP)))
+            if not skipped:
+                raise UnavailableError(f"{response.action}: ended before byte {self._position}")
+            self._to_skip -= skipped

@@ -1,0 +1,79 @@
+"""Which endpoints stand for a registry, which of them are down, and one error when all have failed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Optional
+
+from bundler.endpoint import Endpoint
+from bundles.errors import (
+    AuthenticationError,
+    ContentError,
+    NetworkError,
+    NotFoundError,
+    UnavailableError,
+    UnreachableError,
+)
+
+# The kinds of failure, the most telling first. What is only temporary elsewhere explains least.
+_TELLING = (ContentError, AuthenticationError)
+
+
+class Mirrors:
+    """The endpoints of each registry, in the order they are tried. Thread-safe.
+
+    Args:
+        mirrors: registry -> `HOST[:PORT][/prefix]` in order. Only what is listed is asked, so the registry itself is
+            asked when it is listed, too. A registry without an entry stands for itself.
+
+    Raises:
+        UsageError: an entry is no such address.
+    """
+
+    def __init__(self, mirrors: Mapping[str, Sequence[str]]) -> None:
+        self._endpoints = {registry: tuple(map(Endpoint.parse, texts)) for registry, texts in mirrors.items() if texts}
+        self._lock = threading.Lock()
+        self._down: dict[Endpoint, NetworkError] = {}
+
+    def of(self, registry: str, avoid: Iterable[Endpoint] = ()) -> tuple[Endpoint, ...]:
+        """All endpoints of a registry but those to avoid."""
+        unwanted = frozenset(avoid)
+        return tuple(each for each in self._endpoints.get(registry, (Endpoint(registry),)) if each not in unwanted)
+
+    def failure_of(self, endpoint: Endpoint) -> Optional[NetworkError]:
+        """Why the endpoint is not worth asking again in this run, or None when it is."""
+        with self._lock:
+            return self._down.get(endpoint)
+
+    def note(self, endpoint: Endpoint, error: NetworkError) -> None:
+        """Remember an endpoint that cannot be reached: a thousand images must not each wait for its timeout."""
+        if isinstance(error, UnreachableError):
+            with self._lock:
+                self._down.setdefault(endpoint, error)
+
+
+def all_failed(what: str, failures: Mapping[Endpoint, NetworkError]) -> NetworkError:
+    """One error for all endpoints' reasons. Its type, hint, status and codes are those of the most telling one."""
+    if not failures:
+        return ContentError(f"{what}: no endpoint is left to ask, each one sent wrong bytes")
+    errors = list(failures.values())
+    kind = _kind(errors)
+    telling = next((error for error in errors if isinstance(error, kind)), errors[0])
+    if len(errors) == 1:
+        message = f"{what}: {telling.message}"
+    else:
+        message = f"{what}: " + "; ".join(f"from {endpoint}: {error.message}" for endpoint, error in failures.items())
+    return kind(message, hint=telling.hint, status=telling.status, codes=telling.codes)
+
+
+def _kind(errors: Sequence[NetworkError]) -> type[NetworkError]:
+    if all(isinstance(error, NotFoundError) for error in errors):
+        return NotFoundError
+    for kind in _TELLING:
+        if any(isinstance(error, kind) for error in errors):
+            return kind
+    if all(isinstance(error, (NotFoundError, UnavailableError)) for error in errors):
+        unreachable = all(isinstance(error, UnreachableError) for error in errors)
+        return UnreachableError if unreachable else UnavailableError
+    return NetworkError

@@ -1,0 +1,156 @@
+"""Where images come from."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+from bundler.download import BlobStream, Download
+from bundler.endpoint import Endpoint
+from bundler.mirrors import Mirrors, all_failed
+from bundles.authentication import pull_scope
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import ContentError, NetworkError, NotFoundError
+from bundles.reference import Reference
+from bundles.remote import fetch_list, fetch_manifest
+from bundles.transport import Transport
+
+# Enough for a mistyped tag; Docker Hub's largest repositories have thousands of pages.
+_TAG_PAGES = 10
+_SUGGESTIONS = 5
+
+
+class Source(abc.ABC):
+    """Where images come from. Thread-safe.
+
+    root, data = source.manifest(Reference.parse("debian:12"))
+    for layer in parse_manifest(data).layers:
+        with source.open_blob(reference, layer) as stream:
+            ...
+
+    A manifest's bytes are verified here; a blob's are verified by whoever reads the stream to its end.
+    """
+
+    @abc.abstractmethod
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        """A manifest or index: its descriptor, computed from the bytes, and the bytes as they came.
+
+        Raises:
+            NotFoundError: it is not there; the message suggests tags that are.
+            NetworkError: it cannot be had.
+        """
+
+    @abc.abstractmethod
+    def open_blob(
+        self,
+        repository: Reference,
+        descriptor: Descriptor,
+        offset: int = 0,
+        avoid: frozenset[Endpoint] = frozenset(),
+    ) -> BlobStream:
+        """Begin to read a blob at `offset`; the caller closes the stream and verifies the digest.
+
+        Args:
+            repository: any reference to the repository that has it.
+            descriptor: the blob.
+            offset: the first byte wanted.
+            avoid: endpoints that sent wrong bytes, see `BlobStream.endpoint`.
+
+        Raises:
+            ContentError: there is no endpoint besides those to avoid, or none sends content of this size.
+            NetworkError: no endpoint has it.
+        """
+
+    def read_blob(self, repository: Reference, descriptor: Descriptor, limit: int) -> bytes:
+        """A small blob as a whole, verified; an endpoint that sends wrong bytes is passed over.
+
+        Raises:
+            ContentError: it is larger than `limit`, or wrong wherever it comes from.
+            NetworkError: no endpoint has it.
+        """
+        what = f"the blob {descriptor.digest} of `{repository.familiar}`"
+        if descriptor.size > limit:
+            raise ContentError(f"{what} has {descriptor.size} bytes: expected at most {limit}")
+        avoid: frozenset[Endpoint] = frozenset()
+        while True:
+            with self.open_blob(repository, descriptor, 0, avoid) as stream:
+                data = bytearray()
+                buffer = bytearray(min(1 << 20, descriptor.size))
+                while count := stream.readinto(buffer):
+                    data += buffer[:count]
+                endpoint = stream.endpoint
+            if Digest.of(bytes(data)) == descriptor.digest:
+                return bytes(data)
+            if endpoint is None or endpoint in avoid:
+                raise ContentError(f"{what} has other bytes than its digest says")
+            avoid |= {endpoint}
+
+
+class RegistrySource(Source):
+    """Registries, each through its mirrors where there are some, see `bundler.mirrors.Mirrors`."""
+
+    def __init__(self, transport: Transport, mirrors: Mapping[str, Sequence[str]]) -> None:
+        self._transport = transport
+        self._mirrors = Mirrors(mirrors)
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        failures: dict[Endpoint, NetworkError] = {}
+        for endpoint in self._mirrors.of(reference.registry):
+            known = self._mirrors.failure_of(endpoint)
+            if known:
+                failures[endpoint] = known
+                continue
+            name = endpoint.repository(reference.repository)
+            try:
+                return fetch_manifest(self._transport, endpoint.host, name, reference.selector)
+            except NetworkError as error:
+                self._mirrors.note(endpoint, error)
+                failures[endpoint] = error
+        failure = all_failed(f"cannot get `{reference.familiar}`", failures)
+        if isinstance(failure, NotFoundError) and reference.digest is None:
+            raise self._with_suggestions(reference, failure)
+        raise failure
+
+    def open_blob(
+        self,
+        repository: Reference,
+        descriptor: Descriptor,
+        offset: int = 0,
+        avoid: frozenset[Endpoint] = frozenset(),
+    ) -> BlobStream:
+        return Download(self._transport, self._mirrors, repository, descriptor, offset=offset, avoid=avoid)
+
+    def _with_suggestions(self, reference: Reference, failure: NotFoundError) -> NotFoundError:
+        """The error for a tag that is nowhere, with tags that are. Says nothing where the registry does not."""
+        unknown = False
+        for endpoint in self._mirrors.of(reference.registry):
+            try:
+                tags = self._tags(endpoint, reference.repository)
+            except NotFoundError:
+                unknown = True
+                continue
+            except NetworkError:
+                return failure
+            close = difflib.get_close_matches(str(reference.tag), tags, _SUGGESTIONS)
+            if close:
+                near = [dataclasses.replace(reference, tag=tag).familiar for tag in close]
+                return _amended(failure, "", f"did you mean {', '.join(f'`{name}`' for name in near)}?")
+            return failure
+        return _amended(failure, f"the repository `{reference.repository}` is unknown") if unknown else failure
+
+    def _tags(self, endpoint: Endpoint, repository: str) -> list[str]:
+        name = endpoint.repository(repository)
+        path = f"/v2/{name}/tags/list?n=1000"
+        tags = fetch_list(
+            self._transport, endpoint.host, path, "tags", scope=pull_scope(name), pages=_TAG_PAGES, retry=False
+        )
+        return list(tags)
+
+
+def _amended(failure: NotFoundError, more: str, hint: Optional[str] = None) -> NotFoundError:
+    message = f"{failure.message}; {more}" if more else failure.message
+    return NotFoundError(message, hint=hint or failure.hint, status=failure.status, codes=failure.codes)

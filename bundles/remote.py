@@ -1,0 +1,94 @@
+"""Reading manifests and lists from a registry: what creating and installing share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Optional
+from urllib.parse import urljoin
+
+from bundles.authentication import pull_scope
+from bundles.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
+from bundles.digest import Digest
+from bundles.errors import ContentError, UsageError
+from bundles.image import MAX_MANIFEST_SIZE, media_type_of, parse_json
+from bundles.transport import Transport
+
+MANIFEST_ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
+_MAX_LIST_SIZE = 16 << 20
+
+
+def fetch_manifest(transport: Transport, host: str, repository: str, selector: str) -> tuple[Descriptor, bytes]:
+    """A manifest or index, as the registry keeps it; its digest is computed from the bytes and checked.
+
+    Args:
+        transport: the way there.
+        host: the registry.
+        repository: of the manifest.
+        selector: a tag or a digest.
+
+    Raises:
+        ContentError: the bytes differ from the digest asked for or announced, or are no manifest.
+        NetworkError: as `Transport.request` does.
+    """
+    answer = transport.fetch(
+        "GET",
+        host,
+        f"/v2/{repository}/manifests/{selector}",
+        scope=pull_scope(repository),
+        headers={"Accept": MANIFEST_ACCEPT},
+        limit=MAX_MANIFEST_SIZE,
+    )
+    computed = Digest.of(answer.data)
+    what = f"the manifest `{selector}` of `{host}/{repository}`"
+    for digest, origin in ((digest_or_none(selector), "asked for"), (announced_digest(answer.headers), "announced")):
+        if digest and digest != computed:
+            raise ContentError(f"{what} has the digest {computed}, but {digest} was {origin}")
+    try:
+        media_type = media_type_of(answer.data, answer.headers.get("Content-Type", ""))
+    except UsageError as error:
+        raise ContentError(f"{what} cannot be used: {error.message}") from None
+    return Descriptor(media_type, computed, len(answer.data)), answer.data
+
+
+def fetch_list(
+    transport: Transport, host: str, path: str, key: str, *, scope: str, pages: int, retry: bool = True
+) -> Iterator[str]:
+    """The entries of a paginated list, such as `tags` of `/v2/NAME/tags/list`, from at most so many pages.
+
+    Raises:
+        ContentError: the registry sent something else.
+        NetworkError: as `Transport.request` does.
+    """
+    url: Optional[str] = path
+    while url and pages:
+        pages -= 1
+        answer = transport.fetch("GET", host, url, scope=scope, limit=_MAX_LIST_SIZE, retry=retry)
+        try:
+            entries = parse_json(answer.data, f"the list of {key} from `{host}`").get(key) or []
+        except UsageError as error:
+            raise ContentError(error.message) from None
+        if not isinstance(entries, list):
+            raise ContentError(f"the list of {key} from `{host}` is no list")
+        yield from (entry for entry in entries if isinstance(entry, str))
+        url = _next_page(answer.url, answer.headers.get("Link", ""))
+
+
+def announced_digest(headers: Mapping[str, str]) -> Optional[Digest]:
+    """Docker-Content-Digest, when it is there and of an algorithm that is checked here."""
+    return digest_or_none(headers.get("Docker-Content-Digest", ""))
+
+
+def digest_or_none(text: str) -> Optional[Digest]:
+    """The digest that `text` is, or None when it is something else, such as a tag."""
+    try:
+        return Digest(text)
+    except UsageError:
+        return None
+
+
+def _next_page(url: str, link: str) -> Optional[str]:
+    """The address in a Link header (RFC 8288): `<...>; rel="next"`."""
+    target, closed, rest = link.strip().partition(">")
+    if not closed or not target.startswith("<") or "next" not in rest:
+        return None
+    return urljoin(url, target[1:])

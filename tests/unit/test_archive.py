@@ -1,0 +1,312 @@
+"""Writing and reading an archive: bytes, digests, damage, interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from bundles import writer as writer_module
+from bundles.digest import Digest
+from bundles.errors import (
+    ArchiveError,
+    BundleError,
+    DamagedArchiveError,
+    DiskFullError,
+    IncompleteArchiveError,
+    NewerFormatError,
+    NotABundleError,
+    UsageError,
+)
+from bundles.layout import header
+from bundles.reader import Archive
+from bundles.writer import ArchiveWriter
+from tests.archives import Made, example, image, made
+
+
+@pytest.fixture(scope="module")
+def sample() -> Made:
+    return example()
+
+
+@pytest.fixture
+def archive(sample: Made, tmp_path: Path) -> Path:
+    return sample.write(tmp_path / "offline.tar").path
+
+
+def test_what_was_written_reads_back(sample: Made, archive: Path) -> None:
+    with Archive(archive) as opened:
+        opened.verify()
+        assert opened.manifest == sample.contents().manifest
+        for blob in opened.manifest.blobs:
+            data = b""
+            reader = opened.open_blob(blob)
+            while chunk := reader.read(1000):
+                data += chunk
+            assert Digest.of(data) == blob.digest
+        root = opened.manifest.images[1].root
+        found = [str(blob.digest) for blob in opened.walk(root)]
+    assert len(found) == 1 + 2 * 3
+    assert found[0] == str(root.digest)
+
+
+def test_the_checksum_file_is_for_sha256sum(archive: Path) -> None:
+    subprocess.run(["sha256sum", "-c", "offline.tar.sha256"], cwd=archive.parent, check=True, capture_output=True)
+
+
+def test_the_reported_digests_are_those_of_the_bytes(sample: Made, tmp_path: Path) -> None:
+    written = sample.write(tmp_path / "a.tar")
+    data = written.path.read_bytes()
+    assert written.sha256 == hashlib.sha256(data).hexdigest()
+    assert written.size == len(data)
+    with tarfile.open(written.path) as tar:
+        assert str(written.digest) == "sha256:" + hashlib.sha256(_member(tar, "bundle.json")).hexdigest()
+
+
+def _member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file
+    return file.read()
+
+
+def test_order_is_fixed_and_layers_come_last_by_digest(sample: Made, archive: Path) -> None:
+    with tarfile.open(archive) as tar:
+        names = tar.getnames()
+    assert names[:5] == ["oci-layout", "bundle.json.sha256", "bundle.json", "index.json", "manifest.json"]
+    layers = [digest.blob_path for digest in sorted(sample.layers)]
+    assert names[-len(layers) :] == layers
+    documents = names[5 : -len(layers)]
+    assert documents == sorted(documents)
+
+
+def test_index_json_names_every_image(archive: Path) -> None:
+    with tarfile.open(archive) as tar:
+        index = json.loads(_member(tar, "index.json"))
+    names = [entry["annotations"]["org.opencontainers.image.ref.name"] for entry in index["manifests"]]
+    assert names == ["docker.io/library/registry:3", "docker.io/library/debian:12", "ghcr.io/team/gcc:12"]
+
+
+def test_docker_archive_has_the_registry_image_only(archive: Path) -> None:
+    with tarfile.open(archive) as tar:
+        (entry,) = json.loads(_member(tar, "manifest.json"))
+        assert entry["RepoTags"] == ["registry:3"]
+        for name in (entry["Config"], *entry["Layers"]):
+            assert "sha256:" + name[-64:] == str(Digest.of(_member(tar, name)))
+
+
+def test_same_input_same_bytes_whatever_the_order_of_arrival(sample: Made, tmp_path: Path) -> None:
+    first = sample.write(tmp_path / "a.tar").path.read_bytes()
+    with ArchiveWriter(tmp_path / "b.tar", sample.contents()) as writer:
+        layers = list(writer.layers)
+        random.Random(7).shuffle(layers)
+        sinks = {layer: writer.sink(layer) for layer in layers}
+        for layer in layers:
+            data = memoryview(sample.layers[layer.digest])
+            for start in range(0, len(data), 3000):
+                sinks[layer].write(data[start : start + 3000])
+        assert all(sink.finish() for sink in sinks.values())
+        written = writer.finish()
+    assert (tmp_path / "b.tar").read_bytes() == first
+    assert written.sha256 == hashlib.sha256(first).hexdigest()
+
+
+def test_no_final_name_before_the_end_and_a_rerun_goes_on(sample: Made, tmp_path: Path) -> None:
+    path = tmp_path / "offline.tar"
+    with ArchiveWriter(path, sample.contents()) as writer:
+        first, second = writer.layers[:2]
+        sink = writer.sink(first)
+        sink.write(memoryview(sample.layers[first.digest]))
+        assert sink.finish()
+        writer.sink(second).write(memoryview(sample.layers[second.digest])[:700])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["offline.tar.journal", "offline.tar.partial"]
+    with ArchiveWriter(path, sample.contents()) as writer:
+        assert writer.sink(first).position == first.size
+    assert sample.write(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["offline.tar", "offline.tar.sha256"]
+    fresh = sample.write(tmp_path / "fresh.tar").path.read_bytes()
+    assert path.read_bytes() == fresh
+
+
+def test_the_middle_of_a_blob_is_resumed(sample: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "_JOURNAL_STEP", 4096)
+    path = tmp_path / "offline.tar"
+    with ArchiveWriter(path, sample.contents()) as writer:
+        layer = writer.layers[0]
+        sink = writer.sink(layer)
+        for start in range(0, 12_288, 4096):
+            sink.write(memoryview(sample.layers[layer.digest])[start : start + 4096])
+    with ArchiveWriter(path, sample.contents()) as writer:
+        sink = writer.sink(layer)
+        assert sink.position == 12_288
+        sink.write(memoryview(sample.layers[layer.digest])[12_288:])
+        assert sink.finish()
+
+
+def test_a_lying_journal_costs_a_download_and_no_wrong_archive(sample: Made, tmp_path: Path) -> None:
+    path = tmp_path / "offline.tar"
+    with ArchiveWriter(path, sample.contents()) as writer:
+        layer = writer.layers[0]
+        writer.journal.written(layer.digest, layer.size)
+    with ArchiveWriter(path, sample.contents()) as writer:
+        sink = writer.sink(layer)
+        assert not sink.finish()
+        assert sink.position == 0
+        sink.write(memoryview(sample.layers[layer.digest]))
+        assert sink.finish()
+    assert sample.write(path).sha256 == sample.write(tmp_path / "fresh.tar").sha256
+
+
+def test_wrong_bytes_begin_again_and_the_file_hash_follows(sample: Made, tmp_path: Path) -> None:
+    with ArchiveWriter(tmp_path / "offline.tar", sample.contents()) as writer:
+        for layer in writer.layers:
+            sink = writer.sink(layer)
+            sink.write(memoryview(bytes(layer.size)))
+            assert not sink.finish()
+            sink.write(memoryview(sample.layers[layer.digest]))
+            assert sink.finish()
+        written = writer.finish()
+    assert written.sha256 == hashlib.sha256(written.path.read_bytes()).hexdigest()
+
+
+def test_another_plan_begins_anew(sample: Made, tmp_path: Path) -> None:
+    path = tmp_path / "offline.tar"
+    with ArchiveWriter(path, sample.contents()) as writer:
+        layer = writer.layers[0]
+        sink = writer.sink(layer)
+        sink.write(memoryview(sample.layers[layer.digest]))
+        assert sink.finish()
+    other = made(image("debian:12", seeds=(5,)))
+    other.write(path)
+    with Archive(path) as opened:
+        opened.verify()
+
+
+def test_two_writers_of_one_archive(sample: Made, tmp_path: Path) -> None:
+    path = tmp_path / "offline.tar"
+    with ArchiveWriter(path, sample.contents()), pytest.raises(BundleError, match="is being written by another"):
+        ArchiveWriter(path, sample.contents())
+
+
+def test_a_file_that_is_no_bundle_is_not_replaced(sample: Made, tmp_path: Path) -> None:
+    path = tmp_path / "thesis.odt"
+    path.write_bytes(b"years of work")
+    with pytest.raises(UsageError, match="is not replaced"):
+        ArchiveWriter(path, sample.contents())
+    assert path.read_bytes() == b"years of work"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_space_is_seen_before_anything_is_written(
+    sample: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fstatvfs
+
+    def full(file: int) -> os.statvfs_result:
+        values = list(real(file))
+        values[4] = 0  # f_bavail
+        return os.statvfs_result(values)
+
+    monkeypatch.setattr(os, "fstatvfs", full)
+    with pytest.raises(DiskFullError, match="0 B free"):
+        ArchiveWriter(tmp_path / "offline.tar", sample.contents())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_flipped_byte_is_found(sample: Made, archive: Path) -> None:
+    """Every byte of the metadata and of the frames, and a sample of the layers."""
+    data = bytearray(archive.read_bytes())
+    with Archive(archive) as opened:
+        first_layer = min(opened.layout.blob(digest).data_offset for digest in sample.layers)
+    offsets = [*range(0, first_layer, 41), *range(first_layer, len(data), 2999), *range(len(data) - 1100, len(data), 31)]
+    for offset in offsets:
+        data[offset] ^= 0x20
+        archive.write_bytes(data)
+        with pytest.raises(ArchiveError), Archive(archive) as opened:
+            opened.verify()
+        data[offset] ^= 0x20
+
+
+def test_damage_is_named_by_blob_and_image(sample: Made, archive: Path) -> None:
+    with Archive(archive) as opened:
+        shared = next(blob for blob in opened.manifest.blobs if len(opened.users_of(blob.digest)) == 2)
+        offset = opened.layout.blob(shared.digest).data_offset
+    with archive.open("r+b") as file:
+        file.seek(offset + 5)
+        byte = file.read(1)[0]
+        file.seek(offset + 5)
+        file.write(bytes([byte ^ 1]))
+    with Archive(archive) as opened, pytest.raises(DamagedArchiveError) as caught:
+        opened.verify()
+    assert len(caught.value.problems) == 1
+    text = str(caught.value)
+    assert str(shared.digest) in text
+    assert "debian:12, ghcr.io/team/gcc:12" in text
+    assert f"at offset {offset}" in text
+
+
+def test_a_damaged_blob_never_reads_to_its_end(sample: Made, archive: Path) -> None:
+    with Archive(archive) as opened:
+        blob = opened.manifest.blobs[-1]
+        offset = opened.layout.blob(blob.digest).data_offset
+    with archive.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\0")
+    with Archive(archive) as opened, pytest.raises(DamagedArchiveError):
+        reader = opened.open_blob(blob)
+        count = 0
+        while chunk := reader.read(4096):
+            count += len(chunk)
+            assert count < blob.size
+
+
+def test_truncation_anywhere_is_incomplete(archive: Path) -> None:
+    data = archive.read_bytes()
+    for size in [*range(0, 6000, 250), *range(6000, len(data), 5000), len(data) - 1]:
+        archive.write_bytes(data[:size])
+        expected = (IncompleteArchiveError, NotABundleError) if size < 512 else IncompleteArchiveError
+        with pytest.raises(expected):
+            Archive(archive)
+
+
+def test_extra_bytes_at_the_end(archive: Path) -> None:
+    with archive.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(DamagedArchiveError, match="1 bytes too many"):
+        Archive(archive)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"PK\x03\x04" * 1000, header("oci-layout", 5) * 9, bytes(100_000)])
+def test_other_files_are_not_bundles(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with pytest.raises((NotABundleError, DamagedArchiveError)):
+        Archive(path)
+
+
+def test_a_directory_and_a_missing_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ArchiveError, match=path.name):
+            Archive(path)
+
+
+def test_a_newer_format_says_what_to_do(sample: Made, tmp_path: Path) -> None:
+    data = sample.contents().manifest.to_bytes().replace(b'"format": 1', b'"format": 2')
+    path = tmp_path / "new.tar"
+    line = f"{hashlib.sha256(data).hexdigest()}  bundle.json\n".encode()
+    path.write_bytes(
+        header("oci-layout", 30)
+        + b'{"imageLayoutVersion":"1.0.0"}'.ljust(512, b"\0")
+        + header("bundle.json.sha256", len(line))
+        + line.ljust(512, b"\0")
+        + header("bundle.json", len(data))
+        + data
+    )
+    with pytest.raises(NewerFormatError, match="format `2`") as caught:
+        Archive(path)
+    assert "python3 ARCHIVE install" in str(caught.value)

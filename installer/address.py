@@ -1,0 +1,72 @@
+"""Where the local registry is reached: `localhost:5000`, or an address that the LAN sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+import socket
+from typing import Optional
+
+from bundles.errors import UsageError
+
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Host and port of a registry. `str()` is the form that stands in image names."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `HOST:PORT`, where HOST is a name, an IPv4 address or `[IPv6]`.
+
+        Raises:
+            UsageError: anything else, or an address that means "every address".
+        """
+        host, colon, port = text.strip().lower().rpartition(":")
+        if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+            raise UsageError(f"`{text}` is not a registry address: expected HOST:PORT, such as localhost:5000")
+        inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        ip = _as_ip(inner)
+        if (ip is None and not _HOST.fullmatch(host)) or (ip is not None and (ip.version == 6) != (inner != host)):
+            raise UsageError(f"`{text}` is not a registry address: `{host}` is no name and no IP address")
+        if ip is not None and ip.is_unspecified:
+            raise UsageError(
+                f"`{text}` would listen on every address: expected one address",
+                hint="give the address that the others use, such as 192.168.10.10:5000",
+            )
+        return cls(host, int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host reaches it. Docker and BuildKit use plain HTTP there without being told."""
+        if self.host == "localhost":
+            return True
+        ip = _as_ip(self.host.strip("[]"))
+        return ip is not None and ip.is_loopback
+
+    def listen_ip(self) -> str:
+        """The IP address on which the registry is published: one, never every one.
+
+        Raises:
+            OSError: the name does not resolve.
+        """
+        if self.host == "localhost":
+            return "127.0.0.1"
+        if _as_ip(self.host.strip("[]")) is not None:
+            return self.host.strip("[]")
+        return socket.gethostbyname(self.host)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def _as_ip(text: str) -> Optional[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

@@ -1,0 +1,195 @@
+"""The builder: its buildkitd.toml, and the instance that `docker buildx` makes of it.
+
+A builder is ours when its driver options carry our environment variable (see marks). Its value names the wanted state:
+image, configuration, options and platforms. BuildKit's configuration is read only when the container is made, so a
+builder whose state is another is made anew; its build cache, a volume, is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from bundles.errors import HostError, Problem
+from installer import marks
+from installer.buildkitd import config_text
+from installer.dockercli import CommandError
+from installer.files import is_writable, read_optional, write_atomically
+from installer.host import Host, read_json_file
+from installer.job import Job
+from installer.step import Change, Step
+
+_DRIVER_MARK = f"env.{marks.ENVIRONMENT}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """buildx's record of a builder. `mark` is ours, or None when the builder is not."""
+
+    driver: str
+    nodes: int
+    mark: Optional[str]
+
+
+class BuildkitdConfig(Step):
+    """Writes buildkitd.toml."""
+
+    name = "configuration"
+
+    def __init__(self, job: Job, host: Host) -> None:
+        self._path = host.places.buildkitd_config(job.options.builder)
+        self._text = config_text(job.address, job.mirrors()).encode()
+        self._mirrors = ", ".join(job.mirrors())
+
+    def problems(self) -> Sequence[Problem]:
+        if is_writable(self._path):
+            return []
+        return [Problem(str(self._path), "it cannot be written", f"sudo chown -R $USER {self._path.parent}")]
+
+    def look(self) -> Sequence[Change]:
+        found = read_optional(self._path)
+        if found == self._text:
+            return []
+        action = "write" if found is None else "rewrite"
+        return [Change(action, "file", str(self._path), f"mirrors for {self._mirrors}", len(self._text))]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        write_atomically(self._path, [self._text], 0o644)
+
+
+class Builder(Step):
+    """Creates the builder, bootstraps it and selects it."""
+
+    name = "builder"
+
+    def __init__(self, job: Job, host: Host) -> None:
+        self._job, self._host = job, host
+        self._name = job.options.builder
+        self._config = host.places.buildkitd_config(self._name)
+        self._container = f"buildx_buildkit_{self._name}0"
+
+    @property
+    def image(self) -> str:
+        """The BuildKit image, under its name on the local registry."""
+        tool = self._job.tool("buildkit")
+        if tool is None:
+            raise HostError(f"the archive has no buildkit image for {self._job.host_platform}")
+        return tool.name
+
+    @property
+    def mark(self) -> str:
+        """The name of the wanted state."""
+        tool = self._job.tool("buildkit")
+        return marks.fingerprint(
+            {
+                "image": [self.image, str(tool and tool.manifest.digest)],
+                "config": config_text(self._job.address, self._job.mirrors()),
+                "options": self._options(),
+                "platforms": self._platforms,
+            }
+        )
+
+    @property
+    def _platforms(self) -> str:
+        return ",".join(map(str, self._job.platforms))
+
+    def _options(self) -> list[str]:
+        options = [f"image={self.image}"]
+        if self._job.address.is_loopback:
+            # The registry listens on this host's loopback address: BuildKit must share it.
+            options.append("network=host")
+        return options
+
+    def _instance(self) -> Optional[Instance]:
+        value = read_json_file(self._host.places.buildx_config / "instances" / self._name)
+        return None if value is None else _instance_of(value)
+
+    def _is_selected(self) -> bool:
+        current = read_json_file(self._host.places.buildx_config / "current")
+        return current is not None and current.get("Name") == self._name
+
+    def problems(self) -> Sequence[Problem]:
+        problems = []
+        instance = self._instance()
+        if instance is not None and instance.mark is None:
+            problems.append(
+                Problem(
+                    f"builder `{self._name}`",
+                    f"it is not one that this program made (driver {instance.driver})",
+                    f"choose another name with --builder, or remove it: docker buildx rm {self._name}",
+                )
+            )
+        elif instance is None:
+            container = self._host.engine.container(self._container)
+            if container is not None and marks.ENVIRONMENT not in container.environment:
+                problems.append(
+                    Problem(
+                        f"container `{self._container}`",
+                        "it is a builder's that this program did not make, and that buildx has no record of here",
+                        f"choose another name with --builder, or remove it: docker rm -f {self._container}",
+                    )
+                )
+        return problems
+
+    def look(self) -> Sequence[Change]:
+        detail = f"{self.image} for {self._platforms}"
+        instance = self._instance()
+        if instance is None:
+            return [Change("create", "builder", self._name, detail)]
+        container = self._host.engine.container(self._container)
+        if instance.mark != self.mark or (
+            container is not None and container.environment.get(marks.ENVIRONMENT) != self.mark
+        ):
+            return [Change("recreate", "builder", self._name, f"{detail}; the build cache is kept")]
+        changes = []
+        if container is None or not container.is_running:
+            changes.append(Change("start", "builder", self._name, detail))
+        if not self._is_selected():
+            changes.append(Change("select", "builder", self._name, "docker buildx use"))
+        return changes
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        instance = self._instance()
+        container = self._host.engine.container(self._container)
+        outdated = container is not None and container.environment.get(marks.ENVIRONMENT) != self.mark
+        if instance is not None and (instance.mark != self.mark or outdated):
+            self._host.cli.run(["buildx", "rm", "--keep-state", self._name])
+            instance = None
+            container = self._host.engine.container(self._container)
+            outdated = container is not None
+        if instance is None:
+            if outdated:
+                # buildx would take over a container that bears the name, with the configuration it was made with.
+                self._host.engine.remove_container(self._container)
+            self._create()
+        else:
+            self._docker(["buildx", "inspect", "--bootstrap", self._name])
+            self._docker(["buildx", "use", self._name])
+
+    def _create(self) -> None:
+        options = [*self._options(), f"{_DRIVER_MARK}={self.mark}"]
+        self._docker(
+            [
+                *("buildx", "create", "--name", self._name, "--driver", "docker-container"),
+                *(part for option in options for part in ("--driver-opt", option)),
+                *("--platform", self._platforms, "--buildkitd-config", str(self._config), "--use", "--bootstrap"),
+            ]
+        )
+
+    def _docker(self, arguments: Sequence[str]) -> None:
+        try:
+            self._host.cli.run(arguments)
+        except CommandError as error:
+            log = self._host.engine.logs(self._container)
+            raise HostError(
+                f"the builder `{self._name}` cannot be made: {error.message}" + (f"\nits log: {log}" if log else ""),
+                hint="make what is named above possible, then run this again; it goes on",
+            ) from None
+
+
+def _instance_of(value: dict[str, Any]) -> Instance:
+    nodes = value.get("Nodes") or []
+    options = [(node or {}).get("DriverOpts") or {} for node in nodes]
+    mark = options[0].get(_DRIVER_MARK) if options else None
+    return Instance(str(value.get("Driver", "")), len(nodes), str(mark) if mark else None)

@@ -1,0 +1,136 @@
+"""`bundle install`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Optional, TypeVar
+
+import click
+
+from bundles.cli import Output, archive_argument, common_options
+from bundles.errors import UsageError
+from bundles.platform import Platform
+from bundles.reader import Archive
+from installer.step import Change, shortened
+
+_T = TypeVar("_T")
+
+
+@click.command()
+@archive_argument
+@click.option(
+    "--registry",
+    metavar="HOST:PORT",
+    help="Where the registry serves: localhost:5000 for this host only (default), or an address of this host for the "
+    "LAN. Without it, an installed one stays where it is.",
+)
+@click.option("--builder", metavar="NAME", default="cross-builder", show_default=True, help="Name of the builder.")
+@click.option("--platform", "platforms", metavar="P,P", multiple=True, help="Install only these platforms.")
+@click.option(
+    "--data", metavar="DIR|VOLUME", help="Where the registry keeps its data (default: the volume bundle-registry)."
+)
+@click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json, needed for a LAN address.")
+@click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
+@common_options
+def install(
+    *,
+    archive: Path,
+    registry: Optional[str],
+    builder: str,
+    platforms: tuple[str, ...],
+    data: Optional[str],
+    yes: bool,
+    plan: bool,
+    output: Output,
+) -> None:
+    """Turn ARCHIVE into a registry, its images and a multi-platform builder on this host.
+
+    Only what is missing is done: a second run changes nothing, and an interrupted one goes on.
+    """
+    from installer.address import Address
+    from installer.host import Host
+    from installer.install import install as run
+    from installer.install import plan as run_plan
+    from installer.job import Options
+
+    options = Options(
+        registry=_option("--registry", Address.parse, registry) if registry else None,
+        builder=builder,
+        platforms=_option("--platform", Platform.parse_list, ",".join(platforms)),
+        data=data,
+        yes=yes,
+    )
+    ask = click.confirm if sys.stdin.isatty() and sys.stderr.isatty() else None
+    host = Host.this(os.environ, (lambda question: bool(ask(f"{question}?", err=True))) if ask else None)
+    with Archive(archive) as opened:
+        if plan:
+            job, planned = run_plan(opened, options, host)
+            steps = [
+                {"step": item.step.name, "changes": [change.to_json() for change in item.changes]} for item in planned
+            ]
+            document = {
+                "bundle": str(opened.digest),
+                "registry": str(job.address),
+                "builder": job.options.builder,
+                "steps": steps,
+                "receipt": str(host.places.receipt),
+            }
+            output.result(document, _plan_text(document))
+            return
+        receipt = run(opened, options, host, output.progress)
+        document = receipt.document()
+        output.result(document, _receipt_text(document, host.places.receipt))
+
+
+def _option(name: str, parse: Callable[[str], _T], text: str) -> _T:
+    try:
+        return parse(text)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", hint=error.hint) from None
+
+
+def _plan_text(document: dict[str, Any]) -> str:
+    lines = [f"bundle {document['bundle']} to {document['registry']}, builder {document['builder']}", ""]
+    lines += _step_lines(document["steps"], "nothing to do", sys.maxsize)
+    if any(step["changes"] for step in document["steps"]):
+        lines.append(f"receipt        write {document['receipt']}")
+    else:
+        lines += ["", "nothing to do"]
+    return "\n".join(lines)
+
+
+def _receipt_text(document: dict[str, Any], path: Path) -> str:
+    registry, builder = document["registry"], document["builder"]
+    lines = _step_lines(document["steps"], "already there", 6)
+    lines += ["", "images"]
+    for image in document["images"]:
+        names = ", ".join(image["names"])
+        lines.append(f"  {names}  {', '.join(image['platforms']) or 'artifact'}  {image['digest']}")
+        lines += [f"    {name} serves {digest}" for name, digest in image["rebuilt"].items()]
+    lines += [f"  {reference}  left out: it has none of these platforms" for reference in document["leftOut"]]
+    lines += ["", *(f"note: {note}" for note in document["notes"])] if document["notes"] else []
+    lines += [
+        "",
+        f"registry   {registry['address']} (container {registry['container']}, data in {registry['data']})",
+        f"builder    {builder['name']} for {', '.join(builder['platforms'])}",
+        f"bundle     {document['bundle']['digest']}",
+        f"receipt    {path}",
+        "",
+    ]
+    if not document["changed"]:
+        return "\n".join([*lines, "nothing to do: everything was already there"])
+    platforms = ",".join(builder["platforms"])
+    example = f"docker buildx build --platform {platforms} -t {registry['address']}/app:1 --push ."
+    return "\n".join([*lines, f"ready: {example}"])
+
+
+def _step_lines(steps: Sequence[dict[str, Any]], nothing: str, limit: int) -> list[str]:
+    lines = []
+    for step in steps:
+        texts = shortened([Change(**change) for change in step["changes"]], limit) or [nothing]
+        lines.append(f"{step['step']:<14} {texts[0]}")
+        lines += [f"{'':<14} {text}" for text in texts[1:]]
+    return lines

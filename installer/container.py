@@ -1,0 +1,196 @@
+"""The container `registry`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from bundles.errors import HostError, NetworkError, Problem
+from installer import marks
+from installer.address import Address
+from installer.engine import Container, NewContainer
+from installer.host import Host
+from installer.job import Job, is_directory
+from installer.registry import Registry
+from installer.step import Change, Step
+
+# The port on which the registry image listens, inside its container.
+_PORT = 5000
+_START_SECONDS = 30.0
+
+
+def is_ours(container: Container) -> bool:
+    return container.labels.get(marks.LABEL_ROLE) == "registry"
+
+
+def installed_data(container: Optional[Container]) -> Optional[str]:
+    """Where our registry keeps its data since the last time, or None."""
+    return container.labels.get(marks.LABEL_DATA) if container is not None and is_ours(container) else None
+
+
+def installed_address(container: Optional[Container]) -> Optional[Address]:
+    """Where our registry was put the last time, or None."""
+    if container is None or not is_ours(container) or marks.LABEL_ADDRESS not in container.labels:
+        return None
+    return Address.parse(container.labels[marks.LABEL_ADDRESS])
+
+
+class RegistryContainer(Step):
+    """Runs the registry image under the name `registry`, restarted with Docker, its data in a volume or directory.
+
+    A stopped one of ours is started. One that was made with another image or other settings is replaced; the data stays
+    where it is.
+    """
+
+    name = "registry"
+
+    def __init__(self, job: Job, host: Host, registry: Registry) -> None:
+        self._job, self._host, self._registry = job, host, registry
+
+    def _wanted(self) -> NewContainer:
+        tool = self._job.tool("registry")
+        if tool is None:
+            raise HostError(f"the archive has no registry image for {self._job.host_platform}")
+        data = self._job.data
+        relabel = ":z" if is_directory(data) and self._host.engine.info().has_selinux else ""
+        environment = {
+            # A sparse index is accepted (distribution 3; an older one passes the variable over).
+            "REGISTRY_VALIDATION_MANIFESTS_INDEXES_PLATFORMS": "none",
+            "REGISTRY_STORAGE_DELETE_ENABLED": "true",
+            # Without it distribution 3 tries to send traces to a collector, and logs that it cannot.
+            "OTEL_TRACES_EXPORTER": "none",
+        }
+        publish = (self._job.address.listen_ip(), self._job.address.port)
+        bind = f"{data}:{marks.REGISTRY_DIRECTORY}{relabel}"
+        wanted = marks.fingerprint(
+            {"image": str(tool.manifest.digest), "environment": environment, "publish": publish, "bind": bind}
+        )
+        return NewContainer(
+            name=marks.REGISTRY_CONTAINER,
+            image=tool.name,
+            labels={
+                marks.LABEL_ROLE: "registry",
+                marks.LABEL_WANTED: wanted,
+                marks.LABEL_ADDRESS: str(self._job.address),
+                marks.LABEL_DATA: data,
+            },
+            environment=environment,
+            port=_PORT,
+            publish=publish,
+            bind=bind,
+        )
+
+    def problems(self) -> Sequence[Problem]:
+        problems = []
+        container = None
+        # Without an engine, which is a problem of its own, the port and the address can still be looked at.
+        with contextlib.suppress(HostError):
+            container = self._host.engine.container(marks.REGISTRY_CONTAINER)
+        if container is not None and not is_ours(container):
+            problems.append(
+                Problem(
+                    f"container `{container.name}`",
+                    f"it is not one that this program made ({container.state}), and the registry needs the name",
+                    f"docker rename {container.name} {container.name}-old, or remove it: docker rm -f {container.name}",
+                )
+            )
+        data = self._job.data
+        if is_directory(data) and (":" in data or (Path(data).exists() and not Path(data).is_dir())):
+            problems.append(Problem(f"--data {data}", "it is not a directory that Docker can mount"))
+        holds_port = (
+            container is not None and container.is_running and installed_address(container) == self._job.address
+        )
+        if not holds_port:
+            problems += self._port_problems()
+        return problems
+
+    def _port_problems(self) -> list[Problem]:
+        address = self._job.address
+        subject = f"address {address}"
+        try:
+            ip = address.listen_ip()
+        except OSError as error:
+            return [Problem(subject, f"`{address.host}` does not resolve: {error.strerror}", "give the IP address")]
+        family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((ip, address.port))
+                # Two sockets may be bound so; only one may listen.
+                probe.listen(1)
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    return [Problem(subject, f"this host has no address {ip}", "ip -brief address shows those it has")]
+                if error.errno == errno.EADDRINUSE:
+                    holders: tuple[str, ...] = ()
+                    with contextlib.suppress(HostError):
+                        holders = self._host.engine.publishers(address.port)
+                    who = f"the container `{holders[0]}`" if holders else "another process"
+                    show = f"docker stop {holders[0]}" if holders else f"sudo ss -ltnp 'sport = :{address.port}'"
+                    return [
+                        Problem(
+                            subject,
+                            f"port {address.port} is taken by {who}",
+                            f"{show}; or choose another port: --registry {address.host}:{address.port + 1}",
+                        )
+                    ]
+                # Ports below 1024 are not ours to try; Docker will say.
+        return []
+
+    def look(self) -> Sequence[Change]:
+        wanted = self._wanted()
+        container = self._host.engine.container(wanted.name)
+        where = f"{wanted.publish[0]}:{wanted.publish[1]}, data in {self._job.data}"
+        if container is None:
+            data = wanted.labels[marks.LABEL_DATA]
+            volume = [] if is_directory(data) else [Change("create", "volume", data)]
+            if volume and self._host.engine.has_volume(data):
+                volume = []
+            return [*volume, Change("start", "container", wanted.name, f"{wanted.image} on {where}")]
+        if container.labels.get(marks.LABEL_WANTED) != wanted.labels[marks.LABEL_WANTED]:
+            return [Change("replace", "container", wanted.name, f"{wanted.image} on {where}; the data is kept")]
+        if not container.is_running:
+            return [Change("start", "container", wanted.name, f"it was {container.state}")]
+        return []
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        engine = self._host.engine
+        wanted = self._wanted()
+        container = engine.container(wanted.name)
+        if container is not None and container.labels.get(marks.LABEL_WANTED) != wanted.labels[marks.LABEL_WANTED]:
+            engine.remove_container(wanted.name)
+            container = None
+        if container is None:
+            data = wanted.labels[marks.LABEL_DATA]
+            if not is_directory(data):
+                engine.create_volume(data, {marks.LABEL_ROLE: "registry"})
+            engine.create_container(wanted)
+        else:
+            engine.start_container(wanted.name)
+        self._wait(wanted.name)
+
+    def _wait(self, name: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self._registry.ping()
+                return
+            except NetworkError as error:
+                if time.monotonic() > deadline:
+                    raise HostError(
+                        f"the container `{name}` runs, and nothing answers at {self._job.address} after "
+                        f"{_START_SECONDS:.0f} s ({error.message})\n{self._host.engine.logs(name)}",
+                        hint=f"docker logs {name}",
+                    ) from None
+            time.sleep(0.1)
+            container = self._host.engine.container(name)
+            if container is None or container.state in ("exited", "dead", "restarting"):
+                raise HostError(
+                    f"the container `{name}` ended as soon as it was started\n{self._host.engine.logs(name)}",
+                    hint=f"docker logs {name}",
+                )

@@ -1,0 +1,212 @@
+"""Telling the Docker daemon that the registry at a LAN address speaks plain HTTP.
+
+daemon.json is merged, never overwritten: other settings, their order and the indentation stay, and a copy of what was
+there is kept. The daemon reads this setting again on SIGHUP, so it is never restarted and no container stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import re
+import shlex
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from bundles.errors import HostError, Problem
+from installer.engine import EngineInfo
+from installer.files import is_writable, read_optional, write_atomically
+from installer.host import Host
+from installer.job import Job
+from installer.step import Change, Step
+
+_KEY = "insecure-registries"
+_RELOAD_SECONDS = 15.0
+
+
+def merged(text: str, address: str) -> str:
+    """daemon.json with `address` among its insecure registries; everything else as it was.
+
+    Raises:
+        HostError: the text is not a JSON object, or the setting is not a list.
+    """
+    try:
+        value: Any = json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        raise HostError(f"it is not valid JSON: {error}", hint="mend it: the daemon would not start with it") from None
+    if not isinstance(value, dict):
+        raise HostError("it is not a JSON object")
+    registries = value.get(_KEY, [])
+    if not isinstance(registries, list):
+        raise HostError(f"`{_KEY}` is not a list")
+    if address in registries:
+        return text
+    value[_KEY] = [*registries, address]
+    indent = re.search(r'\n([ \t]+)"', text)
+    return json.dumps(value, indent=indent.group(1) if indent else 2, ensure_ascii=False) + "\n"
+
+
+def is_insecure(info: EngineInfo, address: str, ip: str) -> bool:
+    """Whether the daemon, as it runs now, speaks plain HTTP to that registry."""
+    for entry in info.insecure_registries:
+        if entry == address:
+            return True
+        with contextlib.suppress(ValueError):
+            if "/" in entry and ipaddress.ip_address(ip) in ipaddress.ip_network(entry, strict=False):
+                return True
+    return False
+
+
+class InsecureRegistry(Step):
+    """Adds the registry to `insecure-registries` of daemon.json and has the daemon read it again."""
+
+    name = "daemon"
+
+    def __init__(self, job: Job, host: Host) -> None:
+        self._job, self._host = job, host
+        self._address = str(job.address)
+
+    def _is_needed(self) -> bool:
+        if self._job.address.is_loopback:
+            return False
+        try:
+            ip = self._job.address.listen_ip()
+        except OSError:
+            return False
+        return not is_insecure(self._host.engine.info(), self._address, ip)
+
+    def _pid(self) -> Optional[int]:
+        """The process of the daemon, or None when it cannot be seen from here."""
+        places = self._host.places
+        written = (read_optional(places.daemon_pid) or b"").decode(errors="replace").strip()
+        candidates = [written] if written.isdigit() else []
+        candidates += sorted(entry.name for entry in places.proc.glob("[0-9]*"))
+        for pid in candidates:
+            with contextlib.suppress(OSError):
+                if (places.proc / pid / "comm").read_text().strip() == "dockerd":
+                    return int(pid)
+        return None
+
+    def _arguments(self, pid: Optional[int]) -> list[str]:
+        if pid is None:
+            return []
+        try:
+            return (self._host.places.proc / str(pid) / "cmdline").read_text(errors="replace").split("\0")
+        except OSError:
+            return []
+
+    def _path(self) -> Path:
+        """The daemon's configuration file: where it was told to look, else the default."""
+        arguments = self._arguments(self._pid())
+        for flag, following in zip(arguments, [*arguments[1:], ""]):
+            name, equals, value = flag.partition("=")
+            if name == "--config-file":
+                return Path(value if equals else following)
+        return self._host.places.daemon_json
+
+    def _text(self) -> str:
+        return (read_optional(self._path()) or b"").decode("utf-8", errors="replace")
+
+    def problems(self) -> Sequence[Problem]:
+        problem = self._problem()
+        return [problem] if problem else []
+
+    def _problem(self) -> Optional[Problem]:  # noqa: PLR0911  one return for each thing that can be wrong
+        if self._job.address.is_loopback:
+            return None
+        path, pid = self._path(), self._pid()
+        subject = str(path)
+        try:
+            new = merged(self._text(), self._address)
+        except HostError as error:
+            # Said even when Docker is not running: it may be why.
+            return Problem(subject, error.message, error.hint or f"python3 -m json.tool {path}")
+        if not self._is_needed():
+            return None
+        if self._host.engine.info().is_rootless:
+            hint = f'add "{_KEY}": ["{self._address}"] to ~/.config/docker/daemon.json; systemctl --user reload docker'
+            return Problem("rootless Docker", f"its settings must allow plain HTTP to {self._address}", hint)
+        if any(argument.partition("=")[0] == "--insecure-registry" for argument in self._arguments(pid)):
+            # The same setting as a flag and in the file: the daemon refuses to reload, and to start the next time.
+            hint = f"add --insecure-registry={self._address} to the flags of dockerd and restart it when that suits"
+            return Problem(subject, "dockerd has the flag --insecure-registry, which rules out the setting here", hint)
+        if not is_writable(path) or not _may_signal(pid):
+            what = "cannot be written" if not is_writable(path) else "can be written, and dockerd cannot be told"
+            pid_text = str(pid) if pid else f"$(cat {self._host.places.daemon_pid})"
+            copy = f"sudo cp {path} {free_name(path)} && " if path.exists() else ""
+            text = shlex.quote(json.dumps(json.loads(new)))
+            commands = f"{copy}echo {text} | sudo tee {path} && sudo kill -HUP {pid_text}"
+            return Problem(subject, f"it must allow plain HTTP to {self._address}, and it {what}", commands)
+        return None
+
+    def _writes_over(self, path: Path) -> bool:
+        return path.exists() and merged(self._text(), self._address) != self._text()
+
+    def question(self) -> Optional[str]:
+        if not self._is_needed():
+            return None
+        return (
+            f"add {self._address} to `{_KEY}` in {self._path()} (a copy is kept) "
+            "and have Docker read it again, without a restart"
+        )
+
+    def look(self) -> Sequence[Change]:
+        if not self._is_needed():
+            return []
+        path = self._path()
+        copy = [Change("copy", "file", str(free_name(path)), f"what {path} was")] if self._writes_over(path) else []
+        return [*copy, Change("allow", "insecure registry", self._address, f"in {path}, then SIGHUP to dockerd")]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        path, pid = self._path(), self._pid()
+        old = read_optional(path)
+        try:
+            new = merged(self._text(), self._address).encode()
+        except HostError as error:
+            raise HostError(f"`{path}`: {error.message}", hint=error.hint) from None
+        if new != old:
+            if old is not None:
+                write_atomically(free_name(path), [old], path.stat().st_mode & 0o777)
+            mode = path.stat().st_mode & 0o777 if old is not None else 0o644
+            write_atomically(path, [new], mode)
+        if pid is None:
+            raise HostError(f"`{path}` is written, and no dockerd was found", hint="sudo systemctl reload docker")
+        try:
+            os.kill(pid, signal.SIGHUP)
+        except OSError as error:
+            raise HostError(
+                f"`{path}` is written, and dockerd (process {pid}) cannot be told: {error.strerror}",
+                hint=f"sudo kill -HUP {pid}",
+            ) from None
+        deadline = time.monotonic() + _RELOAD_SECONDS
+        while self._is_needed():
+            if time.monotonic() > deadline:
+                raise HostError(
+                    f"dockerd has been told to read `{path}` again, and does not allow plain HTTP to {self._address}",
+                    hint="journalctl -u docker | tail shows why",
+                )
+            time.sleep(0.1)
+
+
+def free_name(path: Path) -> Path:
+    """Where the copy of what was there goes: the first name that is not taken."""
+    for number in range(1000):
+        place = path.with_name(f"{path.name}.before-bundle" + (f".{number}" if number else ""))
+        if not place.exists():
+            return place
+    raise HostError(f"`{path.parent}` is full of copies of {path.name}", hint=f"rm {path}.before-bundle.*")
+
+
+def _may_signal(pid: Optional[int]) -> bool:
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,89 @@
+"""The docker command, run with argument lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+from bundles.errors import BundleError, HostError
+from installer.engine import Endpoint, endpoint_from_json
+
+
+class CommandError(BundleError):
+    """A docker command failed: the message has the exact command and what it wrote to stderr."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class DockerCLI:
+    """Runs `docker ...` with the environment of this program.
+
+    Args:
+        environment: the variables the command gets; DOCKER_HOST, DOCKER_CONTEXT and DOCKER_CONFIG among them.
+    """
+
+    def __init__(self, environment: Optional[Mapping[str, str]] = None) -> None:
+        self._environment = dict(os.environ if environment is None else environment)
+        # Never ask, never advertise, and keep buildx from sending its traces anywhere.
+        self._environment["DOCKER_CLI_HINTS"] = "false"
+
+    @property
+    def is_installed(self) -> bool:
+        return shutil.which("docker", path=self._environment.get("PATH")) is not None
+
+    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Finished:
+        """Run a command to its end, whatever its exit code.
+
+        Raises:
+            HostError: there is no docker command.
+        """
+        try:
+            done = subprocess.run(
+                ["docker", *arguments],
+                input=stdin,
+                capture_output=True,
+                check=False,
+                encoding="utf-8",
+                errors="replace",
+                env=self._environment,
+            )
+        except OSError as error:
+            raise HostError(
+                f"the docker command cannot be run: {(error.strerror or str(error)).lower()}", hint="install docker-cli"
+            ) from None
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def run(self, arguments: Sequence[str], stdin: str = "") -> str:
+        """Run a command and return what it printed.
+
+        Raises:
+            CommandError: its exit code is not 0.
+        """
+        done = self.try_run(arguments, stdin)
+        if done.code != 0:
+            command = shlex.join(["docker", *arguments])
+            text = (done.stderr.strip() or done.stdout.strip())[-4000:]
+            raise CommandError(f"exit code {done.code} from: {command}\n{text}")
+        return done.stdout
+
+    def endpoint(self) -> Endpoint:
+        """Which engine the docker command would use."""
+        default_host = self._environment.get("DOCKER_HOST")
+        if not self.is_installed:
+            return Endpoint(default_host) if default_host else Endpoint()
+        done = self.try_run(["context", "inspect"])
+        if done.code != 0:
+            raise HostError(f"the docker context cannot be used: {done.stderr.strip()}", hint="docker context ls")
+        return endpoint_from_json(done.stdout, default_host)

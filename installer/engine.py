@@ -1,0 +1,375 @@
+"""Docker Engine: the only module that speaks to it through docker-py."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import re
+import socket
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional, Union, cast
+
+from bundles.errors import BundleError, DiskFullError, HostError
+from bundles.platform import Platform
+
+OLDEST_ENGINE = (20, 10)
+# Loading an image may take minutes before the engine says a word.
+_TIMEOUT = 900
+_DEFAULT_HOST = "unix:///var/run/docker.sock"
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """Where the engine is, as the docker command sees it: DOCKER_HOST, else the current context.
+
+    `tls` is set when the environment asks for TLS (DOCKER_TLS_VERIFY); a context's own certificates are not supported.
+    """
+
+    host: str = _DEFAULT_HOST
+    context: str = "default"
+
+    @property
+    def socket_path(self) -> Optional[str]:
+        """The path of a local socket, or None when the engine is reached over a network."""
+        return self.host[7:] if self.host.startswith("unix://") else None
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineInfo:
+    """What the engine says of itself."""
+
+    version: str
+    platform: Platform
+    root: str
+    security: tuple[str, ...]
+    insecure_registries: tuple[str, ...]
+
+    @property
+    def is_old(self) -> bool:
+        numbers = re.findall(r"\d+", self.version)[:2]
+        return tuple(map(int, numbers)) < OLDEST_ENGINE
+
+    @property
+    def is_rootless(self) -> bool:
+        return any(option.startswith("name=rootless") for option in self.security)
+
+    @property
+    def has_selinux(self) -> bool:
+        return any(option.startswith("name=selinux") for option in self.security)
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+    """A container as it is now. `state` is Docker's word: created, running, exited, ..."""
+
+    id: str
+    name: str
+    image_id: str
+    state: str
+    labels: Mapping[str, str]
+    environment: Mapping[str, str]
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == "running"
+
+
+@dataclasses.dataclass(frozen=True)
+class NewContainer:
+    """A container to be made: one published port, one mount."""
+
+    name: str
+    image: str
+    labels: Mapping[str, str]
+    environment: Mapping[str, str]
+    port: int
+    publish: tuple[str, int]
+    bind: str
+    restart: str = "always"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a container that was run to its end ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Engine:
+    """A connection to the engine at `endpoint`; nothing is sent before the first call of a method.
+
+    Every method may raise HostError when the engine refuses or goes away, DiskFullError when it has no space.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._connected: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._connected is None:
+            self._check_socket()
+            import docker
+            from docker.errors import DockerException
+            from docker.utils import kwargs_from_env
+
+            options = kwargs_from_env() if self.endpoint.context == "default" else {}
+            options["base_url"] = self.endpoint.host
+            try:
+                self._connected = docker.APIClient(timeout=_TIMEOUT, version="auto", **options)
+            except DockerException as error:
+                raise HostError(
+                    f"Docker at `{self.endpoint.host}` does not answer: {error}", hint="docker version"
+                ) from None
+        return self._connected
+
+    def _check_socket(self) -> None:
+        """Find out why a local socket does not answer before a library wraps the reason in text."""
+        path = self.endpoint.socket_path
+        if path is None:
+            return
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except PermissionError:
+                raise HostError(
+                    f"no permission to use Docker at `{path}`",
+                    hint="sudo usermod -aG docker $USER, then log in again; or run this with sudo",
+                ) from None
+            except OSError as error:
+                reason = "there is no such socket" if error.errno == errno.ENOENT else (error.strerror or "").lower()
+                raise HostError(
+                    f"Docker is not running: {reason} (`{path}`)", hint="sudo systemctl start docker"
+                ) from None
+
+    def info(self) -> EngineInfo:
+        """The engine's version, platform, directory and settings, as they are now."""
+        with self._translated("ask Docker about itself"):
+            value = self._client.info()
+        registries = value.get("RegistryConfig") or {}
+        insecure = [name for name, index in (registries.get("IndexConfigs") or {}).items() if not index.get("Secure")]
+        return EngineInfo(
+            version=str(value.get("ServerVersion", "")),
+            platform=Platform(value.get("OSType") or "linux", value.get("Architecture") or "unknown"),
+            root=str(value.get("DockerRootDir") or ""),
+            security=tuple(value.get("SecurityOptions") or ()),
+            insecure_registries=(*insecure, *(registries.get("InsecureRegistryCIDRs") or ())),
+        )
+
+    def image_id(self, name: str) -> Optional[str]:
+        """The id of a local image (classic store: its config's digest; containerd store: its manifest's), or None."""
+        from docker.errors import ImageNotFound, NotFound
+
+        with self._translated(f"look at the image `{name}`"):
+            try:
+                return str(self._client.inspect_image(name)["Id"])
+            except (ImageNotFound, NotFound):
+                return None
+
+    def load(self, stream: Iterator[bytes]) -> None:
+        """Load a Docker archive from its bytes; whatever `stream` raises is raised here."""
+        with self._translated("load an image"):
+            for event in self._client.load_image(stream):
+                message = event.get("error") or event.get("message")
+                if message:
+                    raise _refused("load an image", str(message))
+
+    def remove_image(self, name: str) -> None:
+        """Remove a tag, and the image with its last tag; nothing happens when something else still needs it."""
+        from docker.errors import APIError
+
+        with self._translated(f"remove the image `{name}`"), contextlib.suppress(APIError):
+            self._client.remove_image(name)
+
+    def container(self, name: str) -> Optional[Container]:
+        """The container of that name, running or not, or None."""
+        from docker.errors import NotFound
+
+        with self._translated(f"look at the container `{name}`"):
+            try:
+                value = self._client.inspect_container(name)
+            except NotFound:
+                return None
+        config = value.get("Config") or {}
+        environment = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
+        return Container(
+            id=value["Id"],
+            name=value["Name"].lstrip("/"),
+            image_id=value["Image"],
+            state=value["State"]["Status"],
+            labels=config.get("Labels") or {},
+            environment=environment,
+        )
+
+    def publishers(self, port: int) -> tuple[str, ...]:
+        """The names of the running containers that have that TCP port of the host."""
+        with self._translated("list the containers"):
+            found = self._client.containers()
+        return tuple(
+            entry["Names"][0].lstrip("/")
+            for entry in found
+            if any(item.get("PublicPort") == port and item.get("Type") == "tcp" for item in entry.get("Ports") or ())
+        )
+
+    def create_container(self, wanted: NewContainer) -> None:
+        """Make a container and start it."""
+        client = self._client
+        with self._translated(f"create the container `{wanted.name}`"):
+            host = client.create_host_config(
+                binds=[wanted.bind],
+                port_bindings={wanted.port: wanted.publish},
+                restart_policy={"Name": wanted.restart},
+            )
+            client.create_container(
+                image=wanted.image,
+                name=wanted.name,
+                labels=dict(wanted.labels),
+                environment=dict(wanted.environment),
+                ports=[wanted.port],
+                host_config=host,
+                detach=True,
+            )
+        self.start_container(wanted.name)
+
+    def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
+        """Make a volume; one of that name that is there stays as it is."""
+        with self._translated(f"create the volume `{name}`"):
+            self._client.create_volume(name, labels=dict(labels))
+
+    def has_volume(self, name: str) -> bool:
+        from docker.errors import NotFound
+
+        with self._translated(f"look at the volume `{name}`"):
+            try:
+                self._client.inspect_volume(name)
+            except NotFound:
+                return False
+        return True
+
+    def start_container(self, name: str) -> None:
+        with self._translated(f"start the container `{name}`"):
+            self._client.start(name)
+
+    def remove_container(self, name: str) -> None:
+        """Stop a container in good order and remove it, its anonymous volumes too; named volumes stay."""
+        from docker.errors import NotFound
+
+        with self._translated(f"remove the container `{name}`"), contextlib.suppress(NotFound):
+            self._client.stop(name, timeout=10)
+            self._client.remove_container(name, force=True, v=True)
+
+    def logs(self, name: str, lines: int = 20) -> str:
+        """The last lines that a container wrote, or nothing when they cannot be had."""
+        with contextlib.suppress(BundleError), self._translated(f"read the log of `{name}`"):
+            return cast(bytes, self._client.logs(name, tail=lines)).decode(errors="replace").strip()
+        return ""
+
+    def run(self, image: str, arguments: Sequence[str], *, privileged: bool = False) -> Outcome:
+        """Run a container of an image to its end, without a network, and remove it."""
+        client = self._client
+        with self._translated(f"run `{image}`"):
+            host = client.create_host_config(privileged=privileged, network_mode="none")
+            identity = client.create_container(image=image, command=list(arguments), host_config=host)["Id"]
+            try:
+                client.start(identity)
+                code = int(client.wait(identity)["StatusCode"])
+                stdout, stderr = (
+                    client.logs(identity, stdout=out, stderr=not out).decode(errors="replace") for out in (True, False)
+                )
+            finally:
+                client.remove_container(identity, force=True, v=True)
+        return Outcome(code, stdout, stderr)
+
+    def read_file(self, image: str, path: str) -> Iterator[bytes]:
+        """The bytes of one regular file of an image, read from a container that is never started.
+
+        Raises:
+            HostError: the image has no such file.
+        """
+        client = self._client
+        with self._translated(f"read `{path}` from `{image}`"):
+            # A command is needed to create a container; this one never runs.
+            identity = client.create_container(image=image, command=[path], network_disabled=True)["Id"]
+            try:
+                chunks, _ = client.get_archive(identity, path)
+                with tarfile.open(fileobj=cast(Any, _Stream(chunks)), mode="r|") as tar:
+                    member = tar.next()
+                    content = tar.extractfile(member) if member is not None and member.isfile() else None
+                    if content is None:
+                        raise HostError(f"`{path}` in `{image}` is not a regular file")
+                    chunk = content.read(1 << 20)
+                    while chunk:
+                        yield chunk
+                        chunk = content.read(1 << 20)
+            finally:
+                client.remove_container(identity, force=True, v=True)
+
+    @contextlib.contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """docker-py's and its transport's exceptions as ours."""
+        import requests
+        from docker.errors import APIError, DockerException
+
+        try:
+            yield
+        except APIError as error:
+            raise _refused(doing, str(error.explanation or error)) from None
+        except (DockerException, requests.RequestException) as error:
+            raise HostError(
+                f"Docker went away while asked to {doing}: {error}", hint="docker info, then run this again"
+            ) from None
+        except OSError as error:
+            if isinstance(error, ConnectionError):
+                raise HostError(
+                    f"Docker went away while asked to {doing}: {error.strerror}",
+                    hint="docker info, then run this again",
+                ) from None
+            raise
+
+
+def _refused(doing: str, message: str) -> Union[HostError, DiskFullError]:
+    # The engine passes on the operating system's words; it has no code of its own for a full disk.
+    if os.strerror(errno.ENOSPC).lower() in message.lower() or os.strerror(errno.EDQUOT).lower() in message.lower():
+        return DiskFullError(
+            f"Docker has no space left (asked to {doing}): {message.strip()}",
+            hint="docker system df shows what uses it; make room and run this again, it goes on",
+        )
+    return HostError(f"Docker refused to {doing}: {message.strip()}")
+
+
+class _Stream:
+    """An iterator of chunks as the object with `read` that tarfile wants."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = chunks, b""
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            self._rest += chunk
+        result, self._rest = self._rest[:size], self._rest[size:]
+        return result
+
+
+def endpoint_from_json(text: str, default_host: Optional[str]) -> Endpoint:
+    """The endpoint that `docker context inspect` names.
+
+    Raises:
+        HostError: its output is not what it was up to Docker 29.
+    """
+    try:
+        value = json.loads(text)[0]
+        host = value["Endpoints"]["docker"]["Host"] or default_host or _DEFAULT_HOST
+        return Endpoint(str(host), str(value["Name"]))
+    except (ValueError, LookupError, TypeError):
+        raise HostError(
+            "the answer of `docker context inspect` cannot be read", hint="docker context inspect"
+        ) from None

@@ -1,0 +1,119 @@
+"""Writing files on the host so that they are whole or not there, and belong to the right user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Optional
+
+from bundles.errors import BundleError, HostError
+
+
+def read_optional(path: Path) -> Optional[bytes]:
+    """The content of a file, or None when it is not there.
+
+    Raises:
+        HostError: it is there and cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise HostError(f"`{path}` cannot be read: {_reason(error)}") from None
+
+
+def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
+    """Write a file under a temporary name in its directory, then give it its name.
+
+    Missing directories are made. When root writes below somebody's directory (sudo), what is made belongs to the owner
+    of that directory.
+
+    Raises:
+        HostError: it cannot be written.
+        OSError: no space (errno ENOSPC), which the command line reports as such.
+    """
+    try:
+        _make_directories(path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                for chunk in content:
+                    stream.write(chunk)
+                os.fchmod(stream.fileno(), mode)
+                _adopt(stream.fileno(), path)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+    except PermissionError as error:
+        raise HostError(
+            f"`{path}` cannot be written: {_reason(error)}", hint=f"sudo chown $USER {path.parent}"
+        ) from None
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise HostError(f"`{path}` cannot be written: {_reason(error)}") from None
+
+
+def is_writable(path: Path) -> bool:
+    """Whether `write_atomically` would be allowed to write there."""
+    directory = next(parent for parent in path.parents if parent.exists())
+    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
+
+
+def usable_size(path: Path) -> Optional[int]:
+    """The bytes that are free at a path or at its nearest parent; None when that cannot be seen."""
+    for place in (path, *path.parents):
+        try:
+            state = os.statvfs(place)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return None
+        return state.f_bavail * state.f_frsize
+    return None
+
+
+def _make_directories(directory: Path) -> None:
+    missing = [place for place in (directory, *directory.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(mode=0o700, exist_ok=True)
+        _adopt(place, place)
+
+
+def _adopt(target: int | Path, path: Path) -> None:
+    """Give what root made at `path` to whom an older file had there, else to the owner of the directory."""
+    if os.geteuid() != 0:
+        return
+    like = path.stat() if isinstance(target, int) and path.exists() else path.parent.stat()
+    os.chown(target, like.st_uid, like.st_gid)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that two installations do not work on one host at a time.
+
+    Raises:
+        BundleError: another one holds it.
+    """
+    import fcntl
+
+    _make_directories(path.parent)
+    with path.open("a") as stream:
+        _adopt(stream.fileno(), path)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BundleError(
+                "another `bundle install` is running on this host", hint="wait until it has ended, then run this again"
+            ) from None
+        yield

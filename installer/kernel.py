@@ -1,0 +1,64 @@
+"""Which foreign programs this kernel runs, asked of the kernel itself: a program of a few bytes is started.
+
+/proc/sys/fs/binfmt_misc would say it too where it is mounted, and the emulators there have no fixed names. The probe
+tells the truth everywhere, as BuildKit's own does (buildkit: util/archutil), needs no permission, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import subprocess
+
+from bundles.platform import Platform
+
+# architecture -> (ELF machine, 64 bits, big endian, code of `exit(0)`)
+_PROGRAMS = {
+    "amd64": (62, True, False, "31ff b83c000000 0f05"),
+    "386": (3, False, False, "31db b801000000 cd80"),
+    "arm64": (183, True, False, "000080d2 a80b80d2 010000d4"),
+    "arm": (40, False, False, "0000a0e3 0170a0e3 000000ef"),
+    "riscv64": (243, True, False, "9308d005 13050000 73000000"),
+    "ppc64le": (21, True, False, "01000038 00006038 02000044"),
+    "s390x": (22, True, True, "a7290000 0a01"),
+}
+_BASE = 0x10000
+
+
+def runs(platform: Platform) -> bool:
+    """Whether this kernel starts programs of that platform, itself or through an emulator."""
+    if platform.os != "linux" or platform.architecture not in _PROGRAMS:
+        return False
+    program = os.memfd_create("probe", 0)
+    try:
+        os.write(program, _elf(*_PROGRAMS[platform.architecture]))
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            path = f"/proc/self/fd/{program}"
+            done = subprocess.run([path], pass_fds=[program], capture_output=True, check=False, timeout=10)
+            return done.returncode == 0
+        return False
+    finally:
+        os.close(program)
+
+
+def _elf(machine: int, wide: bool, big: bool, code: str) -> bytes:
+    """An executable with one segment that holds everything and begins with `code`."""
+    order = ">" if big else "<"
+    text = bytes.fromhex(code.replace(" ", ""))
+    header_size, segment_size = (64, 56) if wide else (52, 32)
+    start = header_size + segment_size
+    size = start + len(text)
+    # ELFv2 for POWER, EABI version 5 for ARM: what their kernels ask for.
+    flags = {21: 2, 40: 0x05000000}.get(machine, 0)
+    identity = b"\x7fELF" + bytes([2 if wide else 1, 2 if big else 1, 1, 0]) + bytes(8)
+    word = "Q" if wide else "I"
+    header = struct.pack(
+        f"{order}HHI{word}{word}{word}IHHHHHH",
+        *(2, machine, 1, _BASE + start, header_size, 0, flags, header_size, segment_size, 1, 0, 0, 0),
+    )
+    if wide:
+        segment = struct.pack(f"{order}IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x10000)
+    else:
+        segment = struct.pack(f"{order}IIIIIIII", 1, 0, _BASE, _BASE, size, size, 5, 0x10000)
+    return identity + header + segment + text

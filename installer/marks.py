@@ -1,0 +1,27 @@
+"""How we recognise later what we made: the one place for every name that we leave on a host.
+
+Containers and volumes carry labels. buildx keeps no labels, so a builder carries an environment variable, given as a
+driver option: it stands both in buildx's own record of the builder and on the container of BuildKit. What carries no
+mark is not ours, and is never touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+LABEL_ROLE = "offline-bundle.role"
+LABEL_WANTED = "offline-bundle.wanted"
+LABEL_ADDRESS = "offline-bundle.address"
+LABEL_DATA = "offline-bundle.data"
+ENVIRONMENT = "OFFLINE_BUNDLE"
+
+REGISTRY_CONTAINER = "registry"
+REGISTRY_VOLUME = "bundle-registry"
+REGISTRY_DIRECTORY = "/var/lib/registry"
+
+
+def fingerprint(wanted: dict[str, Any]) -> str:
+    """A short name for a wanted state: equal states have equal names."""
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,171 @@
+"""Is the host ready? Every problem in one report, each with the command that mends it; nothing is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from bundles.errors import HostError, Problem
+from bundles.platform import Platform
+from bundles.progress import human_size
+from bundles.reader import Archive
+from installer import marks
+from installer.container import installed_address, installed_data
+from installer.engine import OLDEST_ENGINE, EngineInfo
+from installer.files import usable_size
+from installer.host import Host
+from installer.job import Job, Options, is_directory
+from installer.step import Step
+
+# Docker copies an image it loads to a temporary directory first, and its layers grow when they are unpacked.
+_UNPACKED = 4
+_SPARE = 64 << 20
+
+
+def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optional[EngineInfo], list[Problem]]:
+    """What is to be done, what the engine says of itself, and the problems of the host as a whole.
+
+    Without an engine the job is settled as if nothing had been installed before, so that the rest can still be checked.
+    """
+    problems: list[Problem] = []
+    if not host.cli.is_installed:
+        problems.append(Problem("docker", "there is no docker command in PATH", "install the package docker-ce-cli"))
+    info, container = None, None
+    try:
+        info = host.engine.info()
+        container = host.engine.container(marks.REGISTRY_CONTAINER)
+    except HostError as error:
+        problems.append(error.as_problem("Docker"))
+    platform = info.platform if info else Platform("linux", os.uname().machine)
+    job = Job.of(archive, options, platform, installed_address(container), installed_data(container))
+    if info is not None:
+        problems += _engine_problems(archive, host, info)
+    problems += _platform_problems(archive, options) + _clashes(job)
+    return job, info, problems
+
+
+def check(
+    job: Job,
+    info: Optional[EngineInfo],
+    host: Host,
+    steps: Sequence[Step],
+    *,
+    problems: list[Problem],
+    asking: bool,
+) -> None:
+    """Collect what each step finds, add it to `problems`, and report all of it.
+
+    Args:
+        asking: whether steps that need a person's consent are going to be done.
+
+    Raises:
+        HostError: the host is not ready.
+    """
+    for step in steps:
+        # Without an engine many a step cannot look; that there is none is in the report already.
+        with contextlib.ExitStack() as stack:
+            if info is None:
+                stack.enter_context(contextlib.suppress(HostError))
+            found = step.problems()
+            problems += found
+            question = step.question() if asking and not job.options.yes and host.ask is None else None
+            if question and not found:
+                problems.append(Problem("consent", f"needed to {question}", "run this again with --yes"))
+    if info is not None and not problems:
+        problems += _space_problems(job, info, host, steps)
+    if problems:
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise HostError(f"this host is not ready: {count}, and nothing has been changed", problems=problems)
+
+
+def data_place(job: Job, info: EngineInfo) -> Path:
+    """The directory of the host whose file system holds the registry's data."""
+    return Path(job.data if is_directory(job.data) else info.root)
+
+
+def _engine_problems(archive: Archive, host: Host, info: EngineInfo) -> list[Problem]:
+    problems = []
+    if host.engine.endpoint.socket_path is None:
+        problems.append(
+            Problem(
+                "Docker",
+                f"the engine is on another machine or behind a network address (`{host.engine.endpoint.host}`), and "
+                "the registry, the builder's configuration and the port belong to the machine it runs on",
+                "run this on that machine; or: unset DOCKER_HOST; docker context use default",
+            )
+        )
+    if info.is_old:
+        oldest = ".".join(map(str, OLDEST_ENGINE))
+        problems.append(
+            Problem("Docker", f"the engine is {info.version}: expected {oldest} or newer", "upgrade Docker")
+        )
+    offered = archive.manifest.host_platforms
+    if info.platform.best_of(offered) is None:
+        problems.append(
+            Problem(
+                "this host",
+                f"it is {info.platform}, and the archive is for hosts of {', '.join(map(str, offered))}",
+                f"bundle create ... --host-platform {info.platform}, where there is internet",
+            )
+        )
+    return problems
+
+
+def _platform_problems(archive: Archive, options: Options) -> list[Problem]:
+    offered = archive.manifest.platforms
+    return [
+        Problem(f"--platform {platform}", f"the archive has {', '.join(map(str, offered))}", "bundle inspect ARCHIVE")
+        for platform in options.platforms
+        if platform.best_of(offered) is None
+    ]
+
+
+def _clashes(job: Job) -> list[Problem]:
+    """Images that would take each other's tag."""
+    owners: dict[tuple[str, str], str] = {}
+    problems = []
+    for item in job.images:
+        for repository in item.repositories if item.tag else ():
+            key = (repository, str(item.tag))
+            reference = str(item.image.reference)
+            if owners.setdefault(key, reference) != reference:
+                name = f"{job.address}/{repository}:{item.tag}"
+                problems.append(
+                    Problem(name, f"both {owners[key]} and {reference} would be found there", "leave one of them out")
+                )
+    return problems
+
+
+def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step]) -> list[Problem]:
+    """Where less is free than what is missing needs. Directories that cannot be seen are passed over."""
+    needs: dict[Path, int] = {}
+    container = host.engine.container(marks.REGISTRY_CONTAINER)
+    for step in steps:
+        if step.name == "images":
+            factor, place = _UNPACKED, Path(info.root)
+        elif step.name == "push" and (container is None or container.is_running):
+            factor, place = 1, data_place(job, info)
+        else:
+            continue
+        size = sum(change.size or 0 for change in step.look())
+        needs[place] = needs.get(place, 0) + factor * size
+    by_device: dict[int, tuple[Path, int]] = {}
+    for place, size in needs.items():
+        there = next(parent for parent in (place, *place.parents) if parent.exists())
+        device = there.stat().st_dev
+        by_device[device] = (place, by_device.get(device, (place, 0))[1] + size)
+    problems = []
+    for place, size in by_device.values():
+        free = usable_size(place)
+        if size and free is not None and free < size + _SPARE:
+            problems.append(
+                Problem(
+                    f"disk space for {place}",
+                    f"{human_size(free)} are free, about {human_size(size + _SPARE)} are needed",
+                    "docker system df shows what can go; or choose another place for images: --data DIR",
+                )
+            )
+    return problems

@@ -1,0 +1,305 @@
+"""Images into the registry: blobs in parallel, then manifests, then indexes, and the tags when everything is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Optional, TypeVar
+
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import InterruptedByUser, NetworkError, UnreachableError
+from bundles.image import parse_index
+from bundles.progress import Progress, Task
+from bundles.reader import Archive, BlobReader
+from installer.rebuild import rebuilt
+from installer.registry import Registry
+from installer.selection import Selected
+from installer.step import Change, Step
+
+# A registry on the same disk gains nothing from more.
+_WORKERS = 4
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """An image and one of the repositories that are to hold it."""
+
+    image: Selected
+    repository: str
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.repository}:{self.image.tag}" if self.image.tag else f"{self.repository}@{self.image.root.digest}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BlobPlan:
+    """A blob, the repositories that need it, and those that have it already."""
+
+    blob: Descriptor
+    missing: tuple[str, ...]
+    present: tuple[str, ...]
+
+
+class _Stopped(InterruptedByUser):
+    """Another worker failed, or the user interrupted: this one ends without a message of its own."""
+
+
+class _Body:
+    """A blob on its way: counts what was sent, and ends at once when the push is over."""
+
+    def __init__(self, reader: BlobReader, task: Task, stop: threading.Event) -> None:
+        self._reader, self._task, self._stop = reader, task, stop
+        self.sent = 0
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def read(self, count: int, /) -> bytes:
+        if self._stop.is_set():
+            raise _Stopped("interrupted")
+        data = self._reader.read(count)
+        self.sent += len(data)
+        self._task.advance(len(data))
+        return data
+
+
+class Push(Step):
+    """Brings the selected images into the registry.
+
+    An image is there when every repository has its root under the tag (or by digest) and each chosen manifest: a
+    registry takes those only after what they refer to. So a second run costs a few HEAD requests for each image.
+    """
+
+    name = "push"
+
+    def __init__(self, archive: Archive, images: Sequence[Selected], registry: Registry, progress: Progress) -> None:
+        self._archive, self._images = archive, images
+        self._registry, self._progress = registry, progress
+        self._stop = threading.Event()
+        self.rebuilt: dict[Place, Digest] = {}
+        """The digest of the index that a place holds in the place of the image's own, where the registry refused it."""
+
+    def look(self) -> Sequence[Change]:
+        missing = self._missing()
+        if not missing:
+            return []
+        plans = self._blob_plans(missing)
+        changes = [
+            Change(
+                "push",
+                "tag" if place.image.tag else "digest",
+                place.name,
+                ", ".join(map(str, place.image.platforms)) or "artifact",
+            )
+            for place in missing
+        ]
+        size = sum(plan.blob.size for plan in plans if not plan.present)
+        count = sum(1 for plan in plans if plan.missing)
+        return [*changes, Change("upload", "blobs", str(count), "those that the registry does not have", size)]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        self._stop = threading.Event()
+        missing = self._missing()
+        plans = [plan for plan in self._blob_plans(missing) if plan.missing]
+        total = sum(plan.blob.size for plan in plans)
+        with self._progress.task("push", total) as task:
+            # The largest first, so that no worker is left with a long one at the end.
+            plans.sort(key=lambda plan: -plan.blob.size)
+            self._in_parallel(lambda plan: self._push_blob(plan, task), plans)
+        self._in_parallel(self._push_manifests, missing)
+        self._in_parallel(self._push_indexes, missing)
+        for place in missing:
+            self._tag(place)
+
+    def notes(self) -> Sequence[str]:
+        return [
+            f"{place.name} has the index {digest} instead of {place.image.root.digest}: this registry refuses an index "
+            "of which only some platforms are there"
+            for place, digest in self.rebuilt.items()
+        ]
+
+    def _answers(self) -> bool:
+        """Whether there is a registry at all: with --plan it may not have been started yet."""
+        try:
+            self._registry.ping()
+        except UnreachableError:
+            return False
+        return True
+
+    def _places(self) -> list[Place]:
+        return [Place(image, repository) for image in self._images for repository in image.repositories]
+
+    def _missing(self) -> list[Place]:
+        """The places that lack something, in order."""
+        places = self._places()
+        if not self._answers():
+            return places
+        complete = self._in_parallel(self._is_complete, places)
+        return [place for place, done in zip(places, complete) if not done]
+
+    def _is_complete(self, place: Place) -> bool:
+        root = place.image.root
+        found = self._registry.manifest_digest(place.repository, place.image.tag or str(root.digest))
+        if found is None:
+            return False
+        others = [manifest.digest for manifest in place.image.manifests if not manifest.is_index]
+        if any(self._registry.manifest_digest(place.repository, str(digest)) is None for digest in others):
+            return False
+        if found == root.digest:
+            return True
+        if not root.is_index or self._registry.manifest_digest(place.repository, str(root.digest)) is not None:
+            return False
+        # The registry has no index of that digest: perhaps one that was rebuilt, which the receipt should name again.
+        substitute = self._rebuild(place)[root.digest][0].digest
+        if found == substitute:
+            self.rebuilt[place] = substitute
+        return found == substitute
+
+    def _blob_plans(self, missing: Sequence[Place]) -> list[BlobPlan]:
+        """What is to be moved where, each blob once."""
+        needed: dict[Digest, tuple[Descriptor, dict[str, None]]] = {}
+        for place in missing:
+            for blob in place.image.blobs:
+                needed.setdefault(blob.digest, (blob, {}))[1][place.repository] = None
+        holders: dict[Digest, dict[str, None]] = {}
+        for place in self._places():
+            if place not in missing:
+                for blob in place.image.blobs:
+                    holders.setdefault(blob.digest, {})[place.repository] = None
+
+        answers = self._answers()
+
+        def plan(entry: tuple[Descriptor, dict[str, None]]) -> BlobPlan:
+            blob, repositories = entry
+            present = dict(holders.get(blob.digest, {}))
+            if answers:
+                present.update({name: None for name in repositories if self._registry.has_blob(name, blob.digest)})
+            return BlobPlan(blob, tuple(name for name in repositories if name not in present), tuple(present))
+
+        return self._in_parallel(plan, list(needed.values()))
+
+    def _push_blob(self, plan: BlobPlan, task: Task) -> None:
+        """Upload a blob once, and have the registry mount it wherever else it is needed."""
+        present = list(plan.present)
+        for repository in plan.missing:
+            mounted = any(self._registry.mount_blob(repository, plan.blob.digest, source) for source in present[:1])
+            if not mounted:
+                self._upload(repository, plan.blob, task)
+            elif repository == plan.missing[0]:
+                task.advance(plan.blob.size)
+            present.append(repository)
+
+    def _upload(self, repository: str, blob: Descriptor, task: Task) -> None:
+        bodies: list[_Body] = []
+
+        def body() -> _Body:
+            if bodies:
+                # Another try: what the failed one had counted was not safe.
+                task.advance(-bodies[-1].sent)
+            bodies.append(_Body(self._archive.open_blob(blob), task, self._stop))
+            return bodies[-1]
+
+        self._registry.upload_blob(repository, blob, body)
+
+    def _push_manifests(self, place: Place) -> None:
+        for manifest in place.image.manifests:
+            if not manifest.is_index:
+                self._put(place, str(manifest.digest), manifest, self._archive.read_document(manifest))
+
+    def _push_indexes(self, place: Place) -> None:
+        for manifest in place.image.manifests:
+            if manifest.is_index:
+                try:
+                    self._put(place, str(manifest.digest), manifest, self._archive.read_document(manifest))
+                except NetworkError as error:
+                    if not _refuses_sparse(error) or not self._is_sparse(place):
+                        raise
+                    self._push_rebuilt(place)
+                    return
+
+    def _push_rebuilt(self, place: Place) -> None:
+        documents = self._rebuild(place)
+        for descriptor, data in documents.values():
+            self._put(place, str(descriptor.digest), descriptor, data)
+        self.rebuilt[place] = documents[place.image.root.digest][0].digest
+
+    def _rebuild(self, place: Place) -> dict[Digest, tuple[Descriptor, bytes]]:
+        """The image's indexes without the children that the registry has not, by their own digests, children first.
+
+        What an earlier bundle brought stays in the index: the registry is asked about every child.
+        """
+        chosen = {manifest.digest for manifest in place.image.manifests if not manifest.is_index}
+        done: dict[Digest, tuple[Descriptor, bytes]] = {}
+        for index in place.image.manifests:
+            if index.is_index:
+                data = rebuilt(
+                    self._archive.read_document(index),
+                    lambda digest: (
+                        digest in chosen or self._registry.manifest_digest(place.repository, str(digest)) is not None
+                    ),
+                    {digest: descriptor for digest, (descriptor, _) in done.items()},
+                )
+                done[index.digest] = (Descriptor.of(index.media_type, data), data)
+        return done
+
+    def _is_sparse(self, place: Place) -> bool:
+        held = {manifest.digest for manifest in place.image.manifests}
+        indexes = [manifest for manifest in place.image.manifests if manifest.is_index]
+        return any(
+            child.digest not in held for index in indexes for child in parse_index(self._archive.read_document(index))
+        )
+
+    def _tag(self, place: Place) -> None:
+        root = place.image.root
+        if place.image.tag is None:
+            return
+        descriptor, data = root, self._archive.read_document(root)
+        if place in self.rebuilt:
+            descriptor, data = self._rebuild(place)[root.digest]
+        self._put(place, place.image.tag, descriptor, data)
+
+    def _put(self, place: Place, selector: str, descriptor: Descriptor, data: bytes) -> None:
+        self._registry.put_manifest(place.repository, selector, descriptor, data)
+
+    def _in_parallel(self, work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
+        """The results of `work` for each item, in order. The first failure, or an interruption, ends all workers."""
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                if any(future.done() and future.exception() for future in futures):
+                    self._end(futures)
+                    wait(futures)
+                    raise _cause(futures)
+            except BaseException:
+                self._end(futures)
+                raise
+        return [future.result() for future in futures]
+
+    def _end(self, futures: Iterable[Future[_R]]) -> None:
+        self._stop.set()
+        for future in futures:
+            future.cancel()
+
+
+def _refuses_sparse(error: NetworkError) -> bool:
+    return error.status == 400 or "MANIFEST_BLOB_UNKNOWN" in error.codes
+
+
+def _cause(futures: Iterable[Future[_R]]) -> BaseException:
+    """What went wrong first, rather than what that made the other workers do."""
+    errors = [error for error in (_error(future) for future in futures) if error is not None]
+    own = [error for error in errors if not isinstance(error, _Stopped)]
+    return (own or errors)[0]
+
+
+def _error(future: Future[_R]) -> Optional[BaseException]:
+    return None if future.cancelled() else future.exception()

@@ -1,0 +1,136 @@
+"""What an installation did, printed at its end and kept on the host: later commands go by it.
+
+The document (`--json`, and receipt.json in the user's state directory) has these keys:
+
+    bundle     name, digest, archive: what was installed
+    registry   address, container, image, digest, data: where it is, and the volume or directory that holds its data
+    builder    name, image, platforms, config: the last is the path of its buildkitd.toml
+    images     for each: reference, role, digest, platforms, names (what `docker pull` takes), and rebuilt, which maps
+               those names that serve another index than the origin's to its digest
+    leftOut    references that have none of the platforms asked for
+    steps      for each: step, changed, and changes (action, kind, name, detail, size in bytes or null)
+    notes      what a person should know
+    changed    whether anything was
+    test       names the state for which the test build passed, or null
+    made       everything that installing ever made on this host and that is not under another heading: kind, name
+    finished   when, in UTC; null when it did not end well
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from bundles.errors import HostError
+from installer import marks
+from installer.files import write_atomically
+from installer.host import Host, read_json_file
+from installer.job import Job
+from installer.selection import left_out
+from installer.step import Change, Step
+
+# What is gone by itself, or lives inside the registry.
+_PASSING = frozenset({"blobs", "test image", "tag", "digest"})
+
+
+class Receipt:
+    """The receipt of one run, which carries on what earlier ones made.
+
+    `test` names the state for which the test build passed; every change before it voids it.
+    """
+
+    def __init__(self, job: Job, host: Host) -> None:
+        self._job, self._host = job, host
+        try:
+            before = read_json_file(host.places.receipt) or {}
+        except HostError:
+            # A receipt that cannot be read is written anew; the host itself is what counts.
+            before = {}
+        test, made = before.get("test"), before.get("made")
+        self.test: Optional[str] = test if isinstance(test, str) else None
+        self._made: list[dict[str, Any]] = list(made) if isinstance(made, list) else []
+        self._steps: list[dict[str, Any]] = []
+        self._notes: list[str] = []
+        self._rebuilt: dict[str, str] = {}
+        self._finished: Optional[str] = None
+
+    @property
+    def changed(self) -> bool:
+        return any(step["changed"] for step in self._steps)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._notes
+
+    def begin(self, changes: Sequence[Change]) -> None:
+        """Keep in mind on the host, whatever happens, what is about to be made, and that builds are unproven."""
+        self.test = None
+        for change in changes:
+            entry = {"kind": change.kind, "name": change.name}
+            if change.kind not in _PASSING and entry not in self._made:
+                self._made.append(entry)
+        self.save()
+
+    def end(self, step: Step, changes: Sequence[Change]) -> None:
+        """Record what a step did, or with no changes that all of it was there."""
+        self._steps.append(
+            {"step": step.name, "changed": bool(changes), "changes": [change.to_json() for change in changes]}
+        )
+        self._notes += step.notes()
+        if changes:
+            self.save()
+
+    def finish(self, rebuilt: Mapping[str, str]) -> None:
+        """Everything is done. `rebuilt` maps names on the registry to the digest of an index that was put together."""
+        self._rebuilt = dict(rebuilt)
+        self._finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+    def save(self) -> None:
+        """Keep it on the host, readable for the user only."""
+        data = (json.dumps(self.document(), indent=2) + "\n").encode()
+        write_atomically(self._host.places.receipt, [data], 0o600)
+
+    def document(self) -> dict[str, Any]:
+        """The receipt as the object described above."""
+        job = self._job
+        registry, buildkit = job.tool("registry"), job.tool("buildkit")
+        return {
+            "bundle": {
+                "name": job.archive.manifest.name,
+                "digest": str(job.archive.digest),
+                "archive": str(job.archive.path.absolute()),
+            },
+            "registry": {
+                "address": str(job.address),
+                "container": marks.REGISTRY_CONTAINER,
+                "image": registry and str(registry.image.reference),
+                "digest": registry and str(registry.image.root.digest),
+                "data": job.data,
+            },
+            "builder": {
+                "name": job.options.builder,
+                "image": buildkit and buildkit.name,
+                "platforms": [str(platform) for platform in job.platforms],
+                "config": str(self._host.places.buildkitd_config(job.options.builder)),
+            },
+            "images": [
+                {
+                    "reference": str(item.image.reference),
+                    "role": item.image.role,
+                    "digest": str(item.root.digest),
+                    "platforms": [str(platform) for platform in item.platforms],
+                    "names": list(item.names),
+                    "rebuilt": {name: self._rebuilt[name] for name in item.names if name in self._rebuilt},
+                }
+                for item in job.images
+            ],
+            "leftOut": [str(image.reference) for image in left_out(job.archive, job.images)],
+            "steps": self._steps,
+            "notes": self._notes,
+            "changed": self.changed,
+            "test": self.test,
+            "made": self._made,
+            "finished": self._finished,
+        }

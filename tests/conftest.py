@@ -92,11 +92,11 @@ def any_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         with FakeRegistry() as fake:
             yield fake.host
         return
-    with real_registry(request.param, tmp_path) as host:
+    with RealRegistry(request.param, tmp_path) as host:
         yield host
 
 
-class real_registry:  # noqa: N801  reads like a function
+class RealRegistry:
     """Run distribution 3 or 2.8.3 on an ephemeral port of 127.0.0.1. A context manager that gives `host:port`."""
 
     def __init__(self, name: str, directory: Path, **environment: str) -> None:

@@ -59,11 +59,11 @@ class Request:
 class Fault:
     """What goes wrong with the next `times` requests of `method` whose path has `part` in it; -1 is for ever.
 
-    `status` answers with that, with `headers` and `body`. `redirect` answers 307 to that address. `close` closes without
-    an answer. The others bend the body of what would have been the answer: `cut_after` so many bytes the connection
-    breaks; `corrupt` turns over its first bit; `longer` and `shorter` announce and send so many bytes more or less;
-    `no_length` announces nothing, then closes; `drip` waits so many seconds between its pieces. `extra` are headers put
-    over those of the answer.
+    `status` answers with that, with `headers` and `body`. `redirect` answers 307 to that address. `close` closes
+    without an answer. The others bend what would have been the answer: `cut_after` so many bytes the connection breaks;
+    `corrupt` turns over its first bit; `longer` and `shorter` announce and send so many bytes more or less;
+    `no_length` announces nothing, then closes; `drip` waits so many seconds between its pieces; `extra` are headers put
+    over those of the answer. `before` is called first.
     """
 
     method: str
@@ -306,6 +306,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.encrypted: Optional[ssl.SSLSocket] = None
         is_tls = self.request.recv(1, socket.MSG_PEEK) == b"\x16"
         if is_tls != (self.server.tls is not None):
+            self.request.recv(65536)  # what is left unread would turn the answer into a reset
             self.request.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
             raise ConnectionAbortedError
         if self.server.tls:
@@ -440,9 +441,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             with registry.lock:
                 scopes, expires = registry.tokens.get(given[len("Bearer ") :], ({}, 0.0))
-            if given.startswith("Bearer ") and expires > time.monotonic():
-                if not name or action in scopes.get(name, ()):
-                    return True
+            fresh = given.startswith("Bearer ") and expires > time.monotonic()
+            if fresh and (not name or action in scopes.get(name, ())):
+                return True
             realm = registry.token_realm or f"{registry.url}/token"
             scope = f',scope="repository:{name}:{"pull" if action == "pull" else "pull,push"}"' if name else ""
             challenge = f'Bearer realm="{realm}",service="fake, service"{scope}'

@@ -223,7 +223,11 @@ def test_every_flipped_byte_is_found(sample: Made, archive: Path) -> None:
     data = bytearray(archive.read_bytes())
     with Archive(archive) as opened:
         first_layer = min(opened.layout.blob(digest).data_offset for digest in sample.layers)
-    offsets = [*range(0, first_layer, 41), *range(first_layer, len(data), 2999), *range(len(data) - 1100, len(data), 31)]
+    offsets = [
+        *range(0, first_layer, 41),
+        *range(first_layer, len(data), 2999),
+        *range(len(data) - 1100, len(data), 31),
+    ]
     for offset in offsets:
         data[offset] ^= 0x20
         archive.write_bytes(data)

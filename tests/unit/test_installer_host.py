@@ -1,0 +1,171 @@
+"""Files on the host, the kernel, the choice of a test build, and what reads other programs' words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundles.errors import BundleError, HostError, UsageError
+from bundles.platform import Platform
+from installer import files, kernel, marks
+from installer.buildx import _is_old
+from installer.dockercli import CommandError, DockerCLI
+from installer.engine import Endpoint, endpoint_from_json
+from installer.host import Places, read_json_file
+from installer.job import Options
+from installer.smoke import _starts_shell, _was_built_with_shell
+from installer.step import Change, shortened
+
+
+def test_a_file_is_whole_and_has_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file"
+    files.write_atomically(path, [b"one", b"two"], 0o755)
+    assert path.read_bytes() == b"onetwo"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def content() -> Any:
+        yield b"half"
+        raise HostError("the source failed")
+
+    with pytest.raises(HostError, match="the source failed"):
+        files.write_atomically(path, content(), 0o644)
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_belongs_to_the_owner_of_the_directory(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 12345, 12346)
+    path = home / ".docker" / "cli-plugins" / "docker-buildx"
+    files.write_atomically(path, [b"x"], 0o755)
+    for place in (path, path.parent, path.parent.parent):
+        assert (place.stat().st_uid, place.stat().st_gid) == (12345, 12346)
+
+
+def test_one_installation_at_a_time(tmp_path: Path) -> None:
+    with files.lock(tmp_path / "lock"):
+        with pytest.raises(BundleError, match="another"), files.lock(tmp_path / "lock"):
+            pass
+    with files.lock(tmp_path / "lock"):
+        pass
+
+
+def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "daemon.json").mkdir()
+    with pytest.raises(HostError, match=r"daemon\.json"):
+        read_json_file(tmp_path / "daemon.json")
+    assert read_json_file(tmp_path / "none.json") is None
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(HostError, match="not valid JSON"):
+        read_json_file(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "386", "arm64", "arm", "riscv64", "ppc64le", "s390x"])
+def test_the_probe_is_a_program_of_that_platform(architecture: str, tmp_path: Path) -> None:
+    names = {"amd64": "x86_64", "386": "i386", "arm64": "aarch64"}
+    emulator = shutil.which(f"qemu-{names.get(architecture, architecture)}-static")
+    if emulator is None:
+        pytest.skip("qemu-user-static is not installed")
+    program = tmp_path / "probe"
+    program.write_bytes(kernel._elf(*kernel._PROGRAMS[architecture]))
+    program.chmod(0o755)
+    assert subprocess.run([emulator, str(program)], check=False).returncode == 0
+
+
+def test_this_machine_runs_its_own_programs_and_no_unknown_ones() -> None:
+    assert kernel.runs(Platform("linux", os.uname().machine))
+    assert not kernel.runs(Platform("linux", "m68k"))
+    assert not kernel.runs(Platform("windows", "amd64"))
+
+
+def test_places_follow_the_environment() -> None:
+    places = Places.of({"HOME": "/home/ann"})
+    assert places.buildx_plugin == Path("/home/ann/.docker/cli-plugins/docker-buildx")
+    assert places.buildkitd_config("x") == Path("/home/ann/.docker/buildx/buildkitd.x.toml")
+    assert places.buildx_config == Path("/home/ann/.docker/buildx")
+    assert places.receipt == Path("/home/ann/.local/state/bundle/receipt.json")
+    places = Places.of({"HOME": "/h", "DOCKER_CONFIG": "/d", "BUILDX_CONFIG": "/b", "XDG_STATE_HOME": "/s"})
+    assert (places.docker_config, places.buildx_config, places.state) == (Path("/d"), Path("/b"), Path("/s/bundle"))
+
+
+def test_the_endpoint_is_what_docker_says() -> None:
+    text = json.dumps([{"Name": "default", "Endpoints": {"docker": {"Host": "unix:///run/x.sock"}}}])
+    assert endpoint_from_json(text, None) == Endpoint("unix:///run/x.sock", "default")
+    assert endpoint_from_json(text, None).socket_path == "/run/x.sock"
+    remote = json.dumps([{"Name": "far", "Endpoints": {"docker": {"Host": "ssh://far"}}}])
+    assert endpoint_from_json(remote, None).socket_path is None
+    with pytest.raises(HostError, match="context inspect"):
+        endpoint_from_json("[]", None)
+
+
+def test_without_a_docker_command(tmp_path: Path) -> None:
+    cli = DockerCLI({"PATH": str(tmp_path), "DOCKER_HOST": "tcp://far:2375"})
+    assert not cli.is_installed
+    assert cli.endpoint() == Endpoint("tcp://far:2375")
+
+
+def test_a_failed_command_shows_itself_and_its_words(tmp_path: Path) -> None:
+    program = tmp_path / "docker"
+    program.write_text('#!/bin/sh\necho "no space in $1" >&2\nexit 7\n')
+    program.chmod(0o755)
+    cli = DockerCLI({"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    with pytest.raises(CommandError) as caught:
+        cli.run(["two words", "x"])
+    assert caught.value.message == "exit code 7 from: docker 'two words' x\nno space in two words"
+
+
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [(None, True), ("v0.12.1", True), ("0.13.1", False), ("v0.29.0", False), ("v1.0.0", False), ("v0.9.1", True)],
+)
+def test_the_oldest_buildx(version: str | None, old: bool) -> None:
+    assert _is_old(version) is old
+
+
+@pytest.mark.parametrize("name", ["", "Default", "default", "a/b", "1st", "a b"])
+def test_builder_names(name: str) -> None:
+    with pytest.raises(UsageError, match="builder's name"):
+        Options(builder=name)
+
+
+@pytest.mark.parametrize(
+    ("config", "history", "expected"),
+    [
+        ({"Cmd": ["bash"]}, [], True),
+        ({"Cmd": ["/bin/sh"]}, [], True),
+        ({"Entrypoint": ["/app"], "Cmd": None}, [], False),
+        ({"Cmd": ["python3"]}, [{"created_by": "RUN /bin/sh -c apt-get update # buildkit"}], True),
+        ({"Cmd": ["/app"]}, [{"created_by": '/bin/sh -c #(nop)  CMD ["/app"]', "empty_layer": True}], False),
+        ({}, [], False),
+    ],
+)
+def test_which_images_have_a_shell(config: Any, history: Any, expected: bool) -> None:
+    assert (_starts_shell(config) or _was_built_with_shell(history)) is expected
+
+
+def test_fingerprints_are_equal_for_equal_states() -> None:
+    assert marks.fingerprint({"a": 1, "b": [2]}) == marks.fingerprint({"b": [2], "a": 1})
+    assert marks.fingerprint({"a": 1}) != marks.fingerprint({"a": 2})
+
+
+def test_a_long_list_is_shortened_for_people() -> None:
+    changes = [Change("push", "tag", f"t{number}") for number in range(10)]
+    texts = shortened([*changes, Change("upload", "blobs", "3", size=1 << 20)])
+    assert len(texts) == 6
+    assert texts[0] == "push tag t0"
+    assert texts[-2:] == ["... and 6 more", "upload blobs 3, 1.0 MiB"]

@@ -86,7 +86,8 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
             raise UsageError(f"`{target.familiar}` is both an image and the target of a merge: name it once")
         wanted.append(Wanted(target, "base", tuple(platform for platform, _ in sources), sources))
     wanted += [Wanted(reference, "base", platforms) for reference in bases]
-    if not wanted:
+    # Without bundle.toml a toolchain alone is a slip; with one it is a choice.
+    if not wanted or (file == Definition() and all(item.role != "base" for item in wanted)):
         raise UsageError("nothing to bundle: no image is named", hint="bundle create debian:12 -o offline.tar")
     attestations = line.attestations if line.attestations is not None else bool(file.attestations)
     name = line.name or file.name or default_name

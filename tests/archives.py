@@ -1,35 +1,83 @@
-"""Small real archives, made without a registry: images with generated layers, resolved by hand."""
+"""Small real archives, made without a registry: images with generated layers, resolved from memory."""
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import io
-import json
-import random
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Optional, Union
 
 from bundler.compose import compose
-from bundler.plan import Plan, Resolved
-from bundler.spec import Spec
+from bundler.download import BlobStream
+from bundler.endpoint import Endpoint
+from bundler.plan import Plan
+from bundler.resolve import resolve
+from bundler.source import Source
+from bundler.spec import Spec, Wanted
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
-from bundles.manifest import Image, PlatformContent
+from bundles.errors import NotFoundError
 from bundles.platform import Platform
 from bundles.reference import Reference
 from bundles.writer import ArchiveWriter, Contents, Written
+from tests.images import Content, layer
 
-OCI = {
-    "index": "application/vnd.oci.image.index.v1+json",
-    "manifest": "application/vnd.oci.image.manifest.v1+json",
-    "config": "application/vnd.oci.image.config.v1+json",
-    "layer": "application/vnd.oci.image.layer.v1.tar+gzip",
-}
 PROGRAM = b"PK\x05\x06" + bytes(18)  # an empty zip
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
+
+
+class ContentStream(BlobStream):
+    def __init__(self, data: bytes) -> None:
+        self._data, self._position = data, 0
+
+    @property
+    def endpoint(self) -> Optional[Endpoint]:
+        return Endpoint("memory")
+
+    def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
+        piece = self._data[self._position : self._position + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        pass
+
+
+class ContentSource(Source):
+    """Images in memory, under the names that `tags` gives them."""
+
+    def __init__(self, content: Content, tags: Mapping[str, Descriptor]) -> None:
+        self._content = content
+        self._tags = {Reference.parse(name): descriptor for name, descriptor in tags.items()}
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        found = self._tags.get(reference)
+        if found is None and reference.digest in self._content.content:
+            data = self._content.content[reference.digest]
+            found = next((each for each in self._all() if each.digest == reference.digest), None)
+        if found is None:
+            raise NotFoundError(f"`{reference}` is not here")
+        data = self._content.data(found)
+        return Descriptor.of(found.media_type, data), data
+
+    def _all(self) -> list[Descriptor]:
+        waiting, found = list(self._tags.values()), []
+        while waiting:
+            descriptor = waiting.pop()
+            found.append(descriptor)
+            if descriptor.digest in self._content.content:
+                waiting += self._content.children(descriptor)
+        return found
+
+    def open_blob(
+        self,
+        repository: Reference,
+        descriptor: Descriptor,
+        offset: int = 0,
+        avoid: frozenset[Endpoint] = frozenset(),
+    ) -> BlobStream:
+        return ContentStream(self._content.data(descriptor)[offset:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +86,7 @@ class Made:
 
     plan: Plan
     layers: Mapping[Digest, bytes]
+    source: Source
 
     def contents(self, name: str = "test") -> Contents:
         spec = Spec(name, (AMD64, ARM64), (AMD64,), (), {}, False)
@@ -45,77 +94,39 @@ class Made:
 
     def write(self, path: Path) -> Written:
         with ArchiveWriter(path, self.contents()) as writer:
-            for layer in writer.layers:
-                sink = writer.sink(layer)
-                sink.write(memoryview(self.layers[layer.digest])[sink.position :])
+            for descriptor in writer.layers:
+                sink = writer.sink(descriptor)
+                sink.write(memoryview(self.layers[descriptor.digest])[sink.position :])
                 assert sink.finish()
             return writer.finish()
 
 
-def layer(seed: int, size: int = 20_000) -> bytes:
-    """A gzipped tar with one file of random bytes: always the same for a seed."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        info = tarfile.TarInfo(f"data-{seed}")
-        info.size = size
-        tar.addfile(info, io.BytesIO(random.Random(seed).randbytes(size)))
-    return gzip.compress(buffer.getvalue(), mtime=0)
+@dataclasses.dataclass(frozen=True)
+class image:
+    """An image whose layers come from `seeds`, under one index; the `absent` platforms are listed and not taken."""
+
+    name: str
+    role: str = "base"
+    platforms: Sequence[Platform] = (AMD64, ARM64)
+    seeds: Sequence[int] = (1, 2)
+    absent: Sequence[Platform] = ()
 
 
-def dump(value: Any) -> bytes:
-    return json.dumps(value).encode()
-
-
-def image(
-    name: str,
-    role: str = "base",
-    platforms: Sequence[Platform] = (AMD64, ARM64),
-    seeds: Sequence[int] = (1, 2),
-    *,
-    absent: Sequence[Platform] = (),
-) -> tuple[Resolved, dict[Digest, bytes]]:
-    """An image whose layers come from `seeds`, one index for all platforms; the `absent` ones are only listed."""
-    documents: dict[Descriptor, bytes] = {}
-    layers: dict[Digest, bytes] = {}
-    places: dict[Descriptor, Reference] = {}
-    taken: list[PlatformContent] = []
-    listed: list[Descriptor] = []
-    reference = Reference.parse(name)
-    for platform in (*platforms, *absent):
-        content = [layer(seed * 1000 + len(platform.architecture)) for seed in seeds]
-        descriptors = [Descriptor.of(OCI["layer"], data) for data in content]
-        config_data = dump({**platform.to_json(), "rootfs": {"type": "layers", "diff_ids": []}, "n": list(seeds)})
-        config = Descriptor.of(OCI["config"], config_data)
-        data = dump(
-            {
-                "schemaVersion": 2,
-                "mediaType": OCI["manifest"],
-                "config": config.to_json(),
-                "layers": [descriptor.to_json() for descriptor in descriptors],
-            }
-        )
-        manifest = Descriptor.of(OCI["manifest"], data)
-        listed.append(dataclasses.replace(manifest, platform=platform))
-        if platform in absent:
-            continue
-        documents.update({manifest: data, config: config_data})
-        layers.update({descriptor.digest: raw for descriptor, raw in zip(descriptors, content)})
-        places.update({descriptor: reference for descriptor in descriptors})
-        size = config.size + sum(descriptor.size for descriptor in descriptors)
-        taken.append(PlatformContent(platform, manifest, size))
-    index = dump({"schemaVersion": 2, "mediaType": OCI["index"], "manifests": [entry.to_json() for entry in listed]})
-    root = Descriptor.of(OCI["index"], index)
-    documents[root] = index
-    resolved = Resolved(Image(reference, role, root, tuple(taken), bool(absent)), documents, places)
-    return resolved, layers
-
-
-def made(*images: tuple[Resolved, dict[Digest, bytes]]) -> Made:
+def made(*images: image) -> Made:
     """Several images as one plan."""
-    layers: dict[Digest, bytes] = {}
-    for _, content in images:
-        layers.update(content)
-    return Made(Plan.of(resolved for resolved, _ in images), layers)
+    content = Content()
+    tags = {}
+    for each in images:
+        manifests = [
+            content.image(platform, [layer(f"{seed}-{platform}") for seed in each.seeds])
+            for platform in (*each.platforms, *each.absent)
+        ]
+        tags[each.name] = content.index(*manifests)
+    source = ContentSource(content, tags)
+    wanted = tuple(Wanted(Reference.parse(each.name), each.role, tuple(each.platforms)) for each in images)
+    plan = resolve(Spec("test", (AMD64, ARM64), (AMD64,), wanted, {}, False), source)
+    layers = {descriptor.digest: content.data(descriptor) for descriptor, _ in plan.layers}
+    return Made(plan, layers, source)
 
 
 def example() -> Made:

@@ -124,12 +124,12 @@ class Content:
 
     def children(self, descriptor: Descriptor) -> list[Descriptor]:
         """What a manifest or index refers to."""
+        if not (descriptor.is_index or descriptor.is_manifest):
+            return []
         value = json.loads(self.data(descriptor))
         if descriptor.is_index:
             return [Descriptor.from_json(entry) for entry in value["manifests"]]
-        if descriptor.is_manifest:
-            return [Descriptor.from_json(entry) for entry in (value["config"], *value["layers"])]
-        return []
+        return [Descriptor.from_json(entry) for entry in (value["config"], *value["layers"])]
 
 
 def _entry(descriptor: Descriptor) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+"""bundle.toml and the command line as one definition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bundler.spec import Definition, combine, read_definition
+from bundles.errors import UsageError
+from bundles.platform import Platform
+from bundles.reference import Reference
+
+WHOLE = """
+name = "team-base"
+platforms = ["linux/amd64", "linux/arm64"]
+host-platforms = ["linux/arm64"]
+images = ["ubuntu:24.04", "ghcr.io/astral-sh/uv:0.8"]
+attestations = true
+[merge."tools/protoc:29"]
+"linux/amd64" = "registry.corp/protoc-amd64:29"
+"linux/arm64" = "registry.corp/protoc-arm64:29"
+[mirrors]
+"docker.io" = ["mirror.corp:5000", "docker.io"]
+[toolchain]
+registry = "registry:2"
+binfmt = false
+"""
+
+
+def read(tmp_path: Path, text: str) -> Definition:
+    path = tmp_path / "bundle.toml"
+    path.write_text(text)
+    return read_definition(path)
+
+
+def test_a_whole_definition(tmp_path: Path) -> None:
+    spec = combine(read(tmp_path, WHOLE), Definition(), "offline")
+    assert spec.name == "team-base"
+    assert spec.attestations
+    assert spec.mirrors == {"docker.io": ("mirror.corp:5000", "docker.io")}
+    found = [(image.role, image.reference.familiar, [str(each) for each in image.platforms]) for image in spec.images]
+    assert found == [
+        ("registry", "registry:2", ["linux/arm64"]),
+        ("buildkit", "moby/buildkit:buildx-stable-1", ["linux/arm64"]),
+        ("buildx", "docker/buildx-bin:latest", ["linux/arm64"]),
+        ("frontend", "docker/dockerfile:1", ["linux/arm64"]),
+        ("base", "tools/protoc:29", ["linux/amd64", "linux/arm64"]),
+        ("base", "ubuntu:24.04", ["linux/amd64", "linux/arm64"]),
+        ("base", "ghcr.io/astral-sh/uv:0.8", ["linux/amd64", "linux/arm64"]),
+    ]
+    assert [str(source) for _, source in spec.images[4].merge] == [
+        "registry.corp/protoc-amd64:29",
+        "registry.corp/protoc-arm64:29",
+    ]
+
+
+def test_defaults() -> None:
+    spec = combine(Definition(), Definition(images=(Reference.parse("debian:12"),)), "offline")
+    assert spec.name == "offline"
+    assert [str(each) for each in spec.platforms] == ["linux/amd64", "linux/arm64"]
+    assert [str(each) for each in spec.host_platforms] == ["linux/amd64"]
+    assert [image.role for image in spec.images] == ["registry", "buildkit", "buildx", "binfmt", "frontend", "base"]
+
+
+def test_the_command_line_wins_and_images_add_up(tmp_path: Path) -> None:
+    line = Definition(
+        platforms=(Platform("linux", "arm", "v7"),),
+        images=(Reference.parse("debian:12"), Reference.parse("ubuntu:24.04")),
+        mirrors={"docker.io": ("other:5000",)},
+        toolchain={"registry": None, "buildx": None, "buildkit": None, "frontend": None},
+    )
+    spec = combine(read(tmp_path, WHOLE), line, "offline")
+    assert [image.reference.familiar for image in spec.images] == [
+        "tools/protoc:29",
+        "ubuntu:24.04",
+        "ghcr.io/astral-sh/uv:0.8",
+        "debian:12",
+    ]
+    assert [str(each) for each in spec.images[-1].platforms] == ["linux/arm/v7"]
+    assert spec.mirrors == {"docker.io": ("other:5000",)}
+
+
+def test_a_toolchain_image_that_is_also_a_base_image_has_the_platforms_of_both() -> None:
+    spec = combine(Definition(), Definition(images=(Reference.parse("registry:3"),)), "offline")
+    (image,) = (image for image in spec.images if image.reference.familiar == "registry:3")
+    assert (image.role, [str(each) for each in image.platforms]) == ("registry", ["linux/amd64", "linux/arm64"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("images = 'debian'", '`images` is not a list of strings: expected images = ["..."]'),
+        ("images = [1]", "`images` is not a list of strings"),
+        ("image = ['debian']", "`image` is not known here: did you mean `images`?"),
+        ("images = ['De bian']", "`De bian` is not an image reference"),
+        ("platforms = ['linux']", "`linux` names no architecture"),
+        ("name = 'a b'", "`a b` is not a bundle name"),
+        ("name = 1", "`1` is not a bundle name"),
+        ("attestations = 'yes'", "`attestations` is `yes`: expected true or false"),
+        ("mirrors = 1", "`mirrors` is not a table"),
+        ("[mirrors]\n'docker.io' = 'x'", "`docker.io` is not a list of strings"),
+        ("[toolchain]\nbuildkid = 'x'", "did you mean `buildkit`?"),
+        ("[toolchain]\nbuildkit = true", "expected an image, or false to leave it out"),
+        ("[merge.'a:1']", "needs a line for each platform"),
+        ("[merge.'a@sha256:" + "0" * 64 + "']\n'linux/amd64' = 'b'", "give it a tag"),
+        ("images = [", "is not valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, text)
+    assert message in str(caught.value)
+    assert "bundle.toml`" in str(caught.value)
+
+
+def test_a_missing_or_binary_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        read_definition(tmp_path / "bundle.toml")
+    (tmp_path / "bundle.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        read_definition(tmp_path / "bundle.toml")
+
+
+def test_a_toolchain_alone_needs_a_definition(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no image is named"):
+        combine(Definition(), Definition(), "offline")
+    assert len(combine(read(tmp_path, "name = 'tools'"), Definition(), "offline").images) == 5
+
+
+def test_nothing_to_bundle() -> None:
+    nothing = dict.fromkeys(("registry", "buildkit", "buildx", "binfmt", "frontend"))
+    with pytest.raises(UsageError, match="nothing to bundle"):
+        combine(Definition(), Definition(toolchain=nothing), "offline")
+
+
+def test_an_image_that_is_also_a_merge_target(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="both an image and the target of a merge"):
+        combine(read(tmp_path, WHOLE), Definition(images=(Reference.parse("tools/protoc:29"),)), "offline")

@@ -26,6 +26,7 @@ _MERGED_USR = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
 _BASE_RECIPE = "2 minbase bookworm"
 _GCC = ("gcc", "g++", "make", "git", "python3")
 _JDK = ("openjdk-17-jdk-headless",)
+_PYTHON = ("python3",)
 _BUILDKIT = ("ca-certificates", "git", "iptables", "openssh-client", "pigz", "runc", "xz-utils")
 _ENGINE = ("containerd", "docker.io", "iproute2", "iptables", "kmod", "procps", "python3", "runc", "tini")
 ENGINE_SUITES = {
@@ -103,6 +104,7 @@ def extracted(target: Path, suite: str, package: str, member: str, arch: str = "
 BASE = Product("debian/base", _BASE_RECIPE, _make_base)
 GCC = _layer("gcc", _GCC, {"usr/bin/cc": "gcc", "usr/bin/c++": "g++"})
 JDK = _layer("jdk", _JDK, {"opt/java/openjdk": "/usr/lib/jvm/java-17-openjdk-{arch}"})
+PYTHON = _layer("python", _PYTHON, {})
 BUILDKIT_ROOT = Product("debian/buildkit", f"2 {_BUILDKIT}", _make_buildkit)
 BUSYBOX = Product("debian/busybox", "1", _make_busybox)
 OLD_REGISTRY = Product("debian/docker-registry", "1", _make_old_registry)

@@ -76,12 +76,13 @@ IMAGES = (
     Image("library/busybox:1.35", "busybox", _BOTH, debian.BUSYBOX, (("applets", APPLETS),)),
     Image("library/registry:3", "registry", contexts=_BUSYBOX_CONTEXT, tools=(gotools.REGISTRY,)),
     Image(
-        "moby/buildkit:buildx-stable-1", "buildkit", context=debian.BUILDKIT_ROOT, contexts=(("qemu", qemu.BUILDKIT_QEMU),),
-        tools=(gotools.BUILDKITD, gotools.BUILDCTL),
+        "moby/buildkit:buildx-stable-1", "buildkit", context=debian.BUILDKIT_ROOT,
+        contexts=(("qemu", qemu.BUILDKIT_QEMU),), tools=(gotools.BUILDKITD, gotools.BUILDCTL),
     ),
     Image("docker/buildx-bin:latest", "buildx", tools=(gotools.BUILDX,)),
     Image("docker/dockerfile:1", "frontend", tools=(gotools.FRONTEND,)),
     Image("tonistiigi/binfmt:latest", "binfmt", contexts=(*_BUSYBOX_CONTEXT, ("qemu", qemu.QEMU))),
+    Image("library/python:3-slim", "python", _BOTH, debian.PYTHON),
     # Repositories for one architecture each, with a bare manifest instead of an index.
     Image("library/busybox-amd64:1.35", "busybox", "linux/amd64", debian.BUSYBOX, (("applets", APPLETS),),
           provenance=False),

@@ -32,6 +32,7 @@ from bundles.progress import Logged, Progress, for_stderr
 # name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
 _COMMANDS = {
     "create": ("bundler.cli:create", "Write an archive from registries (needs internet, no Docker)."),
+    "lock": ("bundler.lockcli:lock", "Write bundle.lock: the digest that each image stands for."),
     "install": ("installer.cli:install", "Turn an archive into a registry and a builder on this host."),
     "verify": ("bundles.commands:verify", "Check every byte of an archive against its digest."),
     "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),

@@ -1,0 +1,309 @@
+"""bundle.lock: what the references of a definition stood for when it was locked, so that every create gives the same.
+
+The file is JSON with one value on a line, so that a change of an image is a change of a few lines:
+
+    lock            the version of this format, 1
+    name, platforms, hostPlatforms, attestations
+                    the rest of the definition that an archive's bytes depend on
+    images          in the order of the archive, for each:
+        reference, role, digest     digest is that of the index or manifest the reference stood for
+        wanted                      the platforms asked for
+        platforms                   what they were served by: platform (null for an artifact), digest, and size, the
+                                    bytes of manifest, config and layers
+        sources                     only of a merged image: platform, reference, digest of each source
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from bundler.download import BlobStream
+from bundler.endpoint import Endpoint
+from bundler.plan import Plan
+from bundler.source import Source
+from bundler.spec import Spec, Wanted
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import ContentError, NotFoundError, UsageError
+from bundles.image import parse_json
+from bundles.manifest import ROLES
+from bundles.platform import Platform
+from bundles.reference import Reference
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LockedPlatform:
+    """What one platform was served by, and its size in bytes; `platform` is None for an artifact."""
+
+    platform: Optional[Platform]
+    digest: Digest
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LockedImage:
+    """One image, locked: what was wanted, what it was, and what each source of a merged image was."""
+
+    wanted: Wanted
+    digest: Digest
+    platforms: tuple[LockedPlatform, ...]
+    sources: tuple[Digest, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Lock:
+    """The content of bundle.lock."""
+
+    name: str
+    platforms: tuple[Platform, ...]
+    host_platforms: tuple[Platform, ...]
+    attestations: bool
+    images: tuple[LockedImage, ...]
+
+    @classmethod
+    def of(cls, spec: Spec, plan: Plan, found: Mapping[Reference, Digest]) -> Lock:
+        """Lock a definition as it was resolved; `found` is what each reference stood for."""
+        images = []
+        for wanted, image in zip(spec.images, plan.images):
+            platforms = tuple(
+                LockedPlatform(content.platform, content.manifest.digest, content.manifest.size + content.content_size)
+                for content in image.platforms
+            )
+            sources = tuple(found[reference] for _, reference in wanted.merge)
+            images.append(LockedImage(wanted, image.root.digest, platforms, sources))
+        return cls(spec.name, spec.platforms, spec.host_platforms, spec.attestations, tuple(images))
+
+    @property
+    def pins(self) -> dict[Reference, Digest]:
+        """What each reference that is asked of a registry stands for."""
+        pins: dict[Reference, Digest] = {}
+        for image in self.images:
+            if image.wanted.merge:
+                pins.update({source: digest for (_, source), digest in zip(image.wanted.merge, image.sources)})
+            else:
+                pins[image.wanted.reference] = image.digest
+        return pins
+
+    def digests(self) -> dict[Reference, Digest]:
+        """The digest of each image."""
+        return {image.wanted.reference: image.digest for image in self.images}
+
+    def apply(self, spec: Spec, path: Path) -> Spec:
+        """The same definition in the order of the lock, so that the same lock gives the same bytes.
+
+        Raises:
+            UsageError: the definition has drifted from the lock; the message says in what.
+        """
+        drift = self.drift(spec)
+        if drift:
+            raise UsageError(
+                f"`{path}` does not fit the definition any more: {'; '.join(drift)}",
+                hint=f"bundle lock -f {path.with_suffix('.toml')}  (what has not changed keeps its digest)",
+            )
+        return dataclasses.replace(
+            spec,
+            platforms=self.platforms,
+            host_platforms=self.host_platforms,
+            images=tuple(image.wanted for image in self.images),
+        )
+
+    def drift(self, spec: Spec) -> list[str]:
+        """In what a definition differs from the one that was locked; the order of things does not count."""
+        found = []
+        if spec.name != self.name:
+            found.append(f"the name is `{spec.name}`, locked is `{self.name}`")
+        for what, new, old in (
+            ("platforms", spec.platforms, self.platforms),
+            ("host platforms", spec.host_platforms, self.host_platforms),
+        ):
+            if set(new) != set(old):
+                found.append(f"the {what} are {_list(new)}, locked are {_list(old)}")
+        if spec.attestations != self.attestations:
+            found.append(f"attestations are {'' if spec.attestations else 'not '}wanted, locked is the opposite")
+        locked = {image.wanted.reference: image.wanted for image in self.images}
+        wanted = {image.reference: image for image in spec.images}
+        found += [f"`{reference.familiar}` is not in the lock" for reference in wanted if reference not in locked]
+        found += [f"`{reference.familiar}` is only in the lock" for reference in locked if reference not in wanted]
+        for reference in (reference for reference in wanted if reference in locked):
+            found += _image_drift(wanted[reference], locked[reference])
+        return found
+
+    def check(self, plan: Plan) -> None:
+        """Make sure that what was resolved is what was locked.
+
+        Raises:
+            ContentError: a merged image, or the choice of platforms, came out differently: another version of the tool.
+        """
+        for image, locked in zip(plan.images, self.images):
+            platforms = tuple((content.platform, content.manifest.digest) for content in image.platforms)
+            if image.root.digest != locked.digest or platforms != tuple(
+                (content.platform, content.digest) for content in locked.platforms
+            ):
+                raise ContentError(
+                    f"`{image.reference.familiar}` is {image.root.digest}, locked is {locked.digest} with "
+                    f"{_list(content.platform for content in locked.platforms)}",
+                    hint=f"bundle lock --upgrade {image.reference.familiar}",
+                )
+
+    def to_bytes(self) -> bytes:
+        """The file: the same lock always gives the same bytes."""
+        value = {
+            "lock": FORMAT,
+            "name": self.name,
+            "platforms": list(map(str, self.platforms)),
+            "hostPlatforms": list(map(str, self.host_platforms)),
+            "attestations": self.attestations,
+            "images": [_image_to_json(image) for image in self.images],
+        }
+        return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> Lock:
+        """Read bundle.lock.
+
+        Raises:
+            UsageError: it is not one, or of a later version of the tool.
+        """
+        hint = f"take it from version control again, or remove it and run: bundle lock -f {path.with_suffix('.toml')}"
+        try:
+            value = parse_json(data, "it")
+            if value.get("lock") != FORMAT:
+                raise UsageError(f"it has the format `{str(value.get('lock'))[:40]}`: expected {FORMAT}")
+            return cls(
+                name=str(value["name"]),
+                platforms=tuple(map(Platform.parse, value["platforms"])),
+                host_platforms=tuple(map(Platform.parse, value["hostPlatforms"])),
+                attestations=bool(value["attestations"]),
+                images=tuple(map(_image_from_json, value["images"])),
+            )
+        except UsageError as error:
+            raise UsageError(f"`{path}` cannot be used: {error.message}", hint=hint) from None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            message = f"`{path}` cannot be used: a field is missing or of the wrong kind ({error})"
+            raise UsageError(message[:300], hint=hint) from None
+
+
+def read_lock(path: Path) -> Optional[Lock]:
+    """The lock at `path`, or None when there is none.
+
+    Raises:
+        UsageError: it cannot be read or used.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+    return Lock.parse(data, path)
+
+
+class PinnedSource(Source):
+    """A source in which references stand for the digests that a lock gives them. Thread-safe.
+
+    `found` is what each reference that was asked for stood for.
+    """
+
+    def __init__(self, source: Source, pins: Mapping[Reference, Digest]) -> None:
+        self._source, self._pins = source, pins
+        self._lock = threading.Lock()
+        self._found: dict[Reference, Digest] = {}
+
+    @property
+    def found(self) -> Mapping[Reference, Digest]:
+        with self._lock:
+            return dict(self._found)
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        pin = self._pins.get(reference)
+        try:
+            at = dataclasses.replace(reference, tag=None, digest=pin) if pin else reference
+            descriptor, data = self._source.manifest(at)
+        except NotFoundError as error:
+            if pin is None or reference.digest:
+                raise
+            raise NotFoundError(
+                f"`{reference.familiar}` is locked as {pin}, which is no longer there: {error.message}",
+                hint=f"bundle lock --upgrade {reference.familiar}",
+                status=error.status,
+                codes=error.codes,
+            ) from None
+        with self._lock:
+            self._found[reference] = descriptor.digest
+        return descriptor, data
+
+    def open_blob(
+        self,
+        repository: Reference,
+        descriptor: Descriptor,
+        offset: int = 0,
+        avoid: frozenset[Endpoint] = frozenset(),
+    ) -> BlobStream:
+        return self._source.open_blob(repository, descriptor, offset, avoid)
+
+
+def _image_drift(wanted: Wanted, locked: Wanted) -> list[str]:
+    name = wanted.reference.familiar
+    found = []
+    if wanted.role != locked.role:
+        found.append(f"`{name}` is for `{wanted.role}`, locked is `{locked.role}`")
+    if set(wanted.platforms) != set(locked.platforms):
+        found.append(f"`{name}` is wanted for {_list(wanted.platforms)}, locked is {_list(locked.platforms)}")
+    elif set(wanted.merge) != set(locked.merge):
+        found.append(f"`{name}` is merged from other images than those locked")
+    return found
+
+
+def _list(platforms: Iterable[Optional[Platform]]) -> str:
+    return ", ".join(str(platform or "any platform") for platform in platforms) or "none"
+
+
+def _image_to_json(image: LockedImage) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "reference": str(image.wanted.reference),
+        "role": image.wanted.role,
+        "digest": str(image.digest),
+        "wanted": list(map(str, image.wanted.platforms)),
+        "platforms": [
+            {
+                "platform": str(content.platform) if content.platform else None,
+                "digest": str(content.digest),
+                "size": content.size,
+            }
+            for content in image.platforms
+        ],
+    }
+    if image.wanted.merge:
+        value["sources"] = [
+            {"platform": str(platform), "reference": str(reference), "digest": str(digest)}
+            for (platform, reference), digest in zip(image.wanted.merge, image.sources)
+        ]
+    return value
+
+
+def _image_from_json(value: Any) -> LockedImage:
+    if value["role"] not in ROLES:
+        raise UsageError(f"the role `{str(value['role'])[:40]}` is unknown")
+    sources = value.get("sources", [])
+    wanted = Wanted(
+        reference=Reference.parse(value["reference"]),
+        role=value["role"],
+        platforms=tuple(map(Platform.parse, value["wanted"])),
+        merge=tuple((Platform.parse(item["platform"]), Reference.parse(item["reference"])) for item in sources),
+    )
+    platforms = tuple(
+        LockedPlatform(
+            None if item["platform"] is None else Platform.parse(item["platform"]),
+            Digest(item["digest"]),
+            int(item["size"]),
+        )
+        for item in value["platforms"]
+    )
+    return LockedImage(wanted, Digest(value["digest"]), platforms, tuple(Digest(item["digest"]) for item in sources))

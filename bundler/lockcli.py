@@ -1,0 +1,125 @@
+"""`bundle lock`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import click
+
+from bundler.lock import Lock, PinnedSource, read_lock
+from bundler.options import Registries, registry_options
+from bundler.resolve import resolve
+from bundler.source import RegistrySource
+from bundler.spec import Definition, combine, read_definition
+from bundles.cli import Output, common_options
+from bundles.digest import Digest
+from bundles.errors import UsageError
+from bundles.files import write_whole
+from bundles.progress import human_size
+from bundles.reference import Reference
+from bundles.transport import Transport
+
+
+@click.command()
+@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@click.option(
+    "-f", "--file", "definition", type=click.Path(path_type=Path), default=Path("bundle.toml"), show_default=True,
+    help="The definition; the lock is written beside it.",
+)  # fmt: skip
+@click.option("--upgrade", is_flag=True, help="Ask again what IMAGEs stand for; without an IMAGE, all of them.")
+@registry_options
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would move, write nothing.")
+@common_options
+def lock(
+    *,
+    images: Sequence[str],
+    definition: Path,
+    upgrade: bool,
+    registries: Registries,
+    only_plan: bool,
+    output: Output,
+) -> None:
+    """Write bundle.lock beside a bundle.toml: the digest that each image stands for.
+
+    `bundle create -f bundle.toml` then bundles those, and refuses a bundle.toml that has changed since. What is locked
+    already keeps its digest unless it is upgraded.
+
+    \b
+    bundle lock
+    bundle lock --upgrade debian:12
+    """
+    if images and not upgrade:
+        raise UsageError("an IMAGE is named without --upgrade", hint=f"bundle lock --upgrade {' '.join(images)}")
+    line = Definition(mirrors=registries.mirrors)
+    spec = combine(read_definition(definition), line, "offline")
+    path = lock_path(definition)
+    old = read_lock(path)
+    pins = _kept(old, images) if old and (images or not upgrade) else {}
+    with Transport(registries.settings) as transport:
+        source = PinnedSource(RegistrySource(transport, spec.mirrors), pins)
+        output.progress.message(f"resolving {len(spec.images)} images")
+        plan = resolve(spec, source)
+    new = Lock.of(spec, plan, source.found)
+    changed = old is None or new.to_bytes() != old.to_bytes()
+    if changed and not only_plan:
+        write_whole(path, new.to_bytes())
+    document = {"lock": str(path), "changed": changed, **moves(old, new)}
+    output.result(document, _text(document, only_plan, plan.layer_size))
+
+
+def lock_path(definition: Path) -> Path:
+    """Where the lock of a definition is: `bundle.lock` for `bundle.toml`."""
+    return definition.with_suffix(".lock")
+
+
+def moves(old: Optional[Lock], new: Lock) -> dict[str, Any]:
+    """What differs between two locks: images added, removed, moved (old -> new digest), and how many stay."""
+    before = old.digests() if old else {}
+    after = new.digests()
+    return {
+        "added": [_entry(reference, None, digest) for reference, digest in after.items() if reference not in before],
+        "removed": [_entry(reference, digest, None) for reference, digest in before.items() if reference not in after],
+        "moved": [
+            _entry(reference, before[reference], digest)
+            for reference, digest in after.items()
+            if reference in before and before[reference] != digest
+        ],
+        "kept": sum(1 for reference, digest in after.items() if before.get(reference) == digest),
+    }
+
+
+def _entry(reference: Reference, old: Optional[Digest], new: Optional[Digest]) -> dict[str, Any]:
+    return {
+        "reference": reference.familiar,
+        **({"old": str(old)} if old else {}),
+        **({"new": str(new)} if new else {}),
+    }
+
+
+def _kept(old: Lock, upgraded: Sequence[str]) -> dict[Reference, Digest]:
+    """The pins that stay.
+
+    Raises:
+        UsageError: an image to upgrade is not in the lock.
+    """
+    moving = {Reference.parse(text) for text in upgraded}
+    for reference in moving:
+        if reference not in old.digests():
+            names = ", ".join(f"`{known.familiar}`" for known in old.digests())
+            raise UsageError(f"`{reference.familiar}` is not in the lock: expected one of {names}")
+    staying = [image for image in old.images if image.wanted.reference not in moving]
+    return dataclasses.replace(old, images=tuple(staying)).pins
+
+
+def _text(document: dict[str, Any], only_plan: bool, size: int) -> str:
+    lines = [f"  added    {entry['reference']}  {entry['new']}" for entry in document["added"]]
+    lines += [f"  removed  {entry['reference']}  {entry['old']}" for entry in document["removed"]]
+    lines += [f"  moved    {entry['reference']}  {entry['old']} -> {entry['new']}" for entry in document["moved"]]
+    count = len(document["added"]) + len(document["moved"]) + document["kept"]
+    if not document["changed"]:
+        return f"{document['lock']}: nothing moved, {count} images, layers {human_size(size)}"
+    head = f"would write {document['lock']}" if only_plan else str(document["lock"])
+    return "\n".join([f"{head}: {count} images, layers {human_size(size)}, {document['kept']} as before", *lines])

@@ -22,6 +22,8 @@ from bundles.transport import Transport
 # Enough for a mistyped tag; Docker Hub's largest repositories have thousands of pages.
 _TAG_PAGES = 10
 _SUGGESTIONS = 5
+# How alike two tags must be, from 0 to 1: `12.99` should still lead to `12`.
+_ALIKE = 0.5
 
 
 class Source(abc.ABC):
@@ -135,7 +137,7 @@ class RegistrySource(Source):
                 continue
             except NetworkError:
                 return failure
-            close = difflib.get_close_matches(str(reference.tag), tags, _SUGGESTIONS)
+            close = difflib.get_close_matches(str(reference.tag), tags, _SUGGESTIONS, _ALIKE)
             if close:
                 near = [dataclasses.replace(reference, tag=tag).familiar for tag in close]
                 return _amended(failure, "", f"did you mean {', '.join(f'`{name}`' for name in near)}?")

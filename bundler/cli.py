@@ -26,6 +26,7 @@ from bundles.parts import cut
 from bundles.platform import Platform
 from bundles.progress import human_size
 from bundles.reference import Reference
+from bundles.signature import sign
 from bundles.transport import Transport
 from bundles.writer import ArchiveWriter, Contents, Written
 
@@ -37,6 +38,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("-f", "--file", "definition", type=_PATH, help="A bundle.toml: all this, kept in git.")
 @click.option("-o", "--output", "path", type=_PATH, help="The archive to write.  [default: NAME.tar]")
 @click.option("--split", metavar="SIZE", help="Write parts of at most SIZE, such as 4000MiB for FAT32.")
+@click.option("--sign", "key", type=_PATH, metavar="KEY", help="Sign with this SSH key (ssh-keygen asks or an agent).")
 @click.option("--name", help="The bundle's name.  [default: offline]")
 @click.option("--platform", "platforms", help="Platforms of the base images.  [default: linux/amd64,linux/arm64]")
 @click.option("--host-platform", "host_platforms", help="Platforms of the air-gapped host.  [default: linux/amd64]")
@@ -55,6 +57,7 @@ def create(
     definition: Optional[Path],
     path: Optional[Path],
     split: Optional[str],
+    key: Optional[Path],
     registries: Registries,
     workers: int,
     only_plan: bool,
@@ -87,6 +90,9 @@ def create(
         for note in plan.notes:
             output.progress.message(f"note: {note}")
         contents = compose(spec, plan, program())
+        if key:
+            # The plan tells the digest without asking for a passphrase: the signature itself does not change it.
+            contents = contents.signed(lambda data: b"" if only_plan else sign(data, key))
         if only_plan:
             output.result(_document(spec, plan, contents, None), _plan_text(plan, contents, target, part_size))
             return

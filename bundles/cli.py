@@ -110,22 +110,8 @@ def common_options(function: _F) -> Callable[..., Any]:
     return command
 
 
-def archive_argument(function: _F) -> _F:
-    """Add ARCHIVE, which may be left out when the archive itself is running."""
-    return click.argument("archive", required=False, type=click.Path(path_type=Path), callback=_archive_or_self)(
-        function
-    )
-
-
-def _archive_or_self(ctx: click.Context, parameter: click.Parameter, value: Optional[Path]) -> Path:
-    path = value or running_archive()
-    if path is None:
-        raise click.MissingParameter(ctx=ctx, param=parameter, param_hint="ARCHIVE", param_type="argument")
-    return path
-
-
 def running_archive() -> Optional[Path]:
-    """The archive that this program was started from, or None when it is an installed one."""
+    """The archive, or the last part of one, that this program was started from; None when it is an installed one."""
     place = Path(bundles.__file__).parent.parent
     return place if place.is_file() else None
 

@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from bundles.cli import Output, archive_argument, common_options
+from bundles.cli import Output, common_options
+from bundles.given import Given, archive_argument
 from bundles.manifest import Image
 from bundles.progress import human_size
 from bundles.reader import Archive
 
 
 @click.command()
-@archive_argument
+@archive_argument(signers=True)
 @common_options
-def verify(archive: Path, output: Output) -> None:
+def verify(archive: Given, output: Output) -> None:
     """Check every byte of ARCHIVE against its digest."""
-    with Archive(archive) as opened:
+    with archive.open() as opened:
         opened.verify(output.progress)
         count, size = len(opened.manifest.blobs), opened.layout.size
-        output.result(
-            {"archive": str(archive), "digest": str(opened.digest), "size": size, "blobs": count, "verified": True},
-            f"{archive}: {count} blobs, {human_size(size)}, every byte is right\nbundle {opened.digest}",
-        )
+        document = {
+            "archive": str(archive.path),
+            "digest": str(opened.digest),
+            "size": size,
+            "blobs": count,
+            "verified": True,
+            "signed": opened.manifest.signed,
+            "signer": opened.signer,
+        }
+        parts = f" in {len(opened.volume.paths)} parts" if len(opened.volume.paths) > 1 else ""
+        lines = [f"{archive.path}: {count} blobs, {human_size(size)}{parts}, every byte is right"]
+        output.result(document, "\n".join([*lines, f"bundle {opened.digest}", *_signature_lines(opened)]))
 
 
 @click.command()
-@archive_argument
+@archive_argument(signers=True)
 @common_options
-def inspect(archive: Path, output: Output) -> None:
+def inspect(archive: Given, output: Output) -> None:
     """Show what is inside ARCHIVE: images, platforms, digests and sizes."""
-    with Archive(archive) as opened:
+    with archive.open() as opened:
         document = {
-            "archive": str(archive),
+            "archive": str(archive.path),
             "digest": str(opened.digest),
             "size": opened.layout.size,
+            "files": [str(path) for path in opened.volume.paths],
+            "signed": opened.manifest.signed,
+            "signer": opened.signer,
             "manifest": opened.manifest.to_json(),
         }
         output.result(document, _table(opened))
@@ -57,10 +67,17 @@ def _table(archive: Archive) -> str:
         f"platforms  {', '.join(map(str, manifest.platforms))}",
         f"hosts      {', '.join(map(str, manifest.host_platforms))}",
         f"made by    bundle {manifest.tool_version}",
+        *_signature_lines(archive),
         "",
     ]
     lines += ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]) for row in rows]
     return "\n".join(lines)
+
+
+def _signature_lines(archive: Archive) -> list[str]:
+    if archive.signer:
+        return [f"signed by  {archive.signer}"]
+    return ["signed     by whom was not asked: --allowed-signers FILE"] if archive.manifest.signed else []
 
 
 def _name(image: Image) -> str:

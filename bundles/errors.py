@@ -7,6 +7,7 @@ BundleError                      1  failed
 │   ├── NewerFormatError            written by a later version of the tool
 │   ├── IncompleteArchiveError      bytes are missing at the end, or a part is
 │   ├── DamagedArchiveError         bytes are there and differ from what the archive says of them
+│   ├── UntrustedArchiveError       it is not signed by whom it must be
 │   └── ReadError                   the medium failed while the archive was read
 ├── HostError                    4  the host is not ready
 ├── NetworkError                 5  a registry refused, failed, or cannot be reached
@@ -101,6 +102,10 @@ class IncompleteArchiveError(ArchiveError):
 
 
 class DamagedArchiveError(ArchiveError):
+    pass
+
+
+class UntrustedArchiveError(ArchiveError):
     pass
 
 

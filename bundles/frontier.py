@@ -1,34 +1,60 @@
-"""Hashing a whole file while it is being written, in parallel and out of order."""
+"""Hashing an archive while it is being written, in parallel and out of order."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
+from collections.abc import Sequence
 from typing import Optional
 
 from bundles.errors import InterruptedByUser
 from bundles.layout import Entry, Layout
+from bundles.unfinished import Unfinished
 
 _CHUNK = 1 << 20
 
 
+class _PartHash:
+    """The SHA-256 of each of several files of `sizes` bytes, fed with their bytes in a row."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._sizes = tuple(sizes)
+        self._left = self._sizes[0]
+        self._hash = hashlib.sha256()
+        self.done: tuple[str, ...] = ()
+
+    def update(self, data: memoryview) -> None:
+        while len(data) >= self._left and len(self.done) < len(self._sizes):
+            self._hash.update(data[: self._left])
+            data = data[self._left :]
+            self.done += (self._hash.hexdigest(),)
+            self._hash = hashlib.sha256()
+            self._left = self._sizes[len(self.done)] if len(self.done) < len(self._sizes) else 0
+        self._hash.update(data)
+        self._left -= len(data)
+
+    def copy(self) -> _PartHash:
+        twin = _PartHash(self._sizes)
+        twin._left, twin._hash, twin.done = self._left, self._hash.copy(), self.done
+        return twin
+
+
 class FrontierHasher(threading.Thread):
-    """A thread that hashes `file` from the front to as far as it is written without a gap.
+    """A thread that hashes `files` from the front to as far as they are written without a gap, each on its own.
 
     Blobs arrive in nearly the order of the archive, so what is hashed is still in the page cache. A blob that begins
     again takes the hash back to where the blob began. Writers call `grown` and `complete`.
     """
 
-    def __init__(self, file: int, layout: Layout) -> None:
+    def __init__(self, files: Unfinished, layout: Layout) -> None:
         super().__init__(name="hash", daemon=True)
-        self._file, self._layout = file, layout
+        self._files, self._layout = files, layout
         self._changed = threading.Condition()
         self._ready: dict[int, int] = {}
         """For each entry (by the offset of its header) the offset up to which it is written."""
         self._restarted: set[int] = set()
         self._stopped = False
-        self._hash = hashlib.sha256()
+        self._hash = _PartHash(files.sizes)
         self._error: Optional[BaseException] = None
 
     def grown(self, entry: Entry, position: int) -> None:
@@ -63,7 +89,7 @@ class FrontierHasher(threading.Thread):
                 self._hash, position = before.copy(), entry.offset
                 continue
             view = buffer[: ready - position]
-            count = os.preadv(self._file, [view], position)
+            count = self._files.readinto(position, view)
             self._hash.update(view[:count])
             position += count
 
@@ -80,13 +106,13 @@ class FrontierHasher(threading.Thread):
                     return self._ready[entry.offset]
                 self._changed.wait()
 
-    def result(self, tail: bytes) -> str:
-        """The hex digest of the whole file, once every entry is complete; `tail` is what follows the entries."""
+    def result(self, tail: bytes) -> tuple[str, ...]:
+        """The hex digest of each file, once every entry is complete; `tail` is what follows the entries."""
         self.join()
         if self._error:
             raise self._error
-        self._hash.update(tail)
-        return self._hash.hexdigest()
+        self._hash.update(memoryview(tail))
+        return self._hash.done
 
     def stop(self) -> None:
         """End the thread, whatever it waits for."""

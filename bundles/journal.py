@@ -3,16 +3,20 @@
 A text file beside the `.partial`: the first line names the bundle, the others say how many leading bytes of a blob are
 in place. A claim is a hint and never trusted: the bytes are hashed again, and a wrong claim costs a download, not a
 wrong archive. Claims of written but not yet synced bytes count only while the machine has not been started anew.
+
+It only ever grows, so that a run that ends while it begins loses nothing. It is also the lock: one writer at a time.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 from pathlib import Path
 
 from bundles.digest import Digest
-from bundles.errors import UsageError
+from bundles.errors import BundleError, UsageError
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -25,19 +29,37 @@ def _boot_id() -> str:
 
 
 class Journal:
-    """Opens or begins the journal of one bundle at `path`.
+    """Opens or begins the journal of one bundle at `path`, and locks it until it is closed.
 
-    `claims` are what an earlier run left: digest to number of bytes. A journal of another bundle is begun anew.
+    `claims` are what an earlier run left: digest to number of bytes. `renaming` says that an earlier run had all of
+    the archive on the medium and began to give the files their final names. A journal of another bundle, or of the
+    same with other `parts` (how it is cut), is begun anew.
+
+    Raises:
+        BundleError: another process has it.
+        UsageError: it cannot be written.
     """
 
-    def __init__(self, path: Path, bundle: Digest) -> None:
+    def __init__(self, path: Path, bundle: Digest, parts: str = "whole") -> None:
         self.path = path
         self._lock = threading.Lock()
+        try:
+            self._file = _open_locked(path)
+        except OSError as error:
+            raise UsageError(
+                f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}",
+                hint="choose another place with -o FILE",
+            ) from None
         boot = _boot_id()
-        self.claims = _read(path, bundle, boot)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        lines = [f"bundle {bundle} {boot}"] + [f"synced {digest} {size}" for digest, size in self.claims.items()]
-        os.write(self._file, ("\n".join(lines) + "\n").encode())
+        data = _content(self._file)
+        self.claims, self.renaming = _read(data, f"bundle {bundle} {parts}", boot)
+        if not self.claims:
+            self.renaming = False
+            os.ftruncate(self._file, 0)
+            self._append(f"bundle {bundle} {parts}\n")
+        elif not data.endswith(b"\n"):
+            self._append("\n")
+        self._append(f"boot {boot}\n")
 
     def written(self, digest: Digest, size: int) -> None:
         """Claim that the first `size` bytes of a blob are written (they survive the end of this process)."""
@@ -45,12 +67,18 @@ class Journal:
 
     def synced(self, sizes: dict[Digest, int]) -> None:
         """Claim that these leading bytes are on the medium (they survive a power cut)."""
-        self._append("".join(f"synced {digest} {size}\n" for digest, size in sizes.items()))
+        self._append("".join(f"synced {digest} {size}\n" for digest, size in sizes.items()), sync=True)
 
-    def _append(self, text: str) -> None:
+    def complete(self) -> None:
+        """Claim that everything is on the medium, and that from now on files get their final names."""
+        self._append("complete\n", sync=True)
+
+    def _append(self, text: str, *, sync: bool = False) -> None:
         with self._lock:
             if self._file >= 0:
                 os.write(self._file, text.encode())
+                if sync:
+                    os.fdatasync(self._file)
 
     def close(self) -> None:
         with self._lock:
@@ -60,27 +88,59 @@ class Journal:
 
     def remove(self) -> None:
         """The archive is complete: nothing to remember."""
-        self.close()
+        # Before the lock is given up, so that nobody finds a journal without a writer.
         self.path.unlink(missing_ok=True)
+        self.close()
 
 
-def _read(path: Path, bundle: Digest, boot: str) -> dict[Digest, int]:
-    try:
-        lines = path.read_text(encoding="ascii", errors="replace").split("\n")
-    except OSError:
-        return {}
-    first = lines[0].split(" ")
-    if first[:2] != ["bundle", str(bundle)]:
-        return {}
-    same_boot = first[2:] == [boot] and boot != "unknown"
+def _open_locked(path: Path) -> int:
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(file)
+                raise BundleError(
+                    f"`{path.name[: -len('.journal')]}` is being written by another `bundle create`",
+                    hint="wait for it to end, or choose another -o FILE",
+                ) from None
+            return file  # a file system without locks: two runs at once are then the user's to avoid
+        try:
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        os.close(file)  # another writer ended, and took the journal along, while this one waited for the lock
+
+
+def _content(file: int) -> bytes:
+    pieces = []
+    offset = 0
+    while piece := os.pread(file, 1 << 20, offset):
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)
+
+
+def _read(data: bytes, first: str, boot: str) -> tuple[dict[Digest, int], bool]:
+    """The claims, and whether files were getting their final names."""
+    lines = data.decode("ascii", "replace").split("\n")
     claims: dict[Digest, int] = {}
+    if lines[0] != first:
+        return claims, False
+    same_boot = complete = False
     # The text behind the last newline is a line that was being written when the process ended.
     for line in lines[1:-1]:
         kind, _, rest = line.partition(" ")
         digest, _, size = rest.partition(" ")
-        if (kind == "synced" or (kind == "written" and same_boot)) and size.isdigit():
+        if kind == "boot":
+            same_boot = rest == boot and boot != "unknown"
+        elif kind == "complete":
+            complete = True
+        elif (kind == "synced" or (kind == "written" and same_boot)) and size.isdigit():
             try:
                 claims[Digest(digest)] = int(size)
             except UsageError:
                 continue
-    return claims
+    return claims, complete

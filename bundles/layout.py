@@ -6,6 +6,7 @@ headers hold nothing that could differ between two runs:
     oci-layout          the OCI image layout marker
     bundle.json.sha256  the digest of bundle.json, in the format of `sha256sum -c`
     bundle.json         the manifest of the bundle
+    bundle.json.sig     in a signed bundle, the signature of bundle.json, filled up to 8 KiB
     index.json ...      the small files that bundle.json lists
     blobs/sha256/...    the blobs in the order of bundle.json: manifests and configs, then layers, each by digest
     (two zero blocks)   end of archive; tar readers stop here
@@ -27,6 +28,9 @@ OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 OCI_LAYOUT_NAME = "oci-layout"
 CHECKSUM_NAME = "bundle.json.sha256"
 MANIFEST_NAME = "bundle.json"
+SIGNATURE_NAME = "bundle.json.sig"
+# Its size has to be known before it is made. That of an RSA key of 16,384 bits has 6 KB.
+SIGNATURE_SIZE = 8192
 END_OF_TAR = bytes(2 * BLOCK)
 
 

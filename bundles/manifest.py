@@ -11,7 +11,15 @@ from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import DamagedArchiveError, NewerFormatError, UsageError
 from bundles.image import parse_json
-from bundles.layout import CHECKSUM_NAME, MANIFEST_NAME, OCI_LAYOUT, OCI_LAYOUT_NAME, Layout
+from bundles.layout import (
+    CHECKSUM_NAME,
+    MANIFEST_NAME,
+    OCI_LAYOUT,
+    OCI_LAYOUT_NAME,
+    SIGNATURE_NAME,
+    SIGNATURE_SIZE,
+    Layout,
+)
 from bundles.platform import Platform
 from bundles.reference import Reference
 
@@ -67,7 +75,7 @@ class Manifest:
     """The whole of bundle.json.
 
     `blobs` is in archive order. `program` describes the zip behind the tar. `host_platforms` are those of the
-    toolchain, `platforms` those of the base images.
+    toolchain, `platforms` those of the base images. `signed` says that there is an entry for a signature.
     """
 
     name: str
@@ -78,6 +86,7 @@ class Manifest:
     files: tuple[File, ...]
     blobs: tuple[Descriptor, ...]
     program: File
+    signed: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -93,6 +102,8 @@ class Manifest:
             (CHECKSUM_NAME, 64 + 2 + len(MANIFEST_NAME) + 1),
             (MANIFEST_NAME, manifest_size),
         ]
+        if self.signed:
+            contents.append((SIGNATURE_NAME, SIGNATURE_SIZE))
         contents += [(file.name, file.size) for file in self.files]
         contents += [(blob.digest.blob_path, blob.size) for blob in self.blobs]
         return Layout(contents, self.program.size)
@@ -110,6 +121,7 @@ class Manifest:
             "platforms": [str(platform) for platform in self.platforms],
             "hostPlatforms": [str(platform) for platform in self.host_platforms],
             "images": [_image_to_json(image) for image in self.images],
+            **({"signed": True} if self.signed else {}),
             "files": [_file_to_json(file) for file in self.files],
             "program": _file_to_json(self.program),
             "blobs": [blob.to_json() for blob in self.blobs],
@@ -142,6 +154,7 @@ class Manifest:
                 files=tuple(map(_file_from_json, value["files"])),
                 blobs=tuple(map(Descriptor.from_json, value["blobs"])),
                 program=_file_from_json(value["program"]),
+                signed=value.get("signed", False) is True,
             )
             _check_consistent(manifest)
         except UsageError as error:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -34,14 +34,19 @@ from bundles.layout import (
     MANIFEST_NAME,
     OCI_LAYOUT,
     OCI_LAYOUT_NAME,
+    SIGNATURE_NAME,
+    SIGNATURE_SIZE,
     Entry,
     checksum_line,
     header,
     padding,
 )
 from bundles.manifest import MAX_SIZE, Image, Manifest
+from bundles.partcheck import check_parts
+from bundles.parts import is_first_part
 from bundles.progress import Progress, Silent, Task
 from bundles.reference import Reference
+from bundles.signature import Signers, is_well_formed
 from bundles.volume import Volume
 
 CHUNK = 1 << 20
@@ -96,19 +101,31 @@ class Archive:
 
     Opening reads bundle.json only and compares the size of the file, so it is fast whatever the size.
 
+    Args:
+        path: the archive, or any of its parts.
+        directories: where to look for parts besides the directory of `path`.
+        signers: who must have signed it; that is seen to before anything in bundle.json is used.
+
     Raises:
-        NotABundleError, NewerFormatError, IncompleteArchiveError, DamagedArchiveError
+        NotABundleError, NewerFormatError, IncompleteArchiveError, DamagedArchiveError, UntrustedArchiveError
+        UsageError, HostError: as `Signers.check`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, directories: Sequence[Path] = (), signers: Optional[Signers] = None) -> None:
         self.path = path
-        self.volume = Volume(path)
+        self.volume = Volume(path, directories)
+        self._is_split = is_first_part(self.volume.paths[0])
         try:
             data = self._read_manifest()
             self.digest = Digest.of(data)
             """The digest of bundle.json, which names the bundle."""
+            self.signer = signers.check(data, self._read_signature(len(data))) if signers else None
+            """Who signed it, when that was asked."""
             self.manifest = Manifest.parse(data)
             self.layout = self.manifest.layout(len(data))
+            self._manifest_size = len(data)
+            if self._is_split:
+                check_parts(self.volume, self.layout, self.manifest.program.digest)
             if self.volume.size < self.layout.size:
                 raise self.incomplete()
             if self.volume.size > self.layout.size:
@@ -148,6 +165,13 @@ class Archive:
             raise self.damaged([Problem(MANIFEST_NAME, f"its bytes differ from {CHECKSUM_NAME}")])
         return data
 
+    def _read_signature(self, manifest_size: int) -> Optional[bytes]:
+        """The entry of the signature behind bundle.json, when there is one."""
+        offset = 5 * BLOCK + manifest_size + padding(manifest_size)
+        if self.volume.read(offset, BLOCK) != header(SIGNATURE_NAME, SIGNATURE_SIZE):
+            return None
+        return self.volume.read(offset + BLOCK, SIGNATURE_SIZE)
+
     def cut_short(self) -> IncompleteArchiveError:
         """The error for an archive of which nothing more can be said than that its end is missing."""
         return IncompleteArchiveError(
@@ -156,7 +180,8 @@ class Archive:
 
     @property
     def _copy_again(self) -> str:
-        return _COPY_AGAIN.format(name=self.path.name)
+        name = self.volume.paths[0].name
+        return _COPY_AGAIN.format(name=name[:-4] if self._is_split else name)
 
     def incomplete(self) -> IncompleteArchiveError:
         """The error for an archive whose end is missing, naming the images that suffer."""
@@ -180,6 +205,8 @@ class Archive:
         entry = self.layout.blob(blob.digest)
         names = ", ".join(image.reference.familiar for image in self.users_of(blob.digest)) or "no image"
         place = f"{blob.size} bytes at offset {entry.data_offset}"
+        if self._is_split:
+            place += f" in {self.volume.names(entry.data_offset, blob.size)}"
         return Problem(f"blob {blob.digest} ({place}; used by {names})", what)
 
     def users_of(self, digest: Digest) -> tuple[Image, ...]:
@@ -286,6 +313,8 @@ class Archive:
                 problems += found
         for entry in self.layout.entries:
             problems += self._check_frame(entry)
+        if self.manifest.signed and not is_well_formed(self._read_signature(self._manifest_size) or b""):
+            problems.append(Problem(SIGNATURE_NAME, "is not a signature"))
         end = self.volume.read(self.layout.end_of_entries, len(END_OF_TAR))
         if end != END_OF_TAR:
             problems.append(Problem("the end of the tar", "its two blocks are not zero"))

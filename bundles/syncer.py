@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from typing import Optional
 
 from bundles.digest import Digest
 from bundles.journal import Journal
 from bundles.layout import Entry
+from bundles.unfinished import Unfinished
 
 # How much is written before it is pushed to the medium, so that the sync at the end is short.
 _STEP = 64 << 20
 
 
 class Syncer(threading.Thread):
-    """A thread that syncs `file` every 64 MiB and journals which bytes are safe then."""
+    """A thread that syncs `files` every 64 MiB and journals which bytes are safe then."""
 
-    def __init__(self, file: int, journal: Journal) -> None:
+    def __init__(self, files: Unfinished, journal: Journal) -> None:
         super().__init__(name="sync", daemon=True)
-        self._file, self._journal = file, journal
+        self._files, self._journal = files, journal
+        self._error: Optional[BaseException] = None
         self._changed = threading.Condition()
         self._pending = 0
         self._stopped = False
         self._positions: dict[Digest, int] = {}
 
     def wrote(self, count: int) -> None:
-        """`count` more bytes are written, anywhere in the file."""
+        """`count` more bytes are written, anywhere in the archive. Raises as `check` does."""
+        self.check()
         with self._changed:
             self._pending += count
             if self._pending >= _STEP:
                 self._changed.notify()
+
+    def check(self) -> None:
+        """See whether all syncs went well. The system reports a failure once only: a later success means nothing.
+
+        Raises:
+            DiskFullError, ArchiveError: one did not.
+        """
+        if self._error:
+            raise self._error
 
     def reached(self, entry: Entry, position: int) -> None:
         """The first `position` bytes of a blob are written."""
@@ -37,6 +49,12 @@ class Syncer(threading.Thread):
             self._positions[Digest("sha256:" + entry.name[-64:])] = position
 
     def run(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001  handed to the next writer
+            self._error = error
+
+    def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._pending >= _STEP)
@@ -44,7 +62,7 @@ class Syncer(threading.Thread):
                     return
                 self._pending = 0
                 safe, self._positions = self._positions, {}
-            os.fdatasync(self._file)
+            self._files.sync()
             self._journal.synced(safe)
 
     def stop(self) -> None:

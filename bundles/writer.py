@@ -7,18 +7,16 @@ it, with a journal, and the next run for the same bundle goes on.
 from __future__ import annotations
 
 import dataclasses
-import errno
-import fcntl
 import hashlib
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Optional
 
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
-from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError
+from bundles.errors import ArchiveError, DiskFullError, UsageError
+from bundles.filesystem import largest_file, write_synced
 from bundles.frontier import FrontierHasher
 from bundles.journal import Journal
 from bundles.layout import (
@@ -27,39 +25,70 @@ from bundles.layout import (
     MANIFEST_NAME,
     OCI_LAYOUT,
     OCI_LAYOUT_NAME,
+    SIGNATURE_NAME,
     Entry,
     checksum_line,
     header,
     padding,
 )
 from bundles.manifest import Manifest
+from bundles.parts import begins_an_archive, cut, further_parts, part_name
 from bundles.progress import human_size
 from bundles.reader import Archive
 from bundles.syncer import Syncer
+from bundles.unfinished import Unfinished
 
 CHUNK = 1 << 20
 # How much a blob grows between two lines of the journal: what an interruption can cost.
-_JOURNAL_STEP = 4 << 20
+_JOURNAL_STEP = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """All of an archive but its layers: `files`, `documents` (manifests and configs) and `program` as raw bytes."""
+    """All of an archive but its layers: `files`, `documents` (manifests and configs) and `program` as raw bytes.
+
+    `signature` is the entry for the signature of bundle.json when the manifest says that it is signed.
+    """
 
     manifest: Manifest
     files: Mapping[str, bytes]
     documents: Mapping[Digest, bytes]
     program: bytes
+    signature: Optional[bytes] = None
+
+    def signed(self, sign: Callable[[bytes], bytes]) -> Contents:
+        """The same with a signature; `sign` makes it from bundle.json."""
+        manifest = dataclasses.replace(self.manifest, signed=True)
+        return dataclasses.replace(self, manifest=manifest, signature=sign(manifest.to_bytes()))
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """A finished archive: its path, its size in bytes, the SHA-256 of the whole file and the digest of bundle.json."""
+class WrittenFile:
+    """A file of a finished archive: its path, its size in bytes and its SHA-256."""
 
     path: Path
     size: int
     sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A finished archive: its name, its size in bytes, its files (one, or the parts) and the digest of bundle.json."""
+
+    path: Path
+    size: int
+    files: tuple[WrittenFile, ...]
     digest: Digest
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the files are parts."""
+        return self.files[0].path != self.path
+
+    @property
+    def checksums(self) -> Path:
+        """The file for `sha256sum -c`."""
+        return self.path.with_name(self.path.name + ".sha256")
 
 
 class BlobSink:
@@ -85,7 +114,7 @@ class BlobSink:
         buffer = memoryview(bytearray(min(CHUNK, claimed)))
         while self.position < claimed:
             view = buffer[: claimed - self.position]
-            count = os.preadv(self._writer.file, [view], self._entry.data_offset + self.position)
+            count = self._writer.files.readinto(self._entry.data_offset + self.position, view)
             if count == 0:
                 break
             self._hash.update(view[:count])
@@ -125,65 +154,75 @@ class ArchiveWriter:
             for layer in writer.layers: ...fill writer.sink(layer)...
             written = writer.finish()
 
+    Args:
+        path: its name; the parts of a split one have a number behind it.
+        contents: what goes in.
+        split: the most bytes that a part may have; None for one file.
+
     Raises:
-        UsageError: `path` is a file that is no bundle, or its directory cannot be written.
+        UsageError: `path` is a file that is no bundle, its directory cannot be written, or its file system does not
+            take files of that size.
         DiskFullError: the file system has less space than the archive needs; nothing was written.
         BundleError: another process is writing the same archive.
     """
 
-    def __init__(self, path: Path, contents: Contents) -> None:
+    def __init__(self, path: Path, contents: Contents, split: Optional[int] = None) -> None:
         self.path = path
         self._contents = contents
         self._manifest_bytes = contents.manifest.to_bytes()
         self.digest = Digest.of(self._manifest_bytes)
         self.layout = contents.manifest.layout(len(self._manifest_bytes))
         self.layers = tuple(blob for blob in contents.manifest.blobs if blob.digest not in contents.documents)
-        self._partial = path.with_name(path.name + ".partial")
-        _check_target(path)
+        sizes = cut(self.layout, split) if split else (self.layout.size,)
+        names = [part_name(path.name, number) for number in range(1, len(sizes) + 1)] if split else [path.name]
+        _check_directory(path)
+        _check_limit(path, sizes)
+        self.journal = Journal(path.with_name(path.name + ".journal"), self.digest, ",".join(map(str, sizes)))
         try:
-            self.file = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UsageError(
-                f"`{self._partial}` cannot be written: {(error.strerror or str(error)).lower()}",
-                hint="choose another place with -o FILE",
-            ) from None
+            if not self.journal.renaming:
+                _check_target(path, split is not None)
+            self.files = Unfinished([path.with_name(name) for name in names], sizes, renaming=self.journal.renaming)
+        except BaseException:
+            self._give_up()
+            raise
         try:
-            self._lock()
-            self.journal = Journal(path.with_name(path.name + ".journal"), self.digest)
             if not self.journal.claims:
-                os.ftruncate(self.file, 0)
+                self.files.clear()
+                self._remove_stale()
             self._check_space()
-            self._hasher = FrontierHasher(self.file, self.layout)
-            self._syncer = Syncer(self.file, self.journal)
+            self._hasher = FrontierHasher(self.files, self.layout)
+            self._syncer = Syncer(self.files, self.journal)
             self._write_metadata()
         except BaseException:
-            os.close(self.file)
+            self.files.close()
+            self.journal.close()
             raise
         self._hasher.start()
         self._syncer.start()
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                return  # a file system without locks: two runs at once are then the user's to avoid
-            raise BundleError(
-                f"`{self._partial}` is being written by another `bundle create`",
-                hint="wait for it to end, or choose another -o FILE",
-            ) from None
+    def _give_up(self) -> None:
+        """Leave no journal behind that says nothing."""
+        if self.journal.claims:
+            self.journal.close()
+        else:
+            self.journal.remove()
+
+    def _remove_stale(self) -> None:
+        """Remove what an interrupted run that cut the archive otherwise has left."""
+        for stale in (self.path, *further_parts(self.path, 0, ".partial")):
+            partial = stale.with_name(stale.name + ".partial")
+            if partial not in self.files.partials:
+                partial.unlink(missing_ok=True)
 
     def _check_space(self) -> None:
-        status = os.fstatvfs(self.file)
-        free = status.f_bavail * status.f_frsize + os.fstat(self.file).st_blocks * 512
-        needed = self.layout.size
-        if free < needed:
-            self.journal.close()
-            if os.fstat(self.file).st_size == 0:
-                self._partial.unlink()
-                self.journal.remove()
+        free, used = self.files.space()
+        if free + used < self.layout.size:
+            if not self.journal.claims:
+                self.files.remove()
+            self._give_up()
             raise DiskFullError(
-                f"`{self.path.parent}` has {human_size(free)} free and the archive needs {human_size(needed)}",
+                f"`{self.path.parent}` has {human_size(free + used)} free and the archive needs "
+                f"{human_size(self.layout.size)}",
                 hint="make room there, or choose another place with -o FILE",
             )
 
@@ -192,6 +231,7 @@ class ArchiveWriter:
             OCI_LAYOUT_NAME: OCI_LAYOUT,
             CHECKSUM_NAME: checksum_line(self.digest),
             MANIFEST_NAME: self._manifest_bytes,
+            **({SIGNATURE_NAME: self._contents.signature} if self._contents.signature is not None else {}),
             **self._contents.files,
             **{digest.blob_path: data for digest, data in self._contents.documents.items()},
         }
@@ -211,24 +251,10 @@ class ArchiveWriter:
 
         Raises:
             DiskFullError: no space is left.
+            ArchiveError: the medium failed.
         """
-        done = 0
-        try:
-            while done < len(data):
-                done += os.pwrite(self.file, data[done:], offset + done)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(
-                    f"no space left for `{self._partial}`; the archive needs {human_size(self.layout.size)} in all",
-                    hint="make room and run the same command again; it goes on where it stopped",
-                ) from None
-            if error.errno == errno.EFBIG:
-                raise DiskFullError(
-                    f"the file system under `{self._partial}` does not take a file of {human_size(offset)}",
-                    hint="choose a place with another file system (FAT32 ends at 4 GiB) with -o FILE",
-                ) from None
-            raise ArchiveError(f"`{self._partial}` cannot be written: {error.strerror}") from None
-        self._syncer.wrote(done)
+        self.files.write(offset, data)
+        self._syncer.wrote(len(data))
 
     def grown(self, entry: Entry, position: int) -> None:
         """The first `position` bytes of an entry are written; fewer than before when it begins again."""
@@ -241,30 +267,34 @@ class ArchiveWriter:
         self._hasher.complete(entry)
 
     def finish(self) -> Written:
-        """Complete the archive: tail, sync, sha256 file, final name.
+        """Complete the archive: tail, sync, sha256 file, final names.
 
         Raises:
             DiskFullError, ArchiveError: as for `write_at`.
         """
-        self.write_at(self.layout.end_of_entries, memoryview(END_OF_TAR + self._contents.program))
-        os.ftruncate(self.file, self.layout.size)
-        sha256 = self._hasher.result(END_OF_TAR + self._contents.program)
+        tail = END_OF_TAR + self._contents.program
+        self.write_at(self.layout.end_of_entries, memoryview(tail))
+        hashes = self._hasher.result(tail)
         self._syncer.stop()
-        os.fsync(self.file)
-        # The checksum first: whoever sees the archive under its final name finds the checksum beside it.
-        checksum = self.path.with_name(self.path.name + ".sha256")
-        _write_synced(checksum, f"{sha256}  {self.path.name}\n".encode())
-        self._partial.replace(self.path)
-        _sync_directory(self.path.parent)
+        self._syncer.check()
+        self.files.end()
+        files = tuple(map(WrittenFile, self.files.paths, self.files.sizes, hashes))
+        written = Written(self.path, self.layout.size, files, self.digest)
+        # The checksums first: whoever sees the archive under its final name finds them beside it.
+        write_synced(written.checksums, "".join(f"{file.sha256}  {file.path.name}\n" for file in files).encode())
+        self.journal.complete()
+        for stale in further_parts(self.path, len(files)) if self.files.paths != (self.path,) else ():
+            stale.unlink()
+        self.files.rename()
         self.journal.remove()
-        return Written(self.path, self.layout.size, sha256, self.digest)
+        return written
 
     def close(self) -> None:
         """End without finishing; what is written stays for the next run."""
         self._hasher.stop()
         self._syncer.stop()
+        self.files.close()
         self.journal.close()
-        os.close(self.file)
 
     def __enter__(self) -> ArchiveWriter:
         return self
@@ -278,38 +308,48 @@ class ArchiveWriter:
         self.close()
 
 
-def _check_target(path: Path) -> None:
-    """Refuse to replace a file that is not an archive of ours."""
+def _check_directory(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"`{path}` is a directory", hint=f"name a file: -o {path / 'offline.tar'}")
     if not path.parent.is_dir():
         raise UsageError(f"the directory `{path.parent}` does not exist", hint=f"mkdir -p {path.parent}")
+
+
+def _check_limit(path: Path, sizes: Sequence[int]) -> None:
+    """Refuse a file that its file system cannot hold."""
+    limit = largest_file(path.parent)
+    if limit is not None and max(sizes) > limit:
+        raise UsageError(
+            f"`{path.parent}` is a FAT file system, where a file has at most {limit} bytes: "
+            f"the {'largest part' if len(sizes) > 1 else 'archive'} has {max(sizes)}",
+            hint="--split 4000MiB",
+        )
+
+
+def _check_target(path: Path, split: bool) -> None:
+    """Refuse to replace a file that is not an archive of ours, and to put parts beside a whole of the same name."""
+    parts = further_parts(path, 0)
+    if split and path.exists():
+        raise UsageError(
+            f"`{path}` is there, and parts beside it could be taken for it",
+            hint=f"choose another -o FILE, or rm {path}",
+        )
+    if parts and not split:
+        raise UsageError(
+            f"`{parts[0]}` is there, and the whole beside it could be taken for it",
+            hint=f"choose another -o FILE, or rm {path}.???",
+        )
+    if parts and not begins_an_archive(parts[0]):
+        raise _not_replaced(parts[0])
     if path.exists() and path.stat().st_size:
         try:
             Archive(path).close()
         except ArchiveError:
-            raise UsageError(
-                f"`{path}` exists and is not a complete bundle, so it is not replaced",
-                hint="choose another -o FILE, or remove it first",
-            ) from None
+            raise _not_replaced(path) from None
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-    try:
-        os.fsync(directory)
-    except OSError as error:
-        # Some file systems (FUSE, CIFS) cannot sync a directory; the file itself is synced.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EIO):
-            raise
-    finally:
-        os.close(directory)
+def _not_replaced(path: Path) -> UsageError:
+    return UsageError(
+        f"`{path}` exists and is not a complete bundle, so it is not replaced",
+        hint="choose another -o FILE, or remove it first",
+    )

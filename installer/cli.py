@@ -10,17 +10,17 @@ from typing import Any, Optional, TypeVar
 
 import click
 
-from bundles.cli import Output, archive_argument, common_options
+from bundles.cli import Output, common_options
 from bundles.errors import UsageError
+from bundles.given import Given, archive_argument
 from bundles.platform import Platform
-from bundles.reader import Archive
 from installer.step import Change, shortened
 
 _T = TypeVar("_T")
 
 
 @click.command()
-@archive_argument
+@archive_argument(signers=True)
 @click.option(
     "--registry",
     metavar="HOST:PORT",
@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 @common_options
 def install(
     *,
-    archive: Path,
+    archive: Given,
     registry: Optional[str],
     builder: str,
     platforms: tuple[str, ...],
@@ -65,7 +65,7 @@ def install(
     )
     ask = click.confirm if sys.stdin.isatty() and sys.stderr.isatty() else None
     host = Host.this(os.environ, (lambda question: bool(ask(f"{question}?", err=True))) if ask else None)
-    with Archive(archive) as opened:
+    with archive.open() as opened:
         if plan:
             job, planned = run_plan(opened, options, host)
             steps = [

@@ -19,7 +19,7 @@ ONLY = {
     "urllib3": {"bundles/connections.py", "bundles/failures.py", "bundles/transport.py"},
     "tqdm": {"bundles/progress.py"},
     "tarfile": {"bundles/layout.py", "installer/dockerarchive.py", "installer/engine.py"},
-    "fcntl": {"bundles/writer.py"},
+    "fcntl": {"bundles/journal.py"},
     "zipfile": {"bundler/selfrun.py"},
     "tomllib": {"bundler/spec.py"},
     "tomli": {"bundler/spec.py"},

@@ -63,7 +63,7 @@ def test_the_checksum_file_is_for_sha256sum(archive: Path) -> None:
 def test_the_reported_digests_are_those_of_the_bytes(sample: Made, tmp_path: Path) -> None:
     written = sample.write(tmp_path / "a.tar")
     data = written.path.read_bytes()
-    assert written.sha256 == hashlib.sha256(data).hexdigest()
+    assert written.files[0].sha256 == hashlib.sha256(data).hexdigest()
     assert written.size == len(data)
     with tarfile.open(written.path) as tar:
         assert str(written.digest) == "sha256:" + hashlib.sha256(_member(tar, "bundle.json")).hexdigest()
@@ -113,7 +113,7 @@ def test_same_input_same_bytes_whatever_the_order_of_arrival(sample: Made, tmp_p
         assert all(sink.finish() for sink in sinks.values())
         written = writer.finish()
     assert (tmp_path / "b.tar").read_bytes() == first
-    assert written.sha256 == hashlib.sha256(first).hexdigest()
+    assert written.files[0].sha256 == hashlib.sha256(first).hexdigest()
 
 
 def test_no_final_name_before_the_end_and_a_rerun_goes_on(sample: Made, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_no_final_name_before_the_end_and_a_rerun_goes_on(sample: Made, tmp_path
     assert sorted(file.name for file in tmp_path.iterdir()) == ["offline.tar.journal", "offline.tar.partial"]
     with ArchiveWriter(path, sample.contents()) as writer:
         assert writer.sink(first).position == first.size
-    assert sample.write(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sample.write(path).files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["offline.tar", "offline.tar.sha256"]
     fresh = sample.write(tmp_path / "fresh.tar").path.read_bytes()
     assert path.read_bytes() == fresh
@@ -159,7 +159,7 @@ def test_a_lying_journal_costs_a_download_and_no_wrong_archive(sample: Made, tmp
         assert sink.position == 0
         sink.write(memoryview(sample.layers[layer.digest]))
         assert sink.finish()
-    assert sample.write(path).sha256 == sample.write(tmp_path / "fresh.tar").sha256
+    assert sample.write(path).files[0].sha256 == sample.write(tmp_path / "fresh.tar").files[0].sha256
 
 
 def test_wrong_bytes_begin_again_and_the_file_hash_follows(sample: Made, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_wrong_bytes_begin_again_and_the_file_hash_follows(sample: Made, tmp_pat
             sink.write(memoryview(sample.layers[layer.digest]))
             assert sink.finish()
         written = writer.finish()
-    assert written.sha256 == hashlib.sha256(written.path.read_bytes()).hexdigest()
+    assert written.files[0].sha256 == hashlib.sha256(written.path.read_bytes()).hexdigest()
 
 
 def test_another_plan_begins_anew(sample: Made, tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""Whether the parts of an archive belong together, seen from their sizes and from the tar headers in them.
+
+Reads a few blocks of each part. A part that lies within one blob has no header; whether it is right only shows in the
+blob's digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Optional
+
+from bundles.digest import Digest
+from bundles.errors import DamagedArchiveError, IncompleteArchiveError, Problem
+from bundles.layout import BLOCK, Layout, header
+from bundles.parts import part_name
+from bundles.volume import Volume
+
+_HINT = "sha256sum -c {name}.sha256 says which parts are right; copy the others again"
+
+
+def check_parts(volume: Volume, layout: Layout, program: Digest) -> None:
+    """Compare the parts with the layout; `program` is the digest of what the archive ends with.
+
+    Raises:
+        IncompleteArchiveError: a part is missing or cut short; the message has its name.
+        DamagedArchiveError: a part stands in the place of another, or comes from another archive, or is one too many.
+    """
+    name = volume.paths[0].name[:-4]
+    hint = _HINT.format(name=name)
+    if volume.size < layout.size:
+        raise IncompleteArchiveError(
+            f"`{name}` has {volume.size} of {layout.size} bytes in {len(volume.paths)} parts",
+            hint=hint,
+            problems=_shortage(volume, layout, name, program),
+        )
+    if volume.size > layout.size:
+        raise DamagedArchiveError(
+            f"`{name}` has {volume.size - layout.size} bytes too many in {len(volume.paths)} parts",
+            hint=hint,
+            problems=_excess(volume, layout),
+        )
+    starts = [sum(volume.sizes[:index]) for index in range(len(volume.paths))]
+    wrong = [index for index, start in enumerate(starts) if not _fits(volume, layout, start, index)]
+    if wrong:
+        problems = [Problem(volume.paths[index].name, _why(volume, layout, starts, index)) for index in wrong]
+        raise DamagedArchiveError(f"the parts of `{name}` do not belong together", hint=hint, problems=problems)
+
+
+def _shortage(volume: Volume, layout: Layout, name: str, program: Digest) -> list[Problem]:
+    """Which parts are too short, as far as the sizes of the others and the end of the last one tell."""
+    *before, last = volume.sizes
+    full = max(before or [last])
+    if _ends_right(volume, layout, program):
+        # All but the last two have the same size, and the last one is whole: so the size of the one before it is known.
+        expected = [*([full] * (len(before) - 1)), layout.size - last - full * (len(before) - 1)]
+        if expected[-1] > full:
+            expected = [full + 1] * len(before)
+        return [_cut_short(volume, index) for index, size in enumerate(before) if size < expected[index]]
+    short = [_cut_short(volume, index) for index, size in enumerate(before) if size < full]
+    if last < full and volume.size != layout.program_offset:
+        return [*short, _cut_short(volume, len(before))]
+    return [*short, Problem(part_name(name, len(volume.paths) + 1), "is missing")]
+
+
+def _cut_short(volume: Volume, index: int) -> Problem:
+    return Problem(volume.paths[index].name, f"is cut short: it has {volume.sizes[index]} bytes")
+
+
+def _excess(volume: Volume, layout: Layout) -> list[Problem]:
+    total = 0
+    for index, size in enumerate(volume.sizes):
+        total += size
+        if total == layout.size:
+            return [Problem(path.name, "is a part too many") for path in volume.paths[index + 1 :]]
+    sizes = zip(volume.paths, volume.sizes)
+    return [Problem(path.name, f"has {size} bytes") for path, size in sizes]
+
+
+def _ends_right(volume: Volume, layout: Layout, program: Digest) -> bool:
+    """Whether the last part ends as the archive ends."""
+    size = min(layout.program_size, volume.size)
+    return Digest.of(volume.read(volume.size - size, size)) == program
+
+
+def _fits(volume: Volume, layout: Layout, start: int, index: int) -> bool:
+    """Whether the tar headers of the file `index` are those that belong there when its first byte is at `start`."""
+    here = sum(volume.sizes[:index])
+    size = volume.sizes[index]
+    return all(
+        volume.read(here + offset - start, BLOCK) == block for offset, block in _headers(layout, start, start + size)
+    )
+
+
+def _headers(layout: Layout, start: int, end: int) -> Iterable[tuple[int, bytes]]:
+    """The first and the last tar header between two offsets of the archive, and where they stand."""
+    inside = [entry for entry in layout.entries if start <= entry.offset and entry.data_offset <= end]
+    return [(entry.offset, header(entry.name, entry.size)) for entry in {*inside[:1], *inside[-1:]}]
+
+
+def _why(volume: Volume, layout: Layout, starts: Sequence[int], index: int) -> str:
+    place: Optional[int] = None
+    for other, start in enumerate(starts):
+        same_size = volume.sizes[other] == volume.sizes[index]
+        if other != index and same_size and _headers(layout, start, start + volume.sizes[index]):
+            place = other if _fits(volume, layout, start, index) else place
+    if place is not None:
+        return f"holds what belongs into `{volume.paths[place].name}`"
+    return "is damaged, or a part of another archive"

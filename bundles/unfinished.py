@@ -1,0 +1,156 @@
+"""The files of an archive that is being written, as one: `NAME.partial`, or one for each part."""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Optional
+
+from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError
+from bundles.filesystem import sync_directory
+from bundles.progress import human_size
+
+
+class Unfinished:
+    """Opens or creates the unfinished files of `paths`. A context manager; for use by several threads.
+
+    Args:
+        paths: the final names, in order.
+        sizes: the sizes in bytes that the files will have.
+        renaming: an earlier run got as far as giving final names: files that have them are taken back.
+
+    Raises:
+        UsageError: they cannot be written there.
+    """
+
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[int], *, renaming: bool = False) -> None:
+        self.paths, self.sizes = tuple(paths), tuple(sizes)
+        self.partials = tuple(path.with_name(path.name + ".partial") for path in paths)
+        self._ends = list(itertools.accumulate(sizes))
+        self._files: list[int] = []
+        try:
+            for path, partial in zip(self.paths, self.partials):
+                if renaming and path.exists() and not partial.exists():
+                    path.replace(partial)
+                self._files.append(os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644))
+            sync_directory(paths[0].parent)
+        except OSError as error:
+            self.close()
+            raise UsageError(
+                f"`{error.filename or paths[0]}` cannot be written: {(error.strerror or str(error)).lower()}",
+                hint="choose another place with -o FILE",
+            ) from None
+
+    def clear(self) -> None:
+        """Forget what is in them."""
+        for file in self._files:
+            os.ftruncate(file, 0)
+
+    def space(self) -> tuple[int, int]:
+        """Bytes that can still be used there, and bytes that these files use already."""
+        status = os.fstatvfs(self._files[0])
+        return status.f_bavail * status.f_frsize, sum(os.fstat(file).st_blocks * 512 for file in self._files)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write bytes at an offset of the archive, whole.
+
+        Raises:
+            DiskFullError: no space is left.
+            ArchiveError: the medium failed.
+        """
+        done = 0
+        while done < len(data):
+            index, start = self._locate(offset + done)
+            view = data[done : done + self.sizes[index] - start]
+            try:
+                done += os.pwrite(self._files[index], view, start)
+            except OSError as error:
+                raise self._failed(error, index, start) from None
+
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` with what was written at `offset`; fewer bytes only where nothing was written.
+
+        Raises:
+            ArchiveError: the medium failed.
+        """
+        done = 0
+        while done < len(buffer) and offset + done < self._ends[-1]:
+            index, start = self._locate(offset + done)
+            try:
+                count = os.preadv(self._files[index], [buffer[done : done + self.sizes[index] - start]], start)
+            except OSError as error:
+                raise self._failed(error, index, start) from None
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def sync(self) -> None:
+        """Push what is written to the medium.
+
+        Raises:
+            DiskFullError, ArchiveError: as for `write`.
+        """
+        for index, file in enumerate(self._files):
+            try:
+                os.fdatasync(file)
+            except OSError as error:
+                raise self._failed(error, index, self.sizes[index]) from None
+
+    def end(self) -> None:
+        """Give the files the sizes they are to have, and push them to the medium."""
+        for file, size in zip(self._files, self.sizes):
+            os.ftruncate(file, size)
+            os.fsync(file)
+
+    def rename(self) -> None:
+        """Give the files their final names."""
+        for partial, path in zip(self.partials, self.paths):
+            partial.replace(path)
+        sync_directory(self.paths[0].parent)
+
+    def remove(self) -> None:
+        """Remove the files: nothing in them is worth keeping."""
+        for partial in self.partials:
+            partial.unlink()
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.pop())
+
+    def _locate(self, offset: int) -> tuple[int, int]:
+        index = min(bisect.bisect_right(self._ends, offset), len(self._ends) - 1)
+        return index, offset - self._ends[index] + self.sizes[index]
+
+    def _failed(self, error: OSError, index: int, offset: int) -> BundleError:
+        name = self.partials[index]
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DiskFullError(
+                f"no space left for `{name}`; the archive needs {human_size(self._ends[-1])} in all",
+                hint="make room and run the same command again; it goes on where it stopped",
+            )
+        if error.errno == errno.EFBIG:
+            return DiskFullError(
+                f"the file system under `{name}` does not take a file of {human_size(offset)}",
+                hint="use --split 4000MiB, or choose a place on another file system with -o FILE",
+            )
+        return ArchiveError(
+            f"`{name}` cannot be written or read at byte {offset}: {(error.strerror or str(error)).lower()}",
+            hint="run the same command again; it goes on where it stopped",
+        )
+
+    def __enter__(self) -> Unfinished:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        self.close()

@@ -12,6 +12,7 @@ from bundler.compose import compose
 from bundler.export import DEFAULT_WORKERS, export
 from bundler.lock import PinnedSource, read_lock
 from bundler.lockcli import lock_path
+from bundler.made import Made, Making, make_smaller, making_options, spool_beside, take_local
 from bundler.options import Registries, pair, registry_options
 from bundler.plan import Plan
 from bundler.resolve import resolve
@@ -43,6 +44,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--platform", "platforms", help="Platforms of the base images.  [default: linux/amd64,linux/arm64]")
 @click.option("--host-platform", "host_platforms", help="Platforms of the air-gapped host.  [default: linux/amd64]")
 @registry_options
+@making_options
 @click.option("--toolchain", "parts", multiple=True, metavar="ROLE=IMAGE", help=f"Override {', '.join(TOOLCHAIN)}.")
 @click.option("--without", multiple=True, metavar="ROLE", help="Leave a part of the toolchain out.")
 @click.option("--attestations", is_flag=True, default=None, help="Take the images' attestations along.")
@@ -59,6 +61,7 @@ def create(
     split: Optional[str],
     key: Optional[Path],
     registries: Registries,
+    making: Making,
     workers: int,
     only_plan: bool,
     output: Output,
@@ -72,21 +75,23 @@ def create(
 
     With a bundle.lock beside the bundle.toml, what is bundled is what was locked.
     """
-    said = _definition(images, mirrors=registries.mirrors, **line)
+    said = _definition(images, mirrors=registries.mirrors, making=making, **line)
     spec = combine(read_definition(definition) if definition else Definition(), said, "offline")
     lock = read_lock(lock_path(definition)) if definition else None
     if lock and definition:
         spec = lock.apply(spec, lock_path(definition))
     target = (path or Path(f"{spec.name}.tar")).absolute()
     part_size = parse_size(split) if split else None
-    with Transport(registries.settings) as transport:
-        source: Source = RegistrySource(transport, spec.mirrors)
+    with Transport(registries.settings) as transport, spool_beside(target, spec, not only_plan) as spool:
+        remote: Source = RegistrySource(transport, spec.mirrors)
         if lock:
-            source = PinnedSource(source, lock.pins)
+            remote = PinnedSource(remote, lock.pins)
+        spec, source = take_local(spec, remote, spool, making.threads, output.progress)
         output.progress.message(f"resolving {len(spec.images)} images")
         plan = resolve(spec, source)
         if lock:
             lock.check(plan)
+        plan, made = make_smaller(spec, plan, source, threads=making.threads, workers=workers, progress=output.progress)
         for note in plan.notes:
             output.progress.message(f"note: {note}")
         contents = compose(spec, plan, program())
@@ -94,11 +99,12 @@ def create(
             # The plan tells the digest without asking for a passphrase: the signature itself does not change it.
             contents = contents.signed(lambda data: b"" if only_plan else sign(data, key))
         if only_plan:
-            output.result(_document(spec, plan, contents, None), _plan_text(plan, contents, target, part_size))
+            document = _document(spec, plan, contents, None, made.to_json())
+            output.result(document, _plan_text(plan, contents, target, part_size, made))
             return
         with ArchiveWriter(target, contents, part_size) as writer:
             written = export(plan, source, writer, output.progress, workers)
-    output.result(_document(spec, plan, contents, written), _result_text(plan, written))
+    output.result(_document(spec, plan, contents, written, made.to_json()), _result_text(plan, written))
 
 
 def _definition(
@@ -108,6 +114,7 @@ def _definition(
     platforms: Optional[str],
     host_platforms: Optional[str],
     mirrors: Mapping[str, tuple[str, ...]],
+    making: Making,
     parts: Sequence[str],
     without: Sequence[str],
     attestations: Optional[bool],
@@ -126,6 +133,9 @@ def _definition(
         mirrors=mirrors,
         toolchain=toolchain,
         attestations=attestations,
+        from_daemon=making.from_daemon,
+        recompress=making.recompress,
+        zstd_level=making.level,
     )
 
 
@@ -135,7 +145,9 @@ def _role(text: str) -> str:
     return text
 
 
-def _document(spec: Spec, plan: Plan, contents: Contents, written: Optional[Written]) -> dict[str, Any]:
+def _document(
+    spec: Spec, plan: Plan, contents: Contents, written: Optional[Written], made: dict[str, Any]
+) -> dict[str, Any]:
     data = contents.manifest.to_bytes()
     return {
         "archive": str(written.path) if written else None,
@@ -147,7 +159,8 @@ def _document(spec: Spec, plan: Plan, contents: Contents, written: Optional[Writ
             {"path": str(file.path), "size": file.size, "sha256": file.sha256}
             for file in (written.files if written else ())
         ],
-        "downloadSize": plan.layer_size,
+        "downloadSize": plan.layer_size - made["madeSize"],
+        **made,
         "images": contents.manifest.to_json()["images"],
         "notes": list(plan.notes),
     }
@@ -162,11 +175,16 @@ def _images_text(plan: Plan) -> list[str]:
     return lines
 
 
-def _plan_text(plan: Plan, contents: Contents, target: Path, part_size: Optional[int]) -> str:
+def _plan_text(plan: Plan, contents: Contents, target: Path, part_size: Optional[int], made: Made) -> str:
     layout = contents.manifest.layout(len(contents.manifest.to_bytes()))
     parts = f" in {len(cut(layout, part_size))} parts" if part_size else ""
     lines = ["would bundle:", *_images_text(plan)]
-    lines.append(f"would download {human_size(plan.layer_size)} in {len(plan.layers)} blobs")
+    lines.append(f"would download {human_size(plan.layer_size - made.size)} in {len(plan.layers) - made.count} blobs")
+    if made.count:
+        lines.append(
+            f"would make {made.count} layers here ({human_size(made.size)}), which wait in {target}.spool-* "
+            "until the archive is written"
+        )
     lines.append(f"would write {target} ({human_size(layout.size)}){parts} and {target.name}.sha256")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The logins that `docker login` left behind, read through docker-py. The only module here that imports docker."""
+"""The logins that `docker login` left behind, read through docker-py."""
 
 from __future__ import annotations
 

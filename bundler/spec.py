@@ -41,8 +41,38 @@ class Wanted:
 
 
 @dataclasses.dataclass(frozen=True)
+class FromDaemon:
+    """An image to take from the local Docker: the name it gets, and the local images, one for each platform."""
+
+    reference: Reference
+    sources: tuple[Reference, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> FromDaemon:
+        """Read `IMAGE`, or `NAME=IMAGE,IMAGE` for images of one platform each that become one.
+
+        Raises:
+            UsageError: anything else.
+        """
+        name, equals, images = text.rpartition("=")
+        sources = tuple(Reference.parse(image) for image in images.split(",") if image.strip())
+        if not sources or (equals and not name) or (not equals and len(sources) > 1):
+            raise UsageError(
+                f"`{text}` does not say what to take from Docker: expected IMAGE, or NAME=IMAGE,IMAGE such as "
+                "app:1=app-amd64:1,app-arm64:1"
+            )
+        target = Reference.parse(name) if equals else sources[0]
+        if target.digest is not None:
+            raise UsageError(f"`{target.familiar}` has a digest: expected a name with a tag")
+        return cls(target, sources)
+
+
+@dataclasses.dataclass(frozen=True)
 class Spec:
-    """All that `bundle create` needs to know. `mirrors` maps a registry to the hosts that are tried in its stead."""
+    """All that `bundle create` needs to know. `mirrors` maps a registry to the hosts that are tried in its stead.
+
+    `recompress` says that gzip layers of base images become zstd; `zstd_level` is None for the default.
+    """
 
     name: str
     platforms: tuple[Platform, ...]
@@ -50,6 +80,9 @@ class Spec:
     images: tuple[Wanted, ...]
     mirrors: Mapping[str, tuple[str, ...]]
     attestations: bool
+    from_daemon: tuple[FromDaemon, ...] = ()
+    recompress: bool = False
+    zstd_level: Optional[int] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +100,9 @@ class Definition:
     mirrors: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     toolchain: Mapping[str, Optional[Reference]] = dataclasses.field(default_factory=dict)
     attestations: Optional[bool] = None
+    from_daemon: tuple[FromDaemon, ...] = ()
+    recompress: Optional[bool] = None
+    zstd_level: Optional[int] = None
 
 
 def combine(file: Definition, line: Definition, default_name: str) -> Spec:
@@ -86,13 +122,29 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
             raise UsageError(f"`{target.familiar}` is both an image and the target of a merge: name it once")
         wanted.append(Wanted(target, "base", tuple(platform for platform, _ in sources), sources))
     wanted += [Wanted(reference, "base", platforms) for reference in bases]
+    local = (*file.from_daemon, *line.from_daemon)
+    names = [*(item.reference for item in wanted), *(item.reference for item in local)]
+    for reference in (item.reference for item in local):
+        if names.count(reference) > 1:
+            raise UsageError(f"`{reference.familiar}` is named twice: expected from Docker or from a registry, once")
     # Without bundle.toml a toolchain alone is a slip; with one it is a choice.
-    if not wanted or (file == Definition() and all(item.role != "base" for item in wanted)):
+    if not names or (file == Definition() and not local and all(item.role != "base" for item in wanted)):
         raise UsageError("nothing to bundle: no image is named", hint="bundle create debian:12 -o offline.tar")
     attestations = line.attestations if line.attestations is not None else bool(file.attestations)
     name = line.name or file.name or default_name
     check_name(name)
-    return Spec(name, platforms, hosts, _united(wanted), {**file.mirrors, **line.mirrors}, attestations)
+    recompress = line.recompress if line.recompress is not None else bool(file.recompress)
+    return Spec(
+        name,
+        platforms,
+        hosts,
+        _united(wanted),
+        {**file.mirrors, **line.mirrors},
+        attestations,
+        local,
+        recompress,
+        line.zstd_level or file.zstd_level,
+    )
 
 
 def _united(wanted: Iterable[Wanted]) -> tuple[Wanted, ...]:
@@ -113,6 +165,7 @@ def read_definition(path: Path) -> Definition:
     """
     value = _load(path)
     known = {"name", "platforms", "host-platforms", "images", "merge", "mirrors", "toolchain", "attestations"}
+    known |= {"from-daemon", "recompress", "zstd-level"}
     for key in value:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
@@ -126,6 +179,9 @@ def read_definition(path: Path) -> Definition:
             mirrors={host: tuple(_strings(value["mirrors"], host)) for host in _table(value, "mirrors")},
             toolchain=_toolchain(_table(value, "toolchain")),
             attestations=_flag(value, "attestations"),
+            from_daemon=tuple(map(FromDaemon.parse, _strings(value, "from-daemon"))),
+            recompress=_recompress(value),
+            zstd_level=_level(value),
         )
     except UsageError as error:
         raise UsageError(f"`{path}`: {error.message}", hint=error.hint) from None
@@ -162,6 +218,20 @@ def _flag(value: dict[str, Any], key: str) -> Optional[bool]:
     if flag is not None and not isinstance(flag, bool):
         raise UsageError(f"`{key}` is `{flag}`: expected true or false")
     return flag
+
+
+def _recompress(value: dict[str, Any]) -> Optional[bool]:
+    choice = value.get("recompress")
+    if choice not in (None, False, "zstd"):
+        raise UsageError(f'`recompress` is `{choice}`: expected "zstd", or false')
+    return None if choice is None else bool(choice)
+
+
+def _level(value: dict[str, Any]) -> Optional[int]:
+    level = value.get("zstd-level")
+    if level is not None and (not isinstance(level, int) or isinstance(level, bool) or not 1 <= level <= 19):
+        raise UsageError(f"`zstd-level` is `{level}`: expected a number from 1 to 19")
+    return level
 
 
 def _table(value: dict[str, Any], key: str) -> dict[str, Any]:

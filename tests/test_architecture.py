@@ -15,15 +15,15 @@ MODULES = sorted(path for package in ("bundles", "bundler", "installer") for pat
 ALLOWED = {"bundles": {"bundles"}, "bundler": {"bundler", "bundles"}, "installer": {"installer", "bundles"}}
 # library -> the only modules that import it
 ONLY = {
-    "docker": {"bundler/credentials.py", "installer/engine.py"},
+    "docker": {"bundler/credentials.py", "bundler/daemon.py", "installer/engine.py"},
     "urllib3": {"bundles/connections.py", "bundles/failures.py", "bundles/transport.py"},
     "tqdm": {"bundles/progress.py"},
-    "tarfile": {"bundles/layout.py", "installer/dockerarchive.py", "installer/engine.py"},
+    "tarfile": {"bundler/saved.py", "bundles/layout.py", "installer/dockerarchive.py", "installer/engine.py"},
     "fcntl": {"bundles/journal.py"},
     "zipfile": {"bundler/selfrun.py"},
     "tomllib": {"bundler/spec.py"},
     "tomli": {"bundler/spec.py"},
-    "zstandard": set(),
+    "zstandard": {"bundler/zstd.py"},
 }
 
 

@@ -1,0 +1,123 @@
+"""Images of the local Docker, read through its engine. Only this module and `credentials` import docker here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, cast
+
+from bundler import zstd
+from bundler.saved import index, read_saved
+from bundler.spec import FromDaemon
+from bundler.spool import Local, Spool
+from bundles.descriptor import Descriptor
+from bundles.errors import HostError, NotFoundError, UsageError
+from bundles.image import config_platform, parse_index, parse_manifest
+from bundles.platform import Platform
+from bundles.reference import Reference
+
+# An engine may think for minutes before it begins to send an image.
+_TIMEOUT = 900
+_DEFAULT_HOST = "unix:///var/run/docker.sock"
+
+
+def read_images(wanted: Sequence[FromDaemon], spool: Spool, settings: zstd.Settings) -> Iterator[Local]:
+    """Each image of the local Docker, in order; its layers go to `spool`.
+
+    Raises:
+        HostError: Docker does not answer.
+        NotFoundError: it has no such image.
+        UsageError: images that become one are for the same platform.
+        ContentError: what it gave is not a whole image.
+    """
+    import requests
+    from docker.errors import DockerException
+
+    try:
+        with contextlib.closing(_client()) as client:
+            for item in wanted:
+                yield _merged(item, [_read(client, source, spool, settings) for source in item.sources])
+    except (DockerException, requests.RequestException) as error:
+        raise HostError(f"Docker cannot be asked for images: {error}", hint="docker version") from None
+
+
+def platforms(local: Local) -> tuple[Platform, ...]:
+    """The platforms of an image."""
+    return tuple(dict.fromkeys(child.platform for child in _children(local) if child.platform))
+
+
+def _client() -> Any:
+    """A connection to the engine that the docker command uses: DOCKER_HOST, else the current context."""
+    import docker
+    from docker.context import ContextAPI
+    from docker.utils import kwargs_from_env
+
+    options: dict[str, Any] = {**kwargs_from_env()}
+    if "base_url" not in options:
+        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT") or None)
+        options["base_url"] = getattr(context, "Host", None) or _DEFAULT_HOST
+    return docker.APIClient(timeout=_TIMEOUT, version="auto", **options)
+
+
+def _read(client: Any, source: Reference, spool: Spool, settings: zstd.Settings) -> Local:
+    from docker.errors import ImageNotFound, NotFound
+
+    name = source.familiar
+    try:
+        # Asked first: the image itself comes only while it is read.
+        client.inspect_image(name)
+    except (ImageNotFound, NotFound):
+        raise NotFoundError(f"the local Docker has no image `{name}`", hint="docker images") from None
+    pieces = client.get_image(name, chunk_size=zstd.CHUNK)
+    return read_saved(cast("IO[bytes]", _Stream(pieces)), name, spool, settings)
+
+
+def _children(local: Local) -> Iterator[Descriptor]:
+    """The image manifests, each with its platform."""
+    documents = {known.digest: data for known, data in local.documents.items()}
+    if local.root.is_index:
+        # A child that is not there is of a platform that Docker has not pulled.
+        yield from (child for child in parse_index(documents[local.root.digest]) if child.digest in documents)
+    else:
+        config = parse_manifest(documents[local.root.digest]).config
+        yield dataclasses.replace(local.root, platform=config_platform(documents[config.digest]))
+
+
+def _merged(wanted: FromDaemon, parts: Sequence[Local]) -> Local:
+    """Several images as one, in the order of their platforms."""
+    if len(parts) == 1:
+        return parts[0]
+    children: dict[Platform, Descriptor] = {}
+    documents: dict[Descriptor, bytes] = {}
+    for source, part in zip(wanted.sources, parts):
+        found = [child for child in _children(part) if child.platform]
+        if len(found) != 1 or found[0].platform is None:
+            raise UsageError(f"`{source.familiar}` is for {len(found)} platforms: expected one, to merge it")
+        if found[0].platform in children:
+            raise UsageError(f"`{wanted.reference.familiar}` would have {found[0].platform} twice")
+        children[found[0].platform] = found[0]
+        documents.update({known: data for known, data in part.documents.items() if not known.is_index})
+    root, data = index([children[platform] for platform in sorted(children)])
+    return Local(root, {**documents, root: data})
+
+
+class _Stream:
+    """Pieces as the object with `read` that tarfile wants."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        parts, missing = [], size
+        while missing:
+            if not self._rest:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    break
+                self._rest = memoryview(piece)
+            parts.append(self._rest[:missing])
+            missing -= len(parts[-1])
+            self._rest = self._rest[len(parts[-1]) :]
+        return b"".join(parts)

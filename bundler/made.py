@@ -1,0 +1,168 @@
+"""Layers that `create` makes itself: of images in the local Docker, and with --recompress. With their options.
+
+Their sizes must be known before the archive is laid out, so they wait in a directory beside it until it is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
+
+import click
+
+from bundler.plan import Plan
+from bundler.source import Source
+from bundler.spec import FromDaemon, Spec, Wanted
+from bundler.spool import Spool, SpooledSource
+from bundles.errors import NotFoundError, UsageError
+from bundles.platform import Platform
+from bundles.progress import Progress
+
+if TYPE_CHECKING:
+    from bundler.recompress import Recompressed
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Making:
+    """What the command line says about layers that are made here. `threads` is 0 for all cores."""
+
+    from_daemon: tuple[FromDaemon, ...]
+    recompress: Optional[bool]
+    level: Optional[int]
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """How many layers were made here, their bytes, and what recompressing changed, when it was asked for."""
+
+    count: int
+    size: int
+    recompressed: Optional[Recompressed]
+
+    def to_json(self) -> dict[str, Any]:
+        """Keys of the document of `create`: madeSize, the bytes of those layers; recompressed, or null."""
+        changed = self.recompressed.to_json() if self.recompressed else None
+        return {"madeSize": self.size, "recompressed": changed}
+
+
+def making_options(function: _F) -> Callable[..., Any]:
+    """Add --from-daemon, --recompress, --zstd-level and --zstd-threads; the function gets `making: Making`."""
+
+    @click.option(
+        "--from-daemon",
+        multiple=True,
+        metavar="[NAME=]IMAGE[,IMAGE]",
+        help="Take IMAGE from the local Docker, or one image NAME from one of each platform.",
+    )
+    @click.option(
+        "--recompress", type=click.Choice(["zstd"]), help="Base images' layers as zstd: this changes digests."
+    )
+    @click.option("--zstd-level", type=click.IntRange(1, 19), help="1 is fast, 19 is small.  [default: 9]")
+    @click.option("--zstd-threads", type=click.IntRange(0, 256), default=0, help="[default: all cores]")
+    @functools.wraps(function)
+    def command(
+        *args: Any,
+        from_daemon: Sequence[str],
+        recompress: Optional[str],
+        zstd_level: Optional[int],
+        zstd_threads: int,
+        **kwargs: Any,
+    ) -> Any:
+        local = tuple(map(FromDaemon.parse, from_daemon))
+        making = Making(local, True if recompress else None, zstd_level, zstd_threads)
+        return function(*args, making=making, **kwargs)
+
+    return command
+
+
+@contextlib.contextmanager
+def spool_beside(target: Path, spec: Spec, keep: bool) -> Iterator[Spool]:
+    """A spool in a directory beside the archive, removed at the end, however it ends.
+
+    Args:
+        target: the archive.
+        spec: whether anything is to be made at all.
+        keep: False to learn sizes and digests and to write nothing.
+
+    Raises:
+        UsageError: no directory can be made there.
+    """
+    if not keep or not (spec.from_daemon or spec.recompress):
+        yield Spool(None)
+        return
+    try:
+        directory = tempfile.TemporaryDirectory(prefix=f"{target.name}.spool-", dir=target.parent)
+    except OSError as error:
+        raise UsageError(
+            f"`{target.parent}` cannot be written: {(error.strerror or str(error)).lower()}",
+            hint="choose another place with -o FILE",
+        ) from None
+    with directory:
+        yield Spool(Path(directory.name))
+
+
+def take_local(
+    spec: Spec, source: Source, spool: Spool, threads: int, progress: Progress
+) -> tuple[Spec, SpooledSource]:
+    """Read what is wanted of the local Docker: the spec with those images too, and a source that has them.
+
+    Raises:
+        HostError: Docker does not answer.
+        NetworkError: it does not have an image, or not for a wanted platform; or what it has is damaged.
+    """
+    spooled = SpooledSource(source, spool)
+    if not spec.from_daemon:
+        return spec, spooled
+    from bundler.daemon import platforms, read_images
+    from bundler.zstd import DEFAULT_LEVEL, Settings
+
+    settings = Settings(spec.zstd_level or DEFAULT_LEVEL, threads)
+    wanted = list(spec.images)
+    names = ", ".join(item.reference.familiar for item in spec.from_daemon)
+    progress.message(f"reading {names} from the local Docker")
+    for item, local in zip(spec.from_daemon, read_images(spec.from_daemon, spool, settings)):
+        spooled.add(item.reference, local)
+        offered = platforms(local)
+        chosen = tuple(platform for platform in spec.platforms if platform.best_of(offered))
+        if not chosen:
+            raise NotFoundError(
+                f"the local Docker has `{item.reference.familiar}` for {_list(offered)}, and not for "
+                f"{_list(spec.platforms)}",
+                hint="choose platforms with --platform, or build it for these",
+            )
+        missing = [platform for platform in spec.platforms if platform not in chosen]
+        if missing:
+            progress.message(f"note: {item.reference.familiar} is for {_list(chosen)} only, not for {_list(missing)}")
+        wanted.append(Wanted(item.reference, "base", chosen))
+    return dataclasses.replace(spec, images=tuple(wanted)), spooled
+
+
+def make_smaller(
+    spec: Spec, plan: Plan, source: SpooledSource, *, threads: int, workers: int, progress: Progress
+) -> tuple[Plan, Made]:
+    """The plan, with zstd layers when the spec asks for them, and which of its layers are made here.
+
+    Raises:
+        NetworkError: a layer cannot be had, or its content is not what its image says.
+    """
+    result = None
+    if spec.recompress:
+        from bundler.recompress import recompress
+        from bundler.zstd import DEFAULT_LEVEL, Settings
+
+        result = recompress(plan, source, Settings(spec.zstd_level or DEFAULT_LEVEL, threads), progress, workers)
+        plan = dataclasses.replace(result.plan, notes=(*plan.notes, *result.notes()))
+    sizes = [layer.size for layer, _ in plan.layers if source.spool.has(layer.digest)]
+    return plan, Made(len(sizes), sum(sizes), result)
+
+
+def _list(platforms: Sequence[Platform]) -> str:
+    return ", ".join(map(str, platforms)) or "no platform"

@@ -1,0 +1,244 @@
+"""`create --recompress zstd`: gzip layers of base images as zstd. An explicit choice, because it changes digests.
+
+The toolchain stays what it is: Docker before 23.0 cannot load zstd layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Optional
+
+from bundler import zstd
+from bundler.plan import Plan, Resolved
+from bundler.saved import OCI_ZSTD_LAYER, dump
+from bundler.spool import Hashed, Local, SpooledSource
+from bundles.descriptor import (
+    ATTESTATION_DIGEST,
+    CONFIG_TYPES,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+)
+from bundles.digest import Digest
+from bundles.errors import ContentError
+from bundles.image import parse_json, parse_manifest, walk
+from bundles.manifest import Image
+from bundles.progress import Progress, human_size
+from bundles.reference import Reference
+
+_DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+# What may be recompressed, and what it is called in an OCI manifest when it is not.
+_OCI_NAMES = {
+    OCI_LAYER: OCI_LAYER,
+    f"{OCI_LAYER}+gzip": f"{OCI_LAYER}+gzip",
+    _DOCKER_LAYER: OCI_LAYER,
+    f"{_DOCKER_LAYER}.gzip": f"{OCI_LAYER}+gzip",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recompressed:
+    """The plan with smaller layers; `saved` is in bytes, `digests` has the old and the new one of each image."""
+
+    plan: Plan
+    saved: int
+    digests: Mapping[Reference, tuple[Digest, Digest]]
+
+    def to_json(self) -> dict[str, Any]:
+        images = [
+            {"reference": str(reference), "from": str(old), "to": str(new)}
+            for reference, (old, new) in self.digests.items()
+        ]
+        return {"savedBytes": self.saved, "images": images}
+
+    def notes(self) -> Sequence[str]:
+        """What people should know of it."""
+        if not self.digests:
+            return ["recompressing changed nothing: no layer became smaller"]
+        return [
+            *(f"{reference.familiar}: {old} became {new}" for reference, (old, new) in self.digests.items()),
+            f"recompressing saved {human_size(self.saved)}",
+            "`docker pull` of zstd layers needs Docker 23.0 or later on the host; builds do not",
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """A layer to recompress, the repository that has it, and the digest of its content when that is known."""
+
+    descriptor: Descriptor
+    repository: Reference
+    diff_id: Optional[str]
+
+
+def recompress(
+    plan: Plan, source: SpooledSource, settings: zstd.Settings, progress: Progress, workers: int
+) -> Recompressed:
+    """Fetch the base images' gzip layers and keep each as zstd where that is smaller; their manifests follow.
+
+    Args:
+        plan: what would be bundled.
+        source: where layers come from, and where the new ones are kept.
+        settings: how they are compressed.
+        progress: is told of the bytes that were recompressed.
+        workers: layers at once.
+
+    Raises:
+        NetworkError: a layer cannot be had, or its content is not what its image's config says.
+    """
+    documents = {known.digest: (known, data) for known, data in plan.documents}
+    layers = _layers(plan, documents)
+    pool = ThreadPoolExecutor(workers, "recompress")
+    with progress.task("recompress", sum(layer.descriptor.size for layer in layers)) as task:
+
+        def one(layer: _Layer) -> Descriptor:
+            made = _recompressed(layer, source, settings)
+            task.advance(layer.descriptor.size)
+            return made
+
+        try:
+            made = list(pool.map(one, layers))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    smaller = {layer.descriptor.digest: new for layer, new in zip(layers, made) if new.size < layer.descriptor.size}
+    resolved = [_Rewriting(image, plan, documents, smaller).resolved(source) for image in plan.images]
+    result = dataclasses.replace(Plan.of(resolved), notes=plan.notes)
+    digests = {
+        old.reference: (old.root.digest, new.root.digest)
+        for old, new in zip(plan.images, result.images)
+        if old.root.digest != new.root.digest
+    }
+    return Recompressed(result, plan.layer_size - result.layer_size, digests)
+
+
+def _layers(plan: Plan, documents: Mapping[Digest, tuple[Descriptor, bytes]]) -> list[_Layer]:
+    repositories = {layer.digest: repository for layer, repository in plan.layers}
+    layers: dict[Digest, _Layer] = {}
+    for image in plan.images:
+        for content in image.platforms if image.role == "base" else ():
+            manifest = parse_manifest(documents[content.manifest.digest][1])
+            if manifest.config.media_type not in CONFIG_TYPES:
+                continue
+            config = parse_json(documents[manifest.config.digest][1], "the image config")
+            diff_ids = (config.get("rootfs") or {}).get("diff_ids") or []
+            for position, layer in enumerate(manifest.layers):
+                if layer.media_type in _OCI_NAMES and layer.digest in repositories:
+                    diff_id = diff_ids[position] if position < len(diff_ids) else None
+                    layers.setdefault(layer.digest, _Layer(layer, repositories[layer.digest], diff_id))
+    return [layers[digest] for digest in sorted(layers)]
+
+
+def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Settings) -> Descriptor:
+    what = f"the layer {layer.descriptor.digest} of `{layer.repository.familiar}`"
+    with source.open_blob(layer.repository, layer.descriptor) as stream:
+
+        def read(size: int) -> bytes:
+            buffer = bytearray(size)
+            return bytes(buffer[: stream.readinto(buffer)])
+
+        came = Hashed(zstd.chunks(read))
+        content = Hashed(zstd.decompress(iter(came), what))
+        made = source.spool.add(OCI_ZSTD_LAYER, zstd.compress(iter(content), settings))
+    if came.digest != layer.descriptor.digest:
+        raise ContentError(f"{what} came with the digest {came.digest}")
+    if layer.diff_id is not None and str(content.digest) != layer.diff_id:
+        raise ContentError(f"{what} holds {content.digest}, and its image's config says {layer.diff_id}")
+    return made
+
+
+class _Rewriting:
+    """One image with new layers, and so with a new manifest for each platform and a new index."""
+
+    def __init__(
+        self,
+        image: Image,
+        plan: Plan,
+        documents: Mapping[Digest, tuple[Descriptor, bytes]],
+        smaller: Mapping[Digest, Descriptor],
+    ) -> None:
+        self._image, self._old = image, documents
+        self._smaller = smaller if image.role == "base" else {}
+        self._repositories = {layer.digest: repository for layer, repository in plan.layers}
+        self._documents: dict[Descriptor, bytes] = {}
+        self._moved: dict[Digest, Descriptor] = {}
+
+    def resolved(self, source: SpooledSource) -> Resolved:
+        """The image as it is bundled; its new documents are served by `source` too."""
+        image = self._image
+        root = self._document(image.root)
+        contents = []
+        for content in image.platforms:
+            manifest = self._document(content.manifest)
+            parsed = parse_manifest(self._documents[manifest])
+            sizes = {layer.digest: layer.size for layer in parsed.layers}
+            size = parsed.config.size + sum(sizes.values())
+            contents.append(dataclasses.replace(content, manifest=manifest, content_size=size))
+        changed = root.digest != image.root.digest
+        if changed:
+            image = dataclasses.replace(image, root=root, sparse=False)
+        image = dataclasses.replace(image, platforms=tuple(contents))
+        if changed:
+            source.add(image.reference, Local(root, self._documents))
+        return Resolved(image, self._documents, dict(self._blobs(root)))
+
+    def _blobs(self, root: Descriptor) -> Iterator[tuple[Descriptor, Reference]]:
+        known = {descriptor.digest: data for descriptor, data in self._documents.items()}
+        for blob, _ in walk(root, lambda item: known[item.digest], lambda item: item.digest in known):
+            if blob.digest not in known:
+                plain = Descriptor(blob.media_type, blob.digest, blob.size)
+                yield plain, self._repositories.get(blob.digest, self._image.reference)
+
+    def _document(self, descriptor: Descriptor) -> Descriptor:
+        """Take over a document and all below it; gives its descriptor as it is now."""
+        if descriptor.digest in self._moved:
+            return self._moved[descriptor.digest]
+        described, data = self._old[descriptor.digest]
+        if described.is_index:
+            data = self._index(data)
+        elif described.is_manifest:
+            data = self._manifest(data)
+        if data != self._old[descriptor.digest][1]:
+            described = Descriptor.of(OCI_INDEX if described.is_index else OCI_MANIFEST, data)
+        self._documents[described] = data
+        self._moved[descriptor.digest] = described
+        return described
+
+    def _manifest(self, data: bytes) -> bytes:
+        manifest = parse_manifest(data)
+        if manifest.config.digest in self._old:
+            self._document(manifest.config)
+        if not any(layer.digest in self._smaller for layer in manifest.layers):
+            return data
+        value = json.loads(data)
+        value["mediaType"] = OCI_MANIFEST
+        value["config"]["mediaType"] = OCI_CONFIG
+        for layer in value["layers"]:
+            new = self._smaller.get(Digest(layer["digest"]))
+            if new is not None:
+                layer.update(new.to_json())
+            else:
+                layer["mediaType"] = _OCI_NAMES.get(layer["mediaType"], layer["mediaType"])
+        return dump(value)
+
+    def _index(self, data: bytes) -> bytes:
+        """The index of what is bundled: it changes anyway, so that what is left out is left out of it too."""
+        value = json.loads(data)
+        kept: list[dict[str, Any]] = []
+        moved: dict[str, str] = {}
+        for child in value["manifests"]:
+            if Digest(child["digest"]) in self._old:
+                new = self._document(Descriptor.from_json(child))
+                moved[child["digest"]] = str(new.digest)
+                kept.append({**child, "mediaType": new.media_type, "digest": str(new.digest), "size": new.size})
+        if all(old == new for old, new in moved.items()):
+            return data
+        for child in kept:
+            annotations = child.get("annotations") or {}
+            if annotations.get(ATTESTATION_DIGEST) in moved:
+                annotations[ATTESTATION_DIGEST] = moved[annotations[ATTESTATION_DIGEST]]
+        return dump({**value, "mediaType": OCI_INDEX, "manifests": kept})

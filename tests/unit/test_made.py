@@ -1,0 +1,337 @@
+"""Layers that create makes: of images as `docker save` writes them, and with --recompress."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+import zstandard
+
+from bundler import zstd
+from bundler.download import BlobStream
+from bundler.endpoint import Endpoint
+from bundler.plan import Plan
+from bundler.recompress import recompress
+from bundler.resolve import resolve
+from bundler.saved import read_saved
+from bundler.source import Source
+from bundler.spec import FromDaemon, Spec, Wanted
+from bundler.spool import Local, Spool, SpooledSource
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import ContentError, NotFoundError, UsageError
+from bundles.platform import Platform
+from bundles.progress import Silent
+from bundles.reference import Reference
+
+AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
+FAST = zstd.Settings(1, 1)
+OCI = "application/vnd.oci.image"
+
+
+def sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def raw_layer(name: str, size: int = 50_000) -> bytes:
+    """A tar that compresses well, and differs for each name."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        tar.addfile(info, io.BytesIO((name.encode() * size)[:size]))
+    return buffer.getvalue()
+
+
+def config_of(*layers: bytes, architecture: str = "amd64") -> bytes:
+    diff_ids = [sha256(layer) for layer in layers]
+    value = {"os": "linux", "architecture": architecture, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    return json.dumps(value).encode()
+
+
+def tar_of(*entries: tuple[str, bytes], links: tuple[tuple[str, str], ...] = ()) -> io.BytesIO:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for name, target in links:
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+    return io.BytesIO(buffer.getvalue())
+
+
+def blob(data: bytes) -> tuple[str, bytes]:
+    return f"blobs/sha256/{hashlib.sha256(data).hexdigest()}", data
+
+
+def described(media_type: str, data: bytes) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": sha256(data), "size": len(data)}
+
+
+def content(spool: Spool, descriptor: dict[str, Any]) -> bytes:
+    buffer = bytearray(descriptor["size"] + 1)
+    with spool.open(Digest(descriptor["digest"]), 0) as stream:
+        return bytes(buffer[: stream.readinto(buffer)])
+
+
+def manifest_of(local: Local) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(local.documents[local.root])
+    return value
+
+
+def test_an_image_of_an_old_docker_becomes_an_oci_image_with_zstd_layers(tmp_path: Path) -> None:
+    one, two = raw_layer("one"), raw_layer("two")
+    config = config_of(one, two, one)
+    stream = tar_of(
+        ("a/layer.tar", one),
+        ("b/layer.tar", two),
+        ("b/VERSION", b"1.0"),
+        ("cafe.json", config),
+        (
+            "manifest.json",
+            json.dumps(
+                [
+                    {
+                        "Config": "cafe.json",
+                        "RepoTags": ["app:1"],
+                        "Layers": ["a/layer.tar", "b/layer.tar", "c/layer.tar"],
+                    }
+                ]
+            ).encode(),
+        ),
+        links=(("c/layer.tar", "../a/layer.tar"),),
+    )
+    spool = Spool(tmp_path)
+    local = read_saved(stream, "app:1", spool, FAST)
+    manifest = manifest_of(local)
+    assert manifest["mediaType"] == f"{OCI}.manifest.v1+json"
+    assert manifest["config"] == described(f"{OCI}.config.v1+json", config)
+    assert [layer["mediaType"] for layer in manifest["layers"]] == [f"{OCI}.layer.v1.tar+zstd"] * 3
+    unpacked = [
+        zstandard.ZstdDecompressor().decompressobj().decompress(content(spool, layer)) for layer in manifest["layers"]
+    ]
+    assert unpacked == [one, two, one]
+    assert config in local.documents.values()
+
+
+def oci_save(layer: bytes, media_type: str, raw: bytes) -> tuple[io.BytesIO, bytes]:
+    config = config_of(raw)
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{OCI}.manifest.v1+json",
+            "config": described(f"{OCI}.config.v1+json", config),
+            "layers": [described(media_type, layer)],
+        }
+    ).encode()
+    entry = described(f"{OCI}.manifest.v1+json", manifest)
+    index = json.dumps({"schemaVersion": 2, "manifests": [entry, entry]}).encode()
+    return tar_of(blob(layer), blob(config), blob(manifest), ("index.json", index), ("oci-layout", b"{}")), manifest
+
+
+def test_a_raw_layer_of_a_new_docker_is_compressed(tmp_path: Path) -> None:
+    raw = raw_layer("one")
+    stream, old = oci_save(raw, f"{OCI}.layer.v1.tar", raw)
+    local = read_saved(stream, "app:1", Spool(tmp_path), FAST)
+    assert local.root.digest != Digest.of(old)
+    assert manifest_of(local)["layers"][0]["mediaType"] == f"{OCI}.layer.v1.tar+zstd"
+
+
+def test_a_compressed_layer_stays_with_its_manifest(tmp_path: Path) -> None:
+    raw = raw_layer("one")
+    packed = gzip.compress(raw, mtime=0)
+    stream, old = oci_save(packed, f"{OCI}.layer.v1.tar+gzip", raw)
+    spool = Spool(tmp_path)
+    local = read_saved(stream, "app:1", spool, FAST)
+    assert local.documents[local.root] == old
+    assert content(spool, described("", packed)) == packed
+
+
+def test_a_layer_that_is_not_the_one_of_the_config_is_refused() -> None:
+    manifest = json.dumps([{"Config": "c.json", "RepoTags": None, "Layers": ["a/layer.tar"]}]).encode()
+    stream = tar_of(
+        ("a/layer.tar", raw_layer("other")), ("c.json", config_of(raw_layer("one"))), ("manifest.json", manifest)
+    )
+    with pytest.raises(
+        ContentError, match=r"layer 0 of Docker's `app:1` has the digest sha256:.*its config says sha256:"
+    ):
+        read_saved(stream, "app:1", Spool(None), FAST)
+
+
+@pytest.mark.parametrize("kind", ["layer", "config"])
+def test_content_that_differs_from_its_name_is_refused(kind: str) -> None:
+    raw = raw_layer("one")
+    stream, _ = oci_save(raw, f"{OCI}.layer.v1.tar", raw)
+    data = stream.getvalue()
+    old, new = (b"oneone", b"oneOne") if kind == "layer" else (b'"linux"', b'"linus"')
+    with pytest.raises(ContentError, match="from Docker's `app:1` has the digest"):
+        read_saved(io.BytesIO(data.replace(old, new, 1)), "app:1", Spool(None), FAST)
+
+
+@pytest.mark.parametrize("data", [b"", b"no tar at all" * 100, tar_of(("manifest.json", b"[]")).getvalue()])
+def test_what_docker_save_does_not_write_is_an_error(data: bytes) -> None:
+    with pytest.raises(ContentError, match="what Docker gave for `app:1` cannot be read"):
+        read_saved(io.BytesIO(data), "app:1", Spool(None), FAST)
+
+
+def test_the_number_of_threads_does_not_change_the_bytes() -> None:
+    data = b"".join(hashlib.sha256(bytes([n % 251, n // 251])).digest() * 8 for n in range(40_000))
+    packed = [b"".join(zstd.compress(zstd.chunks(io.BytesIO(data).read), zstd.Settings(3, n))) for n in (1, 2, 3)]
+    assert packed[0] == packed[1] == packed[2]
+    assert zstandard.ZstdDecompressor().decompressobj().decompress(packed[0]) == data
+
+
+def test_gzip_with_several_members_and_padding_is_read_whole() -> None:
+    data = gzip.compress(b"one" * 100) + gzip.compress(b"two" * 100) + bytes(600)
+
+    def pieces(size: int) -> Iterator[bytes]:
+        return (data[start : start + size] for start in range(0, len(data), size))
+
+    for size in (2, 7, 50, len(data)):
+        assert b"".join(zstd.decompress(pieces(size), "it")) == b"one" * 100 + b"two" * 100
+    with pytest.raises(ContentError, match="it is not valid gzip: it ends early"):
+        list(zstd.decompress(iter([data[:20]]), "it"))
+
+
+class MemorySource(Source):
+    """Images in memory: documents by digest, names, and blobs."""
+
+    def __init__(self) -> None:
+        self.names: dict[Reference, Descriptor] = {}
+        self.data: dict[Digest, bytes] = {}
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        known = self.names.get(dataclasses.replace(reference, digest=None)) if reference.tag else None
+        digest = known.digest if known else reference.digest
+        if digest is None or digest not in self.data:
+            raise NotFoundError(f"no {reference}")
+        value = json.loads(self.data[digest])
+        return Descriptor.of(value["mediaType"], self.data[digest]), self.data[digest]
+
+    def open_blob(
+        self,
+        repository: Reference,
+        descriptor: Descriptor,
+        offset: int = 0,
+        avoid: frozenset[Endpoint] = frozenset(),
+    ) -> BlobStream:
+        return MemoryStream(self.data[descriptor.digest][offset:])
+
+    def put(self, media_type: str, data: bytes) -> dict[str, Any]:
+        self.data[Digest.of(data)] = data
+        return described(media_type, data)
+
+
+class MemoryStream(BlobStream):
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    @property
+    def endpoint(self) -> Optional[Endpoint]:
+        return None
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        pass
+
+
+def registry_image(source: MemorySource, name: str, diff_id: Optional[str] = None) -> Reference:
+    """A Docker manifest list of two platforms and one that nobody has, gzip layers."""
+    entries = []
+    docker = "application/vnd.docker"
+    for platform in (AMD64, ARM64):
+        raw = raw_layer(f"{name}-{platform.architecture}")
+        config = config_of(raw, architecture=platform.architecture)
+        if diff_id:
+            config = config.replace(sha256(raw).encode(), diff_id.encode())
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": f"{docker}.distribution.manifest.v2+json",
+            "config": source.put(f"{docker}.container.image.v1+json", config),
+            "layers": [source.put(f"{docker}.image.rootfs.diff.tar.gzip", gzip.compress(raw, 1, mtime=0))],
+        }
+        entry = source.put(str(manifest["mediaType"]), json.dumps(manifest).encode())
+        entries.append({**entry, "platform": platform.to_json()})
+    absent = described(f"{docker}.distribution.manifest.v2+json", b"{}")
+    entries.append({**absent, "platform": {"os": "linux", "architecture": "s390x"}})
+    index = json.dumps(
+        {"schemaVersion": 2, "mediaType": f"{docker}.distribution.manifest.list.v2+json", "manifests": entries}
+    ).encode()
+    source.put("", index)
+    reference = Reference.parse(name)
+    source.names[reference] = Descriptor.of(f"{docker}.distribution.manifest.list.v2+json", index)
+    return reference
+
+
+def planned(source: MemorySource, *wanted: Wanted) -> Plan:
+    return resolve(Spec("test", (AMD64, ARM64), (AMD64,), wanted, {}, False), source)
+
+
+def test_recompressing_makes_base_images_smaller_and_leaves_the_toolchain(tmp_path: Path) -> None:
+    source = MemorySource()
+    base, tool = registry_image(source, "debian:12"), registry_image(source, "registry:3")
+    plan = planned(source, Wanted(base, "base", (AMD64, ARM64)), Wanted(tool, "registry", (AMD64,)))
+    spooled = SpooledSource(source, Spool(tmp_path))
+    result = recompress(plan, spooled, zstd.Settings(19, 1), Silent(), 2)
+    new, same = result.plan.images
+    assert same == plan.images[1]
+    assert list(result.digests) == [base]
+    assert result.digests[base] == (plan.images[0].root.digest, new.root.digest)
+    assert 0 < result.saved == plan.layer_size - result.plan.layer_size
+    assert not new.sparse
+    documents = {descriptor.digest: data for descriptor, data in result.plan.documents}
+    index = json.loads(documents[new.root.digest])
+    assert index["mediaType"] == f"{OCI}.index.v1+json"
+    assert [entry["platform"]["architecture"] for entry in index["manifests"]] == ["amd64", "arm64"]
+    for entry in index["manifests"]:
+        manifest = json.loads(documents[Digest(entry["digest"])])
+        config = json.loads(documents[Digest(manifest["config"]["digest"])])
+        assert manifest["config"]["mediaType"] == f"{OCI}.config.v1+json"
+        (layer,) = manifest["layers"]
+        assert layer["mediaType"] == f"{OCI}.layer.v1.tar+zstd"
+        raw = zstandard.ZstdDecompressor().decompressobj().decompress(content(spooled.spool, layer))
+        assert [sha256(raw)] == config["rootfs"]["diff_ids"]
+    # What the plan names is what the source serves.
+    assert spooled.manifest(base)[0].digest == new.root.digest
+    assert plan.images[0].root.digest not in documents
+
+
+def test_a_layer_that_does_not_fit_its_config_is_not_recompressed() -> None:
+    source = MemorySource()
+    base = registry_image(source, "debian:12", diff_id="sha256:" + "0" * 64)
+    plan = planned(source, Wanted(base, "base", (AMD64,)))
+    with pytest.raises(ContentError, match="and its image's config says sha256:000"):
+        recompress(plan, SpooledSource(source, Spool(None)), FAST, Silent(), 1)
+
+
+def test_what_from_daemon_takes() -> None:
+    assert FromDaemon.parse("app:1") == FromDaemon(Reference.parse("app:1"), (Reference.parse("app:1"),))
+    merged = FromDaemon.parse("team/app:1=app-amd64:1,app-arm64:1")
+    assert merged.reference == Reference.parse("team/app:1")
+    assert merged.sources == (Reference.parse("app-amd64:1"), Reference.parse("app-arm64:1"))
+    for text in ("", "=app:1", "a:1,b:1", "app:1=", "app@sha256:" + "0" * 64):
+        with pytest.raises(UsageError):
+            FromDaemon.parse(text)
+
+
+def test_a_spool_that_keeps_nothing_knows_the_same_digests(tmp_path: Path) -> None:
+    raw = raw_layer("one")
+    results = []
+    for spool in (Spool(None), Spool(tmp_path)):
+        stream, _ = oci_save(raw, f"{OCI}.layer.v1.tar", raw)
+        results.append(read_saved(stream, "app:1", spool, FAST).root)
+    assert results[0] == results[1]
+    assert [path.name for path in tmp_path.iterdir()] != []

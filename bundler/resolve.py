@@ -109,7 +109,9 @@ class _Resolution:
             except BundleError as error:
                 problems.append(error.as_problem(f"{reference.familiar} for {platform}"))
         if problems:
-            raise NetworkError("; ".join(f"{problem.subject}: {problem.message}" for problem in problems))
+            hints = [problem.hint for problem in problems if problem.hint]
+            message = "; ".join(f"{problem.subject}: {problem.message}" for problem in problems)
+            raise NetworkError(message, hint="; ".join(dict.fromkeys(hints)) or None)
         # The indexes of the sources are not part of the merged image; the manifests they led to are.
         self._documents = {known: raw for known, raw in self._documents.items() if not known.is_index}
         docker = all(content.manifest.media_type == DOCKER_MANIFEST for content in contents)

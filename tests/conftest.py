@@ -92,54 +92,69 @@ def any_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         with FakeRegistry() as fake:
             yield fake.host
         return
-    with RealRegistry(request.param, tmp_path) as host:
-        yield host
+    with RealRegistry(request.param, tmp_path) as real:
+        yield real.host
 
 
 class RealRegistry:
-    """Run distribution 3 or 2.8.3 on an ephemeral port of 127.0.0.1. A context manager that gives `host:port`."""
+    """Run distribution 3 or 2.8.3 on an ephemeral port of 127.0.0.1, with its storage in `directory`.
 
-    def __init__(self, name: str, directory: Path, **environment: str) -> None:
-        self._name, self._directory, self._environment = name, directory, environment
+    with RealRegistry("distribution3", tmp_path) as real:
+        ...  # real.host
+    """
 
-    def __enter__(self) -> str:
-        program = _program(self._name)
+    def __init__(self, name: str, directory: Path) -> None:
+        self._name, self._directory = name, directory
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
+            self.host = f"127.0.0.1:{listener.getsockname()[1]}"
+
+    def __enter__(self) -> RealRegistry:
         # No `http.debug`: distribution 3's own configuration would listen on :5001.
-        configuration = {
+        configuration: dict[str, Any] = {
             "version": "0.1",
             "log": {"level": "error", "accesslog": {"disabled": True}},
             "storage": {"filesystem": {"rootdirectory": str(self._directory / "storage")}, "delete": {"enabled": True}},
-            "http": {"addr": f"127.0.0.1:{port}"},
+            "http": {"addr": self.host},
         }
         if self._name == "distribution3":
             configuration["validation"] = {"manifests": {"indexes": {"platforms": "none"}}}
         path = self._directory / "registry.json"
         path.write_text(json.dumps(configuration))
-        environment = {"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none", **self._environment}
-        self._log = (self._directory / "registry.log").open("wb")
-        self._process = subprocess.Popen([program, "serve", path], env=environment, stdout=self._log, stderr=self._log)
-        self._wait(port)
-        return f"127.0.0.1:{port}"
+        environment = {"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"}
+        with self._log.open("ab") as log:
+            command = [str(_program(self._name)), "serve", str(path)]
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+        self._process.kill()
         self._process.wait(10)
-        self._log.close()
 
-    def _wait(self, port: int) -> None:
+    def restart(self) -> None:
+        """End it at once, as a crash would, and start it again at the same address."""
+        self.__exit__()
+        self.__enter__()
+
+    @property
+    def _log(self) -> Path:
+        return self._directory / "registry.log"
+
+    def _wait(self) -> None:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + 20
         while True:
             try:
-                opener.open(f"http://127.0.0.1:{port}/v2/", timeout=5).close()
+                opener.open(f"http://{self.host}/v2/", timeout=5).close()
                 return
             except OSError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.__exit__()
-                    raise RuntimeError((self._directory / "registry.log").read_text()) from None
+                    raise RuntimeError(self._log.read_text()) from None
                 time.sleep(0.05)
 
 

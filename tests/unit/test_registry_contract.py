@@ -1,0 +1,436 @@
+"""What writing to a registry and reading from it mean: one contract, for the fake and for real registries.
+
+    pytest tests/unit/test_registry_contract.py              the fake
+    pytest tests/unit/test_registry_contract.py -m e2e       distribution 3.1 and 2.8.3, from the testbed
+
+What follows the contract is how `Registry` behaves when things go wrong, which only the fake can be told to do.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from bundler.source import RegistrySource
+from bundles.authentication import Credential
+from bundles.descriptor import Descriptor
+from bundles.errors import AuthenticationError, ContentError, NetworkError, NotFoundError, ReadError, UnavailableError
+from bundles.reference import Reference
+from bundles.transport import Transport
+from installer.registry import Registry
+from tests.conftest import RealRegistry
+from tests.fake_registry import FakeRegistry
+from tests.images import Content, noise
+
+Make = Callable[..., FakeRegistry]
+Connect = Callable[..., Transport]
+
+
+class Body:
+    """Bytes to upload, read in pieces."""
+
+    def __init__(self, data: bytes) -> None:
+        self._stream, self._size = io.BytesIO(data), len(data)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, count: int, /) -> bytes:
+        return self._stream.read(count)
+
+
+@pytest.fixture
+def target(any_registry: str, connect: Connect) -> Registry:
+    return Registry(connect(), any_registry)
+
+
+@pytest.fixture
+def source(connect: Connect) -> RegistrySource:
+    return RegistrySource(connect(), {})
+
+
+@pytest.fixture
+def content() -> Content:
+    return Content()
+
+
+def octets(data: bytes) -> Descriptor:
+    return Descriptor.of("application/octet-stream", data)
+
+
+def push(registry: Registry, repository: str, content: Content, descriptor: Descriptor, *tags: str) -> None:
+    """Blobs first, then manifests, then the index, tags last."""
+    for child in content.children(descriptor):
+        push(registry, repository, content, child)
+    data = content.data(descriptor)
+    if descriptor.is_index or descriptor.is_manifest:
+        for selector in tags or (str(descriptor.digest),):
+            registry.put_manifest(repository, selector, descriptor, data)
+    else:
+        registry.upload_blob(repository, descriptor, lambda: Body(data))
+
+
+def stream(source: RegistrySource, reference: Reference, descriptor: Descriptor, offset: int = 0) -> bytes:
+    data, buffer = bytearray(), bytearray(10_000)
+    with source.open_blob(reference, descriptor, offset) as blob:
+        while count := blob.readinto(buffer):
+            data += buffer[:count]
+    return bytes(data)
+
+
+# The contract
+
+
+def test_ping(target: Registry) -> None:
+    target.ping()
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_blobs_arrive_as_they_are(target: Registry, source: RegistrySource, size: int) -> None:
+    data = noise(size, size)
+    blob = octets(data)
+    assert not target.has_blob("a/b", blob.digest)
+    target.upload_blob("a/b", blob, lambda: Body(data))
+    assert target.has_blob("a/b", blob.digest)
+    assert not target.has_blob("a/c", blob.digest)
+    assert stream(source, Reference.parse(f"{target.host}/a/b"), blob) == data
+
+
+def test_an_upload_of_what_is_there_does_no_harm(target: Registry) -> None:
+    blob = octets(b"abc")
+    for _ in range(2):
+        target.upload_blob("app", blob, b"abc")
+    assert target.has_blob("app", blob.digest)
+
+
+def test_the_rest_of_a_blob(target: Registry, source: RegistrySource) -> None:
+    data = noise("rest", 100_000)
+    target.upload_blob("app", octets(data), data)
+    reference = Reference.parse(f"{target.host}/app")
+    assert stream(source, reference, octets(data), 99_000) == data[99_000:]
+    assert stream(source, reference, octets(data), 99_999) == data[99_999:]
+
+
+def test_an_upload_with_wrong_bytes_is_refused(target: Registry) -> None:
+    with pytest.raises(NetworkError) as caught:
+        target.upload_blob("app", octets(b"abc"), lambda: Body(b"abd"))
+    assert (caught.value.status, caught.value.codes) == (400, ("DIGEST_INVALID",))
+    assert not target.has_blob("app", octets(b"abc").digest)
+
+
+def test_mounting(target: Registry) -> None:
+    blob = octets(b"abc")
+    target.upload_blob("from/here", blob, b"abc")
+    assert target.mount_blob("to/here", blob.digest, "from/here")
+    assert target.has_blob("to/here", blob.digest)
+    assert not target.mount_blob("to/here", octets(b"other").digest, "from/here")
+    assert not target.mount_blob("to/here", octets(b"other").digest, "no/where")
+
+
+@pytest.mark.parametrize("kind", ["oci", "docker"])
+def test_images_keep_their_bytes(target: Registry, source: RegistrySource, content: Content, kind: str) -> None:
+    images = [content.image(platform, kind=kind) for platform in ("linux/amd64", "linux/arm/v7")]
+    index = content.index(*images, kind=kind)
+    push(target, "library/app", content, index, "1", "latest")
+    for tag in ("1", "latest"):
+        reference = Reference.parse(f"{target.host}/library/app:{tag}")
+        found, data = source.manifest(reference)
+        assert (found, data) == (index, content.data(index))
+        assert target.manifest_digest("library/app", tag) == index.digest
+        assert target.get_manifest("library/app", tag) == (found, data)
+    for image in images:
+        by_digest = Reference.parse(f"{target.host}/library/app@{image.digest}")
+        assert source.manifest(by_digest)[1] == content.data(image)
+        config, *layers = content.children(image)
+        assert source.read_blob(by_digest, config, 10_000) == content.data(config)
+        assert [stream(source, by_digest, layer) for layer in layers] == [content.data(layer) for layer in layers]
+
+
+def test_attestations_and_nested_indexes(target: Registry, source: RegistrySource, content: Content) -> None:
+    amd64, arm64 = content.image("linux/amd64"), content.image("linux/arm64")
+    inner = content.index(arm64)
+    outer = content.index(amd64, content.attestation(amd64), inner)
+    push(target, "app", content, outer, "1")
+    assert source.manifest(Reference.parse(f"{target.host}/app:1"))[1] == content.data(outer)
+    assert target.manifest_digest("app", str(inner.digest)) == inner.digest
+
+
+def test_a_manifest_whose_blob_is_missing_is_refused(target: Registry, content: Content) -> None:
+    image = content.image()
+    config, *layers = content.children(image)
+    for blob in (config, *layers[:-1]):
+        target.upload_blob("app", blob, content.data(blob))
+    with pytest.raises(NetworkError) as caught:
+        target.put_manifest("app", "1", image, content.data(image))
+    assert caught.value.status in (400, 404)
+    assert "MANIFEST_BLOB_UNKNOWN" in caught.value.codes
+    assert target.manifest_digest("app", "1") is None
+
+
+def test_a_sparse_index(request: pytest.FixtureRequest, target: Registry, content: Content) -> None:
+    amd64, arm64 = content.image("linux/amd64"), content.image("linux/arm64")
+    push(target, "app", content, amd64)
+    index = content.index(amd64, arm64)
+    if "distribution2" in request.node.name:
+        with pytest.raises(NetworkError) as caught:
+            target.put_manifest("app", "1", index, content.data(index))
+        assert (caught.value.status, caught.value.codes) == (400, ("MANIFEST_BLOB_UNKNOWN",))
+    else:
+        target.put_manifest("app", "1", index, content.data(index))
+        assert target.manifest_digest("app", "1") == index.digest
+
+
+def test_tags_move(target: Registry, content: Content) -> None:
+    old, new = content.image(seed="old"), content.image(seed="new")
+    push(target, "app", content, old, "1")
+    push(target, "app", content, new, "1")
+    assert target.manifest_digest("app", "1") == new.digest
+    assert target.manifest_digest("app", str(old.digest)) == old.digest
+
+
+def test_what_is_not_there(target: Registry, source: RegistrySource, content: Content) -> None:
+    absent = octets(b"absent").digest
+    assert target.manifest_digest("no/where", "1") is None
+    assert target.manifest_digest("no/where", str(absent)) is None
+    assert target.tags("no/where") == ()
+    with pytest.raises(NotFoundError):
+        target.get_manifest("no/where", "1")
+    with pytest.raises(NotFoundError):
+        source.open_blob(Reference.parse(f"{target.host}/no/where"), octets(b"absent"))
+    push(target, "debian", content, content.image(), "12", "12-slim")
+    with pytest.raises(NotFoundError) as caught:
+        source.manifest(Reference.parse(f"{target.host}/debian:12-slin"))
+    assert f"`{target.host}/debian:12-slim`" in str(caught.value)
+    with pytest.raises(NotFoundError, match="`no/where` is unknown"):
+        source.manifest(Reference.parse(f"{target.host}/no/where:1"))
+
+
+def test_lists(target: Registry, content: Content) -> None:
+    assert list(target.repositories()) == []
+    image = content.image()
+    push(target, "b/one", content, image, *(f"v{number:04}" for number in range(30)))
+    push(target, "a", content, image, "1")
+    assert sorted(target.tags("b/one")) == [f"v{number:04}" for number in range(30)]
+    assert target.tags("a") == ("1",)
+    assert list(target.repositories()) == ["a", "b/one"]
+
+
+def test_many_uploads_at_once(target: Registry) -> None:
+    blobs = [noise(number, 200_000) for number in range(24)]
+    failures: list[BaseException] = []
+
+    def work(first: int) -> None:
+        try:
+            for data in blobs[first::8]:
+                target.upload_blob("app", octets(data), lambda data=data: Body(data))  # type: ignore[misc]
+        except BaseException as error:  # noqa: BLE001  told below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert all(target.has_blob("app", octets(data).digest) for data in blobs)
+
+
+# When things go wrong
+
+
+@pytest.fixture
+def bent(registry: FakeRegistry, connect: Connect) -> Registry:
+    return Registry(connect(), registry.host)
+
+
+def test_long_lists_come_in_pages(fake: Make, connect: Connect) -> None:
+    registry = fake(page_size=7)
+    image = registry.image()
+    for number in range(20):
+        registry.tag("app", f"{number:02}", image)
+        registry.tag(f"repository-{number:02}", "1", image)
+    target = Registry(connect(), registry.host)
+    assert target.tags("app") == tuple(f"{number:02}" for number in range(20))
+    assert list(target.repositories()) == ["app", *(f"repository-{number:02}" for number in range(20))]
+    assert len(registry.seen("GET", "/tags/list")) == 3
+
+
+def test_only_404_means_absent(registry: FakeRegistry, bent: Registry) -> None:
+    digest = octets(b"abc").digest
+    for status, kind in ((403, AuthenticationError), (400, NetworkError), (503, UnavailableError)):
+        registry.fault("HEAD", "/v2/app", status=status, times=6)
+        with pytest.raises(kind):
+            bent.has_blob("app", digest)
+        with pytest.raises(kind):
+            bent.manifest_digest("app", "1")
+        registry.faults.clear()
+
+
+def test_an_upload_is_one_post_and_one_put(registry: FakeRegistry, bent: Registry) -> None:
+    blob = octets(b"abc")
+    bent.upload_blob("app", blob, lambda: Body(b"abc"))
+    post, put = registry.seen()
+    assert (post.method, post.path, post.headers["content-length"]) == ("POST", "/v2/app/blobs/uploads/", "0")
+    assert put.method == "PUT"
+    assert put.path.startswith("/v2/app/blobs/uploads/")
+    assert "?_state=state-" in put.path
+    assert put.path.endswith(f"&digest={blob.digest}")
+    assert put.headers["content-length"] == "3"
+    assert put.headers["content-type"] == "application/octet-stream"
+    assert "transfer-encoding" not in put.headers
+
+
+@pytest.mark.parametrize("fault", [{"status": 503}, {"close": True}, {"status": 500}])
+def test_an_upload_that_fails_begins_anew(registry: FakeRegistry, bent: Registry, fault: dict[str, Any]) -> None:
+    registry.fault("PUT", "/uploads/", **fault)
+    data = noise("upload", 50_000)
+    bent.upload_blob("app", octets(data), lambda: Body(data))
+    assert [request.method for request in registry.seen()] == ["POST", "PUT", "HEAD", "POST", "PUT"]
+    assert registry.content[octets(data).digest] == data
+
+
+def test_an_upload_that_arrived_although_it_failed_is_not_repeated(registry: FakeRegistry, bent: Registry) -> None:
+    registry.fault("PUT", "/uploads/", status=504, before=lambda: registry.blob("app", b"abc"))
+    bent.upload_blob("app", octets(b"abc"), lambda: Body(b"abc"))
+    assert [request.method for request in registry.seen()] == ["POST", "PUT", "HEAD"]
+
+
+def test_a_forgotten_upload_begins_anew(registry: FakeRegistry, bent: Registry) -> None:
+    registry.fault("PUT", "/uploads/", times=1, status=404, body=b'{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN"}]}')
+    bent.upload_blob("app", octets(b"abc"), lambda: Body(b"abc"))
+    assert len(registry.seen("PUT")) == 2
+
+
+def test_uploads_end(registry: FakeRegistry, bent: Registry) -> None:
+    registry.fault("PUT", "/uploads/", status=503, times=-1)
+    with pytest.raises(UnavailableError):
+        bent.upload_blob("app", octets(b"abc"), lambda: Body(b"abc"))
+    assert len(registry.seen("PUT")) == 3
+    with pytest.raises(UnavailableError):
+        bent.upload_blob("app", octets(b"abc"), Body(b"abc"))
+    assert len(registry.seen("PUT")) == 4
+
+
+def test_a_body_that_fails_is_told_as_such(registry: FakeRegistry, bent: Registry) -> None:
+    with pytest.raises(ReadError, match="1 bytes early"):
+        bent.upload_blob("app", octets(b"abcd"), _Short)
+    assert len(registry.seen("POST")) == 1
+
+
+class _Short(Body):
+    def __init__(self) -> None:
+        super().__init__(b"abc")
+
+    def __len__(self) -> int:
+        return 4
+
+
+def test_an_upload_elsewhere_goes_without_the_login(fake: Make, connect: Connect) -> None:
+    storage = fake()
+    registry = fake(auth="basic", users={"me": "secret"}, upload_base=storage.url)
+    storage.uploads = registry.uploads
+    target = Registry(connect(credentials=lambda host: Credential("me", "secret")), registry.host)
+    target.upload_blob("app", octets(b"abc"), lambda: Body(b"abc"))
+    (put,) = storage.seen()
+    assert put.method == "PUT"
+    assert put.authorization == ""
+    assert registry.seen()[-1].authorization.startswith("Basic ")
+
+
+def test_an_absolute_location_on_the_same_host_keeps_the_login(fake: Make, connect: Connect) -> None:
+    registry = fake(auth="basic", users={"me": "secret"})
+    registry.upload_base = registry.url
+    target = Registry(connect(credentials=lambda host: Credential("me", "secret")), registry.host)
+    target.upload_blob("app", octets(b"abc"), lambda: Body(b"abc"))
+    assert target.has_blob("app", octets(b"abc").digest)
+
+
+def test_a_login_with_tokens_covers_writing_and_mounting(fake: Make, connect: Connect) -> None:
+    registry = fake(auth="bearer", users={"me": "secret"}, anonymous_pull=False)
+    login: Callable[[str], Optional[Credential]] = lambda host: Credential("me", "secret")  # noqa: E731
+    target = Registry(connect(credentials=login), registry.host)
+    target.ping()
+    target.upload_blob("one", octets(b"abc"), lambda: Body(b"abc"))
+    assert target.mount_blob("two", octets(b"abc").digest, "one")
+    assert list(target.repositories()) == ["one", "two"]
+    registry.expire_tokens()
+    target.upload_blob("one", octets(b"def"), lambda: Body(b"def"))
+    assert target.has_blob("one", octets(b"def").digest)
+
+
+def test_a_mount_that_opens_an_upload_ends_it(fake: Make, connect: Connect) -> None:
+    registry = fake(mounts=False)
+    blob = registry.blob("one", b"abc")
+    assert not Registry(connect(), registry.host).mount_blob("two", blob.digest, "one")
+    assert [request.method for request in registry.seen()] == ["POST", "DELETE"]
+    assert registry.uploads == {}
+
+
+def test_the_registry_must_keep_what_was_sent(registry: FakeRegistry, bent: Registry) -> None:
+    other = {"Docker-Content-Digest": "sha256:" + "0" * 64}
+    registry.fault("PUT", "/v2/app", extra=other, times=-1)
+    with pytest.raises(ContentError, match="0000"):
+        bent.upload_blob("app", octets(b"abc"), lambda: Body(b"abc"))
+    image = registry.image()
+    registry.link("app", image)
+    with pytest.raises(ContentError, match=str(image.digest)):
+        bent.put_manifest("app", "1", image, registry.data(image))
+
+
+def test_a_digest_without_the_header_is_computed(fake: Make, connect: Connect) -> None:
+    registry = fake(digest_header=False)
+    image = registry.tag("app", "1", registry.image())
+    target = Registry(connect(), registry.host)
+    assert target.manifest_digest("app", "1") == image.digest
+    assert target.manifest_digest("app", "2") is None
+
+
+def test_a_sparse_index_is_refused_by_old_registries(fake: Make, connect: Connect) -> None:
+    registry = fake(refuse_sparse_indexes=True)
+    amd64, arm64 = registry.image("linux/amd64"), registry.image("linux/arm64")
+    registry.link("app", amd64)
+    index = registry.index(amd64, arm64)
+    with pytest.raises(NetworkError) as caught:
+        Registry(connect(), registry.host).put_manifest("app", "1", index, registry.data(index))
+    assert (caught.value.status, caught.value.codes) == (400, ("MANIFEST_BLOB_UNKNOWN",))
+
+
+def test_something_else_than_a_registry(registry: FakeRegistry, bent: Registry) -> None:
+    registry.fault("GET", "/v2/", status=404, body=b"<html>", times=-1)
+    with pytest.raises(NetworkError, match="is not a registry") as caught:
+        bent.ping()
+    assert not isinstance(caught.value, NotFoundError)
+
+
+def test_a_list_that_is_none(registry: FakeRegistry, bent: Registry) -> None:
+    registry.fault("GET", "/tags/list", status=200, body=b'{"tags": null}')
+    assert bent.tags("app") == ()
+    registry.fault("GET", "/tags/list", status=200, body=b'{"tags": "x"}')
+    with pytest.raises(ContentError):
+        bent.tags("app")
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", ["distribution3", "distribution2"])
+def test_an_upload_survives_a_restart_of_the_registry(name: str, tmp_path: Path, connect: Connect) -> None:
+    """A registry that is restarted in the middle forgets its uploads, and refuses connections for a moment."""
+    data = noise("restart", 20_000_000)
+    with RealRegistry(name, tmp_path) as real:
+        target = Registry(connect(attempts=10, backoff=0.1), real.host)
+        target.ping()
+        restarts: list[int] = []
+
+        class Restarting(Body):
+            def read(self, count: int, /) -> bytes:
+                if not restarts and self._stream.tell() > 5_000_000:
+                    restarts.append(self._stream.tell())
+                    real.restart()
+                return super().read(count)
+
+        target.upload_blob("app", octets(data), lambda: Restarting(data))
+        assert len(restarts) == 1
+        assert target.has_blob("app", octets(data).digest)

@@ -9,17 +9,18 @@ from typing import Any, Optional
 import click
 
 from bundler.compose import compose
+from bundler.define import Defined, define
 from bundler.export import DEFAULT_WORKERS, export
 from bundler.lock import PinnedSource, read_lock
 from bundler.lockcli import lock_path
 from bundler.made import Made, Making, make_smaller, making_options, spool_beside, take_local
-from bundler.options import Registries, pair, registry_options
+from bundler.options import Look, Registries, look_options, pair, registry_options
 from bundler.plan import Plan
 from bundler.resolve import resolve
 from bundler.selfrun import program
 from bundler.size import parse_size
 from bundler.source import RegistrySource, Source
-from bundler.spec import TOOLCHAIN, Definition, Spec, combine, read_definition
+from bundler.spec import TOOLCHAIN, Definition
 from bundles.cli import Output, common_options
 from bundles.digest import Digest
 from bundles.errors import UsageError
@@ -43,6 +44,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--name", help="The bundle's name.  [default: offline]")
 @click.option("--platform", "platforms", help="Platforms of the base images.  [default: linux/amd64,linux/arm64]")
 @click.option("--host-platform", "host_platforms", help="Platforms of the air-gapped host.  [default: linux/amd64]")
+@look_options
 @registry_options
 @making_options
 @click.option("--toolchain", "parts", multiple=True, metavar="ROLE=IMAGE", help=f"Override {', '.join(TOOLCHAIN)}.")
@@ -60,6 +62,7 @@ def create(
     path: Optional[Path],
     split: Optional[str],
     key: Optional[Path],
+    look: Look,
     registries: Registries,
     making: Making,
     workers: int,
@@ -71,12 +74,16 @@ def create(
 
     \b
     bundle create debian:12 gcc:12 --platform linux/amd64,linux/arm64 -o offline.tar
+    bundle create --dockerfile app/Dockerfile --dockerfile compose.yaml
     bundle create -f bundle.toml
 
     With a bundle.lock beside the bundle.toml, what is bundled is what was locked.
     """
-    said = _definition(images, mirrors=registries.mirrors, making=making, **line)
-    spec = combine(read_definition(definition) if definition else Definition(), said, "offline")
+    said = _definition(images, look=look, mirrors=registries.mirrors, making=making, **line)
+    defined = define(definition, said)
+    for text in defined.messages():
+        output.progress.message(text)
+    spec = defined.spec
     lock = read_lock(lock_path(definition)) if definition else None
     if lock and definition:
         spec = lock.apply(spec, lock_path(definition))
@@ -99,12 +106,12 @@ def create(
             # The plan tells the digest without asking for a passphrase: the signature itself does not change it.
             contents = contents.signed(lambda data: b"" if only_plan else sign(data, key))
         if only_plan:
-            document = _document(spec, plan, contents, None, made.to_json())
+            document = _document(defined, plan, contents, None, made.to_json())
             output.result(document, _plan_text(plan, contents, target, part_size, made))
             return
         with ArchiveWriter(target, contents, part_size) as writer:
             written = export(plan, source, writer, output.progress, workers)
-    output.result(_document(spec, plan, contents, written, made.to_json()), _result_text(plan, written))
+    output.result(_document(defined, plan, contents, written, made.to_json()), _result_text(plan, written))
 
 
 def _definition(
@@ -113,6 +120,7 @@ def _definition(
     name: Optional[str],
     platforms: Optional[str],
     host_platforms: Optional[str],
+    look: Look,
     mirrors: Mapping[str, tuple[str, ...]],
     making: Making,
     parts: Sequence[str],
@@ -136,6 +144,8 @@ def _definition(
         from_daemon=making.from_daemon,
         recompress=making.recompress,
         zstd_level=making.level,
+        dockerfiles=look.dockerfiles,
+        build_args=look.build_args,
     )
 
 
@@ -146,12 +156,12 @@ def _role(text: str) -> str:
 
 
 def _document(
-    spec: Spec, plan: Plan, contents: Contents, written: Optional[Written], made: dict[str, Any]
+    defined: Defined, plan: Plan, contents: Contents, written: Optional[Written], made: dict[str, Any]
 ) -> dict[str, Any]:
     data = contents.manifest.to_bytes()
     return {
         "archive": str(written.path) if written else None,
-        "name": spec.name,
+        "name": defined.spec.name,
         "digest": str(Digest.of(data)),
         "size": contents.manifest.layout(len(data)).size,
         "sha256": written.files[0].sha256 if written and not written.is_split else None,
@@ -162,6 +172,7 @@ def _document(
         "downloadSize": plan.layer_size - made["madeSize"],
         **made,
         "images": contents.manifest.to_json()["images"],
+        "found": defined.found(),
         "notes": list(plan.notes),
     }
 

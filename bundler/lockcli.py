@@ -9,11 +9,12 @@ from typing import Any, Optional
 
 import click
 
+from bundler.define import define
 from bundler.lock import Lock, PinnedSource, read_lock
 from bundler.options import Registries, registry_options
 from bundler.resolve import resolve
 from bundler.source import RegistrySource
-from bundler.spec import Definition, combine, read_definition
+from bundler.spec import Definition
 from bundles.cli import Output, common_options
 from bundles.digest import Digest
 from bundles.errors import UsageError
@@ -53,8 +54,10 @@ def lock(
     """
     if images and not upgrade:
         raise UsageError("an IMAGE is named without --upgrade", hint=f"bundle lock --upgrade {' '.join(images)}")
-    line = Definition(mirrors=registries.mirrors)
-    spec = combine(read_definition(definition), line, "offline")
+    defined = define(definition, Definition(mirrors=registries.mirrors))
+    for text in defined.messages():
+        output.progress.message(text)
+    spec = defined.spec
     path = lock_path(definition)
     old = read_lock(path)
     pins = _kept(old, images) if old and (images or not upgrade) else {}

@@ -1,9 +1,10 @@
-"""Command-line options that several commands share: where the registries are and how they are reached."""
+"""Groups of command-line options: how registries are reached, and which Dockerfiles are looked through."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, TypeVar
@@ -46,6 +47,41 @@ def registry_options(function: _F) -> Callable[..., Any]:
         return function(*args, registries=Registries(hosts, settings), **kwargs)
 
     return command
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """Which Dockerfiles to look through, and with which build arguments."""
+
+    dockerfiles: tuple[Path, ...]
+    build_args: Mapping[str, str]
+
+
+def look_options(function: _F) -> Callable[..., Any]:
+    """Add --dockerfile and --build-arg; the function gets them as one `look: Look`."""
+
+    @click.option(
+        "--dockerfile",
+        "dockerfiles",
+        multiple=True,
+        metavar="PATH",
+        type=click.Path(path_type=Path),
+        help="Bundle what this needs: a Dockerfile, a directory, a Compose or Bake file.",
+    )
+    @click.option("--build-arg", "build_args", multiple=True, metavar="NAME[=VALUE]", help="As for docker build.")
+    @functools.wraps(function)
+    def command(*args: Any, dockerfiles: tuple[Path, ...], build_args: Sequence[str], **kwargs: Any) -> Any:
+        return function(*args, look=Look(dockerfiles, dict(map(_build_arg, build_args))), **kwargs)
+
+    return command
+
+
+def _build_arg(text: str) -> tuple[str, str]:
+    """NAME=VALUE, or NAME for the value that the environment gives it."""
+    name, equals, value = text.partition("=")
+    if not name or (not equals and name not in os.environ):
+        raise UsageError(f"`--build-arg {text}` has no value: expected NAME=VALUE, or NAME that is in the environment")
+    return name, value if equals else os.environ[name]
 
 
 def pair(text: str, option: str, example: str) -> tuple[str, str]:

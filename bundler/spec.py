@@ -89,7 +89,8 @@ class Spec:
 class Definition:
     """What one place says (bundle.toml or the command line); None and empty mean that it does not say.
 
-    `toolchain` maps a role to a reference, or to None to leave it out.
+    `toolchain` maps a role to a reference, or to None to leave it out. `dockerfiles` are to be looked through, and
+    `found` is what was found there.
     """
 
     name: Optional[str] = None
@@ -103,6 +104,15 @@ class Definition:
     from_daemon: tuple[FromDaemon, ...] = ()
     recompress: Optional[bool] = None
     zstd_level: Optional[int] = None
+    dockerfiles: tuple[Path, ...] = ()
+    build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    found: tuple[Wanted, ...] = ()
+
+
+def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
+    """The platforms of the base images and of the hosts: the command line's, else bundle.toml's, else the defaults."""
+    platforms = line.platforms or file.platforms or _DEFAULT_PLATFORMS
+    return platforms, line.host_platforms or file.host_platforms or _DEFAULT_HOSTS
 
 
 def combine(file: Definition, line: Definition, default_name: str) -> Spec:
@@ -111,8 +121,7 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     Raises:
         UsageError: nothing to bundle.
     """
-    platforms = line.platforms or file.platforms or _DEFAULT_PLATFORMS
-    hosts = line.host_platforms or file.host_platforms or _DEFAULT_HOSTS
+    platforms, hosts = platforms_of(file, line)
     toolchain = {role: Reference.parse(text) for role, text in TOOLCHAIN.items()}
     chosen: dict[str, Optional[Reference]] = {**toolchain, **file.toolchain, **line.toolchain}
     wanted = [Wanted(reference, role, hosts) for role, reference in chosen.items() if reference]
@@ -123,6 +132,8 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
         wanted.append(Wanted(target, "base", tuple(platform for platform, _ in sources), sources))
     wanted += [Wanted(reference, "base", platforms) for reference in bases]
     local = (*file.from_daemon, *line.from_daemon)
+    given = {*file.merge, *(item.reference for item in local)}
+    wanted += [item for item in line.found if item.reference not in given]
     names = [*(item.reference for item in wanted), *(item.reference for item in local)]
     for reference in (item.reference for item in local):
         if names.count(reference) > 1:
@@ -165,7 +176,7 @@ def read_definition(path: Path) -> Definition:
     """
     value = _load(path)
     known = {"name", "platforms", "host-platforms", "images", "merge", "mirrors", "toolchain", "attestations"}
-    known |= {"from-daemon", "recompress", "zstd-level"}
+    known |= {"from-daemon", "recompress", "zstd-level", "dockerfiles", "build-args"}
     for key in value:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
@@ -179,6 +190,8 @@ def read_definition(path: Path) -> Definition:
             mirrors={host: tuple(_strings(value["mirrors"], host)) for host in _table(value, "mirrors")},
             toolchain=_toolchain(_table(value, "toolchain")),
             attestations=_flag(value, "attestations"),
+            dockerfiles=tuple(path.parent / name for name in _strings(value, "dockerfiles")),
+            build_args=_build_args(_table(value, "build-args")),
             from_daemon=tuple(map(FromDaemon.parse, _strings(value, "from-daemon"))),
             recompress=_recompress(value),
             zstd_level=_level(value),
@@ -262,6 +275,13 @@ def _merges(table: dict[str, Any]) -> dict[Reference, tuple[tuple[Platform, Refe
             raise UsageError(f"`{target}` has a digest, and a merged image gets a new one: give it a tag")
         merges[reference] = tuple((Platform.parse(key), Reference.parse(text)) for key, text in sources.items())
     return merges
+
+
+def _build_args(table: dict[str, Any]) -> dict[str, str]:
+    for key, text in table.items():
+        if not isinstance(text, str):
+            raise UsageError(f'`build-args.{key}` is `{text}`: expected a string, such as {key} = "12"')
+    return dict(table)
 
 
 def _toolchain(table: dict[str, Any]) -> dict[str, Optional[Reference]]:

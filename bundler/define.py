@@ -1,0 +1,77 @@
+"""From bundle.toml, the command line and the Dockerfiles that they name to what is wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Optional
+
+from bundler.scan import Scan, scan
+from bundler.spec import Definition, Spec, Wanted, combine, platforms_of, read_definition
+from bundles.dockerfile import Settings, Use
+from bundles.platform import Platform
+from bundles.reference import Reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Defined:
+    """What is wanted, and what was found in Dockerfiles on the way."""
+
+    spec: Spec
+    scan: Scan
+
+    def messages(self) -> list[str]:
+        """For people: each image that was found and where it came from."""
+        lines = [
+            f"found {found['reference']} for {', '.join(found['platforms'])} in {', '.join(found['where'])}"
+            for found in self.found()
+        ]
+        return lines + [f"note: {note}" for note in (*self.scan.notes, *self._empty())]
+
+    def found(self) -> list[dict[str, Any]]:
+        """Each image that was found: reference, platforms, and where: `file:line (how)`."""
+        groups: dict[Reference, list[Use]] = {}
+        for use in self.scan.uses:
+            groups.setdefault(use.reference, []).append(use)
+        return [
+            {
+                "reference": reference.familiar,
+                "platforms": list(dict.fromkeys(str(use.platform) for use in group)),
+                "where": list(dict.fromkeys(f"{use.where} ({use.how})" for use in group)),
+            }
+            for reference, group in groups.items()
+        ]
+
+    def _empty(self) -> list[str]:
+        notes = [
+            f"{use.where}: `{name}` has no value and was taken as empty, as docker build does; --build-arg {name}=..."
+            for use in self.scan.uses
+            for name in use.empty
+        ]
+        return list(dict.fromkeys(notes))
+
+
+def define(path: Optional[Path], line: Definition) -> Defined:
+    """Read bundle.toml, where there is one, and look through the Dockerfiles.
+
+    Raises:
+        UsageError: something in them is wrong; the message says where.
+    """
+    file = read_definition(path) if path else Definition()
+    platforms, hosts = platforms_of(file, line)
+    settings = Settings(platforms, hosts, {**file.build_args, **line.build_args})
+    found = scan((*file.dockerfiles, *line.dockerfiles), settings)
+    spec = combine(file, dataclasses.replace(line, found=_wanted(found.uses)), "offline")
+    return Defined(spec, found)
+
+
+def _wanted(found: tuple[Use, ...]) -> tuple[Wanted, ...]:
+    """Each image once, with the platforms that it is used for."""
+    platforms: dict[Reference, dict[Platform, None]] = {}
+    frontends = {use.reference for use in found if use.how == "# syntax"}
+    for use in found:
+        platforms.setdefault(use.reference, {})[use.platform] = None
+    return tuple(
+        Wanted(reference, "frontend" if reference in frontends else "base", tuple(names))
+        for reference, names in platforms.items()
+    )

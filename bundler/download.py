@@ -13,11 +13,13 @@ from bundler.mirrors import Mirrors, all_failed
 from bundles.authentication import pull_scope
 from bundles.connections import Response
 from bundles.descriptor import Descriptor
-from bundles.errors import ContentError, NetworkError, UnavailableError
+from bundles.errors import ContentError, NetworkError, TooSlowError, UnavailableError
 from bundles.reference import Reference
 from bundles.transport import Transport
 
 _SKIP = 1 << 20
+# How much must come before an endpoint is forgiven that it was too slow.
+_PROGRESS = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.ASCII)
 
 
@@ -63,7 +65,8 @@ class Download(BlobStream):
     """A blob on its way, from the first endpoint that has it.
 
     A connection that breaks is replaced, with a Range request for the rest. An endpoint that breaks `attempts` times
-    in a row without a byte in between, or cannot be asked any more, hands over to the next, in mid-blob.
+    in a row without a byte in between, is as often too slow, or cannot be asked any more, hands over to the next, in
+    mid-blob.
 
     Raises:
         NetworkError: no endpoint has it; from `readinto`, none has the rest.
@@ -85,6 +88,7 @@ class Download(BlobStream):
         self._waiting = list(mirrors.of(repository.registry, avoid))
         self._failures: dict[Endpoint, NetworkError] = {}
         self._tries = 0
+        self._slow = self._since_slow = 0
         self._to_skip = 0
         self._response: Optional[Response] = None
         self._endpoint: Optional[Endpoint] = None
@@ -120,6 +124,7 @@ class Download(BlobStream):
 
     def _advance(self, response: Response, count: int) -> None:
         self._tries = 0
+        self._since_slow += count
         self._position += count
         if self._position < self._descriptor.size:
             return
@@ -136,6 +141,11 @@ class Download(BlobStream):
     def _broken(self, error: UnavailableError) -> None:
         self.close()
         self._tries += 1
+        if isinstance(error, TooSlowError):
+            # Some bytes come from a slow server before each failure: they are no progress.
+            self._slow = 1 if self._since_slow >= _PROGRESS else self._slow + 1
+            self._since_slow = 0
+            self._tries = max(self._tries, self._slow)
         if self._tries >= self._transport.attempts:
             self._drop(error)
         else:
@@ -145,7 +155,7 @@ class Download(BlobStream):
         endpoint = self._waiting.pop(0)
         self._failures[endpoint] = error
         self._mirrors.note(endpoint, error)
-        self._tries = 0
+        self._tries = self._slow = self._since_slow = 0
 
     def _open(self) -> Response:
         """Ask the endpoints in turn for what is missing."""

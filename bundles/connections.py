@@ -9,6 +9,7 @@ import contextlib
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from typing import Any, Optional, Protocol, Union
 import urllib3
 from urllib3 import exceptions
 
-from bundles.errors import ContentError, NetworkError, ReadError, UsageError
+from bundles.errors import ContentError, NetworkError, ReadError, TooSlowError, UsageError
 from bundles.failures import translated
 from bundles.origin import Origin, describe, is_loopback
 from bundles.proxies import Proxies, Proxy
@@ -31,6 +32,8 @@ _WORKERS = 16
 _BLOCK_SIZE = 256 << 10
 # An answer nobody wants is read to its end up to this size, because a new connection costs more than that.
 _DRAIN_LIMIT = 64 << 10
+# Bytes per second. A server that sends less for as long as a silent one may be silent is as good as gone.
+_SLOWEST = 1024
 
 
 class Body(Protocol):
@@ -47,9 +50,14 @@ class Response:
     Closing returns the connection for reuse when the body was read to its end, or nearly, and drops it otherwise.
     """
 
-    def __init__(self, raw: urllib3.BaseHTTPResponse, method: str, url: str, proxy: Optional[Proxy]) -> None:
+    def __init__(
+        self, raw: urllib3.BaseHTTPResponse, method: str, url: str, proxy: Optional[Proxy], patience: float
+    ) -> None:
         self._raw = raw
         self._method, self._proxy = method, proxy
+        self._patience = patience
+        self._waited = 0.0
+        self._arrived = 0
         self.url = url
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers  # names in any case
@@ -65,16 +73,26 @@ class Response:
         return self._raw.length_remaining
 
     def read(self, count: int) -> bytes:
-        """Up to `count` bytes; empty only at the end.
+        """What has come, up to `count` bytes; empty only at the end.
 
         Raises:
-            UnavailableError: the connection broke, or the body is shorter than announced.
+            UnavailableError: the connection broke, the body is shorter than announced, or it comes too slowly.
         """
+        if count <= 0:
+            return b""
+        begun = time.monotonic()
         with translated(self._method, self.url, self._proxy.host_port if self._proxy else None):
-            return self._raw.read(count) if count > 0 else b""
+            data = self._raw.read1(count)
+        self._waited += time.monotonic() - begun
+        self._arrived += len(data)
+        if data and self._waited > self._patience:
+            if self._arrived < _SLOWEST * self._waited:
+                raise TooSlowError(f"only {self._arrived} bytes came in {self._waited:.0f} s ({self.action})")
+            self._waited, self._arrived = 0.0, 0
+        return data
 
     def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
-        """Fill `buffer` as far as the body goes; 0 only at the end. Raises like `read`."""
+        """Put what has come into `buffer`; 0 only at the end. Raises like `read`."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -200,7 +218,7 @@ class Connections:
                 decode_content=False,
                 timeout=urllib3.Timeout(connect=connect, read=read),
             )
-        return Response(raw, method, url, proxy)
+        return Response(raw, method, url, proxy, read)
 
     def close(self) -> None:
         """Drop the idle connections."""

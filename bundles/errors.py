@@ -15,7 +15,8 @@ BundleError                      1  failed
 │   ├── AuthenticationError         a login is missing, refused or insufficient
 │   ├── ContentError                a registry sent bytes that differ from their descriptor
 │   └── UnavailableError            temporary: worth another try
-│       └── UnreachableError            no connection could be made at all
+│       ├── UnreachableError            no connection could be made at all
+│       └── TooSlowError                bytes come, but hardly any
 ├── DiskFullError                1  no space where something must be written
 └── InterruptedByUser          130  Ctrl-C or SIGTERM
 
@@ -174,6 +175,10 @@ class UnavailableError(NetworkError):
 
 class UnreachableError(UnavailableError):
     """The name does not resolve, the port is closed, or a proxy stands in the way."""
+
+
+class TooSlowError(UnavailableError):
+    pass
 
 
 class DiskFullError(BundleError):

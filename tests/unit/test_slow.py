@@ -1,0 +1,62 @@
+"""A server that sends next to nothing is as good as gone, and never holds a download for ever."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import pytest
+
+from bundler.source import RegistrySource
+from bundles.errors import TooSlowError, UnavailableError
+from bundles.reference import Reference
+from bundles.transport import Transport
+from tests.fake_registry import FakeRegistry
+from tests.images import noise
+
+DATA = noise(1, 4_000_000)
+
+
+@pytest.fixture
+def impatient(connect: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> Transport:
+    """Half a second instead of a minute, and 100 KB/s instead of 1; what drips has 10."""
+    monkeypatch.setattr("bundles.connections._SLOWEST", 100_000)
+    return connect(timeout=(5.0, 0.5), attempts=3)
+
+
+def test_a_dripping_registry_is_given_up(registry: FakeRegistry, impatient: Transport) -> None:
+    blob = registry.blob("app", DATA)
+    registry.fault("GET", "/blobs/", times=-1, drip=0.1)
+    source = RegistrySource(impatient, {})
+    reference = Reference.parse(f"{registry.host}/app:1")
+    with pytest.raises(UnavailableError, match="bytes came in"), source.open_blob(reference, blob) as stream:
+        while stream.readinto(bytearray(1 << 20)):
+            pass
+    assert len(registry.paths("GET", "/blobs/")) == 3
+
+
+def test_the_next_mirror_goes_on_where_the_slow_one_stopped(
+    fake: Callable[..., FakeRegistry], impatient: Transport
+) -> None:
+    slow, quick = fake(), fake()
+    for registry in (slow, quick):
+        blob = registry.blob("library/debian", DATA)
+    slow.fault("GET", "/blobs/", times=-1, drip=0.1)
+    source = RegistrySource(impatient, {"docker.io": [slow.host, quick.host]})
+    data = b""
+    with source.open_blob(Reference.parse("debian:12"), blob) as stream:
+        buffer = bytearray(1 << 20)
+        while count := stream.readinto(buffer):
+            data += buffer[:count]
+    assert data == DATA
+    (request,) = [request for request in quick.requests if "/blobs/" in request.path]
+    assert request.headers["range"].startswith("bytes=") and request.headers["range"] != "bytes=0-3999999"
+
+
+def test_a_small_answer_that_drips_is_given_up(registry: FakeRegistry, impatient: Transport) -> None:
+    registry.tag("app", "1", registry.image(layers=30))
+    registry.fault("GET", "/manifests/", times=-1, drip=0.1)
+    with pytest.raises(TooSlowError, match="bytes came in"):
+        impatient.fetch("GET", registry.host, "/v2/app/manifests/1", scope="", limit=1 << 22, headers=ACCEPT)
+
+
+ACCEPT = {"Accept": "application/vnd.oci.image.manifest.v1+json"}

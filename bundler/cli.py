@@ -58,6 +58,7 @@ _PATH = click.Path(path_type=Path)
 def create(
     *,
     images: Sequence[str],
+@click.option("--with-python", is_flag=True, help="Take a Python image along, whatever its size.")
     definition: Optional[Path],
     path: Optional[Path],
     split: Optional[str],
@@ -139,6 +140,7 @@ def _definition(
         host_platforms=Platform.parse_list(host_platforms or ""),
         images=tuple(Reference.parse(image) for image in images),
         mirrors=mirrors,
+    with_python: bool,
         toolchain=toolchain,
         attestations=attestations,
         from_daemon=making.from_daemon,
@@ -155,6 +157,7 @@ def _role(text: str) -> str:
     return text
 
 
+        with_python=with_python,
 def _document(
     defined: Defined, plan: Plan, contents: Contents, written: Optional[Written], made: dict[str, Any]
 ) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import bundles
+from bundler.bootstrap import Bootstrap, filled
 from bundler.plan import Plan
 from bundler.spec import Spec
 from bundles.descriptor import OCI_INDEX
@@ -17,7 +18,8 @@ from bundles.writer import Contents
 
 def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
     """Everything that is in the archive but the layers; `program` is the zip that follows the tar."""
-    files = {"index.json": _index(plan), "manifest.json": _docker_archive(plan)}
+    bootstrap = Bootstrap(plan)
+    files = {"index.json": _index(plan), "manifest.json": _docker_archive(plan), **bootstrap.files(None)}
     manifest = Manifest(
         name=spec.name,
         tool_version=bundles.__version__,
@@ -30,6 +32,7 @@ def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
     )
     documents = {descriptor.digest: data for descriptor, data in plan.documents}
     return Contents(manifest, files, documents, program)
+    manifest, files = filled(manifest, files, bootstrap)
 
 
 def _index(plan: Plan) -> bytes:

@@ -71,13 +71,17 @@ class Lock:
     def of(cls, spec: Spec, plan: Plan, found: Mapping[Reference, Digest]) -> Lock:
         """Lock a definition as it was resolved; `found` is what each reference stood for."""
         images = []
-        for wanted, image in zip(spec.images, plan.images):
+        planned = {image.reference: image for image in plan.images}
+        for wanted in (wanted for wanted in spec.images if wanted.reference in planned):
+            image = planned[wanted.reference]
             platforms = tuple(
                 LockedPlatform(content.platform, content.manifest.digest, content.manifest.size + content.content_size)
                 for content in image.platforms
             )
             sources = tuple(found[reference] for _, reference in wanted.merge)
-            images.append(LockedImage(wanted, image.root.digest, platforms, sources))
+            images.append(
+                LockedImage(dataclasses.replace(wanted, optional=False), image.root.digest, platforms, sources)
+            )
         return cls(spec.name, spec.platforms, spec.host_platforms, spec.attestations, tuple(images))
 
     @property
@@ -129,7 +133,12 @@ class Lock:
             found.append(f"attestations are {'' if spec.attestations else 'not '}wanted, locked is the opposite")
         locked = {image.wanted.reference: image.wanted for image in self.images}
         wanted = {image.reference: image for image in spec.images}
-        found += [f"`{reference.familiar}` is not in the lock" for reference in wanted if reference not in locked]
+        # What was optional and is not in the lock was decided against when it was locked.
+        found += [
+            f"`{reference.familiar}` is not in the lock"
+            for reference, image in wanted.items()
+            if reference not in locked and not image.optional
+        ]
         found += [f"`{reference.familiar}` is only in the lock" for reference in locked if reference not in wanted]
         for reference in (reference for reference in wanted if reference in locked):
             found += _image_drift(wanted[reference], locked[reference])
@@ -141,7 +150,9 @@ class Lock:
         Raises:
             ContentError: a merged image, or the choice of platforms, came out differently: another version of the tool.
         """
-        for image, locked in zip(plan.images, self.images):
+        resolved = {image.reference: image for image in plan.images}
+        for locked in self.images:
+            image = resolved[locked.wanted.reference]
             platforms = tuple((content.platform, content.manifest.digest) for content in image.platforms)
             if image.root.digest != locked.digest or platforms != tuple(
                 (content.platform, content.digest) for content in locked.platforms

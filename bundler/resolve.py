@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +25,19 @@ from bundles.errors import (
 from bundles.image import MAX_CONFIG_SIZE, config_platform, parse_index, parse_manifest
 from bundles.manifest import Image, PlatformContent
 from bundles.platform import Platform
+from bundles.progress import human_size
 from bundles.reference import Reference
 
 # Resolving waits for round trips, not for bytes.
 _WORKERS = 16
+MAX_OPTIONAL_SIZE = 60_000_000
 
 
 def resolve(spec: Spec, source: Source) -> Plan:
     """Fetch the indexes, manifests and configs of everything wanted.
+
+    What is optional is left out where it does not exist, or where its layers are MAX_OPTIONAL_SIZE or more besides
+    those of the other images; a note says what was decided.
 
     Raises:
         NetworkError: with every image that cannot be had and the reason; AuthenticationError or NotFoundError when
@@ -48,13 +54,39 @@ def resolve(spec: Spec, source: Source) -> Plan:
 
     pool = ThreadPoolExecutor(_WORKERS, "resolve")
     try:
-        results = list(pool.map(attempt, spec.images))
+        results: list[Union[Resolved, BundleError, None]] = list(pool.map(attempt, spec.images))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    notes: list[str] = []
+    for position, wanted in enumerate(spec.images):
+        result = results[position]
+        if wanted.optional and isinstance(result, NotFoundError):
+            notes.append(f"{wanted.reference.familiar} ({wanted.role}) is left out: {result.message}")
+            results[position] = None
+        elif wanted.optional and isinstance(result, Resolved):
+            cost = _cost(result, [other for other in results if isinstance(other, Resolved) and other is not result])
+            notes.append(_decision(wanted, cost))
+            if cost >= MAX_OPTIONAL_SIZE:
+                results[position] = None
     failures = [(wanted, result) for wanted, result in zip(spec.images, results) if isinstance(result, BundleError)]
     if failures:
         raise _all_together(failures, len(spec.images))
-    return Plan.of(result for result in results if isinstance(result, Resolved))
+    plan = Plan.of(result for result in results if isinstance(result, Resolved))
+    return dataclasses.replace(plan, notes=(*plan.notes, *notes))
+
+
+def _cost(image: Resolved, others: Sequence[Resolved]) -> int:
+    """The bytes of the layers that no other image has."""
+    shared = {layer.digest for other in others for layer in other.layers}
+    return sum(layer.size for layer in image.layers if layer.digest not in shared)
+
+
+def _decision(wanted: Wanted, cost: int) -> str:
+    what = f"{wanted.reference.familiar} ({human_size(cost)}), for hosts without a usable python3"
+    if cost < MAX_OPTIONAL_SIZE:
+        return f"{what}, goes along; --without {wanted.role} leaves it out"
+    limit = human_size(MAX_OPTIONAL_SIZE)
+    return f"{what}, is left out because it costs {limit} or more; --with-{wanted.role} takes it along"
 
 
 def _all_together(failures: Sequence[tuple[Wanted, BundleError]], count: int) -> NetworkError:

@@ -25,6 +25,7 @@ TOOLCHAIN = {
     "buildx": "docker/buildx-bin:latest",
     "binfmt": "tonistiigi/binfmt:latest",
     "frontend": "docker/dockerfile:1",
+    "python": "python:3-slim",
 }
 _DEFAULT_PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
@@ -32,12 +33,16 @@ _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """One image to bundle, for these platforms; `merge` has the source of each platform when there are several."""
+    """One image to bundle, for these platforms; `merge` has the source of each platform when there are several.
+
+    An `optional` one is left out, with a note, where it does not exist or costs too much: see `bundler.resolve`.
+    """
 
     reference: Reference
     role: str
     platforms: tuple[Platform, ...]
     merge: tuple[tuple[Platform, Reference], ...] = ()
+    optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +109,7 @@ class Definition:
     from_daemon: tuple[FromDaemon, ...] = ()
     recompress: Optional[bool] = None
     zstd_level: Optional[int] = None
+    with_python: bool = False
     dockerfiles: tuple[Path, ...] = ()
     build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
     found: tuple[Wanted, ...] = ()
@@ -124,7 +130,12 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     platforms, hosts = platforms_of(file, line)
     toolchain = {role: Reference.parse(text) for role, text in TOOLCHAIN.items()}
     chosen: dict[str, Optional[Reference]] = {**toolchain, **file.toolchain, **line.toolchain}
-    wanted = [Wanted(reference, role, hosts) for role, reference in chosen.items() if reference]
+    asked = line.with_python or "python" in file.toolchain or "python" in line.toolchain
+    wanted = [
+        Wanted(reference, role, hosts, optional=role == "python" and not asked)
+        for role, reference in chosen.items()
+        if reference
+    ]
     bases = dict.fromkeys((*file.images, *line.images))
     for target, sources in file.merge.items():
         if target in bases:
@@ -164,7 +175,8 @@ def _united(wanted: Iterable[Wanted]) -> tuple[Wanted, ...]:
     for item in wanted:
         known = united.get(item.reference)
         platforms = tuple(dict.fromkeys((*known.platforms, *item.platforms))) if known else item.platforms
-        united[item.reference] = dataclasses.replace(known or item, platforms=platforms)
+        optional = item.optional and (known is None or known.optional)
+        united[item.reference] = dataclasses.replace(known or item, platforms=platforms, optional=optional)
     return tuple(united.values())
 
 

@@ -154,12 +154,13 @@ def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step
         needs[place] = needs.get(place, 0) + factor * size
     by_device: dict[int, tuple[Path, int]] = {}
     for place, size in needs.items():
-        there = next(parent for parent in (place, *place.parents) if parent.exists())
+        seen = host.places.seen(place)
+        there = next(parent for parent in (seen, *seen.parents) if parent.exists())
         device = there.stat().st_dev
         by_device[device] = (place, by_device.get(device, (place, 0))[1] + size)
     problems = []
     for place, size in by_device.values():
-        free = usable_size(place)
+        free = usable_size(host.places.seen(place))
         if size and free is not None and free < size + _SPARE:
             problems.append(
                 Problem(

@@ -78,10 +78,11 @@ def _member(tar: tarfile.TarFile, name: str) -> bytes:
 def test_order_is_fixed_and_layers_come_last_by_digest(sample: Made, archive: Path) -> None:
     with tarfile.open(archive) as tar:
         names = tar.getnames()
-    assert names[:5] == ["oci-layout", "bundle.json.sha256", "bundle.json", "index.json", "manifest.json"]
+    first = ["oci-layout", "bundle.json.sha256", "bundle.json", "index.json", "manifest.json", "install.sh"]
+    assert names[:6] == first
     layers = [digest.blob_path for digest in sorted(sample.layers)]
     assert names[-len(layers) :] == layers
-    documents = names[5 : -len(layers)]
+    documents = names[6 : -len(layers)]
     assert documents == sorted(documents)
 
 

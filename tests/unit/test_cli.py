@@ -181,7 +181,7 @@ def test_interrupted(hub: FakeRegistry, tmp_path: Path, number: signal.Signals) 
 def test_quiet_and_log_file(hub: FakeRegistry, tmp_path: Path) -> None:
     done = create(hub, tmp_path, "-q", "--log-file", "log")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "resolving 6 images" in (tmp_path / "log").read_text()
+    assert "resolving 7 images" in (tmp_path / "log").read_text()
     assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
 
 

@@ -335,3 +335,46 @@ def test_a_spool_that_keeps_nothing_knows_the_same_digests(tmp_path: Path) -> No
         results.append(read_saved(stream, "app:1", spool, FAST).root)
     assert results[0] == results[1]
     assert [path.name for path in tmp_path.iterdir()] != []
+
+
+def python_image(source: MemorySource, size: int, *shared: Descriptor) -> Reference:
+    """An image of one platform with a layer of that size, which nobody fetches here, and shared ones."""
+    layer = {"mediaType": f"{OCI}.layer.v1.tar+gzip", "digest": sha256(str(size).encode()), "size": size}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{OCI}.manifest.v1+json",
+        "config": source.put(f"{OCI}.config.v1+json", config_of()),
+        "layers": [layer, *(descriptor.to_json() for descriptor in shared)],
+    }
+    data = json.dumps(manifest).encode()
+    source.put("", data)
+    reference = Reference.parse("python:3-slim")
+    source.names[reference] = Descriptor.of(str(manifest["mediaType"]), data)
+    return reference
+
+
+@pytest.mark.parametrize(
+    ("size", "optional", "taken"), [(59_999_999, True, True), (60_000_000, True, False), (60_000_000, False, True)]
+)
+def test_an_optional_image_is_taken_up_to_60_mb_of_its_own(size: int, optional: bool, taken: bool) -> None:
+    source = MemorySource()
+    base = registry_image(source, "debian:12")
+    (amd64, _) = (layer for layer, _ in planned(source, Wanted(base, "base", (AMD64, ARM64))).layers)
+    python = python_image(source, size, amd64)
+    wanted = Wanted(python, "python", (AMD64,), optional=optional)
+    plan = planned(source, wanted, Wanted(base, "base", (AMD64, ARM64)))
+    assert [image.role for image in plan.images] == (["python", "base"] if taken else ["base"])
+    assert size in [layer.size for layer, _ in plan.layers] or not taken
+    said = " ".join(plan.notes)
+    assert ("goes along; --without python leaves it out" in said) == (taken and optional)
+    assert ("is left out because it costs 57.2 MiB or more; --with-python takes it along" in said) == (not taken)
+
+
+def test_an_optional_image_that_does_not_exist_is_left_out_and_one_that_was_asked_for_is_not() -> None:
+    source = MemorySource()
+    base, python = registry_image(source, "debian:12"), Reference.parse("python:3-slim")
+    plan = planned(source, Wanted(python, "python", (AMD64,), optional=True), Wanted(base, "base", (AMD64,)))
+    assert [image.role for image in plan.images] == ["base"]
+    assert plan.notes[-1].startswith("python:3-slim (python) is left out: ")
+    with pytest.raises(NotFoundError):
+        planned(source, Wanted(python, "python", (AMD64,)), Wanted(base, "base", (AMD64,)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,12 @@ def test_a_whole_definition(tmp_path: Path) -> None:
         ("buildkit", "moby/buildkit:buildx-stable-1", ["linux/arm64"]),
         ("buildx", "docker/buildx-bin:latest", ["linux/arm64"]),
         ("frontend", "docker/dockerfile:1", ["linux/arm64"]),
+        ("python", "python:3-slim", ["linux/arm64"]),
         ("base", "tools/protoc:29", ["linux/amd64", "linux/arm64"]),
         ("base", "ubuntu:24.04", ["linux/amd64", "linux/arm64"]),
         ("base", "ghcr.io/astral-sh/uv:0.8", ["linux/amd64", "linux/arm64"]),
     ]
-    assert [str(source) for _, source in spec.images[4].merge] == [
+    assert [str(source) for _, source in spec.images[5].merge] == [
         "registry.corp/protoc-amd64:29",
         "registry.corp/protoc-arm64:29",
     ]
@@ -60,7 +62,15 @@ def test_defaults() -> None:
     assert spec.name == "offline"
     assert [str(each) for each in spec.platforms] == ["linux/amd64", "linux/arm64"]
     assert [str(each) for each in spec.host_platforms] == ["linux/amd64"]
-    assert [image.role for image in spec.images] == ["registry", "buildkit", "buildx", "binfmt", "frontend", "base"]
+    assert [image.role for image in spec.images] == [
+        "registry",
+        "buildkit",
+        "buildx",
+        "binfmt",
+        "frontend",
+        "python",
+        "base",
+    ]
 
 
 def test_the_command_line_wins_and_images_add_up(tmp_path: Path) -> None:
@@ -68,7 +78,7 @@ def test_the_command_line_wins_and_images_add_up(tmp_path: Path) -> None:
         platforms=(Platform("linux", "arm", "v7"),),
         images=(Reference.parse("debian:12"), Reference.parse("ubuntu:24.04")),
         mirrors={"docker.io": ("other:5000",)},
-        toolchain={"registry": None, "buildx": None, "buildkit": None, "frontend": None},
+        toolchain={"registry": None, "buildx": None, "buildkit": None, "frontend": None, "python": None},
     )
     spec = combine(read(tmp_path, WHOLE), line, "offline")
     assert [image.reference.familiar for image in spec.images] == [
@@ -125,11 +135,27 @@ def test_a_missing_or_binary_file(tmp_path: Path) -> None:
 def test_a_toolchain_alone_needs_a_definition(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no image is named"):
         combine(Definition(), Definition(), "offline")
-    assert len(combine(read(tmp_path, "name = 'tools'"), Definition(), "offline").images) == 5
+    assert len(combine(read(tmp_path, "name = 'tools'"), Definition(), "offline").images) == 6
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "optional"),
+    [
+        (Definition(), Definition(), True),
+        (Definition(), Definition(with_python=True), False),
+        (Definition(), Definition(images=(Reference.parse("python:3-slim"),)), False),
+        (Definition(toolchain={"python": Reference.parse("python:3-slim")}), Definition(), False),
+        (Definition(), Definition(toolchain={"python": Reference.parse("python:3-slim")}), False),
+    ],
+)
+def test_python_is_optional_until_somebody_asks_for_it(file: Definition, line: Definition, optional: bool) -> None:
+    line = dataclasses.replace(line, images=(*line.images, Reference.parse("debian:12")))
+    (image,) = (image for image in combine(file, line, "offline").images if image.role == "python")
+    assert image.optional is optional
 
 
 def test_nothing_to_bundle() -> None:
-    nothing = dict.fromkeys(("registry", "buildkit", "buildx", "binfmt", "frontend"))
+    nothing = dict.fromkeys(("registry", "buildkit", "buildx", "binfmt", "frontend", "python"))
     with pytest.raises(UsageError, match="nothing to bundle"):
         combine(Definition(), Definition(toolchain=nothing), "offline")
 

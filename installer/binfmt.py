@@ -3,35 +3,45 @@
 Builds need it only with a BuildKit image that brings no emulators of its own (the official one does); `docker run
 --platform` always does. So a kernel without it is never a reason to stop: the receipt says what is missing, and the
 test build at the end says whether builds work.
+
+The kernel forgets emulators when it is started anew. So they are registered by a container that stays (see keeper):
+Docker starts it again after a reboot, with or without systemd, and it registers them again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Optional
 
-from bundles.errors import HostError
+from bundles.errors import HostError, Problem
 from bundles.platform import Platform
 from bundles.progress import Progress
-from installer import kernel
+from installer import kernel, marks
+from installer.engine import Container, NewContainer
 from installer.host import Host
 from installer.images import load
-from installer.job import Job, Tool
+from installer.job import Job, Tool, Wanted
+from installer.keeper import PATH, keeper
 from installer.step import Change, Step
+
+_REGISTER_SECONDS = 20.0
 
 
 class Emulation(Step):
-    """Registers emulators with the archive's binfmt image, run once and privileged.
+    """Runs the container that registers emulators, with the binfmt image, privileged and without a network.
 
     Args:
+        job: what is wanted; without an archive (`Wanted`) the image has to be in Docker already.
         runs: whether the kernel runs programs of a platform.
     """
 
     name = "emulation"
 
     def __init__(
-        self, job: Job, host: Host, progress: Progress, runs: Callable[[Platform], bool] = kernel.runs
+        self, job: Wanted, host: Host, progress: Progress, runs: Callable[[Platform], bool] = kernel.runs
     ) -> None:
         self._job, self._host, self._progress, self._runs = job, host, progress, runs
         self._failure: Optional[str] = None
@@ -42,6 +52,9 @@ class Emulation(Step):
             platform for platform in self._job.platforms if platform.architecture != native and not self._runs(platform)
         ]
 
+    def _container(self) -> Optional[Container]:
+        return self._host.engine.container(marks.EMULATION_CONTAINER)
+
     def _tool(self) -> Optional[Tool]:
         """The image to do it with, where it can be done."""
         return None if self._obstacle() else self._job.tool("binfmt")
@@ -51,45 +64,113 @@ class Emulation(Step):
             return "the archive has no binfmt image, which would register emulators in the kernel"
         if self._host.engine.info().is_rootless:
             return "rootless Docker cannot register emulators in the kernel"
-        table = self._host.places.binfmt
-        if not (table / "register").exists():
-            # Since Linux 6.7 the table is emptied when its last mount goes, here the one inside the container.
-            mount = f"sudo mount -t binfmt_misc binfmt_misc {table}"
-            return f"the kernel's table of emulators is not mounted here: {mount}, then run this again"
+        if keeper(self._job.host_platform.architecture) is None:
+            return f"registering emulators is not supported on hosts of {self._job.host_platform}"
         return None
+
+    def _wanted(self, tool: Tool, container: Optional[Container]) -> NewContainer:
+        """The container, for what the kernel lacks now and what an earlier one of ours registers already."""
+        before = container.labels.get(marks.LABEL_ARCHITECTURES, "").split(",") if container else []
+        asked = [platform.architecture for platform in self._job.platforms]
+        missing = [platform.architecture for platform in self._missing()]
+        names = ",".join(sorted({name for name in before if name in asked} | set(missing)))
+        program = keeper(self._job.host_platform.architecture) or b""
+        wanted = marks.fingerprint(
+            {
+                "image": str(tool.manifest.digest),
+                "keeper": hashlib.sha256(program).hexdigest(),
+                "architectures": names,
+            }
+        )
+        return NewContainer(
+            name=marks.EMULATION_CONTAINER,
+            image=tool.name,
+            labels={
+                marks.LABEL_ROLE: "emulation",
+                marks.LABEL_WANTED: wanted,
+                marks.LABEL_ARCHITECTURES: names,
+            },
+            command=["--install", names],
+            files={PATH: program},
+            privileged=True,
+            network=False,
+            # The first process of a container does not end at SIGTERM by itself.
+            stop_signal="SIGKILL",
+        )
+
+    def problems(self) -> Sequence[Problem]:
+        if self._tool() is None:
+            return []
+        container = self._container()
+        if container is None or container.labels.get(marks.LABEL_ROLE) == "emulation":
+            return []
+        return [
+            Problem(
+                f"container `{container.name}`",
+                f"it is not one that this program made ({container.state}), and emulation needs the name",
+                f"docker rename {container.name} {container.name}-old, or remove it: docker rm -f {container.name}",
+            )
+        ]
 
     def look(self) -> Sequence[Change]:
         tool = self._tool()
-        missing = self._missing()
-        if tool is None or not missing:
+        if tool is None:
             return []
-        return [
+        missing, container = self._missing(), self._container()
+        changes = [
             Change("register", "emulation", str(platform), f"in the kernel, with {tool.name}, privileged")
             for platform in missing
         ]
+        detail = "registers emulators whenever Docker starts, and waits"
+        if container is None:
+            return [*changes, Change("start", "container", marks.EMULATION_CONTAINER, detail)] if missing else []
+        if container.labels.get(marks.LABEL_WANTED) != self._wanted(tool, container).labels[marks.LABEL_WANTED]:
+            return [*changes, Change("replace", "container", container.name, detail)]
+        if missing or not container.is_running:
+            return [*changes, Change("restart", "container", container.name, f"it was {container.state}")]
+        return []
 
     def apply(self, changes: Sequence[Change]) -> None:
         tool = self._tool()
         if tool is None:
             return
         try:
-            load(self._job, self._host, tool, self._progress)
-            self._register(tool)
+            if isinstance(self._job, Job):
+                load(self._job, self._host, tool, self._progress)
+            self._start(tool)
         except HostError as error:
             self._failure = str(error)
 
-    def _register(self, tool: Tool) -> None:
-        missing = self._missing()
-        architectures = ",".join(dict.fromkeys(platform.architecture for platform in missing))
-        outcome = self._host.engine.run(tool.name, ["--install", architectures], privileged=True)
-        # The program exits with 0 whatever happens, and says what is in force as JSON.
-        supported = _supported(outcome.stdout)
-        refused = [platform for platform in missing if not self._runs(platform)]
+    def _start(self, tool: Tool) -> None:
+        engine = self._host.engine
+        container = self._container()
+        wanted = self._wanted(tool, container)
+        if container is not None:
+            if container.labels.get(marks.LABEL_WANTED) != wanted.labels[marks.LABEL_WANTED]:
+                unregister(self._host, container, container.labels.get(marks.LABEL_ARCHITECTURES, "").split(","))
+            engine.remove_container(container.name)
+        entrypoint, _ = engine.image_start(tool.name)
+        engine.create_container(NewContainer(**{**vars(wanted), "entrypoint": [PATH, *entrypoint]}))
+        self._wait(tool, wanted)
+
+    def _wait(self, tool: Tool, wanted: NewContainer) -> None:
+        deadline = time.monotonic() + _REGISTER_SECONDS
+        while True:
+            refused = self._missing()
+            if not refused:
+                return
+            # The program exits with 0 whatever happens, and ends with what is in force, as JSON.
+            log = self._host.engine.logs(wanted.name, 200)
+            if _supported(log) or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        refused = self._missing()
         if refused:
-            known = f"; it says that the kernel runs {', '.join(supported)}" if supported else ""
+            known = f"; it says that the kernel runs {', '.join(_supported(log))}" if _supported(log) else ""
             raise HostError(
-                f"`{tool.name} --install {architectures}` did not register {', '.join(map(str, refused))}{known}\n"
-                f"{(outcome.stderr.strip() or outcome.stdout.strip())[-2000:]}"
+                f"`{tool.name} --install {wanted.labels[marks.LABEL_ARCHITECTURES]}` did not register "
+                f"{', '.join(map(str, refused))}{known}\n{log[-2000:]}",
+                hint=f"docker logs {wanted.name}",
             )
 
     def notes(self) -> Sequence[str]:
@@ -105,9 +186,15 @@ class Emulation(Step):
         return [*notes, obstacle] if obstacle else notes
 
 
-def _supported(stdout: str) -> list[str]:
+def unregister(host: Host, container: Container, architectures: Sequence[str]) -> None:
+    """Have the image of the container take what it registered out of the kernel again."""
+    if any(architectures):
+        host.engine.run(container.image_id, ["--uninstall", ",".join(architectures)], privileged=True)
+
+
+def _supported(log: str) -> list[str]:
     try:
-        value = json.loads(stdout[stdout.index("{") :])
+        value = json.loads(log[log.rindex("{") : log.rindex("}") + 1])
         return [str(name) for name in value["supported"]]
     except (ValueError, KeyError, TypeError):
         return []

@@ -17,7 +17,7 @@ from installer.buildkitd import config_text
 from installer.dockercli import CommandError
 from installer.files import is_writable, read_optional, write_atomically
 from installer.host import Host, read_json_file
-from installer.job import Job
+from installer.job import Wanted
 from installer.step import Change, Step
 
 _DRIVER_MARK = f"env.{marks.ENVIRONMENT}"
@@ -37,10 +37,10 @@ class BuildkitdConfig(Step):
 
     name = "configuration"
 
-    def __init__(self, job: Job, host: Host) -> None:
-        self._path = host.places.buildkitd_config(job.options.builder)
-        self._text = config_text(job.address, job.mirrors()).encode()
-        self._mirrors = ", ".join(job.mirrors())
+    def __init__(self, job: Wanted, host: Host) -> None:
+        self._path = host.places.buildkitd_config(job.builder)
+        self._text = config_text(job.address, job.mirrors).encode()
+        self._mirrors = ", ".join(job.mirrors)
 
     def problems(self) -> Sequence[Problem]:
         if is_writable(self._path):
@@ -63,9 +63,9 @@ class Builder(Step):
 
     name = "builder"
 
-    def __init__(self, job: Job, host: Host) -> None:
+    def __init__(self, job: Wanted, host: Host) -> None:
         self._job, self._host = job, host
-        self._name = job.options.builder
+        self._name = job.builder
         self._config = host.places.buildkitd_config(self._name)
         self._container = f"buildx_buildkit_{self._name}0"
 
@@ -84,7 +84,7 @@ class Builder(Step):
         return marks.fingerprint(
             {
                 "image": [self.image, str(tool and tool.manifest.digest)],
-                "config": config_text(self._job.address, self._job.mirrors()),
+                "config": config_text(self._job.address, self._job.mirrors),
                 "options": self._options(),
                 "platforms": self._platforms,
             }

@@ -69,7 +69,9 @@ class BuildxPlugin(Step):
             return []
         found = self._found()
         why = f"the host has {found}" if found else "the host has none"
-        return [Change("install", "file", str(self._host.places.buildx_plugin), why)]
+        path = self._host.places.buildx_plugin
+        copy = Change("copy", "file", str(self._host.places.buildx_replaced), f"what {path} was")
+        return [*([copy] if path.exists() else []), Change("install", "file", str(path), why)]
 
     def apply(self, changes: Sequence[Change]) -> None:
         tool = self._job.tool("buildx")
@@ -78,7 +80,7 @@ class BuildxPlugin(Step):
         path = self._host.places.buildx_plugin
         old = read_optional(path)
         if old is not None:
-            write_atomically(self._host.places.state / "docker-buildx.replaced", [old], 0o755)
+            write_atomically(self._host.places.buildx_replaced, [old], 0o755)
         loaded = load(self._job, self._host, tool, self._progress)
         try:
             write_atomically(path, self._host.engine.read_file(tool.name, "/buildx"), 0o755)

@@ -74,7 +74,7 @@ def install(
             document = {
                 "bundle": str(opened.digest),
                 "registry": str(job.address),
-                "builder": job.options.builder,
+                "builder": job.builder,
                 "steps": steps,
                 "receipt": str(host.places.receipt),
             }

@@ -15,7 +15,7 @@ from installer import marks
 from installer.address import Address
 from installer.engine import Container, NewContainer
 from installer.host import Host
-from installer.job import Job, is_directory
+from installer.job import Wanted, is_directory
 from installer.registry import Registry
 from installer.step import Change, Step
 
@@ -49,7 +49,7 @@ class RegistryContainer(Step):
 
     name = "registry"
 
-    def __init__(self, job: Job, host: Host, registry: Registry) -> None:
+    def __init__(self, job: Wanted, host: Host, registry: Registry) -> None:
         self._job, self._host, self._registry = job, host, registry
 
     def _wanted(self) -> NewContainer:
@@ -80,9 +80,8 @@ class RegistryContainer(Step):
                 marks.LABEL_DATA: data,
             },
             environment=environment,
-            port=_PORT,
-            publish=publish,
-            bind=bind,
+            publish={_PORT: publish},
+            binds=(bind,),
         )
 
     def problems(self) -> Sequence[Problem]:
@@ -100,8 +99,7 @@ class RegistryContainer(Step):
                 )
             )
         data = self._job.data
-        place = self._host.places.seen(Path(data)) if is_directory(data) else None
-        if place and (":" in data or (place.exists() and not place.is_dir())):
+        if is_directory(data) and (":" in data or (Path(data).exists() and not Path(data).is_dir())):
             problems.append(Problem(f"--data {data}", "it is not a directory that Docker can mount"))
         holds_port = (
             container is not None and container.is_running and installed_address(container) == self._job.address
@@ -146,7 +144,8 @@ class RegistryContainer(Step):
     def look(self) -> Sequence[Change]:
         wanted = self._wanted()
         container = self._host.engine.container(wanted.name)
-        where = f"{wanted.publish[0]}:{wanted.publish[1]}, data in {self._job.data}"
+        ip, port = wanted.publish[_PORT]
+        where = f"{ip}:{port}, data in {self._job.data}"
         if container is None:
             data = wanted.labels[marks.LABEL_DATA]
             volume = [] if is_directory(data) else [Change("create", "volume", data)]

@@ -22,7 +22,7 @@ from bundles.errors import HostError, Problem
 from installer.engine import EngineInfo
 from installer.files import is_writable, read_optional, write_atomically
 from installer.host import Host
-from installer.job import Job
+from installer.job import Wanted
 from installer.step import Change, Step
 
 _KEY = "insecure-registries"
@@ -67,7 +67,7 @@ class InsecureRegistry(Step):
 
     name = "daemon"
 
-    def __init__(self, job: Job, host: Host) -> None:
+    def __init__(self, job: Wanted, host: Host) -> None:
         self._job, self._host = job, host
         self._address = str(job.address)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import io
 import json
 import os
 import re
@@ -80,16 +81,25 @@ class Container:
 
 @dataclasses.dataclass(frozen=True)
 class NewContainer:
-    """A container to be made: one published port, one mount."""
+    """A container to be made, started again with Docker until somebody stops it.
+
+    `publish` maps ports of the container to an address and port of the host. `entrypoint` and `command` are the image's
+    own when they are None. `files` are programs that are put into it before it starts. One without a network is for
+    the kernel or the disk only.
+    """
 
     name: str
     image: str
     labels: Mapping[str, str]
-    environment: Mapping[str, str]
-    port: int
-    publish: tuple[str, int]
-    bind: str
-    restart: str = "always"
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    publish: Mapping[int, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    binds: tuple[str, ...] = ()
+    entrypoint: Optional[Sequence[str]] = None
+    command: Optional[Sequence[str]] = None
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    privileged: bool = False
+    network: bool = True
+    stop_signal: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +182,12 @@ class Engine:
             except (ImageNotFound, NotFound):
                 return None
 
+    def image_start(self, name: str) -> tuple[list[str], list[str]]:
+        """The entrypoint and the command of a local image."""
+        with self._translated(f"look at the image `{name}`"):
+            config = self._client.inspect_image(name).get("Config") or {}
+        return list(config.get("Entrypoint") or ()), list(config.get("Cmd") or ())
+
     def load(self, stream: Iterator[bytes]) -> None:
         """Load a Docker archive from its bytes; whatever `stream` raises is raised here."""
         with self._translated("load an image"):
@@ -222,19 +238,26 @@ class Engine:
         client = self._client
         with self._translated(f"create the container `{wanted.name}`"):
             host = client.create_host_config(
-                binds=[wanted.bind],
-                port_bindings={wanted.port: wanted.publish},
-                restart_policy={"Name": wanted.restart},
+                binds=list(wanted.binds),
+                port_bindings=dict(wanted.publish),
+                restart_policy={"Name": "always"},
+                privileged=wanted.privileged,
+                network_mode=None if wanted.network else "none",
             )
             client.create_container(
                 image=wanted.image,
                 name=wanted.name,
                 labels=dict(wanted.labels),
                 environment=dict(wanted.environment),
-                ports=[wanted.port],
+                ports=list(wanted.publish),
                 host_config=host,
                 detach=True,
+                entrypoint=None if wanted.entrypoint is None else list(wanted.entrypoint),
+                command=None if wanted.command is None else list(wanted.command),
+                stop_signal=wanted.stop_signal,
             )
+            for path, data in wanted.files.items():
+                client.put_archive(wanted.name, "/", _tar(path, data))
         self.start_container(wanted.name)
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
@@ -341,6 +364,16 @@ def _refused(doing: str, message: str) -> Union[HostError, DiskFullError]:
             hint="docker system df shows what uses it; make room and run this again, it goes on",
         )
     return HostError(f"Docker refused to {doing}: {message.strip()}")
+
+
+def _tar(path: str, data: bytes) -> bytes:
+    """A tar with one program."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo(path.lstrip("/"))
+        member.size, member.mode = len(data), 0o755
+        tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
 
 
 class _Stream:

@@ -66,6 +66,11 @@ def is_writable(path: Path) -> bool:
     return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
 
 
+def missing_directories(directory: Path) -> list[Path]:
+    """The directories that have to be made for `directory` to be there, the outermost first."""
+    return [place for place in (directory, *directory.parents) if not place.exists()][::-1]
+
+
 def usable_size(path: Path) -> Optional[int]:
     """The bytes that are free at a path or at its nearest parent; None when that cannot be seen."""
     for place in (path, *path.parents):
@@ -80,8 +85,7 @@ def usable_size(path: Path) -> Optional[int]:
 
 
 def _make_directories(directory: Path) -> None:
-    missing = [place for place in (directory, *directory.parents) if not place.exists()]
-    for place in reversed(missing):
+    for place in missing_directories(directory):
         place.mkdir(mode=0o700, exist_ok=True)
         _adopt(place, place)
 

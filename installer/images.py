@@ -17,7 +17,7 @@ def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
     if tool.is_image(host.engine.image_id(tool.name)):
         return False
     size = content_size(job.archive, tool.manifest)
-    with progress.task(f"load {tool.image.reference.familiar}", size) as task:
+    with progress.task(f"load {tool.reference.familiar}", size) as task:
         host.engine.load(stream(job.archive, tool.manifest, tool.name, task.advance))
     if not tool.is_image(host.engine.image_id(tool.name)):
         raise HostError(f"Docker loaded `{tool.name}`, and what it has now is another image", hint="docker images")

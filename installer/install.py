@@ -59,7 +59,7 @@ def install(archive: Archive, options: Options, host: Host, progress: Progress) 
                 receipt.begin(changes)
                 step.apply(changes)
             receipt.end(step, changes)
-        receipt.finish(prepared.rebuilt())
+        receipt.finish(prepared.push.rebuilt)
         if receipt.changed or not host.places.receipt.exists():
             receipt.save()
         return receipt
@@ -73,7 +73,13 @@ def plan(archive: Archive, options: Options, host: Host) -> tuple[Job, list[Plan
     """
     archive.check_documents()
     with _prepared(archive, options, host, Silent(), asking=False) as prepared:
-        return prepared.job, [Planned(step, step.look()) for step in prepared.steps]
+        planned = []
+        for step in prepared.steps:
+            planned.append(Planned(step, step.look()))
+            if planned[-1].changes:
+                # What changes voids the proof that builds work: the last step makes a new one.
+                prepared.receipt.test = None
+        return prepared.job, planned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +88,6 @@ class _Prepared:
     steps: Sequence[Step]
     push: Push
     receipt: Receipt
-
-    def rebuilt(self) -> dict[str, str]:
-        """The names on the registry that serve another index than the origin's, and its digest."""
-        return {f"{self.job.address}/{place.name}": str(digest) for place, digest in self.push.rebuilt.items()}
 
 
 @contextlib.contextmanager
@@ -130,7 +132,7 @@ def _explained(error: NetworkError, job: Job, host: Host) -> NetworkError | Disk
     """Why the registry failed, where the host shows it: its disk is full, or its container has ended."""
     with contextlib.suppress(HostError):
         info = host.engine.info()
-        free = usable_size(host.places.seen(preflight.data_place(job, info)))
+        free = usable_size(preflight.data_place(job, info))
         if free is not None and free < 16 << 20:
             return DiskFullError(
                 f"no space left for the registry's data in `{job.data}`: {error.message}",

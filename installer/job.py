@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from bundles.descriptor import Descriptor
+from bundles.digest import Digest
 from bundles.errors import UsageError
 from bundles.image import parse_manifest
-from bundles.manifest import Image
+from bundles.manifest import ROLES
 from bundles.platform import Platform
 from bundles.reader import Archive
+from bundles.reference import Reference
 from installer import marks
 from installer.address import Address
 from installer.names import local_name, mirrors
@@ -49,9 +51,13 @@ def is_directory(data: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Tool:
-    """A toolchain image for this host, as it is loaded into Docker under `name`."""
+    """A toolchain image for this host: the platform of it that is loaded into Docker under `name`.
 
-    image: Image
+    `root` is the digest that its reference stands for.
+    """
+
+    reference: Reference
+    root: Digest
     manifest: Descriptor
     config: Descriptor
     name: str
@@ -61,22 +67,60 @@ class Tool:
 
         Its id is the config's digest; in the containerd store the manifest's, or the index's once it was pulled.
         """
-        return image_id in (str(self.config.digest), str(self.manifest.digest), str(self.image.root.digest))
+        return image_id in (str(self.config.digest), str(self.manifest.digest), str(self.root))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reference": str(self.reference),
+            "root": str(self.root),
+            "manifest": self.manifest.to_json(),
+            "config": self.config.to_json(),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Tool:
+        """Read what `to_json` gives.
+
+        Raises:
+            KeyError, TypeError, UsageError: it is something else.
+        """
+        return cls(
+            Reference.parse(value["reference"]),
+            Digest(value["root"]),
+            Descriptor.from_json(value["manifest"]),
+            Descriptor.from_json(value["config"]),
+            str(value["name"]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """An archive, where it goes, and what of it.
+class Wanted:
+    """What a host is to be, but for the content of the registry: the archive is not needed to see whether it is so.
 
-    `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory.
+    `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory. `mirrors` maps
+    every registry that an image comes from to its mirror.
     """
+
+    address: Address
+    data: str
+    builder: str
+    host_platform: Platform
+    platforms: tuple[Platform, ...]
+    tools: Mapping[str, Tool]
+    mirrors: Mapping[str, str]
+
+    def tool(self, role: str) -> Optional[Tool]:
+        """The toolchain image of that role for this host, or None when there is none."""
+        return self.tools.get(role)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(Wanted):
+    """An archive, where it goes, and what of it."""
 
     archive: Archive
     options: Options
-    address: Address
-    data: str
-    host_platform: Platform
-    platforms: tuple[Platform, ...]
     images: tuple[Selected, ...]
 
     @classmethod
@@ -94,32 +138,33 @@ class Job:
         """
         address = options.registry or installed_address or Address.parse(DEFAULT_REGISTRY)
         data = options.data or installed_data or marks.REGISTRY_VOLUME
+        images = select(archive, address, options.platforms)
+        found = ((role, _tool(archive, role, host_platform, address)) for role in ROLES if role != "base")
         return cls(
             archive=archive,
             options=options,
             address=address,
             data=str(Path(data).absolute()) if is_directory(data) else data,
+            builder=options.builder,
             host_platform=host_platform,
             platforms=options.platforms or archive.manifest.platforms or (host_platform,),
-            images=select(archive, address, options.platforms),
+            tools={role: tool for role, tool in found if tool},
+            mirrors=mirrors((item.image.reference for item in images), address),
+            images=images,
         )
-
-    def tool(self, role: str) -> Optional[Tool]:
-        """The toolchain image of that role for this host, or None when the archive has none."""
-        for image in self.archive.manifest.with_role(role):
-            offered = {content.platform: content for content in image.platforms if content.platform}
-            best = self.host_platform.best_of(list(offered))
-            if best is not None:
-                manifest = offered[best].manifest
-                config = parse_manifest(self.archive.read_document(manifest)).config
-                name = local_name(image.reference, image.root.digest, self.address)
-                return Tool(image, manifest, config, name)
-        return None
-
-    def mirrors(self) -> dict[str, str]:
-        """Source registry -> mirror, for every registry that an image of the archive comes from."""
-        return mirrors((item.image.reference for item in self.images), self.address)
 
     def base_images(self) -> Sequence[Selected]:
         """The images that Dockerfiles start from."""
         return [item for item in self.images if item.image.role == "base"]
+
+
+def _tool(archive: Archive, role: str, host_platform: Platform, address: Address) -> Optional[Tool]:
+    for image in archive.manifest.with_role(role):
+        offered = {content.platform: content for content in image.platforms if content.platform}
+        best = host_platform.best_of(list(offered))
+        if best is not None:
+            manifest = offered[best].manifest
+            config = parse_manifest(archive.read_document(manifest)).config
+            name = local_name(image.reference, image.root.digest, address)
+            return Tool(image.reference, image.root.digest, manifest, config, name)
+    return None

@@ -14,7 +14,7 @@ import subprocess
 from bundles.platform import Platform
 
 # architecture -> (ELF machine, 64 bits, big endian, code of `exit(0)`)
-_PROGRAMS = {
+_EXITS = {
     "amd64": (62, True, False, "31ff b83c000000 0f05"),
     "386": (3, False, False, "31db b801000000 cd80"),
     "arm64": (183, True, False, "000080d2 a80b80d2 010000d4"),
@@ -28,27 +28,32 @@ _BASE = 0x10000
 
 def runs(platform: Platform) -> bool:
     """Whether this kernel starts programs of that platform, itself or through an emulator."""
-    if platform.os != "linux" or platform.architecture not in _PROGRAMS:
+    if platform.os != "linux" or platform.architecture not in _EXITS:
         return False
-    program = os.memfd_create("probe", 0)
+    file = os.memfd_create("probe", 0)
     try:
-        os.write(program, _elf(*_PROGRAMS[platform.architecture]))
+        os.write(file, exit_program(platform.architecture))
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            path = f"/proc/self/fd/{program}"
-            done = subprocess.run([path], pass_fds=[program], capture_output=True, check=False, timeout=10)
+            path = f"/proc/self/fd/{file}"
+            done = subprocess.run([path], pass_fds=[file], capture_output=True, check=False, timeout=10)
             return done.returncode == 0
         return False
     finally:
-        os.close(program)
+        os.close(file)
 
 
-def _elf(machine: int, wide: bool, big: bool, code: str) -> bytes:
-    """An executable with one segment that holds everything and begins with `code`."""
+def exit_program(architecture: str) -> bytes:
+    """The probe: it ends at once with 0."""
+    return program(architecture, bytes.fromhex(_EXITS[architecture][3].replace(" ", "")))
+
+
+def program(architecture: str, code: bytes) -> bytes:
+    """A static executable for Linux: one segment that holds everything, `code` as its beginning and its end."""
+    machine, wide, big, _ = _EXITS[architecture]
     order = ">" if big else "<"
-    text = bytes.fromhex(code.replace(" ", ""))
     header_size, segment_size = (64, 56) if wide else (52, 32)
     start = header_size + segment_size
-    size = start + len(text)
+    size = start + len(code)
     # ELFv2 for POWER, EABI version 5 for ARM: what their kernels ask for.
     flags = {21: 2, 40: 0x05000000}.get(machine, 0)
     identity = b"\x7fELF" + bytes([2 if wide else 1, 2 if big else 1, 1, 0]) + bytes(8)
@@ -61,4 +66,4 @@ def _elf(machine: int, wide: bool, big: bool, code: str) -> bytes:
         segment = struct.pack(f"{order}IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x10000)
     else:
         segment = struct.pack(f"{order}IIIIIIII", 1, 0, _BASE, _BASE, size, size, 5, 0x10000)
-    return identity + header + segment + text
+    return identity + header + segment + code

@@ -15,9 +15,11 @@ LABEL_ROLE = "offline-bundle.role"
 LABEL_WANTED = "offline-bundle.wanted"
 LABEL_ADDRESS = "offline-bundle.address"
 LABEL_DATA = "offline-bundle.data"
+LABEL_ARCHITECTURES = "offline-bundle.architectures"
 ENVIRONMENT = "OFFLINE_BUNDLE"
 
 REGISTRY_CONTAINER = "registry"
+EMULATION_CONTAINER = "bundle-binfmt"
 REGISTRY_VOLUME = "bundle-registry"
 REGISTRY_DIRECTORY = "/var/lib/registry"
 

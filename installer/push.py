@@ -39,6 +39,11 @@ class Place:
         )
 
 
+def places(images: Sequence[Selected]) -> list[Place]:
+    """Every place that is to hold one of the images, in order."""
+    return [Place(image, repository) for image in images for repository in image.repositories]
+
+
 @dataclasses.dataclass(frozen=True)
 class BlobPlan:
     """A blob, the repositories that need it, and those that have it already."""
@@ -134,16 +139,13 @@ class Push(Step):
             return False
         return True
 
-    def _places(self) -> list[Place]:
-        return [Place(image, repository) for image in self._images for repository in image.repositories]
-
     def _missing(self) -> list[Place]:
         """The places that lack something, in order."""
-        places = self._places()
+        found = places(self._images)
         if not self._answers():
-            return places
-        complete = self._in_parallel(self._is_complete, places)
-        return [place for place, done in zip(places, complete) if not done]
+            return found
+        complete = self._in_parallel(self._is_complete, found)
+        return [place for place, done in zip(found, complete) if not done]
 
     def _is_complete(self, place: Place) -> bool:
         root = place.image.root
@@ -170,7 +172,7 @@ class Push(Step):
             for blob in place.image.blobs:
                 needed.setdefault(blob.digest, (blob, {}))[1][place.repository] = None
         holders: dict[Digest, dict[str, None]] = {}
-        for place in self._places():
+        for place in places(self._images):
             if place not in missing:
                 for blob in place.image.blobs:
                     holders.setdefault(blob.digest, {})[place.repository] = None

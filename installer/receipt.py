@@ -4,6 +4,9 @@ The document (`--json`, and receipt.json in the user's state directory) has thes
 
     bundle     name, digest, archive: what was installed
     registry   address, container, image, digest, data: where it is, and the volume or directory that holds its data
+    host       the platform of the host
+    tools      role to reference, root (digest), manifest and config (descriptors), name: toolchain images in Docker
+    mirrors    registry that images come from to its mirror
     builder    name, image, platforms, config: the last is the path of its buildkitd.toml
     images     for each: reference, role, digest, platforms, names (what `docker pull` takes), and rebuilt, which maps
                those names that serve another index than the origin's to its digest
@@ -12,7 +15,10 @@ The document (`--json`, and receipt.json in the user's state directory) has thes
     notes      what a person should know
     changed    whether anything was
     test       names the state for which the test build passed, or null
-    made       everything that installing ever made on this host and that is not under another heading: kind, name
+    made       everything that installing ever made on this host and that is not under another heading: kind, name, and
+               for a file its digest, as it was written
+    brought    every tag and digest that installing ever pushed and that was not removed since: repository, tag or null,
+               digest
     finished   when, in UTC; null when it did not end well
 """
 
@@ -23,16 +29,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
+from bundles.digest import Digest
 from bundles.errors import HostError
 from installer import marks
-from installer.files import write_atomically
+from installer.files import missing_directories, write_atomically
 from installer.host import Host, read_json_file
 from installer.job import Job
+from installer.made import note_digests, remember
+from installer.push import Place, places
 from installer.selection import left_out
 from installer.step import Change, Step
-
-# What is gone by itself, or lives inside the registry.
-_PASSING = frozenset({"blobs", "test image", "tag", "digest"})
 
 
 class Receipt:
@@ -48,9 +54,11 @@ class Receipt:
         except HostError:
             # A receipt that cannot be read is written anew; the host itself is what counts.
             before = {}
-        test, made = before.get("test"), before.get("made")
+        test, made, brought = before.get("test"), before.get("made"), before.get("brought")
         self.test: Optional[str] = test if isinstance(test, str) else None
         self._made: list[dict[str, Any]] = list(made) if isinstance(made, list) else []
+        self._brought: list[dict[str, Any]] = list(brought) if isinstance(brought, list) else []
+        self._own_directories = missing_directories(host.places.state)
         self._steps: list[dict[str, Any]] = []
         self._notes: list[str] = []
         self._rebuilt: dict[str, str] = {}
@@ -67,10 +75,9 @@ class Receipt:
     def begin(self, changes: Sequence[Change]) -> None:
         """Keep in mind on the host, whatever happens, what is about to be made, and that builds are unproven."""
         self.test = None
-        for change in changes:
-            entry = {"kind": change.kind, "name": change.name}
-            if change.kind not in _PASSING and entry not in self._made:
-                self._made.append(entry)
+        remember(self._made, self._own_directories, changes, self._host)
+        pushed = {change.name for change in changes if change.kind in ("tag", "digest")}
+        self._bring({place: str(place.image.root.digest) for place in places(self._job.images) if place.name in pushed})
         self.save()
 
     def end(self, step: Step, changes: Sequence[Change]) -> None:
@@ -80,12 +87,20 @@ class Receipt:
         )
         self._notes += step.notes()
         if changes:
+            note_digests(self._made, changes)
             self.save()
 
-    def finish(self, rebuilt: Mapping[str, str]) -> None:
-        """Everything is done. `rebuilt` maps names on the registry to the digest of an index that was put together."""
-        self._rebuilt = dict(rebuilt)
+    def finish(self, rebuilt: Mapping[Place, Digest]) -> None:
+        """Everything is done. `rebuilt` has the places that serve another index than the origin's, and its digest."""
+        self._rebuilt = {f"{self._job.address}/{place.name}": str(digest) for place, digest in rebuilt.items()}
+        self._bring({place: str(digest) for place, digest in rebuilt.items()})
         self._finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+    def _bring(self, digests: Mapping[Place, str]) -> None:
+        for place, digest in digests.items():
+            entry = {"repository": place.repository, "tag": place.image.tag, "digest": digest}
+            if entry not in self._brought:
+                self._brought.append(entry)
 
     def save(self) -> None:
         """Keep it on the host, readable for the user only."""
@@ -96,6 +111,7 @@ class Receipt:
         """The receipt as the object described above."""
         job = self._job
         registry, buildkit = job.tool("registry"), job.tool("buildkit")
+        tools = {role: tool.to_json() for role, tool in job.tools.items()}
         return {
             "bundle": {
                 "name": job.archive.manifest.name,
@@ -105,16 +121,19 @@ class Receipt:
             "registry": {
                 "address": str(job.address),
                 "container": marks.REGISTRY_CONTAINER,
-                "image": registry and str(registry.image.reference),
-                "digest": registry and str(registry.image.root.digest),
+                "image": registry and str(registry.reference),
+                "digest": registry and str(registry.root),
                 "data": job.data,
             },
             "builder": {
-                "name": job.options.builder,
+                "name": job.builder,
                 "image": buildkit and buildkit.name,
                 "platforms": [str(platform) for platform in job.platforms],
-                "config": str(self._host.places.buildkitd_config(job.options.builder)),
+                "config": str(self._host.places.buildkitd_config(job.builder)),
             },
+            "host": str(job.host_platform),
+            "tools": tools,
+            "mirrors": dict(job.mirrors),
             "images": [
                 {
                     "reference": str(item.image.reference),
@@ -132,5 +151,6 @@ class Receipt:
             "changed": self.changed,
             "test": self.test,
             "made": self._made,
+            "brought": self._brought,
             "finished": self._finished,
         }

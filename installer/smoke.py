@@ -90,9 +90,7 @@ class SmokeTest(Step):
                 hint = "is there emulation for what this host does not run? does `docker run --privileged` work?"
             else:
                 message = f"a test build FROM {trial.base} failed"
-                hint = (
-                    f"docker logs buildx_buildkit_{self._job.options.builder}0; docker logs {marks.REGISTRY_CONTAINER}"
-                )
+                hint = f"docker logs buildx_buildkit_{self._job.builder}0; docker logs {marks.REGISTRY_CONTAINER}"
             platforms = ", ".join(map(str, trial.platforms))
             raise BundleError(f"{message} ({platforms})\n{error.message}", hint=hint) from None
 
@@ -106,7 +104,7 @@ class SmokeTest(Step):
     def _build(self, trial: Trial, with_run: bool) -> None:
         self._host.cli.run(
             [
-                *("buildx", "build", "--builder", self._job.options.builder),
+                *("buildx", "build", "--builder", self._job.builder),
                 *("--platform", ",".join(map(str, trial.platforms))),
                 *(
                     "--no-cache",

@@ -82,7 +82,7 @@ def test_the_probe_is_a_program_of_that_platform(architecture: str, tmp_path: Pa
     if emulator is None:
         pytest.skip("qemu-user-static is not installed")
     program = tmp_path / "probe"
-    program.write_bytes(kernel._elf(*kernel._PROGRAMS[architecture]))
+    program.write_bytes(kernel.exit_program(architecture))
     program.chmod(0o755)
     assert subprocess.run([emulator, str(program)], check=False).returncode == 0
 

@@ -99,7 +99,8 @@ class RegistryContainer(Step):
                 )
             )
         data = self._job.data
-        if is_directory(data) and (":" in data or (Path(data).exists() and not Path(data).is_dir())):
+        place = self._host.places.seen(Path(data)) if is_directory(data) else None
+        if place and (":" in data or (place.exists() and not place.is_dir())):
             problems.append(Problem(f"--data {data}", "it is not a directory that Docker can mount"))
         holds_port = (
             container is not None and container.is_running and installed_address(container) == self._job.address

@@ -19,7 +19,8 @@ from installer.files import read_optional
 class Places:
     """The files that belong to the user who runs this, and the system's own that Docker reads.
 
-    `docker_config` is Docker's directory (~/.docker), `buildx_config` that of buildx, `state` ours.
+    `docker_config` is Docker's directory (~/.docker), `buildx_config` that of buildx, `state` ours. `root` is where the
+    whole host can be looked at: elsewhere than / when this program runs in a container (BUNDLE_HOST, see install.sh).
     """
 
     docker_config: Path
@@ -28,6 +29,7 @@ class Places:
     daemon_json: Path = Path("/etc/docker/daemon.json")
     daemon_pid: Path = Path("/var/run/docker.pid")
     proc: Path = Path("/proc")
+    root: Path = Path("/")
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Places:
@@ -35,11 +37,18 @@ class Places:
         home = Path(environment.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111  works without HOME
         docker_config = Path(environment.get("DOCKER_CONFIG") or home / ".docker")
         state = Path(environment.get("XDG_STATE_HOME") or home / ".local/state")
+        root = Path(environment.get("BUNDLE_HOST") or "/")
         return cls(
             docker_config=docker_config,
             buildx_config=Path(environment.get("BUILDX_CONFIG") or docker_config / "buildx"),
             state=state / "bundle",
+            proc=root / "proc",
+            root=root,
         )
+
+    def seen(self, path: Path) -> Path:
+        """Where an absolute path of the host can be looked at."""
+        return self.root / path.relative_to("/")
 
     @property
     def receipt(self) -> Path:

@@ -132,7 +132,7 @@ def _explained(error: NetworkError, job: Job, host: Host) -> NetworkError | Disk
     """Why the registry failed, where the host shows it: its disk is full, or its container has ended."""
     with contextlib.suppress(HostError):
         info = host.engine.info()
-        free = usable_size(preflight.data_place(job, info))
+        free = usable_size(host.places.seen(preflight.data_place(job, info)))
         if free is not None and free < 16 << 20:
             return DiskFullError(
                 f"no space left for the registry's data in `{job.data}`: {error.message}",

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import click
 
+from bundler.base import read_base, subtract, summary
 from bundler.compose import compose
 from bundler.define import Defined, define
 from bundler.export import DEFAULT_WORKERS, export
@@ -39,6 +40,14 @@ _PATH = click.Path(path_type=Path)
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.option("-f", "--file", "definition", type=_PATH, help="A bundle.toml: all this, kept in git.")
 @click.option("-o", "--output", "path", type=_PATH, help="The archive to write.  [default: NAME.tar]")
+@click.option(
+    "--base",
+    "bases",
+    type=_PATH,
+    multiple=True,
+    metavar="FILE",
+    help="Leave out what this has: an earlier archive, its bundle.json, or a want.json of `bundle want`.",
+)
 @click.option("--split", metavar="SIZE", help="Write parts of at most SIZE, such as 4000MiB for FAT32.")
 @click.option("--sign", "key", type=_PATH, metavar="KEY", help="Sign with this SSH key (ssh-keygen asks or an agent).")
 @click.option("--name", help="The bundle's name.  [default: offline]")
@@ -49,6 +58,7 @@ _PATH = click.Path(path_type=Path)
 @making_options
 @click.option("--toolchain", "parts", multiple=True, metavar="ROLE=IMAGE", help=f"Override {', '.join(TOOLCHAIN)}.")
 @click.option("--without", multiple=True, metavar="ROLE", help="Leave a part of the toolchain out.")
+@click.option("--with-python", is_flag=True, help="Take a Python image along, whatever its size.")
 @click.option("--attestations", is_flag=True, default=None, help="Take the images' attestations along.")
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Downloads at once."
@@ -58,9 +68,9 @@ _PATH = click.Path(path_type=Path)
 def create(
     *,
     images: Sequence[str],
-@click.option("--with-python", is_flag=True, help="Take a Python image along, whatever its size.")
     definition: Optional[Path],
     path: Optional[Path],
+    bases: tuple[Path, ...],
     split: Optional[str],
     key: Optional[Path],
     look: Look,
@@ -85,6 +95,7 @@ def create(
     for text in defined.messages():
         output.progress.message(text)
     spec = defined.spec
+    known = [read_base(base) for base in bases]
     lock = read_lock(lock_path(definition)) if definition else None
     if lock and definition:
         spec = lock.apply(spec, lock_path(definition))
@@ -100,6 +111,9 @@ def create(
         if lock:
             lock.check(plan)
         plan, made = make_smaller(spec, plan, source, threads=making.threads, workers=workers, progress=output.progress)
+        if known:
+            plan = subtract(plan, known)
+            output.progress.message(_delta_text(plan))
         for note in plan.notes:
             output.progress.message(f"note: {note}")
         contents = compose(spec, plan, program())
@@ -126,6 +140,7 @@ def _definition(
     making: Making,
     parts: Sequence[str],
     without: Sequence[str],
+    with_python: bool,
     attestations: Optional[bool],
 ) -> Definition:
     """What the command line says."""
@@ -140,9 +155,9 @@ def _definition(
         host_platforms=Platform.parse_list(host_platforms or ""),
         images=tuple(Reference.parse(image) for image in images),
         mirrors=mirrors,
-    with_python: bool,
         toolchain=toolchain,
         attestations=attestations,
+        with_python=with_python,
         from_daemon=making.from_daemon,
         recompress=making.recompress,
         zstd_level=making.level,
@@ -157,7 +172,6 @@ def _role(text: str) -> str:
     return text
 
 
-        with_python=with_python,
 def _document(
     defined: Defined, plan: Plan, contents: Contents, written: Optional[Written], made: dict[str, Any]
 ) -> dict[str, Any]:
@@ -176,8 +190,15 @@ def _document(
         **made,
         "images": contents.manifest.to_json()["images"],
         "found": defined.found(),
+        **summary(plan),
         "notes": list(plan.notes),
     }
+
+
+def _delta_text(plan: Plan) -> str:
+    size = human_size(sum(blob.size for blob in plan.required))
+    names = ", ".join(f"{base.name} {base.digest}" for base in plan.bases)
+    return f"delta: {len(plan.required)} layers ({size}) are left to {names}"
 
 
 def _images_text(plan: Plan) -> list[str]:

@@ -29,10 +29,12 @@ def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
         files=tuple(File(name, Digest.of(data), len(data)) for name, data in files.items()),
         blobs=(*(descriptor for descriptor, _ in plan.documents), *(descriptor for descriptor, _ in plan.layers)),
         program=File("program.zip", Digest.of(program), len(program)),
+        bases=plan.bases,
+        required=plan.required,
     )
+    manifest, files = filled(manifest, files, bootstrap)
     documents = {descriptor.digest: data for descriptor, data in plan.documents}
     return Contents(manifest, files, documents, program)
-    manifest, files = filled(manifest, files, bootstrap)
 
 
 def _index(plan: Plan) -> bytes:
@@ -54,14 +56,20 @@ def _index(plan: Plan) -> bytes:
 def _docker_archive(plan: Plan) -> bytes:
     """The manifest.json of `docker save`: the registry image of each host platform, so that `docker load` works.
 
+    An image of which a delta leaves layers to its base is not in it: `docker load` could do nothing with it.
+
     With several host platforms the first one has the plain tag, as Docker's tags hold one image each; the others carry
     their architecture behind the tag.
     """
     documents = {descriptor.digest: data for descriptor, data in plan.documents}
+    required = {descriptor.digest for descriptor in plan.required}
     entries = []
     for image in plan.images:
         if image.role == "registry":
             for position, content in enumerate(image.platforms):
+                layers = parse_manifest(documents[content.manifest.digest]).layers
+                if any(layer.digest in required for layer in layers):
+                    continue
                 suffix = f"-{str(content.platform).replace('/', '-')}" if position else ""
                 entries.append(_docker_image(image, documents[content.manifest.digest], suffix))
     return _dump(entries)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError
-from bundles.manifest import Image
+from bundles.manifest import Base, Image
 from bundles.reference import Reference
 
 
@@ -28,12 +28,17 @@ class Resolved:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All images and, each once and in archive order, all blobs: `documents` by digest, then `layers` by digest."""
+    """All images and, each once and in archive order, all blobs: `documents` by digest, then `layers` by digest.
+
+    Of a delta, `required` are the layers that are left to `bases`, by digest; they are not among `layers`.
+    """
 
     images: tuple[Image, ...]
     documents: tuple[tuple[Descriptor, bytes], ...]
     layers: tuple[tuple[Descriptor, Reference], ...]
     notes: tuple[str, ...]
+    bases: tuple[Base, ...] = ()
+    required: tuple[Descriptor, ...] = ()
 
     @property
     def layer_size(self) -> int:

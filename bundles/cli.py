@@ -35,6 +35,7 @@ _COMMANDS = {
     "lock": ("bundler.lockcli:lock", "Write bundle.lock: the digest that each image stands for."),
     "install": ("installer.cli:install", "Turn an archive into a registry and a builder on this host."),
     "verify": ("bundles.commands:verify", "Check every byte of an archive against its digest."),
+    "diff": ("bundles.difference:diff", "Show what changes from one bundle to another."),
     "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),
 }
 

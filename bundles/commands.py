@@ -27,10 +27,12 @@ def verify(archive: Given, output: Output) -> None:
             "verified": True,
             "signed": opened.manifest.signed,
             "signer": opened.signer,
+            "requiredBlobs": len(opened.manifest.required),
         }
         parts = f" in {len(opened.volume.paths)} parts" if len(opened.volume.paths) > 1 else ""
         lines = [f"{archive.path}: {count} blobs, {human_size(size)}{parts}, every byte is right"]
-        output.result(document, "\n".join([*lines, f"bundle {opened.digest}", *_signature_lines(opened)]))
+        lines += [f"bundle {opened.digest}", *_signature_lines(opened), *_delta_lines(opened)]
+        output.result(document, "\n".join(lines))
 
 
 @click.command()
@@ -68,6 +70,7 @@ def _table(archive: Archive) -> str:
         f"hosts      {', '.join(map(str, manifest.host_platforms))}",
         f"made by    bundle {manifest.tool_version}",
         *_signature_lines(archive),
+        *_delta_lines(archive),
         "",
     ]
     lines += ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]) for row in rows]
@@ -78,6 +81,16 @@ def _signature_lines(archive: Archive) -> list[str]:
     if archive.signer:
         return [f"signed by  {archive.signer}"]
     return ["signed     by whom was not asked: --allowed-signers FILE"] if archive.manifest.signed else []
+
+
+def _delta_lines(archive: Archive) -> list[str]:
+    """What is not inside."""
+    manifest = archive.manifest
+    if not manifest.bases:
+        return []
+    size = human_size(sum(blob.size for blob in manifest.required))
+    lines = [f"delta      {len(manifest.required)} layers ({size}) are not inside; the host has to have them from"]
+    return lines + [f"           {base.name} {base.digest}" for base in manifest.bases]
 
 
 def _name(image: Image) -> str:

@@ -71,11 +71,21 @@ class Image:
 
 
 @dataclasses.dataclass(frozen=True)
+class Base:
+    """What a delta builds on: a bundle, or what a registry holds (want.json), by its name and digest."""
+
+    name: str
+    digest: Digest
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """The whole of bundle.json.
 
     `blobs` is in archive order. `program` describes the zip behind the tar. `host_platforms` are those of the
     toolchain, `platforms` those of the base images. `signed` says that there is an entry for a signature.
+
+    A delta has `bases`, and leaves to them the layers in `required`: its images need them, and they are not inside.
     """
 
     name: str
@@ -87,6 +97,8 @@ class Manifest:
     blobs: tuple[Descriptor, ...]
     program: File
     signed: bool = False
+    bases: tuple[Base, ...] = ()
+    required: tuple[Descriptor, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -125,6 +137,15 @@ class Manifest:
             "files": [_file_to_json(file) for file in self.files],
             "program": _file_to_json(self.program),
             "blobs": [blob.to_json() for blob in self.blobs],
+            **self._delta_to_json(),
+        }
+
+    def _delta_to_json(self) -> dict[str, Any]:
+        if not self.bases:
+            return {}
+        return {
+            "bases": [{"name": base.name, "digest": str(base.digest)} for base in self.bases],
+            "required": [blob.to_json() for blob in self.required],
         }
 
     @classmethod
@@ -154,6 +175,8 @@ class Manifest:
                 files=tuple(map(_file_from_json, value["files"])),
                 blobs=tuple(map(Descriptor.from_json, value["blobs"])),
                 program=_file_from_json(value["program"]),
+                bases=tuple(Base(str(item["name"]), Digest(item["digest"])) for item in value.get("bases", ())),
+                required=tuple(map(Descriptor.from_json, value.get("required", ()))),
                 signed=value.get("signed", False) is True,
             )
             _check_consistent(manifest)
@@ -178,6 +201,9 @@ def _check_consistent(manifest: Manifest) -> None:
     blobs = {blob.digest: blob for blob in manifest.blobs}
     if len(blobs) != len(manifest.blobs):
         raise UsageError("a blob is listed twice")
+    required = {blob.digest for blob in manifest.required}
+    if len(required) != len(manifest.required) or required & blobs.keys() or (required and not manifest.bases):
+        raise UsageError("what it requires from its bases is listed twice, is inside too, or there is no base")
     names = [file.name for file in manifest.files]
     if len(set(names)) != len(names) or not FILE_NAMES.issuperset(names):
         raise UsageError("its files are not those of a bundle")

@@ -26,7 +26,7 @@ from bundles.errors import (
     Problem,
     UsageError,
 )
-from bundles.image import MAX_CONFIG_SIZE, walk
+from bundles.image import MAX_CONFIG_SIZE, parse_manifest, walk
 from bundles.layout import (
     BLOCK,
     CHECKSUM_NAME,
@@ -227,11 +227,15 @@ class Archive:
     def walk(self, root: Descriptor) -> Iterator[Descriptor]:
         """The content below `root` that is in the archive, `root` first, parents before children.
 
+        What a delta requires from its bases is passed over.
+
         Raises:
             DamagedArchiveError: a document is wrong, or something that a manifest needs is missing.
         """
         try:
             for blob, parent in walk(root, self.read_document, lambda child: self.has(child.digest)):
+                if blob.digest in self._required:
+                    continue
                 if not self.has(blob.digest):
                     raise self.damaged([Problem(f"{blob.digest}, which {parent and parent.digest} needs", "missing")])
                 yield blob
@@ -261,6 +265,16 @@ class Archive:
     def has(self, digest: Digest) -> bool:
         """Whether that blob is in the archive (children of a sparse index are not)."""
         return self.layout.holds(digest)
+
+    @functools.cached_property
+    def _required(self) -> frozenset[Digest]:
+        return frozenset(blob.digest for blob in self.manifest.required)
+
+    def left_to_base(self, descriptor: Descriptor) -> tuple[Descriptor, ...]:
+        """What an image manifest needs and a delta leaves to its bases: none of an archive that is whole."""
+        image = parse_manifest(self.read_document(descriptor))
+        needed = dict.fromkeys(Descriptor(blob.media_type, blob.digest, blob.size) for blob in image.layers)
+        return tuple(blob for blob in needed if blob.digest in self._required)
 
     def open_blob(self, descriptor: Descriptor) -> BlobReader:
         """Read a blob; what is read is verified."""

@@ -10,7 +10,7 @@ from bundles.errors import HostError, Problem
 from bundles.progress import Progress
 from installer.files import is_writable, read_optional, write_atomically
 from installer.host import Host
-from installer.images import load
+from installer.images import left_to_base, load
 from installer.job import Job
 from installer.step import Change, Step
 
@@ -55,6 +55,9 @@ class BuildxPlugin(Step):
                     "install the package docker-buildx-plugin (Debian and Ubuntu also: docker-buildx)",
                 )
             ]
+        left = left_to_base(self._job, self._host, self._job.tools["buildx"])
+        if left:
+            return [left]
         if not is_writable(path):
             return [
                 Problem(

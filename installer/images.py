@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 from bundles.errors import HostError, Problem
 from bundles.progress import Progress
@@ -16,12 +17,28 @@ def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
     """Bring a toolchain image into Docker under its name; False when it is there already."""
     if tool.is_image(host.engine.image_id(tool.name)):
         return False
+    left = left_to_base(job, host, tool)
+    if left:
+        raise HostError(f"{left.subject}: {left.message}", hint=left.hint)
     size = content_size(job.archive, tool.manifest)
     with progress.task(f"load {tool.reference.familiar}", size) as task:
         host.engine.load(stream(job.archive, tool.manifest, tool.name, task.advance))
     if not tool.is_image(host.engine.image_id(tool.name)):
         raise HostError(f"Docker loaded `{tool.name}`, and what it has now is another image", hint="docker images")
     return True
+
+
+def left_to_base(job: Job, host: Host, tool: Tool) -> Optional[Problem]:
+    """Why an image cannot be loaded: Docker does not have it, and a delta leaves it to its base. None when it can."""
+    left = job.archive.left_to_base(tool.manifest)
+    if not left or tool.is_image(host.engine.image_id(tool.name)):
+        return None
+    bases = " and ".join(f"`{base.name}` {base.digest}" for base in job.archive.manifest.bases)
+    return Problem(
+        f"image {tool.reference.familiar}",
+        f"Docker does not have it, and this archive leaves {len(left)} of its layers to {bases}",
+        "install that one first, then this one again",
+    )
 
 
 class LoadImages(Step):
@@ -39,7 +56,7 @@ class LoadImages(Step):
 
     def problems(self) -> Sequence[Problem]:
         platform = self._job.host_platform
-        return [
+        absent = [
             Problem(
                 f"the {role} image",
                 f"the archive has none for {platform}",
@@ -48,6 +65,8 @@ class LoadImages(Step):
             for role in ("registry", "buildkit")
             if self._job.tool(role) is None
         ]
+        left = (left_to_base(self._job, self._host, tool) for tool in self._tools)
+        return [*absent, *(problem for problem in left if problem)]
 
     def look(self) -> Sequence[Change]:
         return [

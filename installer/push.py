@@ -10,12 +10,13 @@ from typing import Optional, TypeVar
 
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
-from bundles.errors import InterruptedByUser, NetworkError, UnreachableError
+from bundles.errors import InterruptedByUser, NetworkError, Problem, UnreachableError
 from bundles.image import parse_index
 from bundles.progress import Progress, Task
 from bundles.reader import Archive, BlobReader
 from installer.rebuild import rebuilt
 from installer.registry import Registry
+from installer.required import Required
 from installer.selection import Selected
 from installer.step import Change, Step
 
@@ -88,9 +89,17 @@ class Push(Step):
     def __init__(self, archive: Archive, images: Sequence[Selected], registry: Registry, progress: Progress) -> None:
         self._archive, self._images = archive, images
         self._registry, self._progress = registry, progress
+        self._required = Required(archive, images, registry)
         self._stop = threading.Event()
         self.rebuilt: dict[Place, Digest] = {}
         """The digest of the index that a place holds in the place of the image's own, where the registry refused it."""
+
+    def problems(self) -> Sequence[Problem]:
+        if not self._required.of(self._images):
+            return []
+        if not self._answers():
+            return [self._required.unreachable()]
+        return self._required.problems(self._required.of([place.image for place in self._missing()]))
 
     def look(self) -> Sequence[Change]:
         missing = self._missing()
@@ -106,7 +115,7 @@ class Push(Step):
             )
             for place in missing
         ]
-        size = sum(plan.blob.size for plan in plans if not plan.present)
+        size = sum(plan.blob.size for plan in plans if not plan.present and self._archive.has(plan.blob.digest))
         count = sum(1 for plan in plans if plan.missing)
         return [*changes, Change("upload", "blobs", str(count), "those that the registry does not have", size)]
 
@@ -184,6 +193,9 @@ class Push(Step):
             present = dict(holders.get(blob.digest, {}))
             if answers:
                 present.update({name: None for name in repositories if self._registry.has_blob(name, blob.digest)})
+            if answers and not present and not self._archive.has(blob.digest):
+                holder = self._required.holder(blob.digest)
+                present.update({holder: None} if holder else {})
             return BlobPlan(blob, tuple(name for name in repositories if name not in present), tuple(present))
 
         return self._in_parallel(plan, list(needed.values()))
@@ -193,6 +205,13 @@ class Push(Step):
         present = list(plan.present)
         for repository in plan.missing:
             mounted = any(self._registry.mount_blob(repository, plan.blob.digest, source) for source in present[:1])
+            if not mounted and not self._archive.has(plan.blob.digest):
+                raise NetworkError(
+                    f"`{self._registry.host}` does not have the layer {plan.blob.digest}, or does not take it from "
+                    f"{' or '.join(present) or 'any repository'} into {repository}; this archive leaves it to "
+                    f"{self._required.bases}",
+                    hint="install that one again, then this one",
+                )
             if not mounted:
                 self._upload(repository, plan.blob, task)
             elif repository == plan.missing[0]:

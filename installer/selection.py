@@ -21,7 +21,8 @@ class Selected:
     """An image on its way into the registry.
 
     `repositories` hold it, the first before its aliases. `manifests` are the image manifests and indexes in the order
-    in which they are pushed, the root last. `blobs` are the configs and layers. `platforms` are those that go in.
+    in which they are pushed, the root last. `blobs` are the configs and layers, those too that a delta leaves to its
+    base. `platforms` are those that go in.
     """
 
     image: Image
@@ -99,7 +100,8 @@ def _collect(
             return False
     elif descriptor.is_manifest:
         image = parse_manifest(archive.read_document(descriptor))
-        blobs.update((blob.digest, blob) for blob in (image.config, *image.layers) if archive.has(blob.digest))
+        # With those that a delta leaves to its base.
+        blobs.update((blob.digest, blob) for blob in (image.config, *image.layers))
     else:
         blobs[descriptor.digest] = descriptor
         return True

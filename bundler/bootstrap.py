@@ -55,7 +55,7 @@ class Bootstrap:
         offset = 0
         for content in (content for image in plan.images if image.role == "python" for content in image.platforms):
             manifest = parse_manifest(documents[content.manifest.digest])
-            name = f"bundle-python:{content.manifest.digest.short}"
+            name = f"docker.io/library/bundle-python:{content.manifest.digest.short}"
             head = saved_head(content.manifest, manifest, name)
             blobs = tuple(blob.digest for blob in saved_blobs(content.manifest, manifest))
             self._images.append(_Python(content, name, manifest.config.digest, blobs, head, offset))

@@ -34,6 +34,7 @@ _COMMANDS = {
     "create": ("bundler.cli:create", "Write an archive from registries (needs internet, no Docker)."),
     "lock": ("bundler.lockcli:lock", "Write bundle.lock: the digest that each image stands for."),
     "install": ("installer.cli:install", "Turn an archive into a registry and a builder on this host."),
+    "want": ("installer.want:want", "Write down what the registry of this host holds, for the next delta."),
     "verify": ("bundles.commands:verify", "Check every byte of an archive against its digest."),
     "diff": ("bundles.difference:diff", "Show what changes from one bundle to another."),
     "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),
@@ -133,7 +134,8 @@ def run(arguments: list[str]) -> int:
     # The libraries underneath report what we report better ourselves.
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     try:
-        bundle.main(arguments, prog_name=_program_name(), standalone_mode=False)
+        # What a command returns is nothing; a code comes from `ctx.exit(CODE)`: there is a result, and it is not good.
+        code = bundle.main(arguments, prog_name=program_name(), standalone_mode=False)
     except click.exceptions.Exit as error:
         return int(error.exit_code)
     except BrokenPipeError:
@@ -142,7 +144,7 @@ def run(arguments: list[str]) -> int:
         return 1
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last line of defence: see _explained
         return _report(_explained(error), arguments)
-    return 0
+    return int(code or 0)
 
 
 def _explained(error: BaseException) -> BundleError:
@@ -161,7 +163,8 @@ def _explained(error: BaseException) -> BundleError:
     return BundleError(f"a defect in this program: {type(error).__name__}: {error}", hint="report the lines above")
 
 
-def _program_name() -> str:
+def program_name() -> str:
+    """How a person runs this program."""
     archive = running_archive()
     return f"python3 {archive.name}" if archive else "bundle"
 

@@ -13,6 +13,7 @@ import pytest
 from bundler.base import Known, read_base, subtract
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, DamagedArchiveError, NetworkError, UsageError
+from bundles.platform import Platform
 from bundles.progress import Silent
 from bundles.reader import Archive
 from bundles.transport import Transport
@@ -20,6 +21,7 @@ from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry
 from installer.selection import select
+from installer.want import holdings, pinned
 from tests.archives import AMD64, Made, image, made
 from tests.fake_registry import FakeRegistry
 from tests.unit.test_cli import bundle
@@ -255,3 +257,54 @@ def test_diff_shows_what_moved(tmp_path: Path) -> None:
     assert f"moved      debian:12  {digests[0]} -> {digests[1]}" in said
     assert "platforms  gcc:12  -linux/arm64" in said
     assert "the same images" in bundle("diff", old, old, cwd=tmp_path).stdout
+
+
+def test_want_lists_what_a_registry_holds(
+    chain: tuple[Path, Path, Path], registry: FakeRegistry, connect: Connect, tmp_path: Path
+) -> None:
+    full, first, _ = chain
+    install(full, registry, connect)
+    done = bundle("want", "--registry", registry.host, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    value = json.loads((tmp_path / "want.json").read_text())
+    assert {item["name"] for item in value["images"]} == {
+        "library/registry:3", "registry:3", "library/debian:12", "debian:12",
+    }  # fmt: skip
+    with Archive(full) as archive:
+        assert set(value["digests"]) == {str(blob.digest) for blob in archive.manifest.blobs}
+    path = delta(made(*FIRST), tmp_path / "want.json").write(tmp_path / "x.tar").path
+    assert (layers(path), required(path)) == (layers(first), required(first))
+    with Archive(path) as archive:
+        assert archive.manifest.bases[0].digest == Digest.of((tmp_path / "want.json").read_bytes())
+    install(path, registry, connect)
+    again = bundle("want", "--registry", registry.host, "-o", "again.json", "--json", cwd=tmp_path)
+    assert json.loads(again.stdout)["images"] == 5
+
+
+def test_want_does_not_list_what_is_lost_or_was_never_there(
+    registry: FakeRegistry, connect: Connect, tmp_path: Path
+) -> None:
+    sparse = made(image("gcc:12", absent=(Platform("linux", "arm", "v7"),)))
+    install(sparse.write(tmp_path / "x.tar").path, registry, connect)
+    lost = next(iter(sparse.layers))
+    for repository in registry.repositories.values():
+        repository.blobs.discard(lost)
+    found = holdings(Registry(connect(insecure=frozenset({registry.host})), registry.host))
+    assert found.digests == {descriptor.digest for descriptor, _ in sparse.plan.documents} | set(sparse.layers) - {lost}
+
+
+def test_want_follows_digests_that_only_the_receipt_knows(registry: FakeRegistry, connect: Connect) -> None:
+    manifest = registry.image("linux/amd64")
+    registry.tag("debian", "x", manifest)
+    registry.repositories["debian"].tags.clear()
+    receipt = {"images": [{"names": [f"localhost:5000/debian@{manifest.digest}", "localhost:5000/a:1"]}]}
+    more = pinned(receipt, Address.parse("localhost:5000"))
+    found = holdings(Registry(connect(insecure=frozenset({registry.host})), registry.host), more)
+    assert list(found.images) == [f"debian@{manifest.digest}"]
+    assert manifest.digest in found.digests
+
+
+def test_want_without_a_registry(tmp_path: Path) -> None:
+    done = bundle("want", "--registry", "localhost:1", cwd=tmp_path)
+    assert (done.returncode, "cannot list `localhost:1`" in done.stderr) == (5, True)
+    assert not (tmp_path / "want.json").exists()

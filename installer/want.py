@@ -1,0 +1,125 @@
+"""`bundle want`: what the registry holds, written down for `bundle create --base`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Optional
+
+import click
+
+from bundles.cli import Output, common_options
+from bundles.digest import Digest
+from bundles.errors import NetworkError, NotFoundError, UsageError
+from bundles.files import write_whole
+from bundles.image import parse_index, parse_manifest
+from bundles.transport import Settings, Transport
+from bundles.want import Want
+from installer.address import Address
+from installer.host import Places, read_json_file
+from installer.job import DEFAULT_REGISTRY
+from installer.registry import Registry
+
+_WORKERS = 4
+
+
+@click.command()
+@click.option(
+    "-o", "--output", "path", type=click.Path(path_type=Path), default=Path("want.json"), show_default=True,
+    help="The file to write.",
+)  # fmt: skip
+@click.option("--registry", metavar="HOST:PORT", help="Which registry.  [default: the one that was installed]")
+@common_options
+def want(*, path: Path, registry: Optional[str], output: Output) -> None:
+    """Write down what the registry holds, so that only the rest has to be carried in.
+
+    \b
+    offline$  bundle want -o want.json
+    online$   bundle create -f bundle.toml --base want.json -o delta.tar
+    """
+    receipt = read_json_file(Places.of(os.environ).receipt) or {}
+    address = Address.parse(registry or _installed(receipt) or DEFAULT_REGISTRY)
+    settings = Settings(insecure=frozenset({str(address)}), timeout=(5.0, 60.0), attempts=3, backoff=0.2)
+    with Transport(settings) as transport:
+        found = holdings(Registry(transport, str(address)), pinned(receipt, address))
+    write_whole(path, found.to_bytes())
+    document = {
+        "want": str(path),
+        "registry": str(address),
+        "images": len(found.images),
+        "digests": len(found.digests),
+        "digest": str(Digest.of(found.to_bytes())),
+    }
+    output.result(
+        document,
+        f"{path}: {len(found.images)} images, {len(found.digests)} manifests, configs and layers on {address}\n"
+        f"next: carry it out, and run there: bundle create ... --base {path.name}",
+    )
+
+
+def holdings(registry: Registry, more: frozenset[tuple[str, Digest]] = frozenset()) -> Want:
+    """Everything on a registry that can be reached from its tags, and from `more`: repositories and digests in them.
+
+    Each blob is asked for: what a manifest names and the registry has lost is not listed.
+
+    Raises:
+        NetworkError: it does not answer.
+    """
+    try:
+        registry.ping()
+        repositories = list(registry.repositories())
+    except NetworkError as error:
+        raise type(error)(f"cannot list `{registry.host}`: {error.message}", hint="docker start registry") from None
+    images: dict[str, Digest] = {}
+    digests: set[Digest] = set()
+
+    def look(item: tuple[str, str]) -> None:
+        repository, selector = item
+        root = registry.manifest_digest(repository, selector)
+        if root is not None:
+            images[f"{repository}{'@' if ':' in selector else ':'}{selector}"] = root
+            digests.update(_below(registry, repository, root))
+
+    places = [(repository, tag) for repository in repositories for tag in registry.tags(repository)]
+    places += [(repository, str(digest)) for repository, digest in more if repository in repositories]
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        list(pool.map(look, places))
+    return Want(f"registry {registry.host}", images, frozenset(digests))
+
+
+def pinned(receipt: dict[str, Any], address: Address) -> frozenset[tuple[str, Digest]]:
+    """The images that a receipt names by digest: a registry does not list what has no tag."""
+    found = set()
+    for image in receipt.get("images") or ():
+        for name in image.get("names") or ():
+            repository, at, digest = str(name).removeprefix(f"{address}/").partition("@")
+            if at:
+                try:
+                    found.add((repository, Digest(digest)))
+                except UsageError:
+                    continue
+    return frozenset(found)
+
+
+def _below(registry: Registry, repository: str, root: Digest) -> Iterator[Digest]:
+    """A manifest or index and what it needs, as far as it is there."""
+    try:
+        descriptor, data = registry.get_manifest(repository, str(root))
+    except NotFoundError:
+        return  # the child of a sparse index
+    yield descriptor.digest
+    if descriptor.is_index:
+        for child in parse_index(data):
+            yield from _below(registry, repository, child.digest)
+        return
+    manifest = parse_manifest(data)
+    for blob in (manifest.config, *manifest.layers):
+        if registry.has_blob(repository, blob.digest):
+            yield blob.digest
+
+
+def _installed(receipt: dict[str, Any]) -> Optional[str]:
+    address = (receipt.get("registry") or {}).get("address")
+    return address if isinstance(address, str) else None

@@ -73,6 +73,12 @@ class Journal:
         """Claim that everything is on the medium, and that from now on files get their final names."""
         self._append("complete\n", sync=True)
 
+    def adopt(self, claims: dict[Digest, int]) -> None:
+        """Take over a finished archive: its files are to get their unfinished names back."""
+        self._append("".join(f"synced {digest} {size}\n" for digest, size in claims.items()))
+        self.complete()
+        self.claims, self.renaming = claims, True
+
     def _append(self, text: str, *, sync: bool = False) -> None:
         with self._lock:
             if self._file >= 0:

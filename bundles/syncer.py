@@ -10,12 +10,13 @@ from bundles.journal import Journal
 from bundles.layout import Entry
 from bundles.unfinished import Unfinished
 
-# How much is written before it is pushed to the medium, so that the sync at the end is short.
-_STEP = 64 << 20
+# How much is written before it is pushed to the medium: what a power loss can cost. On a slow medium more comes in
+# during a sync, and the next one takes it all.
+_STEP = 16 << 20
 
 
 class Syncer(threading.Thread):
-    """A thread that syncs `files` every 64 MiB and journals which bytes are safe then."""
+    """A thread that syncs `files` every 16 MiB and journals which bytes are safe then."""
 
     def __init__(self, files: Unfinished, journal: Journal) -> None:
         super().__init__(name="sync", daemon=True)

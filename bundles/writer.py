@@ -1,7 +1,8 @@
 """Writing an archive: laid out before the first byte arrives, each blob written once, at its final offset.
 
 The file is called `NAME.partial` until every byte is in place, verified and synced. A run that is interrupted leaves
-it, with a journal, and the next run for the same bundle goes on.
+it, with a journal, and the next run for the same bundle goes on. When that very bundle is there already it is taken
+back and read again: what is right in it is not fetched.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Optional
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, DiskFullError, UsageError
-from bundles.filesystem import largest_file, write_synced
+from bundles.filesystem import largest_file, sync_directory, write_synced
 from bundles.frontier import FrontierHasher
 from bundles.journal import Journal
 from bundles.layout import (
@@ -179,9 +180,12 @@ class ArchiveWriter:
         _check_limit(path, sizes)
         self.journal = Journal(path.with_name(path.name + ".journal"), self.digest, ",".join(map(str, sizes)))
         try:
+            paths = [path.with_name(name) for name in names]
             if not self.journal.renaming:
                 _check_target(path, split is not None)
-            self.files = Unfinished([path.with_name(name) for name in names], sizes, renaming=self.journal.renaming)
+            if not self.journal.claims and _holds(paths, sizes, self.digest):
+                self.journal.adopt({layer.digest: layer.size for layer in self.layers})
+            self.files = Unfinished(paths, sizes, renaming=self.journal.renaming)
         except BaseException:
             self._give_up()
             raise
@@ -287,6 +291,7 @@ class ArchiveWriter:
             stale.unlink()
         self.files.rename()
         self.journal.remove()
+        sync_directory(self.path.parent)
         return written
 
     def close(self) -> None:
@@ -346,6 +351,17 @@ def _check_target(path: Path, split: bool) -> None:
             Archive(path).close()
         except ArchiveError:
             raise _not_replaced(path) from None
+
+
+def _holds(paths: Sequence[Path], sizes: Sequence[int], digest: Digest) -> bool:
+    """Whether this very bundle is there already, by its bundle.json: an earlier run got to its end."""
+    try:
+        if [path.stat().st_size for path in paths] != list(sizes):
+            return False
+        with Archive(paths[0]) as archive:
+            return archive.digest == digest
+    except (OSError, ArchiveError):
+        return False
 
 
 def _not_replaced(path: Path) -> UsageError:

@@ -175,6 +175,35 @@ def test_wrong_bytes_begin_again_and_the_file_hash_follows(sample: Made, tmp_pat
     assert written.files[0].sha256 == hashlib.sha256(written.path.read_bytes()).hexdigest()
 
 
+def test_a_finished_archive_is_not_fetched_again(sample: Made, tmp_path: Path) -> None:
+    path = sample.write(tmp_path / "offline.tar").path
+    data = path.read_bytes()
+    with ArchiveWriter(path, sample.contents()) as writer:
+        for layer in writer.layers:
+            sink = writer.sink(layer)
+            assert sink.position == layer.size
+            assert sink.finish()
+        writer.finish()
+    assert path.read_bytes() == data
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["offline.tar", "offline.tar.sha256"]
+
+
+def test_of_a_damaged_finished_archive_only_the_damage_is_fetched_again(sample: Made, tmp_path: Path) -> None:
+    path = sample.write(tmp_path / "offline.tar").path
+    data = path.read_bytes()
+    with Archive(path) as opened:
+        offset = opened.layout.blob(opened.manifest.blobs[-1].digest).data_offset
+    path.write_bytes(data[: offset + 9] + bytes([data[offset + 9] ^ 1]) + data[offset + 10 :])
+    with ArchiveWriter(path, sample.contents()) as writer:
+        *right, last = [writer.sink(layer) for layer in writer.layers]
+        assert all(sink.finish() for sink in right)
+        assert not last.finish()
+        last.write(memoryview(sample.layers[last.descriptor.digest]))
+        assert last.finish()
+        writer.finish()
+    assert path.read_bytes() == data
+
+
 def test_another_plan_begins_anew(sample: Made, tmp_path: Path) -> None:
     path = tmp_path / "offline.tar"
     with ArchiveWriter(path, sample.contents()) as writer:

@@ -35,6 +35,8 @@ _COMMANDS = {
     "lock": ("bundler.lockcli:lock", "Write bundle.lock: the digest that each image stands for."),
     "install": ("installer.cli:install", "Turn an archive into a registry and a builder on this host."),
     "want": ("installer.want:want", "Write down what the registry of this host holds, for the next delta."),
+    "status": ("installer.status:status", "Show what is installed on this host, and whether it is healthy."),
+    "doctor": ("installer.doctor:doctor", "Find what is wrong on this host, and mend it."),
     "verify": ("bundles.commands:verify", "Check every byte of an archive against its digest."),
     "diff": ("bundles.difference:diff", "Show what changes from one bundle to another."),
     "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),

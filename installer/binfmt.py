@@ -22,7 +22,7 @@ from bundles.progress import Progress
 from installer import kernel, marks
 from installer.engine import Container, NewContainer
 from installer.host import Host
-from installer.images import load
+from installer.images import load, loading
 from installer.job import Job, Tool, Wanted
 from installer.keeper import PATH, keeper
 from installer.step import Change, Step
@@ -117,18 +117,25 @@ class Emulation(Step):
         if tool is None:
             return []
         missing, container = self._missing(), self._container()
-        changes = [
-            Change("register", "emulation", str(platform), f"in the kernel, with {tool.name}, privileged")
-            for platform in missing
-        ]
         detail = "registers emulators whenever Docker starts, and waits"
         if container is None:
-            return [*changes, Change("start", "container", marks.EMULATION_CONTAINER, detail)] if missing else []
-        if container.labels.get(marks.LABEL_WANTED) != self._wanted(tool, container).labels[marks.LABEL_WANTED]:
-            return [*changes, Change("replace", "container", container.name, detail)]
-        if missing or not container.is_running:
-            return [*changes, Change("restart", "container", container.name, f"it was {container.state}")]
-        return []
+            if not missing:
+                return []
+            change = Change("start", "container", marks.EMULATION_CONTAINER, detail)
+        elif container.labels.get(marks.LABEL_WANTED) != self._wanted(tool, container).labels[marks.LABEL_WANTED]:
+            change = Change("replace", "container", container.name, detail)
+        elif missing or not container.is_running:
+            change = Change("restart", "container", container.name, f"it was {container.state}")
+        else:
+            return []
+        return [
+            *(loading(self._job, self._host, tool) if isinstance(self._job, Job) else ()),
+            *(
+                Change("register", "emulation", str(platform), f"in the kernel, with {tool.name}, privileged")
+                for platform in missing
+            ),
+            change,
+        ]
 
     def apply(self, changes: Sequence[Change]) -> None:
         tool = self._tool()

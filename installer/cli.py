@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
@@ -14,7 +14,7 @@ from bundles.cli import Output, common_options
 from bundles.errors import UsageError
 from bundles.given import Given, archive_argument
 from bundles.platform import Platform
-from installer.step import Change, shortened
+from installer.course import asking, step_lines
 
 _T = TypeVar("_T")
 
@@ -63,8 +63,7 @@ def install(
         data=data,
         yes=yes,
     )
-    ask = click.confirm if sys.stdin.isatty() and sys.stderr.isatty() else None
-    host = Host.this(os.environ, (lambda question: bool(ask(f"{question}?", err=True))) if ask else None)
+    host = Host.this(os.environ, asking())
     with archive.open() as opened:
         if plan:
             job, planned = run_plan(opened, options, host)
@@ -94,7 +93,7 @@ def _option(name: str, parse: Callable[[str], _T], text: str) -> _T:
 
 def _plan_text(document: dict[str, Any]) -> str:
     lines = [f"bundle {document['bundle']} to {document['registry']}, builder {document['builder']}", ""]
-    lines += _step_lines(document["steps"], "nothing to do", sys.maxsize)
+    lines += step_lines(document["steps"], "nothing to do", sys.maxsize)
     if any(step["changes"] for step in document["steps"]):
         lines.append(f"receipt        write {document['receipt']}")
     else:
@@ -104,7 +103,7 @@ def _plan_text(document: dict[str, Any]) -> str:
 
 def _receipt_text(document: dict[str, Any], path: Path) -> str:
     registry, builder = document["registry"], document["builder"]
-    lines = _step_lines(document["steps"], "already there", 6)
+    lines = step_lines(document["steps"], "already there", 6)
     lines += ["", "images"]
     for image in document["images"]:
         names = ", ".join(image["names"])
@@ -125,12 +124,3 @@ def _receipt_text(document: dict[str, Any], path: Path) -> str:
     platforms = ",".join(builder["platforms"])
     example = f"docker buildx build --platform {platforms} -t {registry['address']}/app:1 --push ."
     return "\n".join([*lines, f"ready: {example}"])
-
-
-def _step_lines(steps: Sequence[dict[str, Any]], nothing: str, limit: int) -> list[str]:
-    lines = []
-    for step in steps:
-        texts = shortened([Change(**change) for change in step["changes"]], limit) or [nothing]
-        lines.append(f"{step['step']:<14} {texts[0]}")
-        lines += [f"{'':<14} {text}" for text in texts[1:]]
-    return lines

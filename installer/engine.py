@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import errno
 import io
 import json
@@ -65,7 +66,7 @@ class EngineInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """A container as it is now. `state` is Docker's word: created, running, exited, ..."""
+    """A container as it is now. `state` is Docker's word: created, running, exited, ...; `restart` its policy."""
 
     id: str
     name: str
@@ -73,6 +74,7 @@ class Container:
     state: str
     labels: Mapping[str, str]
     environment: Mapping[str, str]
+    restart: str = ""
 
     @property
     def is_running(self) -> bool:
@@ -182,6 +184,19 @@ class Engine:
             except (ImageNotFound, NotFound):
                 return None
 
+    def image_created(self, name: str) -> Optional[datetime.datetime]:
+        """When a local image was made, None when it is not there or does not say."""
+        from docker.errors import ImageNotFound, NotFound
+
+        with self._translated(f"look at the image `{name}`"):
+            try:
+                text = str(self._client.inspect_image(name).get("Created") or "")
+            except (ImageNotFound, NotFound):
+                return None
+        # To the second: Docker gives nanoseconds, which Python before 3.11 does not read.
+        match = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", text)
+        return datetime.datetime.fromisoformat(f"{match.group(0)}+00:00") if match else None
+
     def image_start(self, name: str) -> tuple[list[str], list[str]]:
         """The entrypoint and the command of a local image."""
         with self._translated(f"look at the image `{name}`"):
@@ -195,6 +210,12 @@ class Engine:
                 message = event.get("error") or event.get("message")
                 if message:
                     raise _refused("load an image", str(message))
+
+    def tag(self, image_id: str, name: str) -> None:
+        """Give a local image one more name."""
+        repository, _, tag = name.rpartition(":")
+        with self._translated(f"tag an image `{name}`"):
+            self._client.tag(image_id, repository, tag, force=True)
 
     def remove_image(self, name: str) -> None:
         """Remove a tag, and the image with its last tag; nothing happens when something else still needs it."""
@@ -221,7 +242,12 @@ class Engine:
             state=value["State"]["Status"],
             labels=config.get("Labels") or {},
             environment=environment,
+            restart=((value.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or "no",
         )
+
+    def set_restart_policy(self, name: str, policy: str) -> None:
+        with self._translated(f"change the container `{name}`"):
+            self._client.update_container(name, restart_policy={"Name": policy})
 
     def publishers(self, port: int) -> tuple[str, ...]:
         """The names of the running containers that have that TCP port of the host."""
@@ -287,10 +313,11 @@ class Engine:
             self._client.stop(name, timeout=10)
             self._client.remove_container(name, force=True, v=True)
 
-    def logs(self, name: str, lines: int = 20) -> str:
-        """The last lines that a container wrote, or nothing when they cannot be had."""
+    def logs(self, name: str, lines: int = 10) -> str:
+        """The last lines that a container wrote, long ones cut, or nothing when they cannot be had."""
         with contextlib.suppress(BundleError), self._translated(f"read the log of `{name}`"):
-            return cast(bytes, self._client.logs(name, tail=lines)).decode(errors="replace").strip()
+            text = cast(bytes, self._client.logs(name, tail=lines)).decode(errors="replace").strip()
+            return "\n".join(line[:300] for line in text.splitlines())
         return ""
 
     def run(self, image: str, arguments: Sequence[str], *, privileged: bool = False) -> Outcome:

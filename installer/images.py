@@ -17,6 +17,10 @@ def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
     """Bring a toolchain image into Docker under its name; False when it is there already."""
     if tool.is_image(host.engine.image_id(tool.name)):
         return False
+    there = _under_another_name(host, tool)
+    if there is not None:
+        host.engine.tag(there, tool.name)
+        return True
     left = left_to_base(job, host, tool)
     if left:
         raise HostError(f"{left.subject}: {left.message}", hint=left.hint)
@@ -31,7 +35,7 @@ def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
 def left_to_base(job: Job, host: Host, tool: Tool) -> Optional[Problem]:
     """Why an image cannot be loaded: Docker does not have it, and a delta leaves it to its base. None when it can."""
     left = job.archive.left_to_base(tool.manifest)
-    if not left or tool.is_image(host.engine.image_id(tool.name)):
+    if not left or tool.is_image(host.engine.image_id(tool.name)) or _under_another_name(host, tool):
         return None
     bases = " and ".join(f"`{base.name}` {base.digest}" for base in job.archive.manifest.bases)
     return Problem(
@@ -39,6 +43,21 @@ def left_to_base(job: Job, host: Host, tool: Tool) -> Optional[Problem]:
         f"Docker does not have it, and this archive leaves {len(left)} of its layers to {bases}",
         "install that one first, then this one again",
     )
+
+
+def _under_another_name(host: Host, tool: Tool) -> Optional[str]:
+    """The id of the image when Docker has it already, or None."""
+    ids = (host.engine.image_id(str(digest)) for digest in (tool.config.digest, tool.manifest.digest))
+    return next((found for found in ids if tool.is_image(found)), None)
+
+
+def loading(job: Job, host: Host, tool: Tool) -> list[Change]:
+    """What `load` would do."""
+    if tool.is_image(host.engine.image_id(tool.name)):
+        return []
+    if _under_another_name(host, tool):
+        return [Change("tag", "image", tool.name, "Docker has it under another name")]
+    return [Change("load", "image", tool.name, "into Docker", content_size(job.archive, tool.manifest))]
 
 
 class LoadImages(Step):
@@ -69,11 +88,7 @@ class LoadImages(Step):
         return [*absent, *(problem for problem in left if problem)]
 
     def look(self) -> Sequence[Change]:
-        return [
-            Change("load", "image", tool.name, "into Docker", content_size(self._job.archive, tool.manifest))
-            for tool in self._tools
-            if not tool.is_image(self._host.engine.image_id(tool.name))
-        ]
+        return [change for tool in self._tools for change in loading(self._job, self._host, tool)]
 
     def apply(self, changes: Sequence[Change]) -> None:
         for tool in self._tools:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 
 from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError
 from bundles.progress import Progress, Silent
 from bundles.reader import Archive
-from bundles.transport import Settings, Transport
 from installer import preflight
 from installer.binfmt import Emulation
 from installer.builder import Builder, BuildkitdConfig
 from installer.buildx import BuildxPlugin
+from installer.connect import local_transport
 from installer.container import RegistryContainer
 from installer.daemon import InsecureRegistry
 from installer.files import lock, usable_size
@@ -94,10 +93,7 @@ class _Prepared:
 def _prepared(archive: Archive, options: Options, host: Host, progress: Progress, asking: bool) -> Iterator[_Prepared]:
     """Settle what is to be done and check the host; the context ends the connections to the registry."""
     job, info, problems = preflight.settle(archive, options, host)
-    # A local registry answers at once or not at all, over plain HTTP.
-    settings = Settings(insecure=frozenset({str(job.address)}), timeout=(5.0, 300.0), attempts=4, backoff=0.2)
-    _bypass_proxies(job)
-    with Transport(settings) as transport:
+    with local_transport(job.address) as transport:
         registry = Registry(transport, str(job.address))
         receipt = Receipt(job, host)
         push = Push(archive, job.images, registry, progress)
@@ -118,14 +114,6 @@ def _prepared(archive: Archive, options: Options, host: Host, progress: Progress
             yield _Prepared(job, steps, push, receipt)
         except UnavailableError as error:
             raise _explained(error, job, host) from None
-
-
-def _bypass_proxies(job: Job) -> None:
-    """Keep proxies of the environment out of the way to the registry: it is on this very host."""
-    for name in ("no_proxy", "NO_PROXY"):
-        hosts = [host for host in os.environ.get(name, "").split(",") if host]
-        if job.address.host not in hosts:
-            os.environ[name] = ",".join([*hosts, job.address.host])
 
 
 def _explained(error: NetworkError, job: Job, host: Host) -> NetworkError | DiskFullError:

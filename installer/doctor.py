@@ -1,0 +1,70 @@
+"""`bundle doctor`: finds what is wrong with an installation, explains it, and mends what it can."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from bundles.cli import Output, common_options
+from bundles.errors import HostError, UsageError
+from installer import course
+from installer.connect import local_transport
+from installer.diagnosis import Diagnosis
+from installer.files import lock
+from installer.host import Host
+from installer.installed import Installed, own_command
+from installer.made import note_digests, remember
+from installer.registry import Registry
+from installer.status import finding_lines
+
+
+@click.command()
+@click.option("--fix", is_flag=True, help="Mend what can be mended without the archive.")
+@click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json.")
+@click.option("--plan", is_flag=True, help="Say what --fix would do, and touch nothing.")
+@common_options
+@click.pass_context
+def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Output) -> None:
+    """Find what is wrong with the installation on this host, with the command that mends it.
+
+    Exit code 0 when all is well (or mended), 4 when something is left.
+    """
+    if yes and not fix:
+        raise UsageError("--yes needs --fix", hint=own_command("doctor --fix --yes"))
+    host = Host.this(os.environ, course.asking())
+    installed = Installed.read(host)
+    with local_transport(installed.wanted.address, attempts=1) as transport:
+        diagnosis = Diagnosis(installed, host, Registry(transport, str(installed.wanted.address)), output.progress)
+        findings = diagnosis.findings(thorough=True)
+        names = {finding.fixed_by for finding in findings}
+        # What one step mends may be what the next one needs, in their order.
+        steps = [step for step in diagnosis.steps if step.name in names]
+        document: dict[str, Any] = {
+            "findings": [finding.to_json() for finding in findings],
+            "steps": course.plan(steps),
+        }
+        if fix and not plan and steps:
+            course.check(steps, host, yes=yes)
+            with lock(host.places.state / "lock"):
+
+                def done(changes: course.Changes) -> None:
+                    remember(installed.made, (), changes, host)
+                    note_digests(installed.made, changes)
+                    installed.save(host)
+
+                document["steps"] = course.perform(steps, output.progress, done)
+            findings = diagnosis.findings(thorough=True)
+            document["left"] = [finding.to_json() for finding in findings]
+    lines = [] if fix and not plan and steps else finding_lines(findings)
+    if document["steps"]:
+        title = "mended" if fix and not plan else f"what {own_command('doctor --fix')} does"
+        lines += ["", title, *course.step_lines(document["steps"], "nothing to do", sys.maxsize)]
+    if fix and not plan and steps and findings:
+        lines += ["", "left", *finding_lines(findings)]
+    document["healthy"] = not findings
+    output.result(document, "\n".join(lines).strip() or "healthy: nothing to mend")
+    if findings:
+        ctx.exit(HostError.exit_code)

@@ -1,0 +1,42 @@
+"""Containers that come back with Docker: their restart policy, where somebody has changed it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from installer import marks
+from installer.host import Host
+from installer.job import Wanted
+from installer.step import Change, Step
+
+_COMES_BACK = frozenset({"always", "unless-stopped"})
+
+
+class RestartPolicies(Step):
+    """Gives our containers a policy with which Docker starts them again. Those that are gone are passed over."""
+
+    name = "restart"
+
+    def __init__(self, job: Wanted, host: Host) -> None:
+        self._host = host
+        # buildx gives its containers `unless-stopped`.
+        self._policies = {
+            marks.REGISTRY_CONTAINER: "always",
+            marks.EMULATION_CONTAINER: "always",
+            f"buildx_buildkit_{job.builder}0": "unless-stopped",
+        }
+
+    def look(self) -> Sequence[Change]:
+        changes = []
+        for name, policy in self._policies.items():
+            container = self._host.engine.container(name)
+            marked = container is not None and (
+                marks.LABEL_ROLE in container.labels or marks.ENVIRONMENT in container.environment
+            )
+            if container is not None and marked and container.restart not in _COMES_BACK:
+                changes.append(Change("set", "restart policy", name, policy))
+        return changes
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._host.engine.set_restart_policy(change.name, change.detail)

@@ -1,9 +1,9 @@
 """install.sh and python.tar: how an archive installs where there is no usable Python.
 
-install.sh gives the Python image to `docker load` as a tar that it puts together from slices of the archive: python.tar,
-the head of that tar for each host platform, then the entries of the image's blobs as they stand in the archive. Where
-they stand follows from the layout, and that from sizes alone, so a script of the same size with no numbers yet is enough
-to lay the archive out.
+install.sh gives the Python image to `docker load` as a tar that it puts together from slices of the archive:
+python.tar, the head of that tar for each host platform, then the entries of the image's blobs as they stand in the
+archive. Where they stand follows from the layout, and that from sizes alone, so a script of the same size with no
+numbers yet is enough to lay the archive out.
 """
 
 from __future__ import annotations

@@ -38,10 +38,13 @@ _MAIN = b"""\
 import sys
 
 if sys.version_info < (3, 9):
+    archive = sys.argv[0]
+    if archive[-4:-3] == "." and archive[-3:].isdigit():
+        archive = archive[:-3] + "001"
     sys.exit(
         "error: this program needs python 3.9 or later, and this is python %d.%d\\n"
         "  next: run it with a later python3, or without one: tar -xOf %s install.sh | sh -s -- %s install"
-        % (sys.version_info[0], sys.version_info[1], sys.argv[0], sys.argv[0])
+        % (sys.version_info[0], sys.version_info[1], archive, archive)
     )
 
 from bundles.cli import main

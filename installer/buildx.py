@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, Problem
 from bundles.progress import Progress
-from installer.files import is_writable, read_optional, write_atomically
+from installer.files import is_writable, missing_directories, read_optional, write_atomically
 from installer.host import Host
 from installer.images import left_to_base, load
 from installer.job import Job
@@ -30,6 +31,11 @@ class BuildxPlugin(Step):
     def __init__(self, job: Job, host: Host, progress: Progress) -> None:
         self._job, self._host, self._progress = job, host, progress
 
+    @property
+    def _path(self) -> Path:
+        places = self._host.places
+        return places.system_plugin if self._job.options.system else places.buildx_plugin
+
     def _found(self) -> Optional[str]:
         """The version of the plugin that docker uses, or None without one."""
         done = self._host.cli.try_run(["buildx", "version"])
@@ -42,7 +48,7 @@ class BuildxPlugin(Step):
     def problems(self) -> Sequence[Problem]:
         if not self._host.cli.is_installed or not self._is_needed():
             return []
-        path = self._host.places.buildx_plugin
+        path = self._path
         found = self._found()
         state = (
             f"`docker buildx` is {found}, older than {_text(OLDEST_BUILDX)}" if found else "there is no `docker buildx`"
@@ -58,10 +64,15 @@ class BuildxPlugin(Step):
         left = left_to_base(self._job, self._host, self._job.tools["buildx"])
         if left:
             return [left]
+        own = self._host.places.buildx_plugin
+        if self._job.options.system and own.exists():
+            return [Problem("buildx", f"{state}, and `{own}` comes before what --system installs", f"rm {own}")]
         if not is_writable(path):
             return [
                 Problem(
-                    "buildx", f"{state}, and `{path}` cannot be written", f"sudo chown -R $USER {path.parent.parent}"
+                    "buildx",
+                    f"{state}, and `{path}` cannot be written",
+                    "run this with sudo" if self._job.options.system else f"sudo chown -R $USER {path.parent.parent}",
                 )
             ]
         return []
@@ -72,7 +83,7 @@ class BuildxPlugin(Step):
             return []
         found = self._found()
         why = f"the host has {found}" if found else "the host has none"
-        path = self._host.places.buildx_plugin
+        path = self._path
         copy = Change("copy", "file", str(self._host.places.buildx_replaced), f"what {path} was")
         return [*([copy] if path.exists() else []), Change("install", "file", str(path), why)]
 
@@ -80,7 +91,11 @@ class BuildxPlugin(Step):
         tool = self._job.tool("buildx")
         if tool is None:
             return
-        path = self._host.places.buildx_plugin
+        path = self._path
+        if self._job.options.system:
+            for place in missing_directories(path.parent):
+                place.mkdir()
+                place.chmod(0o755)
         old = read_optional(path)
         if old is not None:
             write_atomically(self._host.places.buildx_replaced, [old], 0o755)
@@ -95,7 +110,8 @@ class BuildxPlugin(Step):
             raise HostError(
                 f"`{path}` is in place, and `docker buildx version` does not work: "
                 f"{(done.stderr or done.stdout).strip()}",
-                hint=f"see whether its file system forbids programs (noexec): findmnt -T {path}",
+                hint=f"see whether its file system forbids programs (noexec): findmnt -T {path}; "
+                "sudo and --system put it into /usr/local/lib/docker/cli-plugins",
             )
 
 

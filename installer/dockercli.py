@@ -6,12 +6,14 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
 from bundles.errors import BundleError, HostError
 from installer.engine import Endpoint, endpoint_from_json
+from installer.invoker import hand_over
 from installer.relay import Finished, Relay
 
 
@@ -32,6 +34,8 @@ class DockerCLI:
         # Never ask, never advertise, and keep buildx from sending its traces anywhere.
         self._environment["DOCKER_CLI_HINTS"] = "false"
         relay = self._environment.get("BUNDLE_RELAY")
+        config = Path(self._environment.get("DOCKER_CONFIG") or Path(self._environment.get("HOME") or "/") / ".docker")
+        self._written = (config, Path(self._environment.get("BUILDX_CONFIG") or config / "buildx"))
         self._relay = Relay(Path(relay)) if relay else None
 
     @property
@@ -44,6 +48,13 @@ class DockerCLI:
         Raises:
             HostError: there is no docker command.
         """
+        began = time.time()
+        try:
+            return self._run(arguments, stdin)
+        finally:
+            hand_over(self._written, began)
+
+    def _run(self, arguments: Sequence[str], stdin: str) -> Finished:
         if self._relay is not None:
             return self._relay.run(["docker", *arguments], stdin)
         try:

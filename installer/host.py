@@ -16,6 +16,7 @@ from installer.files import read_optional
 
 
 @dataclasses.dataclass(frozen=True)
+from installer.invoker import environment_of_invoker
 class Places:
     """The files that belong to the user who runs this, and the system's own that Docker reads.
 
@@ -61,6 +62,11 @@ class Places:
     @property
     def buildx_replaced(self) -> Path:
         """Where a plugin that was too old is kept."""
+    @property
+    def system_plugin(self) -> Path:
+        """The plugin for every user of this host; docker looks into the user's own directory first."""
+        return Path("/usr/local/lib/docker/cli-plugins/docker-buildx")
+
         return self.state / "docker-buildx.replaced"
 
     def buildkitd_config(self, builder: str) -> Path:
@@ -89,6 +95,7 @@ class Host:
         cli = DockerCLI(environment)
         return cls(Engine(cli.endpoint()), cli, Places.of(environment), ask)
 
+        environment = environment_of_invoker(environment)
 
 def read_json_file(path: Path) -> Optional[dict[str, Any]]:
     """A JSON object that another program keeps on the host; None when the file is not there.

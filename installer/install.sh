@@ -139,7 +139,8 @@ mount_once() { # PATH ro|rw: the nearest directory of PATH that exists, at the s
     place=$1
     while [ ! -d "$place" ] && [ "$place" != / ]; do place=$(dirname -- "$place"); done
     place=$(cd "$place" && pwd -P)
-    case $place in /) return ;; esac
+    # These are the container's own.
+    case $place in / | /bin | /dev* | /etc | /lib* | /proc* | /run | /sbin | /sys* | /usr | /usr/*) return ;; esac
     case "$mounted" in *":$place:"*) return ;; esac
     mounted="$mounted$place:"
     bind "$place" "$place" "$2"
@@ -178,7 +179,11 @@ main() {
     archive=$1
     shift
     for word in "$@"; do
-        case $word in --log-file*) fail 2 "\`--log-file\` does not work in a container" "add 2>FILE to the command" ;; esac
+        case $word in
+        --log-file*) fail 2 "\`--log-file\` does not work in a container" "add 2>FILE to the command" ;;
+        --system) [ -d /usr/local/lib/docker/cli-plugins ] ||
+            fail 2 "\`--system\` needs a directory to give to the container" "sudo mkdir -p /usr/local/lib/docker/cli-plugins" ;;
+        esac
     done
     expected=@SIZE@
     find_archive "$archive"
@@ -203,7 +208,9 @@ main() {
     for place in "${DOCKER_CONFIG:-$HOME/.docker}" "${BUILDX_CONFIG:-$HOME/.docker/buildx}" "${XDG_STATE_HOME:-$HOME/.local/state}"; do
         mount_once "$place" rw
     done
-    [ ! -d /etc/docker ] || mount_once /etc/docker rw
+    for place in /etc/docker /usr/local/lib/docker/cli-plugins; do
+        [ ! -d "$place" ] || bind "$place" "$place" rw
+    done
     mount_once "$PWD" ro
     number=1
     while [ -f "$(part "$number")" ]; do

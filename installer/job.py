@@ -36,6 +36,7 @@ class Options:
     platforms: tuple[Platform, ...] = ()
     data: Optional[str] = None
     yes: bool = False
+    system: bool = False
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":

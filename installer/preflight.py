@@ -30,6 +30,7 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
 
     Without an engine the job is settled as if nothing had been installed before, so that the rest can still be checked.
     """
+    _refuse_remote(host, archive)
     problems: list[Problem] = []
     if not host.cli.is_installed:
         problems.append(Problem("docker", "there is no docker command in PATH", "install the package docker-ce-cli"))
@@ -81,6 +82,32 @@ def check(
         raise HostError(f"this host is not ready: {count}, and nothing has been changed", problems=problems)
 
 
+def _refuse_remote(host: Host, archive: Archive) -> None:
+    """Stop at an engine on another machine: nothing that could be looked at here would say anything about that one.
+
+    A TCP address counts as one, 127.0.0.1 too: it may well be the end of a tunnel.
+
+    Raises:
+        HostError: with what to do instead.
+    """
+    endpoint = host.engine.endpoint
+    if endpoint.socket_path is not None:
+        return
+    there = "run it on that machine"
+    if endpoint.host.startswith("ssh://"):
+        target, _, port = endpoint.host[6:].rstrip("/").partition(":")
+        options = f"-p {port} " if port else ""
+        there = f"ssh {options}{target}, and run it there"
+    source = f"the context `{endpoint.context}`" if endpoint.context != "default" else "DOCKER_HOST"
+    name = archive.path.name
+    raise HostError(
+        f"Docker's engine is at `{endpoint.host}` ({source}), not on this host: the registry's port and data, the "
+        "builder's settings and `docker push` to the registry's address belong to the machine where the engine runs",
+        hint=f"copy `{name}` there, {there}: python3 {name} install; for this host's own engine: "
+        "unset DOCKER_HOST DOCKER_CONTEXT; docker context use default",
+    )
+
+
 def data_place(job: Job, info: EngineInfo) -> Path:
     """The directory of the host whose file system holds the registry's data."""
     return Path(job.data if is_directory(job.data) else info.root)
@@ -88,13 +115,13 @@ def data_place(job: Job, info: EngineInfo) -> Path:
 
 def _engine_problems(archive: Archive, host: Host, info: EngineInfo) -> list[Problem]:
     problems = []
-    if host.engine.endpoint.socket_path is None:
+    if info.is_rootless:
         problems.append(
             Problem(
                 "Docker",
-                f"the engine is on another machine or behind a network address (`{host.engine.endpoint.host}`), and "
-                "the registry, the builder's configuration and the port belong to the machine it runs on",
-                "run this on that machine; or: unset DOCKER_HOST; docker context use default",
+                "the engine is rootless: its containers have a network of their own, where BuildKit does not find the "
+                "registry at this host's address, and no access to the kernel's table of emulators",
+                "use the system's engine: docker context use default; or: unset DOCKER_HOST",
             )
         )
     if info.is_old:

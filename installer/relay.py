@@ -1,8 +1,8 @@
 """Commands that are run on the host when the installer itself is in a container: the other side is in install.sh.
 
 A directory that both see has two pipes, `ask` and `answer`, and files. For each command the installer writes `command`
-(shell words: `set -- 'docker' 'buildx' ...`) and `stdin`, and a line `run` to `ask`; the script runs it, leaves `stdout`
-and `stderr`, and answers with a line that holds the exit code.
+(shell words: `set -- 'docker' 'buildx' ...`) and `stdin`, and a line `run` to `ask`; the script runs it, leaves
+`stdout` and `stderr`, and answers with a line that holds the exit code.
 """
 
 from __future__ import annotations

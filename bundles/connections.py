@@ -6,6 +6,7 @@ Knows nothing of registries, logins or retries: one request out, one answer back
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import ssl
 import threading
@@ -29,7 +30,7 @@ logging.getLogger("urllib3").setLevel(logging.INFO)
 # As many idle connections to one host as there are workers.
 _WORKERS = 16
 # One read from an upload body: larger than urllib3's 16 KiB, so that a worker spends its time in the kernel.
-_BLOCK_SIZE = 256 << 10
+BLOCK_SIZE = 512 << 10
 # An answer nobody wants is read to its end up to this size, because a new connection costs more than that.
 _DRAIN_LIMIT = 64 << 10
 # Bytes per second. A server that sends less for as long as a silent one may be silent is as good as gone.
@@ -37,9 +38,9 @@ _SLOWEST = 1024
 
 
 class Body(Protocol):
-    """What an upload sends: `len(body)` bytes, read in pieces."""
+    """What an upload sends: `len(body)` bytes, read in pieces, each of which is sent before the next one is read."""
 
-    def read(self, count: int, /) -> bytes: ...
+    def read(self, count: int, /) -> Union[bytes, memoryview]: ...
 
     def __len__(self) -> int: ...
 
@@ -106,7 +107,7 @@ class Response:
         """
         pieces = []
         left = limit + 1
-        while left and (piece := self.read(min(left, _BLOCK_SIZE))):
+        while left and (piece := self.read(min(left, BLOCK_SIZE))):
             pieces.append(piece)
             left -= len(piece)
         if not left:
@@ -144,7 +145,7 @@ class _Upload:
         self._body = body
         self._left = len(body)
 
-    def read(self, count: int) -> bytes:
+    def read(self, count: int) -> Union[bytes, memoryview]:
         if not self._left:
             return b""
         try:
@@ -174,10 +175,9 @@ class Connections:
         urllib3.disable_warnings(exceptions.InsecureRequestWarning)
         self._insecure = insecure
         self._timeout = timeout
-        self._verified = _trust(ca_file)
-        self._unverified = ssl.create_default_context()
-        self._unverified.check_hostname = False
-        self._unverified.verify_mode = ssl.CERT_NONE
+        self._ca_file = ca_file
+        if ca_file:
+            _add_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file)
         self._proxies = Proxies()
         self._lock = threading.Lock()
         self._managers: dict[tuple[Optional[Proxy], bool], urllib3.PoolManager] = {}
@@ -231,9 +231,16 @@ class Connections:
         with self._lock:
             key = (proxy, verify)
             if key not in self._managers:
-                context = self._verified if verify else self._unverified
-                self._managers[key] = self._new_manager(proxy, context)
+                self._managers[key] = self._new_manager(proxy, self._verified if verify else _unverified())
             return self._managers[key]
+
+    @functools.cached_property
+    def _verified(self) -> ssl.SSLContext:
+        """Reading the system's CAs takes 30 ms: not before something needs them."""
+        context = ssl.create_default_context()
+        if self._ca_file:
+            _add_ca(context, self._ca_file)
+        return context
 
     def _new_manager(self, proxy: Optional[Proxy], context: ssl.SSLContext) -> urllib3.PoolManager:
         options: dict[str, Any] = {
@@ -241,7 +248,7 @@ class Connections:
             "maxsize": _WORKERS,
             "block": False,
             "ssl_context": context,
-            "blocksize": _BLOCK_SIZE,
+            "blocksize": BLOCK_SIZE,
         }
         if proxy is None:
             return urllib3.PoolManager(**options)
@@ -250,14 +257,18 @@ class Connections:
         return urllib3.ProxyManager(address, proxy_headers=login, proxy_ssl_context=self._verified, **options)
 
 
-def _trust(ca_file: Optional[Path]) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if ca_file:
-        try:
-            context.load_verify_locations(ca_file)
-        except FileNotFoundError:
-            raise UsageError(f"the CA file `{ca_file}` does not exist") from None
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
-            raise UsageError(f"the CA file `{ca_file}` cannot be used: {reason}") from None
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _add_ca(context: ssl.SSLContext, ca_file: Path) -> None:
+    try:
+        context.load_verify_locations(ca_file)
+    except FileNotFoundError:
+        raise UsageError(f"the CA file `{ca_file}` does not exist") from None
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
+        raise UsageError(f"the CA file `{ca_file}` cannot be used: {reason}") from None

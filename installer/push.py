@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Optional, TypeVar
 
+from bundles.connections import BLOCK_SIZE
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import InterruptedByUser, NetworkError, Problem, UnreachableError
@@ -63,18 +64,19 @@ class _Body:
 
     def __init__(self, reader: BlobReader, task: Task, stop: threading.Event) -> None:
         self._reader, self._task, self._stop = reader, task, stop
+        self._buffer = memoryview(bytearray(min(BLOCK_SIZE, len(reader))))
         self.sent = 0
 
     def __len__(self) -> int:
         return len(self._reader)
 
-    def read(self, count: int, /) -> bytes:
+    def read(self, count: int, /) -> memoryview:
         if self._stop.is_set():
             raise _Stopped("interrupted")
-        data = self._reader.read(count)
-        self.sent += len(data)
-        self._task.advance(len(data))
-        return data
+        size = self._reader.readinto(self._buffer[:count])
+        self.sent += size
+        self._task.advance(size)
+        return self._buffer[:size]
 
 
 class Push(Step):

@@ -37,6 +37,7 @@ _COMMANDS = {
     "want": ("installer.want:want", "Write down what the registry of this host holds, for the next delta."),
     "status": ("installer.status:status", "Show what is installed on this host, and whether it is healthy."),
     "doctor": ("installer.doctor:doctor", "Find what is wrong on this host, and mend it."),
+    "prune": ("installer.prune:prune", "Remove images that the installed bundle no longer lists."),
     "verify": ("bundles.commands:verify", "Check every byte of an archive against its digest."),
     "diff": ("bundles.difference:diff", "Show what changes from one bundle to another."),
     "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),

@@ -166,6 +166,8 @@ class RegistryContainer(Step):
         if container is not None and container.labels.get(marks.LABEL_WANTED) != wanted.labels[marks.LABEL_WANTED]:
             engine.remove_container(wanted.name)
             container = None
+        # Left by a `prune` that was killed: it must not go on deleting while others push.
+        engine.remove_container(marks.GARBAGE_CONTAINER)
         if container is None:
             data = wanted.labels[marks.LABEL_DATA]
             if not is_directory(data):
@@ -173,9 +175,15 @@ class RegistryContainer(Step):
             engine.create_container(wanted)
         else:
             engine.start_container(wanted.name)
-        self._wait(wanted.name)
+        self.wait()
 
-    def _wait(self, name: str) -> None:
+    def wait(self) -> None:
+        """Until it answers.
+
+        Raises:
+            HostError: it has ended, or does not answer in time.
+        """
+        name = marks.REGISTRY_CONTAINER
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:

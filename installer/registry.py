@@ -136,6 +136,15 @@ class Registry:
         ) as response:
             self._check(response, descriptor)
 
+    def delete_manifest(self, repository: str, selector: str) -> None:
+        """Remove a tag; or a manifest by digest, and every tag of it. What is not there is no error.
+
+        Raises:
+            NetworkError: the registry does not allow it.
+        """
+        path, scope = f"/v2/{repository}/manifests/{selector}", f"repository:{repository}:delete,pull"
+        self._transport.request("DELETE", self.host, path, scope=scope, expect=_GONE).close()
+
     def tags(self, repository: str) -> tuple[str, ...]:
         """All tags of a repository, none when it is unknown."""
         path, scope = f"/v2/{repository}/tags/list?n=1000", pull_scope(repository)
@@ -188,6 +197,7 @@ _CREATED = frozenset({201})
 _ACCEPTED = frozenset({202})
 _MOUNTED = frozenset({201, 202})
 _CANCELLED = frozenset({200, 202, 204})
+_GONE = frozenset({202, 404})
 _PRESENT_OR_NOT = frozenset({200, 404})
 
 

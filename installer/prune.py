@@ -1,0 +1,104 @@
+"""`bundle prune`: images that earlier bundles brought and the current one does not list."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+import click
+
+from bundles.cli import Output, common_options
+from bundles.errors import HostError
+from bundles.reader import Archive
+from installer import course
+from installer.connect import local_transport
+from installer.files import lock
+from installer.garbage import CollectGarbage, PruneImages, freed_text
+from installer.host import Host
+from installer.installed import Brought, Installed
+from installer.job import Job, Options
+from installer.push import places
+from installer.registry import Registry
+from installer.step import Step
+
+
+@click.command()
+@click.argument("archive", required=False, type=click.Path(path_type=Path))
+@click.option("--plan", is_flag=True, help="Say what would be removed, and touch nothing.")
+@common_options
+def prune(*, archive: Optional[Path], plan: bool, output: Output) -> None:
+    """Remove images from the registry that earlier bundles brought and the installed one does not list.
+
+    With ARCHIVE what that one lists stays instead. What was not installed by this program is never touched.
+    """
+    host = Host.this(os.environ, None)
+    installed = Installed.read(host)
+    keep = _of_archive(archive, installed) if archive else _of_receipt(installed)
+    with local_transport(installed.wanted.address) as transport:
+        registry = Registry(transport, str(installed.wanted.address))
+        images = PruneImages(installed, registry, keep)
+        garbage = CollectGarbage(installed, host, images, registry, bool(installed.document.get("garbage")))
+        # What is garbage is seen before the images are gone, and said with them.
+        steps: list[Step] = [images, garbage]
+        course.check(steps, host, yes=True)
+        planned = course.plan(steps)
+        if plan:
+            output.result({"steps": planned, "notes": list(images.notes())}, _text(planned, images.notes(), ""))
+            return
+        with lock(host.places.state / "lock"):
+            document = _perform(installed, host, images, garbage, output)
+    output.result(document, _text(document["steps"], document["notes"], freed_text(document["freed"])))
+
+
+def _perform(
+    installed: Installed, host: Host, images: PruneImages, garbage: CollectGarbage, output: Output
+) -> dict[str, Any]:
+    due = garbage.look()
+    steps = []
+    if due:
+        # Interrupted from here on, the next run collects what this one did not.
+        installed.document["garbage"] = True
+        installed.save(host)
+    steps += course.perform([images], output.progress)
+    notes = list(images.notes())
+    if due:
+        output.progress.message(f"garbage: {due[0]}")
+        garbage.apply(due)
+        installed.document["garbage"] = False
+        installed.document["brought"] = [entry.to_json() for entry in images.left]
+        installed.save(host)
+    steps.append({"step": garbage.name, "changed": bool(due), "changes": [change.to_json() for change in due]})
+    return {"steps": steps, "notes": notes, "freed": garbage.freed if due else 0}
+
+
+def _of_receipt(installed: Installed) -> list[Brought]:
+    names = {
+        name[len(str(installed.wanted.address)) + 1 :]: {image.digest, digest}
+        for image in installed.images
+        for name, digest in image.served.items()
+    }
+    return [entry for entry in installed.brought if entry.digest in names.get(entry.name, ())]
+
+
+def _of_archive(path: Path, installed: Installed) -> list[Brought]:
+    wanted = installed.wanted
+    with Archive(path) as archive:
+        archive.check_documents()
+        job = Job.of(archive, Options(registry=wanted.address, builder=wanted.builder), wanted.host_platform)
+        roots = {place.name: place.image.root.digest for place in places(job.images)}
+    kept = [entry for entry in installed.brought if roots.get(entry.name) == entry.digest]
+    if not kept and installed.brought:
+        raise HostError(
+            f"nothing that `{path}` lists was ever installed here, and everything would be removed",
+            hint=f"python3 {path} install",
+        )
+    return kept
+
+
+def _text(steps: list[dict[str, Any]], notes: Any, end: str) -> str:
+    if not any(step["changes"] for step in steps):
+        return "\n".join([*(f"note: {note}" for note in notes), "nothing to do"])
+    lines = course.step_lines(steps, "nothing to do", sys.maxsize)
+    return "\n".join([*lines, *(f"note: {note}" for note in notes), *([end] if end else [])])

@@ -27,8 +27,9 @@ def up() -> int:
         apt.install()
         tools = [*(tool.product for tool in (*gotools.TOOLCHAIN, *gotools.PEERS)), qemu.BUILDKIT_QEMU]
         trees = [
-            debian.BASE, debian.engine_root("sid"), debian.BUILDKIT_ROOT, debian.BUSYBOX, qemu.QEMU, debian.GCC,
-            debian.JDK, debian.PYTHON, debian.engine_root("bookworm"), debian.engine_root("trixie"), debian.OLD_REGISTRY,
+            debian.BASE, debian.engine_root("sid"), debian.BUILDKIT_ROOT, debian.BUSYBOX, qemu.QEMU,
+            debian.GCC, debian.JDK, debian.PYTHON, debian.engine_root("bookworm"), debian.engine_root("trixie"),
+            debian.OLD_REGISTRY,
         ]  # fmt: skip
         _side_by_side(tools, trees)
         origin.start_origin()

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cache import lock
 from .commands import run
 from .errors import SetupError
 
+OUR_NAME = "bundle-testbed-arm64"
 QEMU_ARM64 = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
 _MACHINES = {"arm64": "b7", "amd64": "3e", "riscv64": "f3"}  # e_machine of the ELF header, byte 18
 
@@ -59,15 +61,15 @@ class Entry:
 
 
 def binfmt_state() -> dict[str, Entry]:
-    """All registered formats by name; empty when binfmt_misc is mounted nowhere."""
+    """All registered formats by name, without that of `emulated_arm64`; empty when binfmt_misc is mounted nowhere."""
     with table() as directory:
-        names = [path.name for path in directory.iterdir() if path.name not in ("register", "status")]
+        names = [path.name for path in directory.iterdir() if path.name not in ("register", "status", OUR_NAME)]
         return {name: Entry.parse(name, (directory / name).read_text()) for name in sorted(names)}
 
 
 def binfmt_clear(arch: str) -> list[str]:
     """Remove every registration for `arch` (such as `arm64`) and return the names removed."""
-    with table() as directory:
+    with _alone(), table() as directory:
         names = [name for name, entry in binfmt_state().items() if entry.runs(arch)]
         for name in names:
             (directory / name).write_text("-1")
@@ -76,7 +78,7 @@ def binfmt_clear(arch: str) -> list[str]:
 
 def binfmt_restore(state: dict[str, Entry]) -> None:
     """Make the table what `state` says. Entries that keep their file open (flag F) need the file to be here."""
-    with table() as directory:
+    with _alone(), table() as directory:
         present = binfmt_state()
         for name, entry in present.items():
             if state.get(name) != entry:
@@ -90,17 +92,17 @@ def binfmt_restore(state: dict[str, Entry]) -> None:
 
 @contextmanager
 def emulated_arm64() -> Iterator[None]:
-    """Let the machine run arm64 programs inside the `with` block; what was registered before stays as it was."""
-    with table() as directory:
-        if any(entry.runs("arm64") and entry.enabled for entry in binfmt_state().values()):
-            yield
-            return
-        before = binfmt_state()
-        _register(directory, QEMU_ARM64.read_text().strip())
+    """Let the machine run arm64 programs inside the `with` block; what was registered before stays as it was.
+
+    The registration has a name of its own, and `binfmt_clear` waits for it, so that no test takes it away.
+    """
+    with _alone(), table() as directory:
+        _remove(directory, OUR_NAME)  # of a run that was killed
+        _register(directory, QEMU_ARM64.read_text().strip().replace(":qemu-aarch64:", f":{OUR_NAME}:", 1))
         try:
             yield
         finally:
-            binfmt_restore(before)
+            _remove(directory, OUR_NAME)
 
 
 @contextmanager
@@ -112,6 +114,16 @@ def table() -> Iterator[Path]:
             yield Path(directory)
         finally:
             run("umount", "--lazy", directory)
+
+
+def _alone() -> AbstractContextManager[None]:
+    """Hold the table against every other run on this machine, whatever its cache."""
+    return lock("bundle-testbed-binfmt", Path("/run/lock"))
+
+
+def _remove(directory: Path, name: str) -> None:
+    with suppress(FileNotFoundError), (directory / name).open("r+") as entry:  # "r+" makes no file
+        entry.write("-1")
 
 
 def _register(directory: Path, line: str) -> None:

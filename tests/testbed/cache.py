@@ -29,9 +29,9 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def lock(name: str) -> Iterator[None]:
-    """Hold the lock `name` against every other process and thread that uses this cache."""
-    path = cache_dir() / "locks" / f"{name.replace('/', '-')}.lock"
+def lock(name: str, directory: Path | None = None) -> Iterator[None]:
+    """Hold the lock `name` against every other process and thread that uses this cache, or this `directory`."""
+    path = (directory or cache_dir() / "locks") / f"{name.replace('/', '-')}.lock"
     path.parent.mkdir(exist_ok=True)
     with path.open("w") as file:
         try:
@@ -85,6 +85,7 @@ class Product:
         try:
             self.build(temporary)
         except BaseException:
+            say(f"could not make {self.name}")
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         temporary.rename(self.path)

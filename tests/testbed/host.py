@@ -93,22 +93,28 @@ class Host:
         instance, self._instance = self._instance, None
         if instance is None:
             return
-        if self._unshare is not None and self._unshare.stdin is not None:
-            # The host's first process ends when this pipe closes, and the kernel ends all the others with it.
-            self._unshare.stdin.close()
-            try:
-                self._unshare.wait(10)
-            except subprocess.TimeoutExpired:
-                self._kill_init()
-                self._unshare.wait(10)
-        if self._dockerd is not None:
-            self._dockerd.wait(10)
-        self._unshare = self._dockerd = None
-        _remove_cgroups(instance)
-        _keep_logs(instance)
-        _remove(instance)
-        if self._lock is not None:
-            self._lock.close()
+        try:
+            self._halt()
+            _remove_cgroups(instance)
+            _keep_logs(instance)
+            _remove(instance)
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+
+    def reboot(self) -> None:
+        """End everything that runs in the host and start it again on the same files, and its engine with it.
+
+        What `mount_in` put there is gone, and so is what was registered with binfmt_misc, unless another host or the
+        machine has binfmt_misc mounted too.
+        """
+        if self._instance is None:
+            raise SetupError(f"host `{self.name}` is not started")
+        self.stop_docker()
+        self._halt()
+        self._boot()
+        if self.with_engine:
+            self.start_docker()
 
     def __enter__(self) -> Host:
         return self.start()
@@ -291,7 +297,7 @@ class Host:
             "sh", str(_HERE / "init.sh"), str(self._instance / "merged"), self.name, self.address, str(self._instance),
             "yes" if self.binfmt_misc else "no",
         ]  # fmt: skip
-        with (self._instance / "boot.log").open("w") as log:
+        with (self._instance / "boot.log").open("a") as log:
             self._unshare = process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True
             )
@@ -305,9 +311,20 @@ class Host:
                 raise CommandError(argv, "did not bring the host up", (self._instance / "boot.log").read_text())
             time.sleep(0.01)
 
-    def _kill_init(self) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(self._init_pid, signal.SIGKILL)
+    def _halt(self) -> None:
+        """End the host's first process and with it, by the kernel, all the others."""
+        process, self._unshare = self._unshare, None
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):
+                    os.kill(self._init_pid, signal.SIGKILL)
+                process.wait(10)
+        dockerd, self._dockerd = self._dockerd, None
+        if dockerd is not None:
+            dockerd.wait(10)
 
     def _home(self, user: str) -> str:
         for line in self.path("/etc/passwd").read_text().splitlines():

@@ -14,7 +14,7 @@ mount -t proc proc "$root/proc"
 mount -t sysfs sysfs "$root/sys"
 mount --rbind /sys/fs/cgroup "$root/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
-mkdir -p "$root/run/lock"
+mkdir "$root/run/lock"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 for device in null:1:3 zero:1:5 full:1:7 random:1:8 urandom:1:9 tty:5:0 kmsg:1:11 fuse:10:229; do
     rest=${device#*:}

@@ -13,6 +13,9 @@ from pathlib import Path
 from .cache import cache_dir
 from .errors import CommandError
 
+# Those that this very process started: kept, since a Popen that is let go while it runs warns.
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
 
 def start_time(pid: int) -> str:
     """When process `pid` started, in the kernel's ticks; empty when there is no such process or it is a zombie."""
@@ -49,6 +52,7 @@ class Daemon:
             process = subprocess.Popen(
                 argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
             )
+        _children[process.pid] = process
         self._record.write_text(f"{process.pid} {start_time(process.pid)}\n")
         deadline = time.monotonic() + patience
         while not ready():
@@ -63,6 +67,8 @@ class Daemon:
         pid = self.pid
         if pid is not None:
             _end(pid)
+            if pid in _children:
+                _children.pop(pid).wait()
         self._record.unlink(missing_ok=True)
         return pid is not None
 

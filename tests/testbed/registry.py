@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import gotools
+from .errors import SetupError
 from .processes import Daemon
 
 ACCEPT = ", ".join(
@@ -23,7 +24,9 @@ ACCEPT = ", ".join(
 
 
 def start_registry(daemon: Daemon, storage: Path, port: int) -> None:
-    """Serve `storage` at 127.0.0.1:`port` until `daemon.stop()`."""
+    """Serve `storage` at 127.0.0.1:`port` until `daemon.stop()`. Raises SetupError when the port is taken."""
+    if answers(port):
+        raise SetupError(f"another program already serves 127.0.0.1:{port}; end it, or find it with `ss -lptn`")
     config = daemon.log.with_suffix(".json")
     config.write_text(
         json.dumps(

@@ -38,6 +38,7 @@ _COMMANDS = {
     "status": ("installer.status:status", "Show what is installed on this host, and whether it is healthy."),
     "doctor": ("installer.doctor:doctor", "Find what is wrong on this host, and mend it."),
     "prune": ("installer.prune:prune", "Remove images that the installed bundle no longer lists."),
+    "uninstall": ("installer.uninstall:uninstall", "Remove from this host what installing made."),
     "verify": ("bundles.commands:verify", "Check every byte of an archive against its digest."),
     "diff": ("bundles.difference:diff", "Show what changes from one bundle to another."),
     "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),

@@ -188,6 +188,12 @@ class Builder(Step):
             ) from None
 
 
+def builder_mark(host: Host, name: str) -> Optional[str]:
+    """The mark of the builder of that name, None when buildx has none, or one that is not ours."""
+    value = read_json_file(host.places.buildx_config / "instances" / name)
+    return None if value is None else _instance_of(value).mark
+
+
 def _instance_of(value: dict[str, Any]) -> Instance:
     nodes = value.get("Nodes") or []
     options = [(node or {}).get("DriverOpts") or {} for node in nodes]

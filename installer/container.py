@@ -149,10 +149,12 @@ class RegistryContainer(Step):
         where = f"{ip}:{port}, data in {self._job.data}"
         if container is None:
             data = wanted.labels[marks.LABEL_DATA]
-            volume = [] if is_directory(data) else [Change("create", "volume", data)]
-            if volume and self._host.engine.has_volume(data):
-                volume = []
-            return [*volume, Change("start", "container", wanted.name, f"{wanted.image} on {where}")]
+            if is_directory(data):
+                made = not self._host.places.seen(Path(data)).exists()
+            else:
+                made = not self._host.engine.has_volume(data)
+            place = [Change("create", "directory" if is_directory(data) else "volume", data)] if made else []
+            return [*place, Change("start", "container", wanted.name, f"{wanted.image} on {where}")]
         if container.labels.get(marks.LABEL_WANTED) != wanted.labels[marks.LABEL_WANTED]:
             return [Change("replace", "container", wanted.name, f"{wanted.image} on {where}; the data is kept")]
         if not container.is_running:

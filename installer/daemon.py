@@ -14,7 +14,7 @@ import re
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -174,6 +174,15 @@ class InsecureRegistry(Step):
                 write_atomically(free_name(path), [old], path.stat().st_mode & 0o777)
             mode = path.stat().st_mode & 0o777 if old is not None else 0o644
             write_atomically(path, [new], mode)
+        self._tell(path, pid)
+        if not self._comes_true(lambda: not self._is_needed()):
+            raise HostError(
+                f"dockerd has been told to read `{path}` again, and does not allow plain HTTP to {self._address}",
+                hint="journalctl -u docker | tail shows why",
+            )
+
+    def _tell(self, path: Path, pid: Optional[int]) -> None:
+        """Have dockerd read its settings again."""
         if pid is None:
             raise HostError(f"`{path}` is written, and no dockerd was found", hint="sudo systemctl reload docker")
         try:
@@ -183,14 +192,94 @@ class InsecureRegistry(Step):
                 f"`{path}` is written, and dockerd (process {pid}) cannot be told: {error.strerror}",
                 hint=f"sudo kill -HUP {pid}",
             ) from None
+
+    def _comes_true(self, state: Callable[[], bool]) -> bool:
+        """Wait until dockerd has read them."""
         deadline = time.monotonic() + _RELOAD_SECONDS
-        while self._is_needed():
+        while not state():
             if time.monotonic() > deadline:
-                raise HostError(
-                    f"dockerd has been told to read `{path}` again, and does not allow plain HTTP to {self._address}",
-                    hint="journalctl -u docker | tail shows why",
-                )
+                return False
             time.sleep(0.1)
+        return True
+
+
+class ForbidInsecureRegistry(InsecureRegistry):
+    """The reverse: takes our entry out of daemon.json again.
+
+    The file becomes what it was, to the byte, where nothing else in it was changed since; else only the entry goes.
+
+    Args:
+        copies: what `InsecureRegistry` kept of the file before it changed it.
+    """
+
+    def __init__(self, job: Wanted, host: Host, copies: Sequence[Path]) -> None:
+        super().__init__(job, host)
+        self._copies = copies
+
+    def question(self) -> Optional[str]:
+        return None
+
+    def problems(self) -> Sequence[Problem]:
+        path, pid = self._path(), self._pid()
+        if not self.look() or (is_writable(path) and _may_signal(pid)):
+            return []
+        return [Problem(str(path), "it cannot be written, or dockerd cannot be told", "run this with sudo")]
+
+    def look(self) -> Sequence[Change]:
+        path = self._path()
+        try:
+            if without(self._text(), self._address) == self._text():
+                return []
+        except HostError:
+            # What cannot be read is nothing to be mended here.
+            return []
+        detail = "the file goes" if self._before() is None else f"from {path}"
+        return [Change("remove", "insecure registry", self._address, f"{detail}, then SIGHUP to dockerd")]
+
+    def _before(self) -> Optional[bytes]:
+        """What the file is to be: its old bytes where they say the same; None when there was no file."""
+        text = without(self._text(), self._address)
+        copies = [copy for copy in map(read_optional, self._copies) if copy is not None]
+        for copy in copies:
+            with contextlib.suppress(ValueError):
+                if json.loads(copy or b"{}") == json.loads(text):
+                    return copy
+        return text.encode() if copies or json.loads(text) else None
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        path, pid = self._path(), self._pid()
+        mode = path.stat().st_mode & 0o777
+        final = self._before()
+        value = json.loads(without(self._text(), self._address))
+        # dockerd keeps a setting that is not in the file any more, until it is restarted: so it is first told of none.
+        told = {**value, _KEY: value.get(_KEY, [])}
+        write_atomically(path, [json.dumps(told, indent=2).encode()], mode)
+        self._tell(path, pid)
+        self._comes_true(self._is_needed)
+        if final is None:
+            path.unlink()
+        else:
+            write_atomically(path, [final], mode)
+
+
+def without(text: str, address: str) -> str:
+    """daemon.json without `address` among its insecure registries, and without the setting when that was all.
+
+    Raises:
+        HostError: the text is not a JSON object.
+    """
+    try:
+        value: Any = json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        raise HostError(f"it is not valid JSON: {error}") from None
+    registries = value.get(_KEY) if isinstance(value, dict) else None
+    if not isinstance(registries, list) or address not in registries:
+        return text
+    value[_KEY] = [entry for entry in registries if entry != address]
+    if not value[_KEY]:
+        del value[_KEY]
+    indent = re.search(r'\n([ \t]+)"', text)
+    return json.dumps(value, indent=indent.group(1) if indent else 2, ensure_ascii=False) + "\n"
 
 
 def free_name(path: Path) -> Path:

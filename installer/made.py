@@ -34,10 +34,12 @@ def remember(
         add("directory", str(directory))
     for change in changes:
         parent = None
-        if change.kind == "file":
+        if change.kind in ("file", "directory"):
             parent = Path(change.name).parent
         elif change.kind == "builder":
             parent = host.places.buildx_config
+        elif change.kind == "insecure registry":
+            parent = host.places.daemon_json.parent
         for directory in missing_directories(parent) if parent else ():
             add("directory", str(directory))
         if change.kind not in _PASSING:

@@ -1,0 +1,258 @@
+"""Taking away what installing made, and nothing else: each step is the reverse of one of installing.
+
+What was made is what the receipt lists and what still bears our mark. What a step cannot prove to be ours, or what was
+changed since, it leaves, and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from bundles.errors import HostError, Problem
+from installer import marks
+from installer.binfmt import unregister
+from installer.builder import builder_mark
+from installer.container import is_ours
+from installer.engine import Container
+from installer.files import write_atomically
+from installer.host import Host
+from installer.installed import Installed
+from installer.job import is_directory
+from installer.made import file_digest
+from installer.step import Change, Step
+
+# What buildx keeps beside its builders, for itself.
+_BUILDX_OWN = (".lock", ".buildNodeID", "current", "instances", "activity", "defaults", "refs", "history")
+_DOCKER_OWN = (".token_seed", ".token_seed.lock")
+
+
+class RemoveBuilder(Step):
+    """Removes the builders, with their build cache."""
+
+    name = "builder"
+
+    def __init__(self, installed: Installed, host: Host) -> None:
+        self._names, self._host = installed.names_made("builder"), host
+
+    def _container(self, name: str) -> Optional[Container]:
+        container = self._host.engine.container(f"buildx_buildkit_{name}0")
+        return container if container is not None and marks.ENVIRONMENT in container.environment else None
+
+    def look(self) -> Sequence[Change]:
+        return [
+            Change("remove", "builder", name, "with its build cache")
+            for name in self._names
+            if builder_mark(self._host, name) or self._container(name)
+        ]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            name = change.name
+            if builder_mark(self._host, name):
+                self._host.cli.run(["buildx", "rm", "--force", name])
+            container = self._container(name)
+            if container is not None:
+                # buildx has no record of it any more.
+                self._host.engine.remove_container(container.name)
+                self._host.engine.remove_volume(f"{container.name}_state")
+            for kind in ("activity", "refs"):
+                _remove_tree(self._host.places.buildx_config / kind / name)
+
+
+class RemoveEmulation(Step):
+    """Takes the emulators that installing registered out of the kernel, and removes the container that does it."""
+
+    name = "emulation"
+
+    def __init__(self, installed: Installed, host: Host) -> None:
+        self._made, self._host = installed.names_made("container"), host
+
+    def look(self) -> Sequence[Change]:
+        container = self._host.engine.container(marks.EMULATION_CONTAINER)
+        if container is None or container.labels.get(marks.LABEL_ROLE) != "emulation":
+            return []
+        if container.name not in self._made:
+            return []
+        names = container.labels.get(marks.LABEL_ARCHITECTURES, "")
+        registered = [Change("unregister", "emulation", f"linux/{name}") for name in names.split(",") if name]
+        return [*registered, Change("remove", "container", container.name)]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        container = self._host.engine.container(marks.EMULATION_CONTAINER)
+        if container is not None:
+            unregister(self._host, container, container.labels.get(marks.LABEL_ARCHITECTURES, "").split(","))
+            self._host.engine.remove_container(container.name)
+
+
+class RemoveRegistry(Step):
+    """Removes the registry's container; its data only when that was asked for."""
+
+    name = "registry"
+
+    def __init__(self, installed: Installed, host: Host, *, data: bool) -> None:
+        self._host, self._with_data = host, data
+        self._made = installed.names_made("container")
+        self._data = installed.wanted.data
+        self._volume_is_ours = self._data in installed.names_made("volume")
+        self._directory_is_ours = self._data in installed.names_made("directory")
+
+    def _container(self) -> Optional[Container]:
+        container = self._host.engine.container(marks.REGISTRY_CONTAINER)
+        ours = container is not None and is_ours(container) and container.name in self._made
+        return container if ours else None
+
+    def _directory(self) -> Optional[Path]:
+        """What of a directory goes: all of it when it was made for us, else what the registry wrote there."""
+        if not is_directory(self._data):
+            return None
+        place = self._host.places.seen(Path(self._data))
+        place = place if self._directory_is_ours else place / "docker" / "registry"
+        return place if place.exists() else None
+
+    def problems(self) -> Sequence[Problem]:
+        place = self._directory() if self._with_data else None
+        if place is None or _may_remove(place):
+            return []
+        return [Problem(str(place), "it belongs to root", f"run this with sudo; or: sudo rm -r {place}")]
+
+    def look(self) -> Sequence[Change]:
+        container = self._container()
+        changes = [] if container is None else [Change("remove", "container", container.name)]
+        if not self._with_data:
+            return changes
+        if is_directory(self._data):
+            place = self._directory()
+            return [*changes, *([Change("remove", "directory", str(place), "all images in it")] if place else [])]
+        if self._volume_is_ours and self._host.engine.has_volume(self._data):
+            return [*changes, Change("remove", "volume", self._data, "all images in it")]
+        return changes
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.kind == "container":
+                self._host.engine.remove_container(change.name)
+            elif change.kind == "volume":
+                self._host.engine.remove_volume(change.name)
+            else:
+                _remove_tree(Path(change.name))
+
+    def notes(self) -> Sequence[str]:
+        if self._with_data:
+            return []
+        if is_directory(self._data):
+            there, command = self._directory() is not None, f"sudo rm -r {self._data}"
+        else:
+            there, command = self._host.engine.has_volume(self._data), f"docker volume rm {self._data}"
+        return [f"the images stay in {self._data}; a new installation finds them there, or: {command}"] if there else []
+
+
+class RemoveImages(Step):
+    """Removes the images that were loaded into Docker. One that a container of somebody else uses stays."""
+
+    name = "images"
+
+    def __init__(self, installed: Installed, host: Host) -> None:
+        self._host = host
+        self._names = installed.names_made("image")
+        self._kept: Sequence[str] = ()
+
+    def look(self) -> Sequence[Change]:
+        return [Change("remove", "image", name) for name in self._names if self._host.engine.image_id(name)]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._host.engine.remove_image(change.name)
+        self._kept = [change.name for change in self.look()]
+
+    def notes(self) -> Sequence[str]:
+        return [f"the image {name} stays: something else uses it" for name in self._kept]
+
+
+class RemoveFiles(Step):
+    """Removes the files that were made and are unchanged, puts a replaced plugin back, then the directories that were
+    made for them and are empty; at last the receipt."""
+
+    name = "files"
+
+    def __init__(self, installed: Installed, host: Host) -> None:
+        self._installed, self._host = installed, host
+        self._changed: list[str] = []
+
+    def look(self) -> Sequence[Change]:
+        self._changed = []
+        changes = []
+        replaced = self._host.places.buildx_replaced
+        for entry in self._installed.made:
+            path = Path(str(entry.get("name")))
+            if entry.get("kind") != "file" or not path.exists() or path == replaced:
+                continue
+            if file_digest(path) != entry.get("digest"):
+                self._changed.append(str(path))
+            elif path.name == "docker-buildx" and replaced.exists():
+                changes.append(Change("restore", "file", str(path), f"from {replaced}"))
+            else:
+                changes.append(Change("remove", "file", str(path)))
+        for path in (replaced, self._host.places.receipt):
+            if path.exists():
+                changes.append(Change("remove", "file", str(path)))
+        return changes
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            path = Path(change.name)
+            if change.action == "restore":
+                write_atomically(path, [self._host.places.buildx_replaced.read_bytes()], 0o755)
+            elif path != self._host.places.receipt:
+                _remove_file(path)
+        (self._host.places.state / "lock").unlink(missing_ok=True)
+        directories = [Path(name) for name in self._installed.names_made("directory")]
+        self._clear_bookkeeping(directories)
+        # The receipt goes last: interrupted before, the next run still knows what is left.
+        _remove_file(self._host.places.receipt)
+        for directory in sorted(directories, key=lambda place: -len(place.parts)):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+    def notes(self) -> Sequence[str]:
+        return [f"{path} stays: it was changed since it was installed" for path in self._changed]
+
+    def _clear_bookkeeping(self, directories: Sequence[Path]) -> None:
+        """Remove what buildx and docker keep for themselves, where the directory was made for us and nothing else is
+        there."""
+        config, docker = self._host.places.buildx_config, self._host.places.docker_config
+        if config in directories and not any((config / "instances").glob("*")):
+            for name in _BUILDX_OWN:
+                place = config / name
+                _remove_tree(place) if place.is_dir() else _remove_file(place)
+        if docker in directories:
+            for name in _DOCKER_OWN:
+                _remove_file(docker / name)
+
+
+def _remove_file(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"`{path}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm {path}"
+        ) from None
+
+
+def _remove_tree(place: Path) -> None:
+    try:
+        shutil.rmtree(place)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise HostError(
+            f"`{place}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm -r {place}"
+        ) from None
+
+
+def _may_remove(place: Path) -> bool:
+    return os.access(place, os.W_OK | os.X_OK) and os.access(place.parent, os.W_OK | os.X_OK)

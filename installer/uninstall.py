@@ -1,0 +1,77 @@
+"""`bundle uninstall`: the host as it was before."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bundles.cli import Output, common_options
+from bundles.errors import HostError
+from installer import course
+from installer.address import Address
+from installer.daemon import ForbidInsecureRegistry
+from installer.files import lock
+from installer.host import Host
+from installer.installed import Installed
+from installer.removal import RemoveBuilder, RemoveEmulation, RemoveFiles, RemoveImages, RemoveRegistry
+from installer.step import Step
+
+
+@click.command()
+@click.option("--data", is_flag=True, help="Remove the registry's data too, with every image that is in it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--plan", is_flag=True, help="Say what would be removed, and touch nothing.")
+@common_options
+def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
+    """Remove from this host exactly what installing made; the images in the registry only with --data.
+
+    Files that were changed since they were installed stay, and are named.
+    """
+    host = Host.this(os.environ, course.asking())
+    installed = Installed.read(host)
+    steps = _steps(installed, host, data)
+    if plan:
+        _say(course.plan(steps), steps, output)
+        return
+    course.check(steps, host, yes=True)
+    if not yes:
+        _ask(host, installed, data)
+    with lock(host.places.state / "lock"):
+        results = course.perform(steps, output.progress)
+    _say(results, steps, output)
+
+
+def _steps(installed: Installed, host: Host, data: bool) -> list[Step]:
+    copies = [Path(name) for name in installed.names_made("file") if ".before-bundle" in Path(name).name]
+    daemon = [
+        ForbidInsecureRegistry(dataclasses.replace(installed.wanted, address=Address.parse(name)), host, copies)
+        for name in installed.names_made("insecure registry")
+    ]
+    return [
+        RemoveBuilder(installed, host),
+        RemoveEmulation(installed, host),
+        RemoveRegistry(installed, host, data=data),
+        *daemon,
+        RemoveImages(installed, host),
+        RemoveFiles(installed, host),
+    ]
+
+
+def _ask(host: Host, installed: Installed, data: bool) -> None:
+    what = "registry, builder and settings"
+    what += f", and every image in {installed.wanted.data}, also what others pushed there" if data else ""
+    if host.ask is None:
+        raise HostError(f"consent is needed to remove {what}", hint="run this again with --yes; --plan shows it all")
+    if not host.ask(f"remove {what}"):
+        raise HostError(f"not agreed to: remove {what}", hint="run this again with --yes")
+
+
+def _say(results: list[dict[str, Any]], steps: list[Step], output: Output) -> None:
+    notes = [note for step in steps for note in step.notes()]
+    text = course.step_lines(results, "nothing to do", sys.maxsize)
+    output.result({"steps": results, "notes": notes}, "\n".join([*text, *(f"note: {note}" for note in notes)]))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Optional
+
 import click
 
 from bundles.cli import Output, common_options
+from bundles.files import write_whole
 from bundles.given import Given, archive_argument
 from bundles.manifest import Image
 from bundles.progress import human_size
@@ -37,10 +41,18 @@ def verify(archive: Given, output: Output) -> None:
 
 @click.command()
 @archive_argument(signers=True)
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a packing list to read, print and approve."
+)
 @common_options
-def inspect(archive: Given, output: Output) -> None:
+def inspect(archive: Given, html: Optional[Path], output: Output) -> None:
     """Show what is inside ARCHIVE: images, platforms, digests and sizes."""
     with archive.open() as opened:
+        if html:
+            from bundles.packinglist import packed_files, packing_list
+
+            write_whole(html, packing_list(opened, packed_files(opened, output.progress)).encode())
+            output.progress.message(f"packing list: {html}")
         document = {
             "archive": str(archive.path),
             "digest": str(opened.digest),
@@ -48,6 +60,7 @@ def inspect(archive: Given, output: Output) -> None:
             "files": [str(path) for path in opened.volume.paths],
             "signed": opened.manifest.signed,
             "signer": opened.signer,
+            "html": str(html) if html else None,
             "manifest": opened.manifest.to_json(),
         }
         output.result(document, _table(opened))

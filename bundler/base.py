@@ -57,12 +57,12 @@ def _known(digest: Digest, manifest: Manifest) -> Known:
     return Known(Base(manifest.name, digest), blobs)
 
 
-def subtract(plan: Plan, bases: Sequence[Known]) -> Plan:
+def subtract(plan: Plan, bases: Sequence[Known], *, with_python: bool = False) -> Plan:
     """The plan without the layers that the bases have.
 
     An image that Docker loads from the archive (registry, BuildKit, ...) is carried whole, or not at all when a base
-    has it: Docker cannot load a part of an image. The Python image is always carried: where it is needed nothing else
-    works.
+    has it: Docker cannot load a part of an image. The Python image is loaded for each installation anew, so that hosts
+    without a Python of their own need it in every archive: `with_python` carries it whatever the bases have.
     """
     known = frozenset().union(*(base.digests for base in bases))
     documents = {descriptor.digest: data for descriptor, data in plan.documents}
@@ -70,7 +70,7 @@ def subtract(plan: Plan, bases: Sequence[Known]) -> Plan:
     for image in (image for image in plan.images if image.role in _LOADED):
         for content in image.platforms:
             layers = {layer.digest for layer in parse_manifest(documents[content.manifest.digest]).layers}
-            if image.role == "python" or content.manifest.digest not in known or not layers <= known:
+            if (image.role == "python" and with_python) or content.manifest.digest not in known or not layers <= known:
                 whole |= layers
     left = [descriptor for descriptor, _ in plan.layers if descriptor.digest in known - whole]
     digests = {descriptor.digest for descriptor in left}

@@ -112,7 +112,8 @@ def create(
             lock.check(plan)
         plan, made = make_smaller(spec, plan, source, threads=making.threads, workers=workers, progress=output.progress)
         if known:
-            plan = subtract(plan, known)
+            asked = any(image.role == "python" and not image.optional for image in defined.spec.images)
+            plan = subtract(plan, known, with_python=asked)
             output.progress.message(_delta_text(plan))
         for note in plan.notes:
             output.progress.message(f"note: {note}")

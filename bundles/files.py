@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from bundles.errors import UsageError
@@ -20,7 +21,9 @@ def write_whole(path: Path, data: bytes) -> None:
             raise IsADirectoryError(0, "is a directory")
         temporary.write_bytes(data)
         temporary.replace(path)
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise UsageError(
             f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}",
             hint="name a file in a directory that exists and that you may write to",

@@ -177,14 +177,17 @@ def test_two_bases_know_more_than_one(chain: tuple[Path, Path, Path], tmp_path: 
 def test_an_image_that_docker_loads_is_carried_whole_or_not_at_all(tmp_path: Path) -> None:
     old = made(image("registry:3", "registry", (AMD64,), (8, 9)), image("python:3", "python", (AMD64,), (7,)))
     base = old.write(tmp_path / "old.tar").path
-    new = made(image("registry:3", "registry", (AMD64,), (8, 10)), image("python:3", "python", (AMD64,), (7,)))
-    path = delta(new, base).write(tmp_path / "new.tar").path
-    assert required(path) == set()
+    new = made(image("registry:3", "registry", (AMD64,), (8, 10)), image("python:3", "python", (AMD64,), (7, 8)))
+    assert required(delta(new, base).write(tmp_path / "new.tar").path) == set()
     same = delta(old, base).write(tmp_path / "same.tar").path
-    assert len(required(same)) == 2
+    assert len(required(same)) == 3
     with Archive(same) as archive:
         assert json.loads(archive.read_file("manifest.json")) == []
-        assert [len(archive.left_to_base(item.platforms[0].manifest)) for item in archive.manifest.images] == [2, 0]
+        assert [len(archive.left_to_base(item.platforms[0].manifest)) for item in archive.manifest.images] == [2, 1]
+        assert "python.tar" not in {file.name for file in archive.manifest.files}
+    plan = subtract(old.plan, [read_base(base)], with_python=True)
+    assert len(plan.required) == 2
+    assert "python.tar" in dataclasses.replace(old, plan=plan).contents().files
 
 
 @pytest.mark.parametrize("data", ["{}", "[]", '{"want": 2}', '{"want": 1}', "text", '{"format": 1}', ""])
@@ -308,3 +311,9 @@ def test_want_without_a_registry(tmp_path: Path) -> None:
     done = bundle("want", "--registry", "localhost:1", cwd=tmp_path)
     assert (done.returncode, "cannot list `localhost:1`" in done.stderr) == (5, True)
     assert not (tmp_path / "want.json").exists()
+
+
+def test_want_where_nothing_can_be_written(registry: FakeRegistry, tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "missing" / "want.json", Path("/proc/want.json")):
+        done = bundle("want", "--registry", registry.host, "-o", place, cwd=tmp_path)
+        assert (done.returncode, f"`{place}` cannot be written" in done.stderr) == (2, True), done.stderr

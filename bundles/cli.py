@@ -34,7 +34,9 @@ _COMMANDS = {
     "create": ("bundler.cli:create", "Write an archive from registries (needs internet, no Docker)."),
     "lock": ("bundler.lockcli:lock", "Write bundle.lock: the digest that each image stands for."),
     "install": ("installer.cli:install", "Turn an archive into a registry and a builder on this host."),
-    "want": ("installer.want:want", "Write down what the registry of this host holds, for the next delta."),
+    "want": ("installer.want:want", "Write down what this host's registry holds, for a delta."),
+    "upgrade": ("installer.upgrade:upgrade", "Install a newer archive over what is installed here."),
+    "check": ("installer.check:check", "Would these Dockerfiles build here? Names what is missing."),
     "status": ("installer.status:status", "Show what is installed on this host, and whether it is healthy."),
     "doctor": ("installer.doctor:doctor", "Find what is wrong on this host, and mend it."),
     "prune": ("installer.prune:prune", "Remove images that the installed bundle no longer lists."),
@@ -42,6 +44,7 @@ _COMMANDS = {
     "verify": ("bundles.commands:verify", "Check every byte of an archive against its digest."),
     "diff": ("bundles.difference:diff", "Show what changes from one bundle to another."),
     "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),
+    "completion": ("bundles.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
 
 

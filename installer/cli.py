@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 import click
 
@@ -14,7 +14,13 @@ from bundles.cli import Output, common_options
 from bundles.errors import UsageError
 from bundles.given import Given, archive_argument
 from bundles.platform import Platform
+from bundles.progress import Progress
+from bundles.reader import Archive
 from installer.course import asking, step_lines
+
+if TYPE_CHECKING:
+    from installer.host import Host
+    from installer.job import Options
 
 _T = TypeVar("_T")
 
@@ -32,6 +38,7 @@ _T = TypeVar("_T")
 @click.option(
     "--data", metavar="DIR|VOLUME", help="Where the registry keeps its data (default: the volume bundle-registry)."
 )
+@click.option("--system", is_flag=True, help="Put the buildx plugin where all users of this host have it (as root).")
 @click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json, needed for a LAN address.")
 @click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
 @common_options
@@ -42,6 +49,7 @@ def install(
     builder: str,
     platforms: tuple[str, ...],
     data: Optional[str],
+    system: bool,
     yes: bool,
     plan: bool,
     output: Output,
@@ -52,8 +60,6 @@ def install(
     """
     from installer.address import Address
     from installer.host import Host
-    from installer.install import install as run
-    from installer.install import plan as run_plan
     from installer.job import Options
 
     options = Options(
@@ -62,26 +68,35 @@ def install(
         platforms=_option("--platform", Platform.parse_list, ",".join(platforms)),
         data=data,
         yes=yes,
+        system=system,
     )
     host = Host.this(os.environ, asking())
     with archive.open() as opened:
-        if plan:
-            job, planned = run_plan(opened, options, host)
-            steps = [
-                {"step": item.step.name, "changes": [change.to_json() for change in item.changes]} for item in planned
-            ]
-            document = {
-                "bundle": str(opened.digest),
-                "registry": str(job.address),
-                "builder": job.builder,
-                "steps": steps,
-                "receipt": str(host.places.receipt),
-            }
-            output.result(document, _plan_text(document))
-            return
-        receipt = run(opened, options, host, output.progress)
-        document = receipt.document()
-        output.result(document, _receipt_text(document, host.places.receipt))
+        document, text = (planned if plan else installed)(opened, options, host, output.progress)
+        output.result(document, text)
+
+
+def planned(archive: Archive, options: Options, host: Host, progress: Progress) -> tuple[dict[str, Any], str]:
+    """What installing would do: the document, and the text for people. Nothing is touched."""
+    from installer.install import plan
+
+    job, steps = plan(archive, options, host)
+    document = {
+        "bundle": str(archive.digest),
+        "registry": str(job.address),
+        "builder": job.builder,
+        "steps": [{"step": item.step.name, "changes": [change.to_json() for change in item.changes]} for item in steps],
+        "receipt": str(host.places.receipt),
+    }
+    return document, _plan_text(document)
+
+
+def installed(archive: Archive, options: Options, host: Host, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Install: the receipt, and the text for people."""
+    from installer.install import install
+
+    document = install(archive, options, host, progress).document()
+    return document, _receipt_text(document, host.places.receipt)
 
 
 def _option(name: str, parse: Callable[[str], _T], text: str) -> _T:

@@ -185,6 +185,16 @@ class Engine:
             except (ImageNotFound, NotFound):
                 return None
 
+    def image_names(self, image_id: str) -> tuple[str, ...]:
+        """The names of a local image; none when it is not there."""
+        from docker.errors import ImageNotFound, NotFound
+
+        with self._translated(f"look at the image `{image_id}`"):
+            try:
+                return tuple(self._client.inspect_image(image_id).get("RepoTags") or ())
+            except (ImageNotFound, NotFound):
+                return ()
+
     def image_created(self, name: str) -> Optional[datetime.datetime]:
         """When a local image was made, None when it is not there or does not say."""
         from docker.errors import ImageNotFound, NotFound

@@ -55,9 +55,12 @@ def loading(job: Job, host: Host, tool: Tool) -> list[Change]:
     """What `load` would do."""
     if tool.is_image(host.engine.image_id(tool.name)):
         return []
+    old = host.engine.image_id(tool.name)
+    # An image that loses its name would stay for ever, and nobody would know whose it was.
+    changes = [] if old is None else [Change("supersede", "image", old, f"what {tool.name} was; `prune` removes it")]
     if _under_another_name(host, tool):
-        return [Change("tag", "image", tool.name, "Docker has it under another name")]
-    return [Change("load", "image", tool.name, "into Docker", content_size(job.archive, tool.manifest))]
+        return [*changes, Change("tag", "image", tool.name, "Docker has it under another name")]
+    return [*changes, Change("load", "image", tool.name, "into Docker", content_size(job.archive, tool.manifest))]
 
 
 class LoadImages(Step):

@@ -21,6 +21,7 @@ from installer.installed import Brought, Installed
 from installer.job import Job, Options
 from installer.push import places
 from installer.registry import Registry
+from installer.removal import RemoveImages
 from installer.step import Step
 
 
@@ -41,7 +42,8 @@ def prune(*, archive: Optional[Path], plan: bool, output: Output) -> None:
         images = PruneImages(installed, registry, keep)
         garbage = CollectGarbage(installed, host, images, registry, bool(installed.document.get("garbage")))
         # What is garbage is seen before the images are gone, and said with them.
-        steps: list[Step] = [images, garbage]
+        loaded = RemoveImages(installed, host, [tool.name for tool in installed.wanted.tools.values()])
+        steps: list[Step] = [images, garbage, loaded]
         course.check(steps, host, yes=True)
         planned = course.plan(steps)
         if plan:
@@ -49,6 +51,7 @@ def prune(*, archive: Optional[Path], plan: bool, output: Output) -> None:
             return
         with lock(host.places.state / "lock"):
             document = _perform(installed, host, images, garbage, output)
+            document["steps"] += course.perform([loaded], output.progress)
     output.result(document, _text(document["steps"], document["notes"], freed_text(document["freed"])))
 
 

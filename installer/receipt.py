@@ -7,7 +7,7 @@ The document (`--json`, and receipt.json in the user's state directory) has thes
     host       the platform of the host
     tools      role to reference, root (digest), manifest and config (descriptors), name: toolchain images in Docker
     mirrors    registry that images come from to its mirror
-    builder    name, image, platforms, config: the last is the path of its buildkitd.toml
+    builder    name, image, platforms, chosen (those of --platform), and config, the path of its buildkitd.toml
     images     for each: reference, role, digest, platforms, names (what `docker pull` takes), and rebuilt, which maps
                those names that serve another index than the origin's to its digest
     leftOut    references that have none of the platforms asked for
@@ -129,6 +129,7 @@ class Receipt:
                 "name": job.builder,
                 "image": buildkit and buildkit.name,
                 "platforms": [str(platform) for platform in job.platforms],
+                "chosen": [str(platform) for platform in job.options.platforms],
                 "config": str(self._host.places.buildkitd_config(job.builder)),
             },
             "host": str(job.host_platform),

@@ -12,6 +12,7 @@ from bundles.connections import Response
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError
+from bundles.image import MAX_CONFIG_SIZE
 from bundles.remote import MANIFEST_ACCEPT, announced_digest, digest_or_none, fetch_list, fetch_manifest
 from bundles.transport import Transport, Upload
 
@@ -135,6 +136,20 @@ class Registry:
             expect=_CREATED,
         ) as response:
             self._check(response, descriptor)
+
+    def read_config(self, repository: str, config: Descriptor) -> bytes:
+        """The config of an image, verified.
+
+        Raises:
+            NotFoundError: it is not there.
+            ContentError: its bytes are not what the descriptor says.
+        """
+        path = f"/v2/{repository}/blobs/{config.digest}"
+        scope = pull_scope(repository)
+        data = self._transport.fetch("GET", self.host, path, scope=scope, limit=MAX_CONFIG_SIZE).data
+        if Digest.of(data) != config.digest:
+            raise ContentError(f"{self.host}{path} has other bytes than its digest says")
+        return data
 
     def delete_manifest(self, repository: str, selector: str) -> None:
         """Remove a tag; or a manifest by digest, and every tag of it. What is not there is no error.

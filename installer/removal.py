@@ -152,17 +152,27 @@ class RemoveRegistry(Step):
 
 
 class RemoveImages(Step):
-    """Removes the images that were loaded into Docker. One that a container of somebody else uses stays."""
+    """Removes images that were loaded into Docker. One that a container of somebody else uses stays.
 
-    name = "images"
+    Args:
+        keep: the names of those that are still needed.
+    """
 
-    def __init__(self, installed: Installed, host: Host) -> None:
+    name = "docker images"
+
+    def __init__(self, installed: Installed, host: Host, keep: Sequence[str] = ()) -> None:
         self._host = host
-        self._names = installed.names_made("image")
+        self._names = [name for name in installed.names_made("image") if name not in keep]
         self._kept: Sequence[str] = ()
 
     def look(self) -> Sequence[Change]:
-        return [Change("remove", "image", name) for name in self._names if self._host.engine.image_id(name)]
+        engine = self._host.engine
+        # One that is known by its id only goes when nobody has given it a name.
+        return [
+            Change("remove", "image", name)
+            for name in self._names
+            if engine.image_id(name) and not (name.startswith("sha256:") and engine.image_names(name))
+        ]
 
     def apply(self, changes: Sequence[Change]) -> None:
         for change in changes:

@@ -1,0 +1,73 @@
+"""`bundle upgrade`: a newer archive over what is installed, with the settings that were chosen then."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from bundles.cli import Output, common_options
+from bundles.given import Given, archive_argument
+from bundles.platform import Platform
+from installer.cli import installed as run
+from installer.cli import planned
+from installer.course import asking
+from installer.host import Host
+from installer.installed import Installed, own_command
+from installer.job import Job, Options
+
+
+@click.command()
+@archive_argument(signers=True)
+@click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json.")
+@click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
+@common_options
+def upgrade(*, archive: Given, yes: bool, plan: bool, output: Output) -> None:
+    """Install ARCHIVE over what is installed on this host: its registry, BuildKit and images take the place of the old.
+
+    Address, builder, platforms and data stay as they were chosen; the registry's data and the build cache are kept.
+    Images that ARCHIVE does not list stay until `prune`.
+    """
+    host = Host.this(os.environ, asking())
+    before = Installed.read(host)
+    with archive.open() as opened:
+        opened.check_documents()
+        options = Options(
+            registry=before.wanted.address,
+            builder=before.wanted.builder,
+            platforms=tuple(map(Platform.parse, before.document["builder"]["chosen"])),
+            data=before.wanted.data,
+            yes=yes,
+        )
+        moves = _moves(before, Job.of(opened, options, before.wanted.host_platform))
+        document, text = (planned if plan else run)(opened, options, host, output.progress)
+    output.result({**document, "moves": moves}, "\n".join([*_text(moves), "", text]))
+
+
+def _moves(before: Installed, after: Job) -> list[dict[str, Any]]:
+    """What becomes of each tool and each image: role, from, to. Null is what was not, or is no more, in the bundle."""
+    old = {role: f"{tool.reference}@{tool.root}" for role, tool in before.wanted.tools.items()}
+    new = {role: f"{tool.reference}@{tool.root}" for role, tool in after.tools.items()}
+    moves = [
+        {"role": role, "from": old.get(role), "to": new.get(role)}
+        for role in dict.fromkeys((*old, *new))
+        if old.get(role) != new.get(role)
+    ]
+    images = {image.reference: str(image.digest) for image in before.images if image.role == "base"}
+    listed = {str(item.image.reference): str(item.root.digest) for item in after.base_images()}
+    for reference in dict.fromkeys((*images, *listed)):
+        if images.get(reference) != listed.get(reference):
+            was, is_now = (
+                f"{reference}@{digests[reference]}" if reference in digests else None for digests in (images, listed)
+            )
+            moves.append({"role": "base", "from": was, "to": is_now})
+    return moves
+
+
+def _text(moves: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for move in moves:
+        end = move["to"] or f"no longer listed: `{own_command('prune')}` removes it"
+        lines.append(f"{move['role']:<10} {move['from'] or 'new'}\n{'':<10} -> {end}")
+    return lines or ["every image is the one that is installed"]

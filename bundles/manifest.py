@@ -164,7 +164,7 @@ class Manifest:
                     f"the archive has format `{version}`, and this program reads up to {FORMAT}",
                     hint="run the program inside the archive: python3 ARCHIVE install",
                 )
-            if version != FORMAT:
+            if version != FORMAT or isinstance(version, bool):
                 raise UsageError(f"the format is `{str(version)[:40]}`: expected {FORMAT}")
             manifest = cls(
                 name=value["name"],

@@ -1,0 +1,91 @@
+"""Short versions of the fault campaigns (tests/campaign), and media as they are: FAT32, and a stick that is pulled."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import UsageError
+from bundles.reader import Archive
+from bundles.writer import ArchiveWriter
+from tests.archives import example
+from tests.campaign import create, install, push
+
+pytestmark = pytest.mark.e2e
+
+
+def test_create_goes_on_after_every_kind_of_fault() -> None:
+    with create.Campaign(seed=7) as campaign:
+        outcomes = [campaign.run(kind) for kind in dict.fromkeys(create.KINDS)]
+    assert [outcome for outcome in outcomes if outcome.problems] == []
+    assert sum(outcome.ended for outcome in outcomes) >= 3
+
+
+def test_push_goes_on_after_every_kind_of_fault() -> None:
+    with push.Campaign(seed=7) as campaign:
+        outcomes = [campaign.run(kind) for kind in dict.fromkeys(push.KINDS)]
+    assert [outcome for outcome in outcomes if outcome.problems] == []
+    assert sum(outcome.code != 0 for outcome in outcomes) >= 3
+
+
+def test_install_goes_on_after_faults() -> None:
+    with install.Campaign(seed=7) as campaign:
+        outcomes = [campaign.run(kind) for kind in ("SIGKILL", "two at once")]
+    assert [outcome for outcome in outcomes if outcome.problems] == []
+
+
+@pytest.fixture
+def fat(tmp_path: Path) -> Iterator[Path]:
+    """An image of a FAT32 file system of 1 GiB."""
+    from tests.testbed import apt
+
+    apt.install(("mtools", "dosfstools", "fusefat"))
+    image = tmp_path / "fat.img"
+    with image.open("wb") as file:
+        file.truncate(1 << 30)
+    subprocess.run(["mkfs.fat", "-F", "32", image], check=True, capture_output=True)
+    yield image
+    image.unlink()
+
+
+def test_parts_on_a_real_fat32(fat: Path, tmp_path: Path) -> None:
+    """Copied in, and out again: the same bytes."""
+    with ArchiveWriter(tmp_path / "offline.tar", example().contents(), 30_000) as writer:
+        for layer in writer.layers:
+            sink = writer.sink(layer)
+            sink.write(memoryview(example().layers[layer.digest]))
+            assert sink.finish()
+        files = [file.path for file in writer.finish().files]
+    subprocess.run(["mcopy", "-i", fat, *files, tmp_path / "offline.tar.sha256", "::"], check=True)
+    back = tmp_path / "back"
+    back.mkdir()
+    subprocess.run(["mcopy", "-n", "-i", fat, "::*", back], check=True)
+    subprocess.run(["sha256sum", "--quiet", "-c", "offline.tar.sha256"], cwd=back, check=True)
+    with Archive(back / files[-1].name) as archive:
+        archive.verify()
+    assert [(back / file.name).read_bytes() for file in files] == [file.read_bytes() for file in files]
+
+
+def test_an_archive_too_large_for_fat32_is_refused_before_anything_is_written(fat: Path, tmp_path: Path) -> None:
+    mount = tmp_path / "usb"
+    mount.mkdir()
+    subprocess.run(["fusefat", "-o", "rw+", fat, mount], check=True, capture_output=True)
+    try:
+        contents = example().contents()
+        huge = Descriptor(contents.manifest.blobs[-1].media_type, Digest.of(b"huge"), 5 << 30)
+        manifest = dataclasses.replace(contents.manifest, blobs=(*contents.manifest.blobs, huge))
+        large = dataclasses.replace(contents, manifest=manifest)
+        with pytest.raises(UsageError, match="is a FAT file system, where a file has at most 4294967295") as caught:
+            ArchiveWriter(mount / "offline.tar", large)
+        assert caught.value.hint == "--split 4000MiB"
+        with pytest.raises(UsageError, match="the largest part has 4294967296"):
+            ArchiveWriter(mount / "offline.tar", large, 1 << 32)
+        assert list(mount.iterdir()) == []
+    finally:
+        subprocess.run(["umount", mount], check=True)

@@ -46,6 +46,7 @@ _COMMANDS = {
     "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),
     "completion": ("bundles.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
+_SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
 
 
 class _Commands(click.Group):
@@ -60,8 +61,11 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+        for package, title in _SIDES.items():
+            names = [name for name in self.list_commands(ctx) if _COMMANDS[name][0].startswith(f"{package}.")]
+            if names:
+                with formatter.section(title):
+                    formatter.write_dl([(name, _COMMANDS[name][1]) for name in names])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -13,7 +13,7 @@ from .progress import say
 
 PACKAGES = (
     "arch-test", "busybox-static", "ca-certificates", "iproute2", "iptables", "kmod", "mmdebstrap", "procps",
-    "qemu-user-static", "runc", "skopeo", "util-linux",
+    "qemu-user-static", "runc", "shellcheck", "skopeo", "util-linux",
     # to build QEMU
     "binutils", "gcc", "libc6-dev", "libglib2.0-dev", "meson", "ninja-build", "pkg-config", "xz-utils",
 )  # fmt: skip

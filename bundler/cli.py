@@ -17,6 +17,7 @@ from bundler.lockcli import lock_path
 from bundler.made import Made, Making, make_smaller, making_options, spool_beside, take_local
 from bundler.options import Look, Registries, look_options, pair, registry_options
 from bundler.plan import Plan
+from bundler.referrers import with_referrers
 from bundler.resolve import resolve
 from bundler.selfrun import program
 from bundler.size import parse_size
@@ -63,6 +64,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Downloads at once."
 )
+@click.option("--referrers", is_flag=True, help="Take along what is attached to the images: signatures, SBOMs.")
 @click.option("--plan", "only_plan", is_flag=True, help="Resolve everything, say what would be fetched, write nothing.")
 @common_options
 def create(
@@ -77,6 +79,7 @@ def create(
     registries: Registries,
     making: Making,
     workers: int,
+    referrers: bool,
     only_plan: bool,
     output: Output,
     **line: Any,
@@ -102,7 +105,8 @@ def create(
     target = (path or Path(f"{spec.name}.tar")).absolute()
     part_size = parse_size(split) if split else None
     with Transport(registries.settings) as transport, spool_beside(target, spec, not only_plan) as spool:
-        remote: Source = RegistrySource(transport, spec.mirrors)
+        registry = RegistrySource(transport, spec.mirrors)
+        remote: Source = registry
         if lock:
             remote = PinnedSource(remote, lock.pins)
         spec, source = take_local(spec, remote, spool, making.threads, output.progress)
@@ -111,6 +115,8 @@ def create(
         if lock:
             lock.check(plan)
         plan, made = make_smaller(spec, plan, source, threads=making.threads, workers=workers, progress=output.progress)
+        if referrers:
+            plan = with_referrers(plan, registry)
         if known:
             asked = any(image.role == "python" and not image.optional for image in defined.spec.images)
             plan = subtract(plan, known, with_python=asked)

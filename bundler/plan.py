@@ -45,6 +45,19 @@ class Plan:
         """How many bytes there are to fetch."""
         return sum(descriptor.size for descriptor, _ in self.layers)
 
+    def and_also(self, more: Iterable[Resolved], notes: Iterable[str] = ()) -> Plan:
+        """This plan with further images."""
+        added = Plan.of(more)
+        documents = {descriptor.digest: (descriptor, data) for descriptor, data in (*added.documents, *self.documents)}
+        layers = {descriptor.digest: (descriptor, at) for descriptor, at in (*added.layers, *self.layers)}
+        return dataclasses.replace(
+            self,
+            images=(*self.images, *added.images),
+            documents=tuple(documents[digest] for digest in sorted(documents)),
+            layers=tuple(layers[digest] for digest in sorted(layers) if digest not in documents),
+            notes=(*self.notes, *added.notes, *notes),
+        )
+
     @classmethod
     def of(cls, resolved: Iterable[Resolved]) -> Plan:
         """The union of several images.

@@ -16,7 +16,7 @@ from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError, NetworkError, NotFoundError
 from bundles.reference import Reference
-from bundles.remote import fetch_list, fetch_manifest
+from bundles.remote import fetch_list, fetch_manifest, fetch_referrers
 from bundles.transport import Transport
 
 # Enough for a mistyped tag; Docker Hub's largest repositories have thousands of pages.
@@ -100,6 +100,42 @@ class RegistrySource(Source):
         self._mirrors = Mirrors(mirrors)
 
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        try:
+            return self._manifest(reference)
+        except NotFoundError as failure:
+            if reference.digest is None:
+                raise self._with_suggestions(reference, failure) from None
+            raise
+
+    def find_manifest(self, reference: Reference) -> Optional[tuple[Descriptor, bytes]]:
+        """As `manifest`, but None when it is nowhere.
+
+        Raises:
+            NetworkError: whether it is there cannot be told.
+        """
+        try:
+            return self._manifest(reference)
+        except NotFoundError:
+            return None
+
+    def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
+        """The pages of the list of what refers to a manifest (distribution-spec v1.1 "Listing Referrers").
+
+        Each is an image index. None where no registry has such lists, which most that lack them say with 404.
+
+        Raises:
+            NetworkError: a registry failed.
+        """
+        for endpoint in self._mirrors.of(repository.registry):
+            name = endpoint.repository(repository.repository)
+            try:
+                return fetch_referrers(self._transport, endpoint.host, name, digest)
+            except NetworkError as error:
+                if error.status not in (400, 404, 405):
+                    raise
+        return ()
+
+    def _manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         failures: dict[Endpoint, NetworkError] = {}
         for endpoint in self._mirrors.of(reference.registry):
             known = self._mirrors.failure_of(endpoint)
@@ -112,10 +148,7 @@ class RegistrySource(Source):
             except NetworkError as error:
                 self._mirrors.note(endpoint, error)
                 failures[endpoint] = error
-        failure = all_failed(f"cannot get `{reference.familiar}`", failures)
-        if isinstance(failure, NotFoundError) and reference.digest is None:
-            raise self._with_suggestions(reference, failure)
-        raise failure
+        raise all_failed(f"cannot get `{reference.familiar}`", failures)
 
     def open_blob(
         self,

@@ -10,11 +10,12 @@ from bundles.authentication import pull_scope
 from bundles.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError, UsageError
-from bundles.image import MAX_MANIFEST_SIZE, media_type_of, parse_json
+from bundles.image import MAX_MANIFEST_SIZE, media_type_of, parse_index, parse_json
 from bundles.transport import Transport
 
 MANIFEST_ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
 _MAX_LIST_SIZE = 16 << 20
+_MAX_PAGES = 100
 
 
 def fetch_manifest(transport: Transport, host: str, repository: str, selector: str) -> tuple[Descriptor, bytes]:
@@ -71,6 +72,30 @@ def fetch_list(
             raise ContentError(f"the list of {key} from `{host}` is no list")
         yield from (entry for entry in entries if isinstance(entry, str))
         url = _next_page(answer.url, answer.headers.get("Link", ""))
+
+
+def fetch_referrers(transport: Transport, host: str, repository: str, digest: Digest) -> tuple[bytes, ...]:
+    """The pages of the list of referrers of a manifest, each an image index.
+
+    Raises:
+        ContentError: the registry sent something else, or has more than 100 pages.
+        NetworkError: as `Transport.request` does; 404 where there are no such lists.
+    """
+    pages: list[bytes] = []
+    url: Optional[str] = f"/v2/{repository}/referrers/{digest}"
+    while url:
+        answer = transport.fetch(
+            "GET", host, url, scope=pull_scope(repository), headers={"Accept": OCI_INDEX}, limit=MAX_MANIFEST_SIZE
+        )
+        try:
+            parse_index(answer.data)
+        except UsageError as error:
+            raise ContentError(f"the referrers of {digest} from `{host}`: {error.message}") from None
+        pages.append(answer.data)
+        if len(pages) > _MAX_PAGES:
+            raise ContentError(f"the referrers of {digest} from `{host}` have more than {_MAX_PAGES} pages")
+        url = _next_page(answer.url, answer.headers.get("Link", ""))
+    return tuple(pages)
 
 
 def announced_digest(headers: Mapping[str, str]) -> Optional[Digest]:

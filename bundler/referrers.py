@@ -1,0 +1,152 @@
+"""Signatures, attestations and other things attached to images, wherever registries keep them.
+
+Two customs are followed: cosign's tags (`sha256-<hex>.sig`, `.att`, `.sbom`), and the referrers of distribution-spec
+v1.1, from its API or, where a registry has none, under the tag `sha256-<hex>`. Everything found travels under the tag
+that its custom says, so that a destination without the API (distribution is one) serves it, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from bundler.plan import Plan, Resolved
+from bundler.source import RegistrySource
+from bundles.descriptor import CONFIG_TYPES, OCI_INDEX, Descriptor
+from bundles.digest import Digest
+from bundles.errors import ContentError, UsageError
+from bundles.image import MAX_CONFIG_SIZE, parse_index, parse_manifest
+from bundles.manifest import Image, PlatformContent
+from bundles.reference import Reference
+
+_COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
+_WORKERS = 16
+# A signature of an SBOM of an image is two levels away.
+_LEVELS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class _Subject:
+    """A manifest to which something may be attached: its repository, by any reference, and its digest."""
+
+    repository: Reference
+    digest: Digest
+
+    def tagged(self, tag: str) -> Reference:
+        return dataclasses.replace(self.repository, tag=tag, digest=None)
+
+    def at(self, digest: Digest) -> Reference:
+        return dataclasses.replace(self.repository, tag=None, digest=digest)
+
+
+def with_referrers(plan: Plan, source: RegistrySource) -> Plan:
+    """The plan and all that is attached to its images, to their platforms, and to what is attached.
+
+    Merged images have digests of their own making, so that nothing can be attached to them; a note says so.
+
+    Raises:
+        NetworkError: a registry did not answer whether there is something.
+    """
+    notes = [
+        f"{image.reference.familiar}: what is attached to its sources does not fit the merged image"
+        for image in plan.images
+        if image.merged
+    ]
+    subjects = {
+        _Subject(image.reference, digest): None
+        for image in plan.images
+        if not image.merged
+        for digest in (image.root.digest, *(content.manifest.digest for content in image.platforms))
+    }
+    found: dict[Reference, Resolved] = {}
+    with ThreadPoolExecutor(_WORKERS, "referrers") as pool:
+        for _ in range(_LEVELS):
+            attached = [each for group in pool.map(lambda one: _look(one, source), subjects) for each in group]
+            subjects = {
+                _Subject(each.image.reference, content.manifest.digest): None
+                for each in attached
+                for content in each.image.platforms
+            }
+            found.update((each.image.reference, each) for each in attached)
+            if not subjects:
+                break
+    names = {image.reference for image in plan.images}
+    return plan.and_also(
+        [each for reference, each in sorted(found.items(), key=_name) if reference not in names], notes
+    )
+
+
+def _name(item: tuple[Reference, Resolved]) -> str:
+    return str(item[0])
+
+
+def _look(subject: _Subject, source: RegistrySource) -> list[Resolved]:
+    try:
+        return list(_attached(subject, source))
+    except UsageError as error:  # a document that no registry should serve
+        raise ContentError(f"what is attached to {subject.at(subject.digest).familiar}: {error.message}") from None
+
+
+def _attached(subject: _Subject, source: RegistrySource) -> Iterator[Resolved]:
+    """What is attached to one manifest."""
+    base = f"sha256-{subject.digest.hex}"
+    for suffix in _COSIGN_SUFFIXES:
+        reference = subject.tagged(base + suffix)
+        known = source.find_manifest(reference)
+        if known:
+            children = parse_index(known[1]) if known[0].is_index else ()
+            manifests = [known] if known[0].is_manifest else _found(subject, (each.digest for each in children), source)
+            yield _resolved(reference, *known, manifests, source)
+    reference = subject.tagged(base)
+    listed = source.referrers(subject.repository, subject.digest)
+    tagged = source.find_manifest(reference)
+    entries: dict[Digest, Mapping[str, Any]] = {}
+    for data in (*listed, *([tagged[1]] if tagged and tagged[0].is_index else [])):
+        for child, value in zip(parse_index(data), json.loads(data)["manifests"]):
+            entries.setdefault(child.digest, value)
+    if not entries:
+        return
+    if tagged and {child.digest for child in parse_index(tagged[1])} == set(entries):
+        root, data = tagged
+    else:
+        listing = [entries[digest] for digest in sorted(entries)]
+        data = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listing}, indent=3).encode()
+        root = Descriptor.of(OCI_INDEX, data)
+    yield _resolved(reference, root, data, _found(subject, entries, source), source)
+
+
+def _found(subject: _Subject, digests: Iterable[Digest], source: RegistrySource) -> list[tuple[Descriptor, bytes]]:
+    """Those manifests that are there: a list of referrers may have some that were deleted."""
+    known = (source.find_manifest(subject.at(digest)) for digest in digests)
+    return [each for each in known if each and each[0].is_manifest]
+
+
+def _resolved(
+    reference: Reference,
+    root: Descriptor,
+    data: bytes,
+    manifests: Iterable[tuple[Descriptor, bytes]],
+    source: RegistrySource,
+) -> Resolved:
+    documents: dict[Descriptor, bytes] = {root: data}
+    layers: dict[Descriptor, Reference] = {}
+    contents = []
+    for descriptor, raw in manifests:
+        documents[descriptor] = raw
+        manifest = parse_manifest(raw)
+        config = _plain(manifest.config)
+        if config.media_type in CONFIG_TYPES:
+            documents[config] = source.read_blob(reference, config, MAX_CONFIG_SIZE)
+        else:
+            layers[config] = reference
+        layers.update((_plain(layer), reference) for layer in manifest.layers)
+        size = config.size + sum({layer.digest: layer.size for layer in manifest.layers}.values())
+        contents.append(PlatformContent(None, descriptor, size))
+    return Resolved(Image(reference, "base", root, tuple(contents)), documents, layers)
+
+
+def _plain(descriptor: Descriptor) -> Descriptor:
+    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)

@@ -55,6 +55,10 @@ class BlobPlan:
     present: tuple[str, ...]
 
 
+# The places that lack something, and what each blob needs.
+_Survey = tuple[Sequence[Place], Sequence[BlobPlan]]
+
+
 class _Stopped(InterruptedByUser):
     """Another worker failed, or the user interrupted: this one ends without a message of its own."""
 
@@ -93,6 +97,7 @@ class Push(Step):
         self._registry, self._progress = registry, progress
         self._required = Required(archive, images, registry)
         self._stop = threading.Event()
+        self._surveyed: Optional[_Survey] = None
         self.rebuilt: dict[Place, Digest] = {}
         """The digest of the index that a place holds in the place of the image's own, where the registry refused it."""
 
@@ -105,9 +110,11 @@ class Push(Step):
 
     def look(self) -> Sequence[Change]:
         missing = self._missing()
+        self._surveyed = None
         if not missing:
             return []
         plans = self._blob_plans(missing)
+        self._surveyed = missing, plans
         changes = [
             Change(
                 "push",
@@ -123,8 +130,11 @@ class Push(Step):
 
     def apply(self, changes: Sequence[Change]) -> None:
         self._stop = threading.Event()
-        missing = self._missing()
-        plans = [plan for plan in self._blob_plans(missing) if plan.missing]
+        if not self._surveyed:
+            self.look()
+        # Only once: another time the registry may hold something else.
+        (missing, plans), self._surveyed = self._surveyed or ([], []), None
+        plans = [plan for plan in plans if plan.missing]
         total = sum(plan.blob.size for plan in plans)
         with self._progress.task("push", total) as task:
             # The largest first, so that no worker is left with a long one at the end.
@@ -132,8 +142,7 @@ class Push(Step):
             self._in_parallel(lambda plan: self._push_blob(plan, task), plans)
         self._in_parallel(self._push_manifests, missing)
         self._in_parallel(self._push_indexes, missing)
-        for place in missing:
-            self._tag(place)
+        self._in_parallel(self._tag, missing)
 
     def notes(self) -> Sequence[str]:
         return [
@@ -177,14 +186,19 @@ class Push(Step):
         return found == substitute
 
     def _blob_plans(self, missing: Sequence[Place]) -> list[BlobPlan]:
-        """What is to be moved where, each blob once."""
+        """What is to be moved where, each blob once.
+
+        Only each image's first repository is asked for it: the others are for a mount, which costs no more than asking.
+        """
+        first = {image.repositories[0] for image in self._images}
+        known = set(missing)
         needed: dict[Digest, tuple[Descriptor, dict[str, None]]] = {}
         for place in missing:
             for blob in place.image.blobs:
                 needed.setdefault(blob.digest, (blob, {}))[1][place.repository] = None
         holders: dict[Digest, dict[str, None]] = {}
         for place in places(self._images):
-            if place not in missing:
+            if place not in known:
                 for blob in place.image.blobs:
                     holders.setdefault(blob.digest, {})[place.repository] = None
 
@@ -194,7 +208,8 @@ class Push(Step):
             blob, repositories = entry
             present = dict(holders.get(blob.digest, {}))
             if answers:
-                present.update({name: None for name in repositories if self._registry.has_blob(name, blob.digest)})
+                asked = [name for name in repositories if name in first]
+                present.update({name: None for name in asked if self._registry.has_blob(name, blob.digest)})
             if answers and not present and not self._archive.has(blob.digest):
                 holder = self._required.holder(blob.digest)
                 present.update({holder: None} if holder else {})
@@ -206,15 +221,18 @@ class Push(Step):
         """Upload a blob once, and have the registry mount it wherever else it is needed."""
         present = list(plan.present)
         for repository in plan.missing:
-            mounted = any(self._registry.mount_blob(repository, plan.blob.digest, source) for source in present[:1])
-            if not mounted and not self._archive.has(plan.blob.digest):
+            there = bool(present) and (
+                self._registry.mount_blob(repository, plan.blob.digest, present[0])
+                or self._registry.has_blob(repository, plan.blob.digest)
+            )
+            if not there and not self._archive.has(plan.blob.digest):
                 raise NetworkError(
                     f"`{self._registry.host}` does not have the layer {plan.blob.digest}, or does not take it from "
                     f"{' or '.join(present) or 'any repository'} into {repository}; this archive leaves it to "
                     f"{self._required.bases}",
                     hint="install that one again, then this one",
                 )
-            if not mounted:
+            if not there:
                 self._upload(repository, plan.blob, task)
             elif repository == plan.missing[0]:
                 task.advance(plan.blob.size)

@@ -13,10 +13,10 @@ from bundles.errors import HostError
 from installer.dockercli import DockerCLI
 from installer.engine import Engine
 from installer.files import read_optional
+from installer.invoker import environment_of_invoker
 
 
 @dataclasses.dataclass(frozen=True)
-from installer.invoker import environment_of_invoker
 class Places:
     """The files that belong to the user who runs this, and the system's own that Docker reads.
 
@@ -60,13 +60,13 @@ class Places:
         return self.docker_config / "cli-plugins" / "docker-buildx"
 
     @property
-    def buildx_replaced(self) -> Path:
-        """Where a plugin that was too old is kept."""
-    @property
     def system_plugin(self) -> Path:
         """The plugin for every user of this host; docker looks into the user's own directory first."""
         return Path("/usr/local/lib/docker/cli-plugins/docker-buildx")
 
+    @property
+    def buildx_replaced(self) -> Path:
+        """Where a plugin that was too old is kept."""
         return self.state / "docker-buildx.replaced"
 
     def buildkitd_config(self, builder: str) -> Path:
@@ -92,10 +92,10 @@ class Host:
     @classmethod
     def this(cls, environment: Mapping[str, str], ask: Optional[Callable[[str], bool]]) -> Host:
         """The host this program runs on."""
+        environment = environment_of_invoker(environment)
         cli = DockerCLI(environment)
         return cls(Engine(cli.endpoint()), cli, Places.of(environment), ask)
 
-        environment = environment_of_invoker(environment)
 
 def read_json_file(path: Path) -> Optional[dict[str, Any]]:
     """A JSON object that another program keeps on the host; None when the file is not there.

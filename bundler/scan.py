@@ -138,8 +138,9 @@ class _Search:
                 if service.get("build")
             ]
             self._builds(file, builds)
+            built = {service.get("image") for service in services.values() if service.get("build")}
             for name, service in sorted(services.items()):
-                if service.get("image") and not service.get("build"):
+                if service.get("image") and service["image"] not in built:
                     self._service(file, name, service)
         except (AttributeError, TypeError, KeyError) as error:
             raise UsageError(f"`{file}`: docker compose config printed something unexpected ({error})") from None

@@ -38,6 +38,7 @@ COMPOSE = {
     "name": "project",
     "services": {
         "db": {"image": "postgres:16", "platform": "linux/amd64"},
+        "again": {"image": "web"},
         "web": {"image": "web", "build": {"context": "{here}/app", "dockerfile": "Dockerfile", "args": {"V": "11"}}},
     },
 }

@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: help setup testbed demo test check clean
+.PHONY: help setup testbed demo test bench check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,6 +26,9 @@ demo: testbed ## the main job: create, carry, install on an air-gapped host, cro
 
 test: testbed ## all tests, unit and end to end
 	@status=0; $(RUN) -m pytest || status=$$?; $(RUN) -m tests.testbed down; exit $$status
+
+bench: testbed ## create and install beside their peers; writes docs/performance.md (25 minutes, wants a quiet machine)
+	@status=0; $(RUN) -m bench || status=$$?; $(RUN) -m tests.testbed down; exit $$status
 
 check: setup ## ruff, mypy --strict, the architecture test
 	@$(VENV)/bin/ruff check

@@ -1,0 +1,28 @@
+"""The push phase of install alone: python -m bench.pushdriver ARCHIVE HOST:PORT."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from bundles.progress import Silent
+from bundles.reader import Archive
+from bundles.transport import Settings, Transport
+from installer.address import Address
+from installer.push import Push
+from installer.registry import Registry
+from installer.selection import select
+
+
+def main() -> None:
+    address = Address.parse(sys.argv[2])
+    with Archive(Path(sys.argv[1])) as archive, Transport(Settings()) as transport:
+        archive.check_documents()
+        push = Push(archive, select(archive, address, ()), Registry(transport, str(address)), Silent())
+        changes = push.look()
+        if changes:
+            push.apply(changes)
+
+
+if __name__ == "__main__":
+    main()

@@ -323,7 +323,9 @@ class Archive:
         progress = progress or Silent()
         problems = []
         with progress.task("verify", self.layout.size) as task, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for found in pool.map(lambda blob: self._check_blob(blob, task), self.manifest.blobs):
+            # The largest first, so that no core is left alone with one at the end.
+            blobs = sorted(self.manifest.blobs, key=lambda blob: -blob.size)
+            for found in pool.map(lambda blob: self._check_blob(blob, task), blobs):
                 problems += found
         for entry in self.layout.entries:
             problems += self._check_frame(entry)

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from bundler.spec import TOOLCHAIN
 from tests.campaign.disks import Disk
 from tests.campaign.wire import Wire
 from tests.fake_registry import FakeRegistry
@@ -231,7 +232,7 @@ class Campaign:
     ) -> subprocess.Popen[bytes]:
         command: list[Any] = [sys.executable, "-c", _MAIN, "create", "debian:12", "-o", folder / "offline.tar", "-q"]
         command += [f"--mirror=docker.io={host}" for host in hosts]
-        command += [f"--without={role}" for role in ("registry", "buildkit", "buildx", "binfmt", "frontend")]
+        command += [f"--without={role}" for role in TOOLCHAIN]
         command += ["--split", SPLIT] if split else []
         if boot:
             place = "/proc/sys/kernel/random/boot_id"

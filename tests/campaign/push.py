@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional
 
+from bundler.spec import TOOLCHAIN
 from tests.campaign.disks import Disk
 from tests.campaign.wire import Wire
 from tests.fake_registry import FakeRegistry
@@ -164,8 +165,8 @@ class Campaign:
                     self._media / name,
                     "-q",
                 ]
-                command += [f"--mirror=docker.io={online.host}", "--without=registry", "--without=buildkit", *split]
-                command += ["--without=buildx", "--without=binfmt", "--without=frontend"]
+                command += [f"--mirror=docker.io={online.host}", *split]
+                command += [f"--without={role}" for role in TOOLCHAIN]
                 subprocess.run(
                     [sys.executable, "-c", "from bundles.cli import main; main()", *map(str, command)],
                     check=True,

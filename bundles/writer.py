@@ -278,10 +278,11 @@ class ArchiveWriter:
         """
         tail = END_OF_TAR + self._contents.program
         self.write_at(self.layout.end_of_entries, memoryview(tail))
-        hashes = self._hasher.result(tail)
         self._syncer.stop()
         self._syncer.check()
         self.files.end()
+        # Last, so that the rest is hashed while the sync waits for the medium.
+        hashes = self._hasher.result(tail)
         files = tuple(map(WrittenFile, self.files.paths, self.files.sizes, hashes))
         written = Written(self.path, self.layout.size, files, self.digest)
         # The checksums first: whoever sees the archive under its final name finds them beside it.

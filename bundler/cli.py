@@ -120,7 +120,6 @@ def create(
         if known:
             asked = any(image.role == "python" and not image.optional for image in defined.spec.images)
             plan = subtract(plan, known, with_python=asked)
-            output.progress.message(_delta_text(plan))
         for note in plan.notes:
             output.progress.message(f"note: {note}")
         contents = compose(spec, plan, program())
@@ -202,10 +201,12 @@ def _document(
     }
 
 
-def _delta_text(plan: Plan) -> str:
+def _delta_text(plan: Plan) -> list[str]:
+    if not plan.bases:
+        return []
     size = human_size(sum(blob.size for blob in plan.required))
     names = ", ".join(f"{base.name} {base.digest}" for base in plan.bases)
-    return f"delta: {len(plan.required)} layers ({size}) are left to {names}"
+    return [f"delta: {len(plan.required)} layers ({size}) are left to {names}"]
 
 
 def _images_text(plan: Plan) -> list[str]:
@@ -220,7 +221,7 @@ def _images_text(plan: Plan) -> list[str]:
 def _plan_text(plan: Plan, contents: Contents, target: Path, part_size: Optional[int], made: Made) -> str:
     layout = contents.manifest.layout(len(contents.manifest.to_bytes()))
     parts = f" in {len(cut(layout, part_size))} parts" if part_size else ""
-    lines = ["would bundle:", *_images_text(plan)]
+    lines = ["would bundle:", *_images_text(plan), *_delta_text(plan)]
     lines.append(f"would download {human_size(plan.layer_size - made.size)} in {len(plan.layers) - made.count} blobs")
     if made.count:
         lines.append(
@@ -239,4 +240,5 @@ def _result_text(plan: Plan, written: Written) -> str:
         lines.append(f"sha256 {written.files[0].sha256}  (also in {written.checksums.name})")
     what = f"the {len(written.files)} parts and {written.checksums.name}" if written.is_split else "both files"
     runs = written.files[-1].path.name
+    lines += _delta_text(plan)
     return "\n".join([*lines, f"next: carry {what} to the air-gapped host and run there: python3 {runs} install"])

@@ -226,6 +226,28 @@ def test_a_missing_layer_that_is_not_left_to_a_base_is_still_damage(chain: tuple
         archive.verify()
 
 
+def test_create_with_a_base(registry: FakeRegistry, tmp_path: Path) -> None:
+    tools = [f"--without={role}" for role in ("registry", "buildkit", "buildx", "binfmt", "frontend", "python")]
+    for name in ("debian", "gcc"):
+        manifests = [registry.image(platform, seed=name) for platform in ("linux/amd64", "linux/arm64")]
+        registry.tag(f"library/{name}", "12", registry.index(*manifests))
+    arguments = ("--mirror", f"docker.io={registry.host}", *tools)
+    assert bundle("create", "debian:12", *arguments, "-o", "old.tar", cwd=tmp_path).returncode == 0
+    before = len(registry.paths("GET", "/blobs/"))
+    planned = bundle("create", "debian:12", "gcc:12", *arguments, "--base", "old.tar", "--plan", cwd=tmp_path)
+    done = bundle("create", "debian:12", "gcc:12", *arguments, "--base", "old.tar", "-o", "new.tar", cwd=tmp_path)
+    assert (planned.returncode, done.returncode) == (0, 0), done.stderr
+    with Archive(tmp_path / "old.tar") as old, Archive(tmp_path / "new.tar") as new:
+        for said in (planned.stdout, done.stdout):
+            assert f"are left to offline {old.digest}" in said
+        assert required(tmp_path / "new.tar") == layers(tmp_path / "old.tar")
+        fetched = {path.rpartition("/")[2] for path in registry.paths("GET", "/blobs/")[before:]}
+        assert fetched.isdisjoint(map(str, layers(tmp_path / "old.tar")))
+        assert len(new.manifest.required) == 4
+    refused = bundle("create", "gcc:12", *arguments, "--base", "missing.tar", cwd=tmp_path)
+    assert (refused.returncode, "missing.tar" in refused.stderr) == (3, True)
+
+
 def test_commands(chain: tuple[Path, Path, Path], tmp_path: Path) -> None:
     full, first, _ = chain
     verified = bundle("verify", first, "--json", cwd=tmp_path)

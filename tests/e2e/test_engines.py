@@ -1,0 +1,298 @@
+"""The whole job on every engine, Python and kind of user that docs/hosts.md names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from tests.testbed import ORIGIN, Host, debian, start_origin
+
+pytestmark = pytest.mark.e2e
+ARCHIVE = "/media/usb/offline.tar"
+CONTAINERD = {"features": {"containerd-snapshotter": True}}
+BUILD = ("docker", "buildx", "build", "--platform", "linux/amd64,linux/arm64")
+DOCKERFILE = 'FROM busybox:1.35\nRUN uname -m > /built-for\nCMD ["cat", "/built-for"]\n'
+OLD_BUILDX = """\
+#!/bin/sh
+case "$1" in
+docker-cli-plugin-metadata) echo '{"SchemaVersion":"0.1.0","Vendor":"x","Version":"v0.10.4"}' ;;
+*) echo "github.com/docker/buildx v0.10.4 c513d34" ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def usb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with an archive of busybox:1.35 and all tools."""
+    start_origin()
+    directory = tmp_path_factory.mktemp("usb")
+    directory.chmod(0o755)
+    bundle = Path(sys.executable).parent / "bundle"
+    command = [bundle, "create", "-q", "busybox:1.35", "--mirror", f"docker.io={ORIGIN}"]
+    subprocess.run([*command, "-o", directory / "offline.tar"], check=True)
+    (directory / "parts").mkdir()
+    cut = ["split", "-b", "100MiB", "-a", "3", "--numeric-suffixes=1"]
+    subprocess.run([*cut, directory / "offline.tar", directory / "parts" / "offline.tar."], check=True)
+    return directory
+
+
+@dataclasses.dataclass
+class Site:
+    """A host, the user who works there, and how that user starts the archive's program."""
+
+    host: Host
+    user: Optional[str] = None
+    shell: Optional[str] = None
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    archive: str = ARCHIVE
+
+    def bundle(self, *words: str, code: int = 0) -> Any:
+        """Run a command of the program in the archive; gives its JSON document."""
+        command = [*words, "--json"]
+        argv = ["python3", self.archive, *command]
+        if self.shell:
+            argv = [
+                "sh",
+                "-c",
+                f"tar -xOf {ARCHIVE} install.sh | {self.shell} -s -- {self.archive} {' '.join(command)}",
+            ]
+        done = self.host.run(*argv, check=False, user=self.user, env=self.environment)
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+    def out(self, *argv: str, **options: Any) -> str:
+        return self.host.run(*argv, user=self.user, env=self.environment, **options).stdout.strip()
+
+    def changes_nothing(self) -> None:
+        """Installing again has nothing to do."""
+        changed = {step["step"] for step in self.bundle("install")["steps"] if step["changed"]}
+        # The kernel's table of emulators is one for all hosts of this machine, and others may be at work.
+        assert not changed or changed == {"emulation", "test build"}
+
+    def works(self) -> None:
+        """An unmodified Dockerfile builds for both platforms, is pushed, and runs."""
+        self.out(*BUILD, "-t", "localhost:5000/app:1", "--push", "-", input=DOCKERFILE)
+        shown = self.out("docker", "buildx", "imagetools", "inspect", "localhost:5000/app:1")
+        assert "Platform:    linux/amd64" in shown
+        assert "Platform:    linux/arm64" in shown
+        assert self.out("docker", "run", "--rm", "localhost:5000/app:1") == "x86_64"
+
+
+def put_in(host: Host, usb: Path) -> None:
+    """The drive, as a careful host mounts it."""
+    host.mount_in(usb, "/media/usb", readonly=True)
+    host.run("mount", "-o", "remount,bind,ro,noexec,nosuid,nodev", "/media/usb")
+
+
+@pytest.mark.parametrize(
+    ("suite", "config", "engine", "python", "user"),
+    [
+        ("bookworm", None, "20.10.24", "3.11", None),
+        ("trixie", None, "26.1", "3.13", "ann"),
+        ("sid", None, "28.5", "3.14", None),
+        ("sid", CONTAINERD, "28.5", "3.14", "ann"),
+    ],
+    ids=["20.10", "26.1", "28.5", "28.5-containerd"],
+)
+def test_the_job_on_every_engine(
+    usb: Path, suite: str, config: Any, engine: str, python: str, user: Optional[str]
+) -> None:
+    with Host(suite=suite, name=f"engine-{suite}", daemon_config=config) as host:
+        put_in(host, usb)
+        if user:
+            host.add_user(user, ("docker",))
+        site = Site(host, user)
+        assert host.run("docker", "version", "-f", "{{.Server.Version}}").stdout.startswith(engine)
+        assert host.run("python3", "--version").stdout.startswith(f"Python {python}.")
+        driver = site.out("docker", "info", "-f", "{{.Driver}} {{.DriverStatus}}")
+        assert ("io.containerd.snapshotter.v1" in driver) == (config is not None)
+        assert site.bundle("install")["changed"]
+        site.works()
+        site.changes_nothing()
+
+
+def without_python(host: Host) -> None:
+    """Take python3 away, but for the testbed's own runc, which is written in it."""
+    host.run(
+        "sh",
+        "-c",
+        "p=$(readlink -f /usr/bin/python3); mv $p /usr/lib/hidden-python; rm /usr/bin/python3*; "
+        "[ ! -e /usr/local/sbin/runc ] || sed -i '1s,.*,#!/usr/lib/hidden-python,' /usr/local/sbin/runc",
+    )
+    assert host.run("python3", check=False).returncode == 127
+
+
+def only_busybox(host: Host) -> str:
+    """Put busybox's tools before the system's; gives the PATH."""
+    host.copy_in(debian.BUSYBOX.make() / "busybox-amd64", "/opt/busybox/busybox")
+    host.run("sh", "-c", "cd /opt/busybox && chmod 755 busybox && ./busybox --install -s . && rm -f docker* python*")
+    return "/opt/busybox:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@pytest.mark.parametrize(
+    ("suite", "config", "shell", "user", "archive"),
+    [
+        ("bookworm", None, "busybox sh", None, "/media/usb/parts/offline.tar.002"),
+        ("sid", CONTAINERD, "dash", "ann", ARCHIVE),
+    ],
+    ids=["20.10-busybox-parts", "28.5-containerd-dash"],
+)
+def test_without_python(usb: Path, suite: str, config: Any, shell: str, user: Optional[str], archive: str) -> None:
+    with Host(suite=suite, name=f"bare-{suite}", daemon_config=config) as host:
+        put_in(host, usb)
+        without_python(host)
+        if user:
+            host.add_user(user, ("docker",))
+        site = Site(host, user, shell, {"PATH": only_busybox(host)} if "busybox" in shell else {}, archive)
+        assert site.bundle("install")["changed"]
+        site.works()
+        site.changes_nothing()
+        # Nothing stays of the way in: no image, no container, no file; and what is there is the user's.
+        assert "bundle-python" not in site.out("docker", "images", "-a")
+        assert "python3" not in site.out("docker", "ps", "-a", "--no-trunc")
+        assert site.out("ls", "-A", "/tmp") == ""
+        home = site.out("sh", "-c", "echo $HOME")
+        assert site.out("find", home, "!", "-user", user or "root") == ""
+        refused = site.bundle("install", "--builder", "1st", code=2)
+        assert "builder" in refused["error"]["message"]
+
+
+def test_the_buildx_plugin_goes_where_it_is_needed(usb: Path) -> None:
+    with Host(suite="trixie", name="plugins") as host:
+        put_in(host, usb)
+        host.run("mkdir", "-p", "/root/.docker/cli-plugins")
+        old = host.path("/root/.docker/cli-plugins/docker-buildx")
+        old.write_text(OLD_BUILDX)
+        old.chmod(0o755)
+        site = Site(host)
+        plan = {step["step"]: step["changes"] for step in site.bundle("install", "--plan")["steps"]}
+        assert [(change["action"], change["name"]) for change in plan["buildx"]] == [
+            ("copy", "/root/.local/state/bundle/docker-buildx.replaced"),
+            ("install", "/root/.docker/cli-plugins/docker-buildx"),
+        ]
+        refused = site.bundle("install", "--system", code=4)
+        (problem,) = refused["error"]["problems"]
+        assert problem["hint"] == "rm /root/.docker/cli-plugins/docker-buildx"
+        site.bundle("install")
+        assert "v0.10.4" not in site.out("docker", "buildx", "version")
+        assert host.path("/root/.local/state/bundle/docker-buildx.replaced").read_text() == OLD_BUILDX
+        # For everybody: another user has it, too, and then needs none of its own.
+        host.run("rm", "-r", "/root/.docker/cli-plugins")
+        site.bundle("install", "--system")
+        assert site.out("stat", "-c", "%a %U", "/usr/local/lib/docker/cli-plugins/docker-buildx") == "755 root"
+        host.add_user("ann", ("docker",))
+        ann = Site(host, "ann")
+        done = {step["step"]: step["changes"] for step in ann.bundle("install", "--builder", "anns")["steps"]}
+        assert done["buildx"] == []
+        assert not host.path("/home/ann/.docker/cli-plugins").exists()
+        ann.works()
+
+
+def files(host: Host) -> dict[str, str]:
+    """Every file of the host's own disk, with its owner; Docker's data is elsewhere."""
+    listed = host.run("find", "/", "-xdev", "-not", "-path", "/tmp*", "-printf", "%p\t%U:%G %y %s %T@\n").stdout
+    return dict(line.split("\t", 1) for line in listed.splitlines())
+
+
+@pytest.mark.parametrize("groups", [("docker",), ()], ids=["uses-docker", "needs-sudo"])
+def test_under_sudo_files_are_where_and_whose_they_should_be(usb: Path, groups: tuple[str, ...]) -> None:
+    with Host(suite="sid", name="sudo") as host:
+        put_in(host, usb)
+        host.add_user("ann", groups)
+        uid = host.run("id", "-u", "ann").stdout.strip()
+        sudo = {"SUDO_UID": uid, "SUDO_GID": uid, "SUDO_USER": "ann", "HOME": "/root"}
+        site = Site(host, None, None, sudo)
+        planned = site.bundle("install", "--plan", "--registry", "192.168.10.10:5000", "--yes")
+        before = files(host)
+        site.bundle("install", "--registry", "192.168.10.10:5000", "--yes")
+        after = files(host)
+        changed = {path for path in after if after[path] != before.get(path)} | (before.keys() - after.keys())
+        said = [f"{change['name']} {change['detail']}" for step in planned["steps"] for change in step["changes"]]
+        named = {planned["receipt"]} | {word.strip(",;()") for text in said for word in text.split() if word[0] == "/"}
+        home = "/home/ann" if groups else "/root"
+        # A directory changes with what is in it; docker buildx keeps its records beside the file that we write there.
+        allowed = (f"{home}/.docker/buildx", str(Path(planned["receipt"]).parent), *named)
+        parents = {str(parent) for path in named for parent in Path(path).parents}
+        strays = [path for path in changed if path not in parents and not path.startswith(allowed)]
+        assert strays == [], sorted(named)
+        assert site.out("ls", "-A", "/tmp") == ""
+        assert planned["receipt"] == f"{home}/.local/state/bundle/receipt.json"
+        assert "/etc/docker/daemon.json" in changed
+        owner = f"{uid}:{uid}" if groups else "0:0"
+        owners = {path: after[path].split()[0] for path in changed if path.startswith(home) and path in after}
+        assert {path for path, who in owners.items() if who != owner} == set()
+        if groups:
+            ann = Site(host, "ann")
+            assert "cross-builder*" in ann.out("docker", "buildx", "ls")
+            ann.out(*BUILD, "-t", "192.168.10.10:5000/app:1", "--push", "-", input=DOCKERFILE)
+
+
+def test_a_user_without_root_gets_the_exact_commands(usb: Path) -> None:
+    with Host(suite="sid", name="modest") as host:
+        put_in(host, usb)
+        host.add_user("ann", ("docker",))
+        host.add_user("eve")
+        ann = Site(host, "ann")
+        refused = ann.bundle("install", "--registry", "192.168.10.10:5000", "--yes", code=4)
+        (problem,) = refused["error"]["problems"]
+        assert problem["subject"] == "/etc/docker/daemon.json"
+        command = problem["hint"].removeprefix("run this, then install again: ")
+        assert command.startswith("sudo ") or "&& sudo " in command or "| sudo " in command, command
+        assert host.run("docker", "ps", "-aq").stdout == ""
+        # What it says is what works: run as root, sudo being no program here.
+        host.path("/usr/local/bin/sudo").write_text('#!/bin/sh\nexec "$@"\n')
+        host.run("chmod", "755", "/usr/local/bin/sudo")
+        host.run("sh", "-c", command)
+        assert ann.bundle("install", "--registry", "192.168.10.10:5000", "--yes")["changed"]
+        ann.out(*BUILD, "-t", "192.168.10.10:5000/app:1", "--push", "-", input=DOCKERFILE)
+        stranger = Site(host, "eve").bundle("install", code=4)
+        assert "no permission to use Docker" in stranger["error"]["problems"][0]["message"]
+        assert stranger["error"]["problems"][0]["hint"].startswith("sudo usermod -aG docker")
+
+
+def test_an_engine_elsewhere_is_refused_and_another_local_context_works(usb: Path) -> None:
+    config = {"hosts": ["unix:///var/run/docker.sock", "tcp://127.0.0.1:2375"]}
+    with Host(suite="sid", name="contexts", daemon_config=config) as host:
+        put_in(host, usb)
+        for environment, named in (
+            ({"DOCKER_HOST": "tcp://127.0.0.1:2375"}, "`tcp://127.0.0.1:2375` (DOCKER_HOST)"),
+            ({"DOCKER_CONTEXT": "far"}, "`ssh://ann@far` (the context `far`)"),
+        ):
+            host.run("docker", "context", "create", "far", "--docker", "host=ssh://ann@far", check=False)
+            refused = Site(host, None, None, environment).bundle("install", code=4)
+            assert f"Docker's engine is at {named}, not on this host" in refused["error"]["message"]
+            assert "python3 offline.tar install" in refused["error"]["hint"]
+            assert (
+                Site(host, None, "dash", environment)
+                .host.run(
+                    "sh",
+                    "-c",
+                    f"tar -xOf {ARCHIVE} install.sh | dash -s -- {ARCHIVE} install",
+                    check=False,
+                    env=environment,
+                )
+                .returncode
+                == 4
+            )
+        assert host.run("docker", "ps", "-aq").stdout == ""
+        assert not host.path("/root/.local/state/bundle").exists()
+        host.run("ln", "-s", "/var/run/docker.sock", "/srv/other.sock")
+        host.run("docker", "context", "create", "other", "--docker", "host=unix:///srv/other.sock")
+        Site(host, None, None, {"DOCKER_CONTEXT": "other"}).bundle("install")
+
+
+@pytest.fixture(autouse=True)
+def kept_binfmt() -> Iterator[None]:
+    """The kernel's table of emulators is one for all hosts: leave it as it was."""
+    from tests.testbed import binfmt_restore, binfmt_state
+
+    before = binfmt_state()
+    yield
+    binfmt_restore(before)

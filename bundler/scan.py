@@ -213,9 +213,10 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def _is_dockerfile(name: str) -> bool:
+    name = name.lower()
     if name.endswith(".dockerignore"):
         return False
-    return name in ("Dockerfile", "Containerfile") or name.startswith("Dockerfile.") or name.endswith(".Dockerfile")
+    return name in ("dockerfile", "containerfile") or name.startswith("dockerfile.") or name.endswith(".dockerfile")
 
 
 def _relative(path: Path) -> str:

@@ -89,7 +89,7 @@ def found(result: Scan) -> set[tuple[str, str, str]]:
 def test_files_and_directories() -> None:
     write(Dockerfile="FROM a\nFROM b", sub__deep__Containerfile="FROM c", sub__x="FROM d")
     Path("sub/Dockerfile.test").write_text("FROM e")
-    Path("sub/app.Dockerfile").write_text("FROM f")
+    Path("sub/app.dockerfile").write_text("FROM f")
     Path("sub/Dockerfile.dockerignore").write_text("FROM none")
     write(node_modules__Dockerfile="FROM none")
     Path(".git").mkdir()

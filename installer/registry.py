@@ -155,7 +155,7 @@ class Registry:
         """Remove a tag; or a manifest by digest, and every tag of it. What is not there is no error.
 
         Raises:
-            NetworkError: the registry does not allow it.
+            NetworkError: the registry does not allow it. distribution 2 removes no single tags (400 DIGEST_INVALID).
         """
         path, scope = f"/v2/{repository}/manifests/{selector}", f"repository:{repository}:delete,pull"
         self._transport.request("DELETE", self.host, path, scope=scope, expect=_GONE).close()

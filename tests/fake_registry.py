@@ -416,6 +416,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if found["kind"] == "blobs":
             return self.blob(name, found["rest"])
         if found["kind"] == "manifests":
+            if self.command == "DELETE":
+                return self.delete_manifest(name, found["rest"])
             return (
                 self.put_manifest(name, found["rest"], body)
                 if self.command == "PUT"
@@ -545,6 +547,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 repository.tags[selector] = descriptor.digest
         location = f"/v2/{name}/manifests/{descriptor.digest}"
         return self.answer(201, b"", {"Location": location, **self.digest_header(descriptor.digest)})
+
+    def delete_manifest(self, name: str, selector: str) -> None:
+        """As distribution does: a tag, or a manifest with all of its tags."""
+        repository = self.registry.repositories.get(name, Repository())
+        if ":" not in selector:
+            gone = repository.tags.pop(selector, None)
+        else:
+            gone = Digest(selector) if repository.manifests.pop(Digest(selector), None) else None
+            for tag in [tag for tag, digest in repository.tags.items() if digest == gone]:
+                del repository.tags[tag]
+        return self.answer(202) if gone else self.error(404, "MANIFEST_UNKNOWN", "manifest unknown")
 
     def upload(self, name: str, session: str, query: Mapping[str, str], body: bytes) -> None:
         registry = self.registry

@@ -192,6 +192,26 @@ def test_tags_move(target: Registry, content: Content) -> None:
     assert target.manifest_digest("app", str(old.digest)) == old.digest
 
 
+def test_manifests_and_tags_go(request: pytest.FixtureRequest, target: Registry, content: Content) -> None:
+    """A tag by itself, and a manifest with every tag of it. What is gone already is no error."""
+    one, two = content.image(seed="one"), content.image(seed="two")
+    push(target, "gone", content, one, "1", "also")
+    push(target, "gone", content, two, "2", "twice")
+    target.delete_manifest("gone", str(two.digest))
+    if "distribution2" in request.node.name:
+        assert sorted(target.tags("gone")) == ["1", "also"]
+        with pytest.raises(NetworkError) as caught:
+            target.delete_manifest("gone", "1")
+        assert (caught.value.status, caught.value.codes) == (400, ("DIGEST_INVALID",))
+    else:
+        target.delete_manifest("gone", "1")
+        assert target.tags("gone") == ("also",)
+        target.delete_manifest("gone", "1")
+    assert target.manifest_digest("gone", str(one.digest)) == one.digest
+    assert target.manifest_digest("gone", str(two.digest)) is None
+    target.delete_manifest("gone", str(two.digest))
+
+
 def test_what_is_not_there(target: Registry, source: RegistrySource, content: Content) -> None:
     absent = octets(b"absent").digest
     assert target.manifest_digest("no/where", "1") is None

@@ -1,0 +1,212 @@
+"""What comes after an installation, as far as it can be seen without a host: prune, the keeper, daemon.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundles.descriptor import OCI_INDEX, Descriptor
+from bundles.digest import Digest
+from bundles.errors import HostError
+from bundles.transport import Settings, Transport
+from installer import made
+from installer.daemon import without
+from installer.garbage import PruneImages
+from installer.installed import Brought, Installed
+from installer.keeper import keeper
+from installer.registry import Registry
+from installer.step import Change
+from tests.fake_registry import FakeRegistry
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def registry(fake: FakeRegistry) -> Iterator[Registry]:
+    with Transport(Settings(insecure=frozenset({fake.host}))) as transport:
+        yield Registry(transport, fake.host)
+
+
+def index_of(*children: Descriptor) -> tuple[Descriptor, bytes]:
+    data = json.dumps(
+        {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child.to_json() for child in children]}
+    ).encode()
+    return Descriptor.of(OCI_INDEX, data), data
+
+
+class Repository:
+    """One repository with manifests that are made of a number each."""
+
+    def __init__(self, registry: Registry, name: str) -> None:
+        self._registry, self.name = registry, name
+
+    def manifest(self, seed: int) -> Descriptor:
+        config, layer = f'{{"seed": {seed}}}'.encode(), f"layer {seed}".encode()
+        descriptors = []
+        for kind, data in (("application/vnd.oci.image.config.v1+json", config), ("application/x-layer", layer)):
+            descriptors.append(Descriptor.of(kind, data))
+            self._registry.upload_blob(self.name, descriptors[-1], data)
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        value = {"schemaVersion": 2, "mediaType": kind, "config": descriptors[0].to_json()}
+        data = json.dumps({**value, "layers": [descriptors[1].to_json()]}).encode()
+        descriptor = Descriptor.of(kind, data)
+        self._registry.put_manifest(self.name, str(descriptor.digest), descriptor, data)
+        return descriptor
+
+    def index(self, *children: Descriptor, tag: str = "") -> Digest:
+        descriptor, data = index_of(*children)
+        self._registry.put_manifest(self.name, tag or str(descriptor.digest), descriptor, data)
+        return descriptor.digest
+
+    def has(self, *digests: Digest) -> list[bool]:
+        return [self._registry.manifest_digest(self.name, str(digest)) is not None for digest in digests]
+
+
+def pruned(registry: Registry, brought: list[Brought], keep: list[Brought]) -> list[Change]:
+    installed = Installed({}, None, (), tuple(brought))  # type: ignore[arg-type]  # neither is looked at
+    step = PruneImages(installed, registry, keep)
+    changes = list(step.look())
+    step.apply(changes)
+    assert list(step.look()) == []
+    return changes
+
+
+def test_prune_keeps_every_child_that_something_else_needs(registry: Registry) -> None:
+    there = Repository(registry, "library/debian")
+    one, shared, two = (there.manifest(seed) for seed in (1, 2, 3))
+    old, new = there.index(one, shared, tag="old"), there.index(shared, two, tag="new")
+    brought = [Brought(there.name, "old", old), Brought(there.name, "new", new)]
+    changes = pruned(registry, brought, brought[1:])
+    assert [(change.kind, change.name) for change in changes] == [
+        ("tag", "library/debian:old"),
+        ("manifest", f"library/debian@{one.digest}"),
+        ("manifest", f"library/debian@{old}"),
+    ]
+    assert there.has(old, one.digest, shared.digest, two.digest, new) == [False, False, True, True, True]
+
+
+def test_prune_leaves_what_others_did(registry: Registry) -> None:
+    there = Repository(registry, "tools/x")
+    ours, theirs = there.manifest(1), there.manifest(2)
+    old = there.index(ours, tag="1")
+    there.index(theirs, tag="moved")
+    there.index(ours, tag="mine")
+    brought = [Brought(there.name, "1", old), Brought(there.name, "moved", old)]
+    assert [change.name for change in pruned(registry, brought, [])] == ["tools/x:1"]
+    assert registry.tags(there.name) == ("mine", "moved")
+    assert there.has(ours.digest, theirs.digest, old) == [True, True, True]
+
+
+def test_prune_takes_the_old_digest_of_a_tag_that_moved_on(registry: Registry) -> None:
+    there = Repository(registry, "a/b")
+    first, second = there.manifest(1), there.manifest(2)
+    before, now = there.index(first, tag="latest"), there.index(second, tag="latest")
+    brought = [Brought(there.name, "latest", before), Brought(there.name, "latest", now)]
+    pruned(registry, brought, brought[1:])
+    assert there.has(before, first.digest, now, second.digest) == [False, False, True, True]
+
+
+def test_prune_goes_on_where_it_was_interrupted(registry: Registry) -> None:
+    """The tag and one child are gone already; a sparse index never had the other one."""
+    there = Repository(registry, "a/b")
+    present, gone = there.manifest(1), there.manifest(2)
+    absent, _ = index_of()
+    root = there.index(present, gone, absent, tag="1")
+    registry.delete_manifest(there.name, "1")
+    registry.delete_manifest(there.name, str(gone.digest))
+    changes = pruned(registry, [Brought(there.name, "1", root)], [])
+    assert [change.name for change in changes] == [f"a/b@{present.digest}", f"a/b@{root}"]
+    assert pruned(registry, [Brought(there.name, "1", root)], []) == []
+
+
+def test_what_becomes_garbage_is_counted_once_and_only_where_nothing_else_has_it(registry: Registry) -> None:
+    there, elsewhere = Repository(registry, "library/a"), Repository(registry, "app")
+    going, used = there.manifest(1), there.manifest(2)
+    elsewhere.manifest(2)
+    root = there.index(going, used, tag="1")
+    installed = Installed({}, None, (), (Brought(there.name, "1", root),))  # type: ignore[arg-type]
+    index_size = registry.get_manifest(there.name, "1")[0].size
+    # The manifest `used` itself is under no other repository's blobs in this count: distribution serves it as one.
+    expected = PruneImages(installed, registry, []).expected()
+    of_going = going.size + len('{"seed": 1}') + len("layer 1") + index_size
+    assert expected in (of_going, of_going + used.size)
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory that every user may read: those of `tmp_path` are closed to others."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_the_keeper_starts_its_program_and_stays(architecture: str, shared: Path) -> None:
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}[architecture]
+    found = shutil.which(f"qemu-{machine}-static")
+    if platform.machine() != machine and found is None:
+        pytest.skip("qemu-user-static is not installed")
+    emulator = [] if platform.machine() == machine else [str(found)]
+    program = keeper(architecture)
+    assert program is not None
+    assert len(program) < 400
+    path = shared / "keeper"
+    path.write_bytes(program)
+    path.chmod(0o755)
+    # As nobody the mount that it tries is refused, and nothing outside is touched.
+    user: dict[str, Any] = {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
+    command = [*emulator, str(path), "/bin/sh", "-c", 'echo "$0 $HOME"', "two words"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"HOME": "/home/x"}, **user)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "two words /home/x\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.3)
+        process.kill()
+
+
+def test_hosts_without_a_keeper() -> None:
+    assert keeper("s390x") is None
+
+
+def test_an_entry_leaves_daemon_json_as_it_was() -> None:
+    before = '{\n    "log-level": "warn",\n    "insecure-registries": [\n        "a:1",\n        "b:2"\n    ]\n}\n'
+    assert json.loads(without(before, "a:1")) == {"log-level": "warn", "insecure-registries": ["b:2"]}
+    assert without(before, "a:1").startswith('{\n    "log-level"')
+    assert without(before, "c:3") == before
+    assert json.loads(without('{"insecure-registries": ["a:1"]}', "a:1")) == {}
+    assert without("", "a:1") == ""
+    with pytest.raises(HostError, match="not valid JSON"):
+        without("{", "a:1")
+
+
+def test_what_was_made_is_listed_once_with_its_directories(tmp_path: Path) -> None:
+    entries: list[dict[str, Any]] = []
+    file = tmp_path / "a" / "b" / "file"
+    changes = [Change("write", "file", str(file)), Change("upload", "blobs", "3"), Change("push", "tag", "x:1")]
+    for _ in range(2):
+        made.remember(entries, (), changes, None)  # type: ignore[arg-type]  # no builder, no daemon.json
+    assert [(entry["kind"], Path(entry["name"]).name) for entry in entries] == [
+        ("directory", "a"),
+        ("directory", "b"),
+        ("file", "file"),
+    ]
+    made.note_digests(entries, changes)
+    assert entries[2]["digest"] is None
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"x")
+    made.note_digests(entries, changes)
+    assert entries[2]["digest"] == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"

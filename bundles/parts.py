@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundles.errors import IncompleteArchiveError, UsageError
-from bundles.layout import OCI_LAYOUT, OCI_LAYOUT_NAME, Layout, header
+from bundles.layout import BLOCK, OCI_LAYOUT, OCI_LAYOUT_NAME, Layout, header
 from bundles.progress import human_size
 
 MAX_PARTS = 999
@@ -30,12 +30,13 @@ def is_first_part(path: Path) -> bool:
 
 
 def cut(layout: Layout, size: int) -> tuple[int, ...]:
-    """The sizes of the parts when none may be larger than `size` bytes.
+    """The sizes of the parts when none may be larger than `size` bytes; whole blocks, so that `dd` can take slices.
 
     Raises:
         UsageError: the program does not fit into a part of that size, or there would be more than 999 parts.
     """
-    if size < layout.program_size:
+    size -= size % BLOCK
+    if size < max(layout.program_size, BLOCK):
         raise UsageError(
             f"parts of {human_size(size)} are too small: the last one holds the program, "
             f"which has {human_size(layout.program_size)}",

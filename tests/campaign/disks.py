@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Optional
@@ -39,7 +40,13 @@ class Disk:
         self.image.unlink()
 
     def mount(self, *options: str) -> None:
-        subprocess.run(["mount", "-o", ",".join(["loop", *options]), self.image, self.mount_point], check=True)
+        command = ["mount", "-o", ",".join(["loop", *options]), self.image, self.mount_point]
+        # Whoever looks for a free loop device at the same time may take it first.
+        for _ in range(10):
+            if subprocess.run(command, check=False, capture_output=True).returncode == 0:
+                return
+            time.sleep(0.2)
+        subprocess.run(command, check=True)
 
     def unmount(self) -> None:
         subprocess.run(["umount", self.mount_point], check=True)

@@ -50,7 +50,8 @@ class Campaign:
         start_origin()
         media = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-")))
         media.chmod(0o755)
-        command = ["create", "busybox:1.35", f"--mirror=docker.io={ORIGIN}", "--split", "64MiB"]
+        # Emulation is the whole machine's, and others use it at the same time.
+        command = ["create", "busybox:1.35", f"--mirror=docker.io={ORIGIN}", "--split", "64MiB", "--without=binfmt"]
         command += ["-o", str(media / "offline.tar"), "-q"]
         subprocess.run([sys.executable, "-c", "from bundles.cli import main; main()", *command], check=True)
         self._last = max(path.name for path in media.glob("offline.tar.0??"))

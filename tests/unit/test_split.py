@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bundler.size import parse_size
+from bundles.cli import run
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, IncompleteArchiveError, UsageError
 from bundles.filesystem import largest_file
@@ -65,6 +67,7 @@ def test_the_parts_in_a_row_are_the_whole(sample: Made, tmp_path: Path, split: i
     assert b"".join(part.read_bytes() for part in parts) == whole
     assert [part.name for part in parts] == [f"offline.tar.{number:03}" for number in range(1, len(parts) + 1)]
     assert all(part.stat().st_size <= split for part in parts)
+    assert all(part.stat().st_size % 512 == 0 for part in parts[:-1])
     with Archive(parts[0]) as opened, Archive(tmp_path / "whole.tar") as other:
         assert opened.digest == other.digest
 
@@ -351,3 +354,18 @@ def test_fat_is_refused_before_anything_is_written(
     assert caught.value.hint == "--split 4000MiB"
     assert list(tmp_path.iterdir()) == []
     assert len(write(sample, tmp_path / "offline.tar", 50_000)) > 1
+
+
+def test_the_command_line(parts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "second stick"
+    other.mkdir()
+    parts[1].rename(other / parts[1].name)
+    assert run(["verify", str(parts[-1])]) == 3
+    said = capsys.readouterr().err
+    assert "`offline.tar.002` is missing" in said
+    assert "--parts DIR" in said
+    assert run(["verify", str(parts[-1]), "--parts", str(other)]) == 0
+    assert f"in {len(parts)} parts, every byte is right" in capsys.readouterr().out
+    assert run(["inspect", str(parts[0].with_name("offline.tar")), "--parts", str(other), "--json"]) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert files == [str(part) if part != parts[1] else str(other / part.name) for part in parts]

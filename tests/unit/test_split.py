@@ -189,7 +189,7 @@ def test_a_foreign_part_within_one_blob_is_named_by_verify(tmp_path: Path) -> No
     with Archive(parts[0]) as opened:
         blob = opened.manifest.blobs[-1]
         index = opened.volume.locate(opened.layout.blob(blob.digest).data_offset + 7000)[0]
-    parts[index].write_bytes(bytes(5000))
+    parts[index].write_bytes(bytes(parts[index].stat().st_size))
     with Archive(parts[0]) as opened, pytest.raises(DamagedArchiveError, match=parts[index].name):
         opened.verify()
 

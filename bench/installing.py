@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from bench.context import Context
 from bench.measure import Disk, Failed, Sample, in_rounds, measure, megabytes, say
 from bench.report import Findings, Ratio, Table
-from bench.workload import PLATFORMS, pairs
+from bench.workload import PLATFORMS, chosen, pairs
 from tests.testbed import CommandError, Host, gotools
 
-_IMAGES, _QUICK_IMAGES = ("debian:12", "gcc:12", "eclipse-temurin:17"), ("debian:12",)
 _SOURCE, _TARGET = 5556, 5000
 
 
 def run(context: Context) -> Findings:
-    images = _QUICK_IMAGES if context.quick else _IMAGES
+    images = ("debian:12",) if context.quick else chosen(quick=False)
     usb = context.directory("usb")
     archive = usb / "offline.tar"
     say(f"install: {', '.join(images)}")

@@ -210,3 +210,30 @@ def test_what_was_made_is_listed_once_with_its_directories(tmp_path: Path) -> No
     file.write_bytes(b"x")
     made.note_digests(entries, changes)
     assert entries[2]["digest"] == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("flags", "whole"), [((), True), (("--delete-untagged",), False)])
+def test_why_delete_untagged_is_never_used(tmp_path: Path, flags: tuple[str, ...], whole: bool) -> None:
+    """distribution 3: an index that is sparse in one repository costs the other one, which has it whole, its layers.
+
+    When this fails for `--delete-untagged` the registry has been mended, and installer/garbage.py may be simpler.
+    """
+    from tests.conftest import RealRegistry, _program
+
+    with RealRegistry("distribution3", tmp_path) as real, Transport(Settings(insecure=frozenset({real.host}))) as http:
+        registry = Registry(http, real.host)
+        full, sparse = Repository(registry, "b/full"), Repository(registry, "a/sparse")
+        amd64, arm64 = full.manifest(1), full.manifest(2)
+        sparse.manifest(1)
+        for place in (full, sparse):
+            place.index(amd64, arm64, tag="1")
+        there = Repository(registry, "c/by-digest").manifest(3)
+    command = [str(_program("distribution3")), "garbage-collect", *flags, str(tmp_path / "registry.json")]
+    subprocess.run(command, check=True, capture_output=True, env={"OTEL_TRACES_EXPORTER": "none"})
+    with RealRegistry("distribution3", tmp_path) as real, Transport(Settings(insecure=frozenset({real.host}))) as http:
+        registry = Registry(http, real.host)
+        layers = [Digest.of(f"layer {seed}".encode()) for seed in (1, 2)]
+        assert [registry.has_blob("b/full", layer) for layer in layers] == [True, whole]
+        assert (registry.manifest_digest("c/by-digest", str(there.digest)) is not None) is whole
+        assert registry.manifest_digest("b/full", "1") is not None

@@ -122,6 +122,7 @@ def take_local(
     if not spec.from_daemon:
         return spec, spooled
     from bundler.daemon import platforms, read_images
+    from bundler.saved import OCI_ZSTD_LAYER, ZSTD_NOTE
     from bundler.zstd import DEFAULT_LEVEL, Settings
 
     settings = Settings(spec.zstd_level or DEFAULT_LEVEL, threads)
@@ -142,6 +143,8 @@ def take_local(
         if missing:
             progress.message(f"note: {item.reference.familiar} is for {_list(chosen)} only, not for {_list(missing)}")
         wanted.append(Wanted(item.reference, "base", chosen))
+    if any(OCI_ZSTD_LAYER.encode() in data for data in spooled.documents):
+        progress.message(f"note: {ZSTD_NOTE}")
     return dataclasses.replace(spec, images=tuple(wanted)), spooled
 
 

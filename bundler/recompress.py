@@ -13,7 +13,7 @@ from typing import Any, Optional
 
 from bundler import zstd
 from bundler.plan import Plan, Resolved
-from bundler.saved import OCI_ZSTD_LAYER, dump
+from bundler.saved import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
 from bundler.spool import Hashed, Local, SpooledSource
 from bundles.descriptor import (
     ATTESTATION_DIGEST,
@@ -63,7 +63,7 @@ class Recompressed:
         return [
             *(f"{reference.familiar}: {old} became {new}" for reference, (old, new) in self.digests.items()),
             f"recompressing saved {human_size(self.saved)}",
-            "`docker pull` of zstd layers needs Docker 23.0 or later on the host; builds do not",
+            ZSTD_NOTE,
         ]
 
 

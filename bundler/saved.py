@@ -24,6 +24,7 @@ from bundles.image import MAX_CONFIG_SIZE, parse_index, parse_json, parse_manife
 from bundles.platform import Platform
 
 OCI_ZSTD_LAYER = f"{OCI_LAYER}+zstd"
+ZSTD_NOTE = "`docker pull` of zstd layers needs Docker 23.0 or later on the host; builds do not"
 _BLOBS = "blobs/sha256/"
 
 

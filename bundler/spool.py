@@ -153,6 +153,11 @@ class SpooledSource(Source):
         self._names[reference] = local.root
         self._documents.update({known.digest: (known, data) for known, data in local.documents.items()})
 
+    @property
+    def documents(self) -> tuple[bytes, ...]:
+        """The indexes, manifests and configs of the images that are here."""
+        return tuple(data for _, data in self._documents.values())
+
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         digest = reference.digest
         if digest is None and reference in self._names:

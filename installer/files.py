@@ -113,7 +113,7 @@ def lock(path: Path) -> Iterator[None]:
 
     _make_directories(path.parent)
     with path.open("a") as stream:
-        _adopt(stream.fileno(), path)
+        _adopt(path, path)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

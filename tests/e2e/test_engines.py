@@ -6,7 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -286,13 +286,3 @@ def test_an_engine_elsewhere_is_refused_and_another_local_context_works(usb: Pat
         host.run("ln", "-s", "/var/run/docker.sock", "/srv/other.sock")
         host.run("docker", "context", "create", "other", "--docker", "host=unix:///srv/other.sock")
         Site(host, None, None, {"DOCKER_CONTEXT": "other"}).bundle("install")
-
-
-@pytest.fixture(autouse=True)
-def kept_binfmt() -> Iterator[None]:
-    """The kernel's table of emulators is one for all hosts: leave it as it was."""
-    from tests.testbed import binfmt_restore, binfmt_state
-
-    before = binfmt_state()
-    yield
-    binfmt_restore(before)

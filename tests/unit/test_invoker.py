@@ -15,6 +15,7 @@ import pytest
 from bundler.selfrun import _MAIN
 from bundles.errors import HostError
 from bundles.reader import Archive
+from installer import files
 from installer.dockercli import DockerCLI
 from installer.host import Host
 from installer.invoker import environment_of_invoker, hand_over
@@ -118,3 +119,11 @@ def test_the_relay_carries_words_input_and_results(tmp_path: Path) -> None:
         assert relay.run(["true"], "") == type(done)(0, "", "")
         (tmp_path / "ask").write_text("end\n")
         assert shell.wait(10) == 0
+
+
+@only_root
+def test_the_lock_belongs_to_the_owner_of_its_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12346)
+    with files.lock(tmp_path / "bundle" / "lock"):
+        state = (tmp_path / "bundle" / "lock").stat()
+    assert (state.st_uid, state.st_gid) == (12345, 12346)

@@ -128,7 +128,7 @@ class Diagnosis:
         name = marks.REGISTRY_CONTAINER
         tool = self._installed.wanted.tool("registry")
         if container is None:
-            message = f"the container `{name}` is gone; its data in {self._installed.wanted.data} is another matter"
+            message = f"the container `{name}` is gone; its data, in {self._installed.wanted.data}, is apart from it"
             if tool is None or self._host.engine.image_id(tool.name) is None:
                 yield Finding("registry", f"{message}, and so is its image", self._install)
             else:
@@ -221,7 +221,9 @@ class Diagnosis:
         if tool is None:
             return
         if lost:
-            message = f"the kernel does not run {', '.join(lost)} any more: `docker run --platform` fails for them"
+            message = (
+                f"the kernel does not run {', '.join(lost)} any more: `docker run --platform` fails, and builds may"
+            )
         elif changes:
             message = f"emulation will not survive a reboot: {changes[0]}"
         else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Optional
 
 from bundles.descriptor import Descriptor
@@ -26,6 +27,7 @@ from installer.container import RegistryContainer, is_ours
 from installer.content import Content, content
 from installer.host import Host
 from installer.installed import Brought, Installed
+from installer.job import is_directory
 from installer.registry import Registry
 from installer.step import Change, Step
 
@@ -214,7 +216,10 @@ class CollectGarbage(Step):
 
     def _size(self) -> Optional[int]:
         with contextlib.suppress(HostError):
-            return self._host.engine.data_size(self._data)
+            place = self._data
+            if is_directory(place):
+                place = str(self._host.places.seen(Path(place)))
+            return self._host.engine.data_size(place)
         return None
 
 

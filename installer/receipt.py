@@ -19,6 +19,7 @@ The document (`--json`, and receipt.json in the user's state directory) has thes
                for a file its digest, as it was written
     brought    every tag and digest that installing ever pushed and that was not removed since: repository, tag or null,
                digest
+    garbage    whether `prune` was interrupted before the registry had collected what nothing refers to
     finished   when, in UTC; null when it did not end well
 """
 
@@ -58,6 +59,7 @@ class Receipt:
         self.test: Optional[str] = test if isinstance(test, str) else None
         self._made: list[dict[str, Any]] = list(made) if isinstance(made, list) else []
         self._brought: list[dict[str, Any]] = list(brought) if isinstance(brought, list) else []
+        self._garbage = before.get("garbage") is True
         self._own_directories = missing_directories(host.places.state)
         self._steps: list[dict[str, Any]] = []
         self._notes: list[str] = []
@@ -153,5 +155,6 @@ class Receipt:
             "test": self.test,
             "made": self._made,
             "brought": self._brought,
+            "garbage": self._garbage,
             "finished": self._finished,
         }

@@ -109,13 +109,11 @@ def lock(path: Path) -> Iterator[None]:
     Raises:
         BundleError: another one holds it.
     """
-    import fcntl
-
     _make_directories(path.parent)
     with path.open("a") as stream:
         _adopt(path, path)
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.lockf(stream.fileno(), os.F_TLOCK, 0)
         except OSError:
             raise BundleError(
                 "another `bundle install` is running on this host", hint="wait until it has ended, then run this again"

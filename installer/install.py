@@ -44,7 +44,7 @@ def install(archive: Archive, options: Options, host: Host, progress: Progress) 
         BundleError: a step failed; what was done stays, and the next run goes on from there.
     """
     archive.check_documents()
-    with lock(host.places.state / "lock"), _prepared(archive, options, host, progress, asking=True) as prepared:
+    with _prepared(archive, options, host, progress, asking=True) as prepared, lock(host.places.state / "lock"):
         for step in prepared.steps:
             question = None if options.yes else step.question()
             if question and not (host.ask and host.ask(question)):
@@ -128,9 +128,9 @@ def _explained(error: NetworkError, job: Job, host: Host) -> NetworkError | Disk
             )
         container = host.engine.container("registry")
         if container is None or not container.is_running:
-            state = container.state if container else "gone"
+            state = f"has ended ({container.state})" if container else "is gone"
             return NetworkError(
-                f"the container `registry` is {state}: {error.message}\n{host.engine.logs('registry')}".strip(),
+                f"the container `registry` {state}: {error.message}",
                 hint="docker logs registry; then run this again, it goes on",
             )
     return error

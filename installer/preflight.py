@@ -14,7 +14,7 @@ from bundles.progress import human_size
 from bundles.reader import Archive
 from installer import marks
 from installer.container import installed_address, installed_data
-from installer.engine import OLDEST_ENGINE, EngineInfo
+from installer.engine import OLDEST_ENGINE, Container, EngineInfo
 from installer.files import usable_size
 from installer.host import Host
 from installer.job import Job, Options, is_directory
@@ -166,6 +166,13 @@ def _clashes(job: Job) -> list[Problem]:
     return problems
 
 
+def _keeps_unseen_data(job: Job, container: Optional[Container]) -> bool:
+    """Whether a registry of ours has been using the data, and does not serve it where it could be asked what it has."""
+    if container is None or installed_data(container) != job.data:
+        return False
+    return not container.is_running or installed_address(container) != job.address
+
+
 def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step]) -> list[Problem]:
     """Where less is free than what is missing needs. Directories that cannot be seen are passed over."""
     needs: dict[Path, int] = {}
@@ -173,7 +180,7 @@ def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step
     for step in steps:
         if step.name == "images":
             factor, place = _UNPACKED, Path(info.root)
-        elif step.name == "push" and (container is None or container.is_running):
+        elif step.name == "push" and not _keeps_unseen_data(job, container):
             factor, place = 1, data_place(job, info)
         else:
             continue

@@ -39,7 +39,7 @@ def test_merging_twice_changes_nothing_more() -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", '"x"', '{"insecure-registries": "a:1"}', '{"a": 1,}'])
 def test_what_cannot_be_merged_is_refused(text: str) -> None:
-    with pytest.raises(HostError, match="JSON|list"):
+    with pytest.raises(HostError, match=r"JSON|list"):
         merged(text, ADDRESS)
 
 

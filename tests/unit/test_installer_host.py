@@ -7,12 +7,13 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bundles.errors import BundleError, HostError, UsageError
+from bundles.errors import HostError, UsageError
 from bundles.platform import Platform
 from installer import files, kernel, marks
 from installer.buildx import _is_old
@@ -58,11 +59,15 @@ def test_what_root_writes_belongs_to_the_owner_of_the_directory(tmp_path: Path) 
 
 
 def test_one_installation_at_a_time(tmp_path: Path) -> None:
-    with files.lock(tmp_path / "lock"):
-        with pytest.raises(BundleError, match="another"), files.lock(tmp_path / "lock"):
-            pass
-    with files.lock(tmp_path / "lock"):
-        pass
+    place = tmp_path / "state" / "lock"
+    program = f"from pathlib import Path; from installer import files\nwith files.lock(Path({str(place)!r})): pass"
+
+    def other() -> str:
+        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stderr
+
+    with files.lock(place):
+        assert "BundleError: another `bundle install` is running" in other()
+    assert other() == ""
 
 
 def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_addresses(text: str, host: str, port: int, loopback: bool, ip: str) -> 
     "text", ["", "localhost", ":5000", "localhost:0", "localhost:99999", "a b:5000", "0.0.0.0:5000", "::1:5000", "x:y"]
 )
 def test_what_is_no_address_is_refused_by_name(text: str) -> None:
-    with pytest.raises(UsageError, match="HOST:PORT|no name|every address"):
+    with pytest.raises(UsageError, match=r"HOST:PORT|no name|every address"):
         Address.parse(text)
 
 

@@ -22,7 +22,7 @@ from installer.push import Push
 from installer.registry import Registry
 from installer.selection import left_out, select
 from tests.archives import AMD64, ARM64, Made, example, image, made
-from tests.fake_registry import Fault, FakeRegistry
+from tests.fake_registry import FakeRegistry, Fault
 
 Connect = Callable[..., Transport]
 ARM_V7 = Platform("linux", "arm", "v7")
@@ -83,7 +83,7 @@ def test_content_goes_before_what_refers_to_it_and_tags_last(
         if request.method == "PUT" and "/blobs/uploads/" in request.path:
             kinds.append("blob")
         elif request.method == "PUT":
-            name, _, selector = request.path.partition("/manifests/")
+            _, _, selector = request.path.partition("/manifests/")
             index = "index" in request.headers["content-type"]
             kinds.append(("index" if index else "manifest") if ":" in selector else "tag")
     order = ["blob", "manifest", "index", "tag"]
@@ -218,13 +218,12 @@ def test_other_refusals_are_not_taken_for_a_sparse_index(
 
 
 def test_a_digest_without_a_tag_is_pushed_by_digest(tmp_path: Path, registry: FakeRegistry, connect: Connect) -> None:
-    plain, layers = image("debian:12")
-    named, _ = image(f"debian@{plain.image.root.digest}")
-    with Archive(made((named, layers)).write(tmp_path / "offline.tar").path) as archive:
+    digest = made(image("debian:12")).plan.images[0].root.digest
+    with Archive(made(image(f"debian@{digest}")).write(tmp_path / "offline.tar").path) as archive:
         install(push_to(registry.host, archive, connect))
         for name in ("debian", "library/debian"):
             assert registry.repositories[name].tags == {}
-            assert plain.image.root.digest in registry.repositories[name].manifests
+            assert digest in registry.repositories[name].manifests
         assert install(push_to(registry.host, archive, connect)) == 0
 
 
@@ -298,3 +297,21 @@ class CountedTask(Task):
     def advance(self, count: int) -> None:
         with self._lock:
             self._counted.done += count
+
+
+def test_a_sparse_image_on_every_kind_of_registry(
+    archive: Archive, any_registry: str, connect: Connect, request: pytest.FixtureRequest
+) -> None:
+    push = push_to(any_registry, archive, connect)
+    install(push)
+    client = Registry(connect(insecure=frozenset({any_registry})), any_registry)
+    origin = root(archive, "ghcr.io/team/gcc:12")
+    served = client.manifest_digest("ghcr.io/team/gcc", "12")
+    refused = request.node.callspec.params["any_registry"] == "distribution2"
+    assert (served != origin) is refused
+    assert {place.name: digest for place, digest in push.rebuilt.items()} == (
+        {"ghcr.io/team/gcc:12": served} if refused else {}
+    )
+    assert client.manifest_digest("debian", "12") == root(archive, "debian:12")
+    assert client.tags("library/registry") == ("3",)
+    assert install(push_to(any_registry, archive, connect)) == 0

@@ -32,7 +32,7 @@ from bundles.progress import human_size
 from bundles.reference import Reference
 from bundles.signature import sign
 from bundles.transport import Transport
-from bundles.writer import ArchiveWriter, Contents, Written
+from bundles.writer import ArchiveWriter, Contents, Written, check_directory
 
 _PATH = click.Path(path_type=Path)
 
@@ -103,6 +103,7 @@ def create(
     if lock and definition:
         spec = lock.apply(spec, lock_path(definition))
     target = (path or Path(f"{spec.name}.tar")).absolute()
+    check_directory(target)
     part_size = parse_size(split) if split else None
     with Transport(registries.settings) as transport, spool_beside(target, spec, not only_plan) as spool:
         registry = RegistrySource(transport, spec.mirrors)

@@ -176,7 +176,7 @@ class ArchiveWriter:
         self.layers = tuple(blob for blob in contents.manifest.blobs if blob.digest not in contents.documents)
         sizes = cut(self.layout, split) if split else (self.layout.size,)
         names = [part_name(path.name, number) for number in range(1, len(sizes) + 1)] if split else [path.name]
-        _check_directory(path)
+        check_directory(path)
         _check_limit(path, sizes)
         self.journal = Journal(path.with_name(path.name + ".journal"), self.digest, ",".join(map(str, sizes)))
         try:
@@ -314,7 +314,8 @@ class ArchiveWriter:
         self.close()
 
 
-def _check_directory(path: Path) -> None:
+def check_directory(path: Path) -> None:
+    """Raise UsageError when an archive cannot be written at `path`: said before the network is asked for anything."""
     if path.is_dir():
         raise UsageError(f"`{path}` is a directory", hint=f"name a file: -o {path / 'offline.tar'}")
     if not path.parent.is_dir():

@@ -20,7 +20,7 @@ from tests.campaign.push import incomplete_on_disk
 
 KINDS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "registry killed", "Docker restarted", "two at once")
 _RESET = """
-docker buildx rm cross-builder; docker rm -f registry buildx_buildkit_cross-builder0
+docker buildx rm cross-builder; docker rm -f $(docker ps -aq)
 docker volume rm bundle-registry; docker volume prune -af; docker rmi -f $(docker images -q)
 rm -rf /root/.local /root/.docker
 """
@@ -52,6 +52,7 @@ class Campaign:
         media.chmod(0o755)
         # Emulation is the whole machine's, and others use it at the same time.
         command = ["create", "busybox:1.35", f"--mirror=docker.io={ORIGIN}", "--split", "64MiB", "--without=binfmt"]
+        command += ["--platform", "linux/amd64"]
         command += ["-o", str(media / "offline.tar"), "-q"]
         subprocess.run([sys.executable, "-c", "from bundles.cli import main; main()", *command], check=True)
         self._last = max(path.name for path in media.glob("offline.tar.0??"))
@@ -124,7 +125,7 @@ class Campaign:
             "containers": out("docker ps -a --format '{{.Names}} {{.Image}} {{.State}} {{.Ports}}'"),
             "images": out("docker images --no-trunc --format '{{.Repository}}:{{.Tag}} {{.ID}}'"),
             "volumes": out("docker volume ls -q | sed -E 's/^[0-9a-f]{64}$/anonymous/'"),
-            "builders": out("docker buildx ls --format '{{.Name}} {{.DriverEndpoint}} {{.Status}} {{.Platforms}}'"),
+            "builders": out("docker buildx ls --format '{{.Name}} {{.DriverEndpoint}} {{.Status}}'"),
             "files": out("cd /root; find .docker/cli-plugins .docker/buildx/*.toml /etc/docker .local -type f"),
             "receipt": {key: receipt[key] for key in ("bundle", "images", "registry", "builder")},
             "registry": {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
+
+from packaging.version import Version
 
 from bundles.errors import HostError, Problem
 from bundles.progress import Progress
@@ -14,10 +15,10 @@ from installer.host import Host
 from installer.images import left_to_base, load
 from installer.job import Job
 from installer.step import Change, Step
+from installer.version import version_of
 
 # --buildkitd-config came with 0.13 (buildx#2273).
-OLDEST_BUILDX = (0, 13)
-_VERSION = re.compile(r"\bv?(\d+)\.(\d+)\.\d+")
+OLDEST_BUILDX = Version("0.13")
 
 
 class BuildxPlugin(Step):
@@ -36,23 +37,21 @@ class BuildxPlugin(Step):
         places = self._host.places
         return places.system_plugin if self._job.options.system else places.buildx_plugin
 
-    def _found(self) -> Optional[str]:
+    def _found(self) -> Optional[Version]:
         """The version of the plugin that docker uses, or None without one."""
         done = self._host.cli.try_run(["buildx", "version"])
-        match = _VERSION.search(done.stdout)
-        return match.group(0) if done.code == 0 and match else None
+        return version_of(done.stdout) if done.code == 0 else None
 
     def _is_needed(self) -> bool:
-        return _is_old(self._found())
+        found = self._found()
+        return found is None or found < OLDEST_BUILDX
 
     def problems(self) -> Sequence[Problem]:
         if not self._host.cli.is_installed or not self._is_needed():
             return []
         path = self._path
         found = self._found()
-        state = (
-            f"`docker buildx` is {found}, older than {_text(OLDEST_BUILDX)}" if found else "there is no `docker buildx`"
-        )
+        state = f"`docker buildx` is {found}, older than {OLDEST_BUILDX}" if found else "there is no `docker buildx`"
         if self._job.tool("buildx") is None:
             return [
                 Problem(
@@ -87,6 +86,16 @@ class BuildxPlugin(Step):
         copy = Change("copy", "file", str(self._host.places.buildx_replaced), f"what {path} was")
         return [*([copy] if path.exists() else []), Change("install", "file", str(path), why)]
 
+    def _content(self, image: str) -> Iterator[bytes]:
+        """The plugin's bytes; the image they come from is gone before the plugin is in place.
+
+        So an interrupted run, whenever it ends, leaves nothing that the next one does not look for.
+        """
+        try:
+            yield from self._host.engine.read_file(image, "/buildx")
+        finally:
+            self._host.engine.remove_image(image)
+
     def apply(self, changes: Sequence[Change]) -> None:
         tool = self._job.tool("buildx")
         if tool is None:
@@ -99,12 +108,8 @@ class BuildxPlugin(Step):
         old = read_optional(path)
         if old is not None:
             write_atomically(self._host.places.buildx_replaced, [old], 0o755)
-        loaded = load(self._job, self._host, tool, self._progress)
-        try:
-            write_atomically(path, self._host.engine.read_file(tool.name, "/buildx"), 0o755)
-        finally:
-            if loaded:
-                self._host.engine.remove_image(tool.name)
+        load(self._job, self._host, tool, self._progress)
+        write_atomically(path, self._content(tool.name), 0o755)
         if self._is_needed():
             done = self._host.cli.try_run(["buildx", "version"])
             raise HostError(
@@ -113,12 +118,3 @@ class BuildxPlugin(Step):
                 hint=f"see whether its file system forbids programs (noexec): findmnt -T {path}; "
                 "sudo and --system put it into /usr/local/lib/docker/cli-plugins",
             )
-
-
-def _is_old(version: Optional[str]) -> bool:
-    match = _VERSION.match(version or "")
-    return match is None or (int(match.group(1)), int(match.group(2))) < OLDEST_BUILDX
-
-
-def _text(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))

@@ -16,10 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union, cast
 
+from packaging.version import Version
+
 from bundles.errors import BundleError, DiskFullError, HostError
 from bundles.platform import Platform
+from installer import marks
+from installer.version import version_of
 
-OLDEST_ENGINE = (20, 10)
+OLDEST_ENGINE = Version("20.10")
 # Loading an image may take minutes before the engine says a word.
 _TIMEOUT = 900
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -53,8 +57,8 @@ class EngineInfo:
 
     @property
     def is_old(self) -> bool:
-        numbers = re.findall(r"\d+", self.version)[:2]
-        return tuple(map(int, numbers)) < OLDEST_ENGINE
+        found = version_of(self.version)
+        return found is None or found < OLDEST_ENGINE
 
     @property
     def is_rootless(self) -> bool:
@@ -406,8 +410,18 @@ class Engine:
         """
         client = self._client
         with self._translated(f"read `{path}` from `{image}`"):
+            # What an interrupted run has left of the same.
+            left = self.container(marks.COPY_CONTAINER)
+            if left is not None and marks.LABEL_ROLE in left.labels:
+                client.remove_container(left.id, force=True, v=True)
             # A command is needed to create a container; this one never runs.
-            identity = client.create_container(image=image, command=[path], network_disabled=True)["Id"]
+            identity = client.create_container(
+                image=image,
+                command=[path],
+                network_disabled=True,
+                name=marks.COPY_CONTAINER,
+                labels={marks.LABEL_ROLE: "copy"},
+            )["Id"]
             try:
                 chunks, _ = client.get_archive(identity, path)
                 with tarfile.open(fileobj=cast(Any, _Stream(chunks)), mode="r|") as tar:

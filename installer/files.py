@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Optional
@@ -38,8 +37,9 @@ def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
     """
     try:
         _make_directories(path.parent)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
+        # Always the same name: what a killed run leaves is written over by the next.
+        temporary = path.with_name(f".{path.name}.partial")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(handle, "wb") as stream:
                 for chunk in content:

@@ -20,6 +20,7 @@ ENVIRONMENT = "OFFLINE_BUNDLE"
 
 REGISTRY_CONTAINER = "registry"
 EMULATION_CONTAINER = "bundle-binfmt"
+COPY_CONTAINER = "bundle-copy"
 GARBAGE_CONTAINER = "bundle-garbage-collect"
 REGISTRY_VOLUME = "bundle-registry"
 REGISTRY_DIRECTORY = "/var/lib/registry"

@@ -125,9 +125,8 @@ def _engine_problems(archive: Archive, host: Host, info: EngineInfo) -> list[Pro
             )
         )
     if info.is_old:
-        oldest = ".".join(map(str, OLDEST_ENGINE))
         problems.append(
-            Problem("Docker", f"the engine is {info.version}: expected {oldest} or newer", "upgrade Docker")
+            Problem("Docker", f"the engine is {info.version}: expected {OLDEST_ENGINE} or newer", "upgrade Docker")
         )
     offered = archive.manifest.host_platforms
     if info.platform.best_of(offered) is None:

@@ -17,6 +17,7 @@ ALLOWED = {"bundles": {"bundles"}, "bundler": {"bundler", "bundles"}, "installer
 ONLY = {
     "docker": {"bundler/credentials.py", "bundler/daemon.py", "installer/engine.py"},
     "urllib3": {"bundles/connections.py", "bundles/failures.py", "bundles/transport.py"},
+    "packaging": {"installer/version.py", "installer/engine.py", "installer/buildx.py"},
     "tqdm": {"bundles/progress.py"},
     "tarfile": {"bundler/saved.py", "bundles/layout.py", "installer/dockerarchive.py", "installer/engine.py"},
     "fcntl": {"bundles/journal.py"},

@@ -16,13 +16,14 @@ import pytest
 from bundles.errors import HostError, UsageError
 from bundles.platform import Platform
 from installer import files, kernel, marks
-from installer.buildx import _is_old
+from installer.buildx import OLDEST_BUILDX
 from installer.dockercli import CommandError, DockerCLI
 from installer.engine import Endpoint, endpoint_from_json
 from installer.host import Places, read_json_file
 from installer.job import Options
 from installer.smoke import _starts_shell, _was_built_with_shell
 from installer.step import Change, shortened
+from installer.version import version_of
 
 
 def test_a_file_is_whole_and_has_its_mode(tmp_path: Path) -> None:
@@ -135,11 +136,24 @@ def test_a_failed_command_shows_itself_and_its_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "old"),
-    [(None, True), ("v0.12.1", True), ("0.13.1", False), ("v0.29.0", False), ("v1.0.0", False), ("v0.9.1", True)],
+    ("text", "found"),
+    [
+        ("github.com/docker/buildx v0.29.1 28f6246", "0.29.1"),
+        ("github.com/docker/buildx 0.13.1+dfsg1 0.13.1+dfsg1-3", "0.13.1"),
+        ("v0.34.0-rc1", "0.34.0"),
+        ("20.10.24+dfsg1", "20.10.24"),
+        ("dev", "None"),
+    ],
 )
-def test_the_oldest_buildx(version: str | None, old: bool) -> None:
-    assert _is_old(version) is old
+def test_versions_as_they_are_printed(text: str, found: str) -> None:
+    assert str(version_of(text)) == found
+
+
+@pytest.mark.parametrize(("text", "old"), [("v0.12.1", True), ("0.13.0", False), ("v1.0.0", False), ("v0.9.1", True)])
+def test_the_oldest_buildx(text: str, old: bool) -> None:
+    found = version_of(text)
+    assert found is not None
+    assert (found < OLDEST_BUILDX) is old
 
 
 @pytest.mark.parametrize("name", ["", "Default", "default", "a/b", "1st", "a b"])

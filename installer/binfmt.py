@@ -34,7 +34,7 @@ class Emulation(Step):
     """Runs the container that registers emulators, with the binfmt image, privileged and without a network.
 
     Args:
-        job: what is wanted; without an archive (`Wanted`) the image has to be in Docker already.
+        job: what is wanted; without an archive (`Wanted`) an image that Docker lacks comes from the local registry.
         runs: whether the kernel runs programs of a platform.
     """
 
@@ -129,13 +129,20 @@ class Emulation(Step):
         else:
             return []
         return [
-            *(loading(self._job, self._host, tool) if isinstance(self._job, Job) else ()),
+            *self._fetching(tool),
             *(
                 Change("register", "emulation", str(platform), f"in the kernel, with {tool.name}, privileged")
                 for platform in missing
             ),
             change,
         ]
+
+    def _fetching(self, tool: Tool) -> Sequence[Change]:
+        if isinstance(self._job, Job):
+            return loading(self._job, self._host, tool)
+        if self._host.engine.image_id(tool.name) is not None:
+            return []
+        return [Change("pull", "image", tool.name, "from the local registry")]
 
     def apply(self, changes: Sequence[Change]) -> None:
         tool = self._tool()
@@ -144,6 +151,8 @@ class Emulation(Step):
         try:
             if isinstance(self._job, Job):
                 load(self._job, self._host, tool, self._progress)
+            elif self._fetching(tool):
+                self._host.engine.pull(tool.name)
             self._start(tool)
         except HostError as error:
             self._failure = str(error)

@@ -228,10 +228,7 @@ class Diagnosis:
             message = f"emulation will not survive a reboot: {changes[0]}"
         else:
             return
-        if self._host.engine.image_id(tool.name) is None:
-            yield Finding("emulation", f"{message}; the image for it is gone", f"docker pull {tool.name}; {self._fix}")
-        else:
-            yield from self._blocked("emulation", message, self._emulation)
+        yield from self._blocked("emulation", message, self._emulation)
 
     def _configuration(self) -> Iterator[Finding]:
         for change in self._config.look():

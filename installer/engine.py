@@ -199,6 +199,14 @@ class Engine:
             except (ImageNotFound, NotFound):
                 return ()
 
+    def pull(self, name: str) -> None:
+        """Fetch an image by its name, for this host's platform."""
+        repository, _, tag = name.rpartition(":")
+        with self._translated(f"pull `{name}`"):
+            for event in self._client.pull(repository, tag, stream=True, decode=True):
+                if event.get("error"):
+                    raise _refused(f"pull `{name}`", str(event["error"]))
+
     def image_created(self, name: str) -> Optional[datetime.datetime]:
         """When a local image was made, None when it is not there or does not say."""
         from docker.errors import ImageNotFound, NotFound

@@ -238,7 +238,7 @@ def test_an_unmodified_dockerfile_cross_builds(local: Air, syntax: str, by_diges
 def test_a_second_run_changes_nothing_and_says_so(local: Air) -> None:
     before = local.state()
     document = local.installed()
-    assert document["changed"] is False
+    assert document["changed"] is False, document["steps"]
     assert [step["step"] for step in document["steps"] if step["changed"]] == []
     text = local.host.run("python3", ARCHIVE, "install")
     assert text.stdout.rstrip().endswith("nothing to do: everything was already there")
@@ -315,7 +315,7 @@ def test_a_second_run_on_the_lan_stays_there_and_changes_nothing(lan: Air) -> No
     before = lan.state()
     for options in ((), ("--registry", LAN), ("--registry", LAN, "--data", "/srv/registry", "--yes")):
         document = lan.installed(*options)
-        assert document["changed"] is False
+        assert document["changed"] is False, document["steps"]
         assert document["registry"]["address"] == LAN
         assert document["registry"]["data"] == "/srv/registry"
     assert lan.state() == before

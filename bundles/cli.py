@@ -49,6 +49,12 @@ _COMMANDS = {
 _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
 
 
+# A stick that was pulled, a file system that went read-only, a file that went away: no defects of this program.
+_MEDIUM_ERRORS = frozenset(
+    {errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EACCES, errno.ENOENT}
+)
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name, (target, _) in _COMMANDS.items() if importlib.util.find_spec(target.partition(".")[0])]
@@ -170,6 +176,12 @@ def _explained(error: BaseException) -> BundleError:
         return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=f"{where} --help")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(f"no space left for `{error.filename or 'the output'}`", hint="make room and run it again")
+    if isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS:
+        place = f"`{error.filename}`" if error.filename else "the medium"
+        return BundleError(
+            f"{place} failed: {(error.strerror or str(error)).lower()}",
+            hint="see whether it is still there and can be written, then run the same command again; it goes on",
+        )
     click.echo("".join(traceback.format_exception(type(error), error, error.__traceback__)), err=True)
     return BundleError(f"a defect in this program: {type(error).__name__}: {error}", hint="report the lines above")
 
@@ -185,7 +197,9 @@ def _interrupt(number: int, frame: Optional[FrameType]) -> None:
 
 
 def _report(error: BundleError, arguments: list[str]) -> int:
-    click.echo(f"error: {error}", err=True)
+    # What an archive or a registry says goes to a terminal, which must not take orders from it.
+    text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in str(error))
+    click.echo(f"error: {text}", err=True)
     if "--json" in arguments:
         click.echo(json.dumps({"error": error.to_json()}, indent=2))
     return error.exit_code

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
 from bundles.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
+from bundles.digest import Digest
 from bundles.errors import UsageError
 from bundles.platform import Platform
 
@@ -117,13 +118,17 @@ def walk(
     """Everything below `root` with its parent (None for the root), parents before children.
 
     Children of an index that `has` denies are passed over: the index is sparse. Those of a manifest never are. `read`
-    gives the bytes of an index or manifest. Content that several parents share comes once for each.
+    gives the bytes of an index or manifest. Content that several parents share comes once for each, what is below it
+    once. What a manifest refers to is a leaf, whatever its media type says.
     """
+    opened: set[Digest] = set()
     waiting: list[tuple[Descriptor, Optional[Descriptor]]] = [(root, None)]
     while waiting:
         descriptor, parent = waiting.pop()
         yield descriptor, parent
-        if descriptor.is_index or descriptor.is_manifest:
+        opens = descriptor.is_index or descriptor.is_manifest
+        if opens and (parent is None or parent.is_index) and descriptor.digest not in opened:
+            opened.add(descriptor.digest)
             found = children(descriptor, read(descriptor))
             if descriptor.is_index:
                 found = tuple(child for child in found if has(child))

@@ -204,6 +204,10 @@ def _check_consistent(manifest: Manifest) -> None:
     required = {blob.digest for blob in manifest.required}
     if len(required) != len(manifest.required) or required & blobs.keys() or (required and not manifest.bases):
         raise UsageError("what it requires from its bases is listed twice, is inside too, or there is no base")
+    for text in (manifest.tool_version, *(base.name for base in manifest.bases)):
+        # These go to a terminal, which must not take orders from an archive.
+        if not text.isprintable() or len(text) > 200:
+            raise UsageError("it has a text that cannot be shown")
     names = [file.name for file in manifest.files]
     if len(set(names)) != len(names) or not FILE_NAMES.issuperset(names):
         raise UsageError("its files are not those of a bundle")
@@ -257,9 +261,10 @@ def _image_from_json(value: Any) -> Image:
     for item in value["platforms"]:
         platform = None if item["platform"] is None else Platform.parse(item["platform"])
         manifest = Descriptor.from_json({**item, "platform": None})
-        if not isinstance(item["contentSize"], int):
-            raise UsageError("a platform has no contentSize")
-        platforms.append(PlatformContent(platform, manifest, item["contentSize"]))
+        size = item["contentSize"]
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:
+            raise UsageError("a platform has no contentSize that is possible")
+        platforms.append(PlatformContent(platform, manifest, size))
     if not isinstance(value["sparse"], bool) or not isinstance(value["role"], str):
         raise UsageError("an image has no role, or does not say whether it is sparse")
     return Image(

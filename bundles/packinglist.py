@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -121,6 +120,8 @@ def packing_list(archive: Archive, files: Sequence[PackedFile]) -> str:
         DamagedArchiveError: a manifest or config in the archive is damaged.
     """
     manifest = archive.manifest
+    for image in manifest.images:
+        archive.check_image(image)
     title = f"Packing list: {manifest.name}"
     base = [image for image in manifest.images if image.role == "base"]
     tools = [image for image in manifest.images if image.role != "base"]
@@ -245,7 +246,7 @@ def _all_labels(archive: Archive, image: Image) -> list[tuple[str, str]]:
 def _sources(archive: Archive, image: Image) -> Iterator[Mapping[str, Any]]:
     for document in dict.fromkeys((image.root, *(content.manifest for content in image.platforms))):
         data = archive.read_document(document)
-        yield _object(_object(json.loads(data)).get("annotations"))
+        yield _object(parse_json(data, "the manifest").get("annotations"))
         for child in children(document, data):
             if child.media_type in CONFIG_TYPES and archive.has(child.digest):
                 yield _labels_of(archive.read_document(child))

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -272,7 +273,10 @@ class Archive:
 
     def left_to_base(self, descriptor: Descriptor) -> tuple[Descriptor, ...]:
         """What an image manifest needs and a delta leaves to its bases: none of an archive that is whole."""
-        image = parse_manifest(self.read_document(descriptor))
+        try:
+            image = parse_manifest(self.read_document(descriptor))
+        except UsageError as error:
+            raise self.damaged([Problem(f"the image {descriptor.digest}", error.message)]) from None
         needed = dict.fromkeys(Descriptor(blob.media_type, blob.digest, blob.size) for blob in image.layers)
         return tuple(blob for blob in needed if blob.digest in self._required)
 
@@ -310,7 +314,7 @@ class Archive:
         problems = [problem for file in self.manifest.files for problem in self._try(self.read_file, file.name)]
         problems += self._try(self.read_program)
         for image in self.manifest.images:
-            problems += self._try(self._check_tree, image)
+            problems += self._try(self.check_image, image)
         if problems:
             raise self.damaged(list(dict.fromkeys(problems)))
 
@@ -322,11 +326,16 @@ class Archive:
         """
         progress = progress or Silent()
         problems = []
+        stop = threading.Event()
         with progress.task("verify", self.layout.size) as task, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             # The largest first, so that no core is left alone with one at the end.
             blobs = sorted(self.manifest.blobs, key=lambda blob: -blob.size)
-            for found in pool.map(lambda blob: self._check_blob(blob, task), blobs):
-                problems += found
+            try:
+                for found in pool.map(lambda blob: self._check_blob(blob, task, stop), blobs):
+                    problems += found
+            finally:
+                # When all is well there is nothing left to stop; when not, nobody waits for a large blob.
+                stop.set()
         for entry in self.layout.entries:
             problems += self._check_frame(entry)
         if self.manifest.signed and not is_well_formed(self._read_signature(self._manifest_size) or b""):
@@ -349,18 +358,28 @@ class Archive:
             return list(error.problems)
         return []
 
-    def _check_tree(self, image: Image) -> None:
-        for root in (image.root, *(content.manifest for content in image.platforms)):
-            for blob in self.walk(root):
-                if blob.media_type in CONFIG_TYPES:
-                    self.read_document(blob)
+    def check_image(self, image: Image) -> None:
+        """The documents of one image, and that its platforms are those of its root: what is shown is what is installed.
 
-    def _check_blob(self, blob: Descriptor, task: Task) -> list[Problem]:
+        Raises:
+            DamagedArchiveError: with what is wrong.
+        """
+        below = set()
+        for blob in self.walk(image.root):
+            below.add(blob.digest)
+            if blob.media_type in CONFIG_TYPES:
+                self.read_document(blob)
+        for content in image.platforms:
+            if content.manifest.digest not in below:
+                problem = f"{content.manifest.digest}, which it lists for {content.platform}, is not below its root"
+                raise self.damaged([Problem(image.reference.familiar, problem)])
+
+    def _check_blob(self, blob: Descriptor, task: Task, stop: threading.Event) -> list[Problem]:
         reader = self.open_blob(blob)
         buffer = memoryview(bytearray(min(CHUNK, blob.size)))
         try:
             count = reader.readinto(buffer)
-            while count:
+            while count and not stop.is_set():
                 task.advance(count)
                 count = reader.readinto(buffer)
         except DamagedArchiveError as error:

@@ -103,10 +103,28 @@ class Unfinished:
                 raise self._failed(error, index, self.sizes[index]) from None
 
     def end(self) -> None:
-        """Give the files the sizes they are to have, and push them to the medium."""
-        for file, size in zip(self._files, self.sizes):
-            os.ftruncate(file, size)
-            os.fsync(file)
+        """Give the files the sizes they are to have, and push them to the medium.
+
+        Raises:
+            DiskFullError, ArchiveError: as for `write`.
+        """
+        for index, (file, size) in enumerate(zip(self._files, self.sizes)):
+            try:
+                os.ftruncate(file, size)
+                os.fsync(file)
+            except OSError as error:
+                raise self._failed(error, index, size) from None
+
+    def forget(self, offset: int, size: int) -> None:
+        """Have these bytes come from the medium when they are read again.
+
+        After a write that failed late, the page cache may hold bytes that the medium never got.
+        """
+        while size > 0 and hasattr(os, "posix_fadvise"):
+            index, start = self._locate(offset)
+            count = min(size, self.sizes[index] - start)
+            os.posix_fadvise(self._files[index], start, count, os.POSIX_FADV_DONTNEED)
+            offset, size = offset + count, size - count
 
     def rename(self) -> None:
         """Give the files their final names."""

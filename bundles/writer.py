@@ -111,7 +111,8 @@ class BlobSink:
         self.resumed = self._journaled = self.position
 
     def _adopt(self, claimed: int) -> None:
-        """Hash what an earlier run wrote."""
+        """Hash what an earlier run wrote, as the medium has it."""
+        self._writer.files.forget(self._entry.data_offset, claimed)
         buffer = memoryview(bytearray(min(CHUNK, claimed)))
         while self.position < claimed:
             view = buffer[: claimed - self.position]

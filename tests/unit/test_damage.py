@@ -20,7 +20,7 @@ from hypothesis import example as sample_of
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, UsageError
-from bundles.image import parse_index, parse_manifest
+from bundles.image import parse_index, parse_manifest, walk
 from bundles.journal import Journal
 from bundles.layout import header, padding
 from bundles.manifest import Manifest
@@ -383,3 +383,45 @@ def test_a_journal_may_claim_anything(sample: Made, tmp_path: Path) -> None:
 
 def test_errors_are_of_one_family() -> None:
     assert issubclass(ArchiveError, BundleError)
+
+
+# A manifest that agrees with itself, and lies
+
+
+@pytest.mark.parametrize(
+    "bend",
+    [
+        lambda value: value["images"][1].update(platforms=value["images"][2]["platforms"]),
+        lambda value: value["images"][1]["platforms"][0].update(contentSize=-1),
+        lambda value: value["images"][1]["platforms"][0].update(contentSize=True),
+        lambda value: value["images"][1]["platforms"][0].update(contentSize=10**400),
+        lambda value: value["tool"].update(version="1\x1b[3Ahidden"),
+        lambda value: value["tool"].update(version="\ud800"),
+    ],
+)
+def test_a_manifest_that_lies_is_refused(whole: bytes, tmp_path: Path, bend: Callable[[Any], None]) -> None:
+    value = manifest_of(whole)
+    bend(value)
+    refused(tmp_path / "offline.tar", with_manifest(whole, json.dumps(value).encode()), DamagedArchiveError)
+
+
+def test_what_is_shared_is_walked_once() -> None:
+    """An index that lists the same index many times, over and over, is no more work than its documents."""
+    kind = "application/vnd.oci.image.index.v1+json"
+    documents: dict[Digest, bytes] = {}
+    child = Descriptor("application/vnd.oci.image.manifest.v1+json", Digest.of(b"{}"), 2)
+    for _ in range(20):
+        data = json.dumps({"manifests": [child.to_json()] * 30}).encode()
+        child = Descriptor.of(kind, data)
+        documents[child.digest] = data
+    seen = list(walk(child, lambda item: documents[item.digest], lambda item: item.digest in documents))
+    assert len(seen) == 1 + 19 * 30
+
+
+def test_what_a_manifest_refers_to_is_a_leaf() -> None:
+    layer = Descriptor("application/vnd.oci.image.manifest.v1+json", Digest.of(b"layer"), 5)
+    config = Descriptor("application/vnd.oci.image.config.v1+json", Digest.of(b"{}"), 2)
+    data = json.dumps({"config": config.to_json(), "layers": [layer.to_json()]}).encode()
+    root = Descriptor.of("application/vnd.oci.image.manifest.v1+json", data)
+    seen = [item.digest for item, _ in walk(root, lambda item: {root.digest: data}[item.digest], lambda _: True)]
+    assert seen == [root.digest, config.digest, layer.digest]

@@ -170,13 +170,19 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
 
 
 def _united(wanted: Iterable[Wanted]) -> tuple[Wanted, ...]:
-    """Each reference once: an image of the toolchain that is also a base image gets the platforms of both."""
+    """Each reference once: an image of the toolchain that is also a base image gets the platforms of both.
+
+    One that is the target of a merge gets the merge and its platforms: nothing else of that name is bundled.
+    """
     united: dict[Reference, Wanted] = {}
     for item in wanted:
         known = united.get(item.reference)
+        merge = item.merge or (known.merge if known else ())
         platforms = tuple(dict.fromkeys((*known.platforms, *item.platforms))) if known else item.platforms
+        if merge:
+            platforms = tuple(platform for platform, _ in merge)
         optional = item.optional and (known is None or known.optional)
-        united[item.reference] = dataclasses.replace(known or item, platforms=platforms, optional=optional)
+        united[item.reference] = dataclasses.replace(known or item, platforms=platforms, merge=merge, optional=optional)
     return tuple(united.values())
 
 

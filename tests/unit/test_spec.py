@@ -160,6 +160,18 @@ def test_nothing_to_bundle() -> None:
         combine(Definition(), Definition(toolchain=nothing), "offline")
 
 
+def test_a_toolchain_image_that_is_the_target_of_a_merge_is_merged(tmp_path: Path) -> None:
+    lines = '"linux/amd64" = "team/registry-amd64:3"\n"linux/arm64" = "team/registry-arm64:3"'
+    spec = combine(read(tmp_path, f'[merge."registry:3"]\n{lines}'), Definition(), "x")
+    (image,) = [image for image in spec.images if image.reference == Reference.parse("registry:3")]
+    assert image.role == "registry"
+    assert [(str(platform), source.familiar) for platform, source in image.merge] == [
+        ("linux/amd64", "team/registry-amd64:3"),
+        ("linux/arm64", "team/registry-arm64:3"),
+    ]
+    assert [str(platform) for platform in image.platforms] == ["linux/amd64", "linux/arm64"]
+
+
 def test_an_image_that_is_also_a_merge_target(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="both an image and the target of a merge"):
         combine(read(tmp_path, WHOLE), Definition(images=(Reference.parse("tools/protoc:29"),)), "offline")

@@ -104,6 +104,11 @@ class Installed:
         """What `python3` is to be given to install again: the archive's path, as it was then."""
         return str(self.document["bundle"]["archive"])
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last installation ended well; else the receipt lists what it was about to bring."""
+        return isinstance(self.document.get("finished"), str)
+
     def save(self, host: Host) -> None:
         write_atomically(host.places.receipt, [(json.dumps(self.document, indent=2) + "\n").encode()], 0o600)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, Optional
@@ -11,6 +12,8 @@ import click
 
 from bundles.cli import Output, common_options
 from bundles.errors import HostError
+from bundles.platform import Platform
+from bundles.progress import Silent
 from bundles.reader import Archive
 from installer import course
 from installer.connect import local_transport
@@ -19,7 +22,7 @@ from installer.garbage import CollectGarbage, PruneImages, freed_text
 from installer.host import Host
 from installer.installed import Brought, Installed
 from installer.job import Job, Options
-from installer.push import places
+from installer.push import Push, places
 from installer.registry import Registry
 from installer.removal import RemoveImages
 from installer.step import Step
@@ -36,9 +39,9 @@ def prune(*, archive: Optional[Path], plan: bool, output: Output) -> None:
     """
     host = Host.this(os.environ, None)
     installed = Installed.read(host)
-    keep = _of_archive(archive, installed) if archive else _of_receipt(installed)
     with local_transport(installed.wanted.address) as transport:
         registry = Registry(transport, str(installed.wanted.address))
+        keep = _of_archive(archive, installed, registry) if archive else _of_receipt(installed)
         images = PruneImages(installed, registry, keep)
         garbage = CollectGarbage(installed, host, images, registry, bool(installed.document.get("garbage")))
         # What is garbage is seen before the images are gone, and said with them.
@@ -77,6 +80,12 @@ def _perform(
 
 
 def _of_receipt(installed: Installed) -> list[Brought]:
+    """What stays: what the receipt lists, which is there only when that installation ended."""
+    if not installed.finished:
+        raise HostError(
+            "the last installation did not end, and the registry may still need what came before it",
+            hint=f"python3 {shlex.quote(installed.archive)} upgrade, then prune",
+        )
     names = {
         name[len(str(installed.wanted.address)) + 1 :]: {image.digest, digest}
         for image in installed.images
@@ -85,17 +94,28 @@ def _of_receipt(installed: Installed) -> list[Brought]:
     return [entry for entry in installed.brought if entry.digest in names.get(entry.name, ())]
 
 
-def _of_archive(path: Path, installed: Installed) -> list[Brought]:
+def _of_archive(path: Path, installed: Installed, registry: Registry) -> list[Brought]:
+    """What stays: what an archive lists. Unless the last installation ended, the registry is asked whether it has it
+    all: else what still works would go, and what is to take its place is not there."""
     wanted = installed.wanted
     with Archive(path) as archive:
         archive.check_documents()
-        job = Job.of(archive, Options(registry=wanted.address, builder=wanted.builder), wanted.host_platform)
+        chosen = tuple(map(Platform.parse, installed.document["builder"]["chosen"]))
+        options = Options(registry=wanted.address, builder=wanted.builder, platforms=chosen)
+        job = Job.of(archive, options, wanted.host_platform)
         roots = {place.name: place.image.root.digest for place in places(job.images)}
+        if not installed.finished:
+            registry.ping()
+            if Push(archive, job.images, registry, Silent()).look():
+                raise HostError(
+                    f"the last installation did not end, and the registry does not have all that `{path}` lists",
+                    hint=f"python3 {shlex.quote(str(path))} upgrade, then prune",
+                )
     kept = [entry for entry in installed.brought if roots.get(entry.name) == entry.digest]
     if not kept and installed.brought:
         raise HostError(
             f"nothing that `{path}` lists was ever installed here, and everything would be removed",
-            hint=f"python3 {path} install",
+            hint=f"python3 {shlex.quote(str(path))} upgrade",
         )
     return kept
 

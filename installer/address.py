@@ -49,6 +49,11 @@ class Address:
         ip = _as_ip(self.host.strip("[]"))
         return ip is not None and ip.is_loopback
 
+    @property
+    def is_name(self) -> bool:
+        """Whether something has to be asked what it means; `localhost` is the same everywhere."""
+        return self.host != "localhost" and _as_ip(self.host.strip("[]")) is None
+
     def listen_ip(self) -> str:
         """The IP address on which the registry is published: one, never every one.
 

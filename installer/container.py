@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import socket
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from bundles.errors import HostError, NetworkError, Problem
 from installer import marks
 from installer.address import Address
 from installer.engine import Container, NewContainer
+from installer.files import read_optional
 from installer.host import Host
 from installer.job import Wanted, is_directory
 from installer.registry import Registry
@@ -105,17 +107,38 @@ class RegistryContainer(Step):
         holds_port = (
             container is not None and container.is_running and installed_address(container) == self._job.address
         )
-        if not holds_port:
-            problems += self._port_problems()
-        return problems
+        found = self._address_problems()
+        if not found and not holds_port:
+            found = self._port_problems()
+        return [*problems, *found]
+
+    def _address_problems(self) -> list[Problem]:
+        """What keeps builders and other hosts from the address: a container has its own loopback and /etc/hosts."""
+        address = self._job.address
+        subject = f"address {address}"
+        show = "give the IP address: ip -brief address"
+        try:
+            ip = address.listen_ip()
+        except OSError as error:
+            return [Problem(subject, f"`{address.host}` does not resolve: {error.strerror}", show)]
+        if not address.is_name:
+            return []
+        number = ipaddress.ip_address(ip)
+        if number.is_loopback or number.is_unspecified:
+            return [
+                Problem(subject, f"`{address.host}` is {ip} here, which no other host and no builder reaches", show)
+            ]
+        table = read_optional(self._host.places.seen(Path("/etc/hosts"))) or b""
+        words = [line.partition("#")[0].lower().split()[1:] for line in table.decode(errors="replace").splitlines()]
+        if any(address.host in names for names in words):
+            message = f"`{address.host}` is {ip} by this host's /etc/hosts, which no builder reads"
+            return [Problem(subject, message, f"give the IP address: --registry {ip}:{address.port}")]
+        return []
 
     def _port_problems(self) -> list[Problem]:
         address = self._job.address
         subject = f"address {address}"
-        try:
-            ip = address.listen_ip()
-        except OSError as error:
-            return [Problem(subject, f"`{address.host}` does not resolve: {error.strerror}", "give the IP address")]
+        ip = address.listen_ip()
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -91,6 +91,8 @@ class SmokeTest(Step):
             else:
                 message = f"a test build FROM {trial.base} failed"
                 hint = f"docker logs buildx_buildkit_{self._job.builder}0; docker logs {marks.REGISTRY_CONTAINER}"
+            if self._job.address.is_name:
+                hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
             platforms = ", ".join(map(str, trial.platforms))
             raise BundleError(f"{message} ({platforms})\n{error.message}", hint=hint) from None
 

@@ -1,0 +1,70 @@
+"""What installing finds before it touches anything, against an engine and a host that are made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Optional
+
+import pytest
+
+from bundles.errors import Problem
+from installer.address import Address
+from installer.container import RegistryContainer
+from installer.engine import Container
+from installer.host import Places
+
+
+@dataclasses.dataclass
+class Engine:
+    """An engine with at most one container, which may publish the port that is asked for."""
+
+    found: Optional[Container] = None
+    holders: tuple[str, ...] = ()
+
+    def container(self, name: str) -> Optional[Container]:
+        return self.found
+
+    def publishers(self, port: int) -> tuple[str, ...]:
+        return self.holders
+
+
+def places(root: Path) -> Places:
+    return Places.of({"HOME": str(root / "home"), "BUNDLE_HOST": str(root)})
+
+
+def registry_problems(root: Path, address: str, engine: Optional[Engine] = None) -> list[Problem]:
+    job: Any = SimpleNamespace(address=Address.parse(address), data="volume")
+    host: Any = SimpleNamespace(engine=engine or Engine(), places=places(root))
+    unused: Any = None
+    return list(RegistryContainer(job, host, unused).problems())
+
+
+@pytest.mark.parametrize("ip", ["127.0.1.1", "0.0.0.0"])
+def test_a_name_that_means_this_host_alone_is_refused(ip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: ip)
+    (problem,) = registry_problems(tmp_path, "office:5000")
+    assert problem.message == f"`office` is {ip} here, which no other host and no builder reaches"
+    assert problem.hint == "give the IP address: ip -brief address"
+
+
+def test_a_number_that_means_every_address_is_refused(tmp_path: Path) -> None:
+    (problem,) = registry_problems(tmp_path, "0:5000")
+    assert "`0` is 0.0.0.0 here" in problem.message
+
+
+def test_a_name_of_etc_hosts_is_refused_and_its_address_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostbyname", lambda name: "192.0.2.7")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/hosts").write_text("127.0.0.1 localhost\n192.0.2.7 Office.corp office # the archive\n")
+    for name in ("office", "office.corp"):
+        (problem,) = registry_problems(tmp_path, f"{name}:5000")
+        assert "/etc/hosts" in problem.message
+        assert problem.hint == "give the IP address: --registry 192.0.2.7:5000"
+    # One that DNS knows is looked at further: here, this host does not have that address.
+    (problem,) = registry_problems(tmp_path, "archive:5000")
+    assert problem.message == "this host has no address 192.0.2.7"

@@ -84,7 +84,11 @@ class BuildxPlugin(Step):
         why = f"the host has {found}" if found else "the host has none"
         path = self._path
         copy = Change("copy", "file", str(self._host.places.buildx_replaced), f"what {path} was")
-        return [*([copy] if path.exists() else []), Change("install", "file", str(path), why)]
+        return [*([copy] if self._is_to_be_kept(path) else []), Change("install", "file", str(path), why)]
+
+    def _is_to_be_kept(self, path: Path) -> bool:
+        """Whether the plugin is the user's: with a copy there already, it may be ours, which did not work."""
+        return path.exists() and not self._host.places.buildx_replaced.exists()
 
     def _content(self, image: str) -> Iterator[bytes]:
         """The plugin's bytes; the image they come from is gone before the plugin is in place.
@@ -106,7 +110,7 @@ class BuildxPlugin(Step):
                 place.mkdir()
                 place.chmod(0o755)
         old = read_optional(path)
-        if old is not None:
+        if old is not None and self._is_to_be_kept(path):
             write_atomically(self._host.places.buildx_replaced, [old], 0o755)
         load(self._job, self._host, tool, self._progress)
         write_atomically(path, self._content(tool.name), 0o755)

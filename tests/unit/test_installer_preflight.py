@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
 
 import pytest
 
-from bundles.errors import Problem
+from bundles.errors import HostError, Problem
+from installer import buildx
 from installer.address import Address
 from installer.container import RegistryContainer
 from installer.engine import Container
 from installer.host import Places
+from installer.relay import Finished
 
 
 @dataclasses.dataclass
@@ -68,3 +71,37 @@ def test_a_name_of_etc_hosts_is_refused_and_its_address_is_given(
     # One that DNS knows is looked at further: here, this host does not have that address.
     (problem,) = registry_problems(tmp_path, "archive:5000")
     assert problem.message == "this host has no address 192.0.2.7"
+
+
+class CLI:
+    """A docker command whose buildx is of that version."""
+
+    is_installed = True
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Finished:
+        assert list(arguments) == ["buildx", "version"]
+        return Finished(0, f"github.com/docker/buildx v{self._version} 0123456\n", "")
+
+
+def test_the_users_plugin_is_kept_over_several_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buildx, "load", lambda *arguments: None)
+    engine: Any = SimpleNamespace(read_file=lambda image, path: iter([b"ours"]), remove_image=lambda name: None)
+    job: Any = SimpleNamespace(
+        options=SimpleNamespace(system=False), tool=lambda role: SimpleNamespace(name="buildx:1")
+    )
+    # What is installed goes on saying that it is too old: it does not work.
+    host: Any = SimpleNamespace(engine=engine, places=places(tmp_path), cli=CLI("0.10.0"))
+    unused: Any = None
+    step = buildx.BuildxPlugin(job, host, unused)
+    plugin = host.places.buildx_plugin
+    plugin.parent.mkdir(parents=True)
+    plugin.write_bytes(b"the user's")
+    assert [change.action for change in step.look()] == ["copy", "install"]
+    for _ in range(2):
+        with pytest.raises(HostError, match="does not work"):
+            step.apply(step.look())
+        assert (plugin.read_bytes(), host.places.buildx_replaced.read_bytes()) == (b"ours", b"the user's")
+    assert [change.action for change in step.look()] == ["install"]

@@ -8,12 +8,13 @@ builder whose state is another is made anew; its build cache, a volume, is kept.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
 from installer import marks
-from installer.buildkitd import config_text
+from installer.buildkitd import FIRST_LINE, config_text
 from installer.dockercli import CommandError
 from installer.files import is_writable, read_optional, write_atomically
 from installer.host import Host, read_json_file
@@ -38,14 +39,22 @@ class BuildkitdConfig(Step):
     name = "configuration"
 
     def __init__(self, job: Wanted, host: Host) -> None:
+        self._host, self._builder = host, job.builder
         self._path = host.places.buildkitd_config(job.builder)
         self._text = config_text(job.address, job.mirrors).encode()
         self._mirrors = ", ".join(job.mirrors)
 
     def problems(self) -> Sequence[Problem]:
-        if is_writable(self._path):
-            return []
-        return [Problem(str(self._path), "it cannot be written", f"sudo chown -R $USER {self._path.parent}")]
+        if not is_writable(self._path):
+            return [Problem(str(self._path), "it cannot be written", f"sudo chown -R $USER {self._path.parent}")]
+        found = read_optional(self._path)
+        foreign = found is not None and not found.startswith(FIRST_LINE.encode())
+        # With a builder of ours it is ours, whatever became of it since.
+        if foreign and builder_mark(self._host, self._builder) is None:
+            path = shlex.quote(str(self._path))
+            hint = f"mv {path} {path}.old, or choose another name with --builder"
+            return [Problem(str(self._path), "it is not one that this program wrote", hint)]
+        return []
 
     def look(self) -> Sequence[Change]:
         found = read_optional(self._path)

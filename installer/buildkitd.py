@@ -11,12 +11,15 @@ from collections.abc import Mapping
 
 from installer.address import Address
 
+FIRST_LINE = "# Written by `bundle install`."
+"""How a file of ours begins."""
+
 
 def config_text(address: Address, mirrors: Mapping[str, str]) -> str:
     """The content of buildkitd.toml for the registry at `address`; the same input gives the same text."""
     # JSON strings are TOML basic strings.
     lines = [
-        "# Written by `bundle install`. BuildKit reads it when the builder is created, so run `bundle install`",
+        f"{FIRST_LINE} BuildKit reads it when the builder is created, so run `bundle install`",
         "# again rather than editing it.",
         "",
         f"[registry.{json.dumps(str(address))}]",

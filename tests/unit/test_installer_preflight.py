@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any, Optional
 import pytest
 
 from bundles.errors import HostError, Problem
-from installer import buildx
+from installer import buildx, marks
 from installer.address import Address
+from installer.builder import BuildkitdConfig
 from installer.container import RegistryContainer
 from installer.engine import Container
 from installer.host import Places
@@ -105,3 +107,36 @@ def test_the_users_plugin_is_kept_over_several_tries(tmp_path: Path, monkeypatch
             step.apply(step.look())
         assert (plugin.read_bytes(), host.places.buildx_replaced.read_bytes()) == (b"ours", b"the user's")
     assert [change.action for change in step.look()] == ["install"]
+
+
+def config_step(root: Path) -> BuildkitdConfig:
+    job: Any = SimpleNamespace(address=Address.parse("localhost:5000"), builder="cross-builder", mirrors={})
+    host: Any = SimpleNamespace(places=places(root))
+    return BuildkitdConfig(job, host)
+
+
+def test_somebody_elses_buildkitd_toml_is_not_written_over(tmp_path: Path) -> None:
+    step = config_step(tmp_path)
+    path = places(tmp_path).buildkitd_config("cross-builder")
+    path.parent.mkdir(parents=True)
+    path.write_text("[worker.oci]\n")
+    (problem,) = step.problems()
+    assert (problem.subject, problem.message) == (str(path), "it is not one that this program wrote")
+    assert problem.hint == f"mv {path} {path}.old, or choose another name with --builder"
+    # Ours may be as old as it likes.
+    path.write_text("# Written by `bundle install`. BuildKit reads it.\n# mine\n")
+    assert step.problems() == []
+    path.unlink()
+    assert step.problems() == []
+    step.apply(step.look())
+    assert step.problems() == []
+
+
+def test_the_buildkitd_toml_of_our_builder_is_ours_whatever_became_of_it(tmp_path: Path) -> None:
+    path = places(tmp_path).buildkitd_config("cross-builder")
+    record = places(tmp_path).buildx_config / "instances" / "cross-builder"
+    record.parent.mkdir(parents=True)
+    node = {"Name": "cross-builder0", "DriverOpts": {f"env.{marks.ENVIRONMENT}": "abc"}}
+    record.write_text(json.dumps({"Name": "cross-builder", "Driver": "docker-container", "Nodes": [node]}))
+    path.write_text("[x]\n")
+    assert config_step(tmp_path).problems() == []

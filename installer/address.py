@@ -10,7 +10,9 @@ from typing import Optional
 
 from bundles.errors import UsageError
 
-_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.ASCII)
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+_PORT = re.compile("[0-9]{1,5}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Address:
             UsageError: anything else, or an address that means "every address".
         """
         host, colon, port = text.strip().lower().rpartition(":")
-        if not colon or not port.isdigit() or not 0 < int(port) < 65536:
-            raise UsageError(f"`{text}` is not a registry address: expected HOST:PORT, such as localhost:5000")
+        if not colon or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
+            raise UsageError(f"`{text[:100]}` is not a registry address: expected HOST:PORT, such as localhost:5000")
         inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         ip = _as_ip(inner)
         if (ip is None and not _HOST.fullmatch(host)) or (ip is not None and (ip.version == 6) != (inner != host)):

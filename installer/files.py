@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Optional
@@ -52,18 +54,38 @@ def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
-    except PermissionError as error:
-        raise HostError(
-            f"`{path}` cannot be written: {_reason(error)}", hint=f"sudo chown $USER {path.parent}"
-        ) from None
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise HostError(f"`{path}` cannot be written: {_reason(error)}") from None
+    except OSError as error:
+        raise _refused(path, error) from None
+
+
+def _refused(path: Path, error: OSError) -> Exception:
+    """Why `path` cannot be written, with the next step; no space stays what it is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    directory = shlex.quote(str(_nearest_directory(path)))
+    if isinstance(error, PermissionError):
+        hint = f"sudo chown $USER {directory}"
+    elif error.errno == errno.EROFS:
+        hint = f"findmnt -T {directory}; it has to be mounted for writing"
+    else:
+        hint = f"ls -ld {directory} {shlex.quote(str(path))}"
+    return HostError(f"`{path}` cannot be written: {_reason(error)}", hint=hint)
 
 
 def is_writable(path: Path) -> bool:
     """Whether `write_atomically` would be allowed to write there."""
-    directory = next(parent for parent in path.parents if parent.exists())
+    directory = _nearest_directory(path)
     return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
+
+
+def _nearest_directory(path: Path) -> Path:
+    """The nearest of the directories above `path` that can be seen to be there."""
+    for place in path.parents:
+        # Below a directory that must not be searched, asking is an error.
+        with contextlib.suppress(OSError):
+            if place.exists():
+                return place
+    return Path("/")
 
 
 def missing_directories(directory: Path) -> list[Path]:
@@ -108,14 +130,21 @@ def lock(path: Path) -> Iterator[None]:
 
     Raises:
         BundleError: another one holds it.
+        HostError: it cannot be made.
     """
-    _make_directories(path.parent)
-    with path.open("a") as stream:
-        _adopt(path, path)
+    try:
+        _make_directories(path.parent)
+        stream = path.open("a")
+    except OSError as error:
+        raise _refused(path, error) from None
+    with stream:
         try:
+            _adopt(path, path)
             os.lockf(stream.fileno(), os.F_TLOCK, 0)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             raise BundleError(
                 "another `bundle install` is running on this host", hint="wait until it has ended, then run this again"
             ) from None
+        except OSError as error:
+            raise _refused(path, error) from None
         yield

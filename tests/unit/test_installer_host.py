@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -69,6 +70,40 @@ def test_one_installation_at_a_time(tmp_path: Path) -> None:
     with files.lock(place):
         assert "BundleError: another `bundle install` is running" in other()
     assert other() == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"), [(errno.EROFS, "findmnt -T"), (errno.EACCES, "sudo chown $USER"), (errno.EIO, "ls -ld")]
+)
+def test_where_nothing_can_be_made_the_next_step_is_named(
+    number: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *arguments: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    place = tmp_path / "a state" / "lock"
+    with pytest.raises(HostError, match=os.strerror(number).lower()) as caught:
+        files.write_atomically(place, [b"x"], 0o600)
+    assert str(caught.value.hint).startswith(f"{hint} {tmp_path}")
+    with pytest.raises(HostError, match=os.strerror(number).lower()) as caught, files.lock(place):
+        pass
+    assert str(caught.value.hint).startswith(f"{hint} {tmp_path}")
+
+
+def test_a_full_disk_stays_one(tmp_path: Path) -> None:
+    def content() -> Any:
+        yield b"x"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        files.write_atomically(tmp_path / "file", content(), 0o600)
+
+
+def test_a_lock_file_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "none" / "lock")
+    with pytest.raises(HostError, match="no such file"), files.lock(tmp_path / "lock"):
+        pass
 
 
 def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:

@@ -75,7 +75,11 @@ def test_addresses(text: str, host: str, port: int, loopback: bool, ip: str) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "localhost", ":5000", "localhost:0", "localhost:99999", "a b:5000", "0.0.0.0:5000", "::1:5000", "x:y"]
+    "text",
+    [
+        *("", "localhost", ":5000", "localhost:0", "localhost:99999", "a b:5000", "0.0.0.0:5000", "::1:5000", "x:y"),
+        *("localhost:²", "localhost:" + "9" * 5000, "a..b:5000", "x" * 64 + ":5000", "a-.b:5000", "ä:5000"),
+    ],
 )
 def test_what_is_no_address_is_refused_by_name(text: str) -> None:
     with pytest.raises(UsageError, match=r"HOST:PORT|no name|every address"):

@@ -27,6 +27,7 @@ from installer.step import Change, Step
 
 _KEY = "insecure-registries"
 _RELOAD_SECONDS = 15.0
+_AS_ROOT = "run this with sudo"
 
 
 def merged(text: str, address: str) -> str:
@@ -101,7 +102,11 @@ class InsecureRegistry(Step):
             return []
 
     def _path(self) -> Path:
-        """The daemon's configuration file: where it was told to look, else the default."""
+        """The daemon's configuration file itself: where a link leads, so that the link stays one."""
+        return Path(os.path.realpath(self._configured()))
+
+    def _configured(self) -> Path:
+        """Where the daemon was told to look, else the default."""
         arguments = self._arguments(self._pid())
         for flag, following in zip(arguments, [*arguments[1:], ""]):
             name, equals, value = flag.partition("=")
@@ -110,7 +115,28 @@ class InsecureRegistry(Step):
         return self._host.places.daemon_json
 
     def _text(self) -> str:
-        return (read_optional(self._path()) or b"").decode("utf-8", errors="replace")
+        try:
+            data = read_optional(self._path())
+        except HostError as error:
+            if isinstance(error.__context__, PermissionError):
+                raise HostError(error.message, hint=_AS_ROOT) from None
+            raise
+        return (data or b"").decode("utf-8", errors="replace")
+
+    def _unreachable(self) -> Optional[Problem]:
+        """In a container only the directory of the default is the host's (see install.sh): what lies elsewhere would be
+        taken for absent, and written where nobody reads it."""
+        places, path = self._host.places, self._path()
+        if places.root == Path("/"):
+            return None
+        directory = Path(os.path.realpath(places.daemon_json.parent))
+        if directory not in path.parents:
+            hint = f'run this with a python3 of the host, or add "{_KEY}": ["{self._address}"] there by hand'
+            return Problem(str(self._configured()), f"`{path}` cannot be reached from the container", hint)
+        if not places.seen(places.daemon_json.parent).is_dir():
+            hint = f"sudo mkdir -p {shlex.quote(str(places.daemon_json.parent))}, then run this again"
+            return Problem(str(path), "its directory is missing, and cannot be made from the container", hint)
+        return None
 
     def problems(self) -> Sequence[Problem]:
         problem = self._problem()
@@ -119,15 +145,24 @@ class InsecureRegistry(Step):
     def _problem(self) -> Optional[Problem]:  # noqa: PLR0911  one return for each thing that can be wrong
         if self._job.address.is_loopback:
             return None
+        silent: Optional[HostError] = None
+        try:
+            if not self._is_needed():
+                return None
+        except HostError as error:
+            # The file may be why Docker is not running.
+            silent = error
         path, pid = self._path(), self._pid()
         subject = str(path)
+        unreachable = self._unreachable()
+        if unreachable:
+            return unreachable
         try:
             new = merged(self._text(), self._address)
         except HostError as error:
-            # Said even when Docker is not running: it may be why.
-            return Problem(subject, error.message, error.hint or f"python3 -m json.tool {path}")
-        if not self._is_needed():
-            return None
+            return Problem(subject, error.message, error.hint or f"python3 -m json.tool {shlex.quote(str(path))}")
+        if silent:
+            raise silent
         if self._host.engine.info().is_rootless:
             hint = f'add "{_KEY}": ["{self._address}"] to ~/.config/docker/daemon.json; systemctl --user reload docker'
             return Problem("rootless Docker", f"its settings must allow plain HTTP to {self._address}", hint)
@@ -138,9 +173,12 @@ class InsecureRegistry(Step):
         if not is_writable(path) or not _may_signal(pid):
             what = "cannot be written" if not is_writable(path) else "can be written, and dockerd cannot be told"
             pid_text = str(pid) if pid else f"$(cat {self._host.places.daemon_pid})"
-            copy = f"sudo cp {path} {free_name(path)} && " if path.exists() else ""
+            # What is written over has been read above, or is known to be absent.
+            file, directory = shlex.quote(str(path)), shlex.quote(str(path.parent))
+            first = f"sudo cp {file} {shlex.quote(str(free_name(path)))} && " if path.exists() else ""
+            first += "" if path.parent.exists() else f"sudo mkdir -p {directory} && "
             text = shlex.quote(json.dumps(json.loads(new)))
-            commands = f"{copy}echo {text} | sudo tee {path} && sudo kill -HUP {pid_text}"
+            commands = f"{first}echo {text} | sudo tee {file} && sudo kill -HUP {pid_text}"
             return Problem(subject, f"it must allow plain HTTP to {self._address}, and it {what}", commands)
         return None
 
@@ -221,9 +259,17 @@ class ForbidInsecureRegistry(InsecureRegistry):
 
     def problems(self) -> Sequence[Problem]:
         path, pid = self._path(), self._pid()
+        hidden = self._unreachable()
+        try:
+            self._text()
+        except HostError as error:
+            hidden = hidden or Problem(str(path), error.message, error.hint)
+        if hidden:
+            # What cannot be seen matters only as long as the daemon goes by it.
+            return [] if self._is_needed() else [hidden]
         if not self.look() or (is_writable(path) and _may_signal(pid)):
             return []
-        return [Problem(str(path), "it cannot be written, or dockerd cannot be told", "run this with sudo")]
+        return [Problem(str(path), "it cannot be written, or dockerd cannot be told", _AS_ROOT)]
 
     def look(self) -> Sequence[Change]:
         path = self._path()

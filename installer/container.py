@@ -42,6 +42,11 @@ def installed_address(container: Optional[Container]) -> Optional[Address]:
     return Address.parse(container.labels[marks.LABEL_ADDRESS])
 
 
+def _stopping(name: str) -> str:
+    """The command that stops somebody's container for good: one that is always restarted comes back with Docker."""
+    return f"docker update --restart=no {name} && docker stop {name}"
+
+
 class RegistryContainer(Step):
     """Runs the registry image under the name `registry`, restarted with Docker, its data in a volume or directory.
 
@@ -92,12 +97,13 @@ class RegistryContainer(Step):
         # Without an engine, which is a problem of its own, the port and the address can still be looked at.
         with contextlib.suppress(HostError):
             container = self._host.engine.container(marks.REGISTRY_CONTAINER)
-        if container is not None and not is_ours(container):
+        in_the_way = container is not None and not is_ours(container)
+        if container is not None and in_the_way:
             problems.append(
                 Problem(
                     f"container `{container.name}`",
                     f"it is not one that this program made ({container.state}), and the registry needs the name",
-                    f"docker rename {container.name} {container.name}-old, or remove it: docker rm -f {container.name}",
+                    f"{_stopping(container.name)} && docker rename {container.name} {container.name}-old",
                 )
             )
         data = self._job.data
@@ -109,7 +115,7 @@ class RegistryContainer(Step):
         )
         found = self._address_problems()
         if not found and not holds_port:
-            found = self._port_problems()
+            found = self._port_problems(container.name if container is not None and in_the_way else None)
         return [*problems, *found]
 
     def _address_problems(self) -> list[Problem]:
@@ -135,7 +141,8 @@ class RegistryContainer(Step):
             return [Problem(subject, message, f"give the IP address: --registry {ip}:{address.port}")]
         return []
 
-    def _port_problems(self) -> list[Problem]:
+    def _port_problems(self, known: Optional[str]) -> list[Problem]:
+        """What keeps the port; nothing when it is the container `known`, which is a problem of its own."""
         address = self._job.address
         subject = f"address {address}"
         ip = address.listen_ip()
@@ -153,8 +160,10 @@ class RegistryContainer(Step):
                     holders: tuple[str, ...] = ()
                     with contextlib.suppress(HostError):
                         holders = self._host.engine.publishers(address.port)
+                    if known in holders:
+                        return []
                     who = f"the container `{holders[0]}`" if holders else "another process"
-                    show = f"docker stop {holders[0]}" if holders else f"sudo ss -ltnp 'sport = :{address.port}'"
+                    show = _stopping(holders[0]) if holders else f"sudo ss -ltnp 'sport = :{address.port}'"
                     return [
                         Problem(
                             subject,

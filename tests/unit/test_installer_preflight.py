@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
@@ -140,3 +140,31 @@ def test_the_buildkitd_toml_of_our_builder_is_ours_whatever_became_of_it(tmp_pat
     record.write_text(json.dumps({"Name": "cross-builder", "Driver": "docker-container", "Nodes": [node]}))
     path.write_text("[x]\n")
     assert config_step(tmp_path).problems() == []
+
+
+def container(name: str, labels: Optional[dict[str, str]] = None) -> Container:
+    return Container("id", name, "sha256:0", "running", labels or {}, {}, "always")
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """A loopback address whose port somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_somebody_elses_registry_is_one_problem_and_what_is_said_can_be_typed(tmp_path: Path, taken: str) -> None:
+    engine = Engine(container("registry"), ("registry",))
+    (problem,) = registry_problems(tmp_path, taken, engine)
+    assert problem.subject == "container `registry`"
+    assert problem.hint == (
+        "docker update --restart=no registry && docker stop registry && docker rename registry registry-old"
+    )
+
+
+def test_another_container_that_has_the_port_is_stopped_for_good(tmp_path: Path, taken: str) -> None:
+    for found, count in ((None, 1), (container("registry"), 2)):
+        problems = registry_problems(tmp_path, taken, Engine(found, ("other",)))
+        assert len(problems) == count
+        assert "the container `other`" in problems[-1].message
+        assert str(problems[-1].hint).startswith("docker update --restart=no other && docker stop other; or choose")

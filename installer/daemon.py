@@ -274,7 +274,7 @@ class ForbidInsecureRegistry(InsecureRegistry):
     def look(self) -> Sequence[Change]:
         path = self._path()
         try:
-            if without(self._text(), self._address) == self._text():
+            if self._rest() == self._text():
                 return []
         except HostError:
             # What cannot be read is nothing to be mended here.
@@ -282,9 +282,31 @@ class ForbidInsecureRegistry(InsecureRegistry):
         detail = "the file goes" if self._before() is None else f"from {path}"
         return [Change("remove", "insecure registry", self._address, f"{detail}, then SIGHUP to dockerd")]
 
+    def _rest(self) -> str:
+        """What is in the file beside our entry; the empty list that an interrupted `apply` has left is no part of it.
+
+        Raises:
+            HostError: the text is not a JSON object.
+        """
+        text = self._text()
+        rest = without(text, self._address)
+        value: Any = json.loads(text) if text.strip() else None
+        if rest != text or not isinstance(value, dict) or value.get(_KEY) != [] or self._was(value):
+            return rest
+        # With an entry in it the list is taken out as for everybody.
+        return without(json.dumps({**value, _KEY: [self._address]}, indent=2, ensure_ascii=False), self._address)
+
+    def _was(self, value: Any) -> bool:
+        """Whether the file said just that before we changed it."""
+        for copy in filter(None, map(read_optional, self._copies)):
+            with contextlib.suppress(ValueError):
+                if json.loads(copy) == value:
+                    return True
+        return False
+
     def _before(self) -> Optional[bytes]:
         """What the file is to be: its old bytes where they say the same; None when there was no file."""
-        text = without(self._text(), self._address)
+        text = self._rest()
         copies = [copy for copy in map(read_optional, self._copies) if copy is not None]
         for copy in copies:
             with contextlib.suppress(ValueError):
@@ -296,7 +318,7 @@ class ForbidInsecureRegistry(InsecureRegistry):
         path, pid = self._path(), self._pid()
         mode = path.stat().st_mode & 0o777
         final = self._before()
-        value = json.loads(without(self._text(), self._address))
+        value = json.loads(self._rest())
         # dockerd keeps a setting that is not in the file any more, until it is restarted: so it is first told of none.
         told = {**value, _KEY: value.get(_KEY, [])}
         write_atomically(path, [json.dumps(told, indent=2).encode()], mode)

@@ -158,3 +158,35 @@ def test_the_commands_for_root_make_the_directory(place: Place, monkeypatch: pyt
     (problem,) = place.allow().problems()
     assert problem.hint is not None
     assert problem.hint.startswith("echo ")
+
+
+@pytest.mark.parametrize("before", [None, '{"debug":  true}'])
+def test_an_interrupted_uninstall_is_taken_up_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    """Ended while dockerd reads its settings: the file then has an empty list."""
+    if before is not None:
+        place.file.write_text(before)
+    step = place.allow()
+    step.apply(step.look())
+
+    def interrupt(_: int, __: int) -> None:
+        raise KeyboardInterrupt
+
+    copies = [place.etc / "daemon.json.before-bundle"]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "kill", interrupt)
+        # Past the questions: only telling dockerd is cut off.
+        place.forbid(*copies).apply(())
+    assert json.loads(place.file.read_text())["insecure-registries"] == []
+    again = place.forbid(*copies)
+    again.apply(again.look())
+    assert again.look() == []
+    assert (place.file.read_text() if place.file.exists() else None) == before
+
+
+def test_an_empty_list_that_was_there_before_stays(place: Place) -> None:
+    place.file.write_text('{"insecure-registries": []}')
+    copy = place.etc / "daemon.json.before-bundle"
+    copy.write_text('{"insecure-registries": []}')
+    assert place.forbid(copy).look() == []

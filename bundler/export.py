@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Optional
 
 from bundler.endpoint import Endpoint
 from bundler.plan import Plan
 from bundler.source import Source
+from bundler.workers import in_parallel
 from bundles.descriptor import Descriptor
 from bundles.errors import InterruptedByUser
 from bundles.progress import Progress, Task
@@ -27,27 +27,27 @@ def export(
         NetworkError: a layer could not be fetched, or came with wrong bytes from every place that has it. What was
             fetched stays, and the next run goes on.
         DiskFullError: the medium is full; likewise.
+
+    After any error `source` is cancelled.
     """
     with progress.task("download", plan.layer_size) as task:
         fetching = _Fetching(source, writer, task)
-        pool = ThreadPoolExecutor(workers, "fetch")
-        try:
-            fetches = [pool.submit(fetching.fetch, descriptor, repository) for descriptor, repository in plan.layers]
-            for fetch in wait(fetches, return_when=FIRST_EXCEPTION).done:
-                fetch.result()
-        finally:
-            fetching.stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+        in_parallel(lambda layer: fetching.fetch(*layer), plan.layers, workers, fetching.cancel)
     progress.message("completing the archive")
     return writer.finish()
 
 
 class _Fetching:
-    """What the workers share. Once `stop` is set they end at their next chunk."""
+    """What the workers share."""
 
     def __init__(self, source: Source, writer: ArchiveWriter, task: Task) -> None:
         self._source, self._writer, self._task = source, writer, task
-        self.stop = threading.Event()
+        self._stop = threading.Event()
+
+    def cancel(self) -> None:
+        """End the workers: at their next chunk, and at once those that wait for the network."""
+        self._stop.set()
+        self._source.cancel()
 
     def fetch(self, descriptor: Descriptor, repository: Reference) -> None:
         """Fetch one layer; an endpoint that sends wrong bytes is not asked for it again."""
@@ -75,7 +75,7 @@ class _Fetching:
         with self._source.open_blob(repository, descriptor, sink.position, avoid) as stream:
             while sink.position < descriptor.size:
                 count = stream.readinto(buffer)
-                if self.stop.is_set():
+                if self._stop.is_set():
                     raise InterruptedByUser("interrupted")
                 sink.write(buffer[:count])
                 self._task.advance(count)

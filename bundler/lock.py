@@ -259,6 +259,9 @@ class PinnedSource(Source):
     ) -> BlobStream:
         return self._source.open_blob(repository, descriptor, offset, avoid)
 
+    def cancel(self) -> None:
+        self._source.cancel()
+
 
 def _image_drift(wanted: Wanted, locked: Wanted) -> list[str]:
     name = wanted.reference.familiar

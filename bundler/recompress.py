@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Optional
 
 from bundler import zstd
 from bundler.plan import Plan, Resolved
 from bundler.saved import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
 from bundler.spool import Hashed, Local, SpooledSource
+from bundler.workers import in_parallel
 from bundles.descriptor import (
     ATTESTATION_DIGEST,
     CONFIG_TYPES,
@@ -89,11 +89,11 @@ def recompress(
         workers: layers at once.
 
     Raises:
-        NetworkError: a layer cannot be had, or its content is not what its image's config says.
+        NetworkError: a layer cannot be had, or its content is not what its image's config says. Then, as after any
+            other error, `source` is cancelled.
     """
     documents = {known.digest: (known, data) for known, data in plan.documents}
     layers = _layers(plan, documents)
-    pool = ThreadPoolExecutor(workers, "recompress")
     with progress.task("recompress", sum(layer.descriptor.size for layer in layers)) as task:
 
         def one(layer: _Layer) -> Descriptor:
@@ -101,10 +101,7 @@ def recompress(
             task.advance(layer.descriptor.size)
             return made
 
-        try:
-            made = list(pool.map(one, layers))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        made = in_parallel(one, layers, workers, source.cancel)
     smaller = {layer.descriptor.digest: new for layer, new in zip(layers, made) if new.size < layer.descriptor.size}
     resolved = [_Rewriting(image, plan, documents, smaller).resolved(source) for image in plan.images]
     result = dataclasses.replace(Plan.of(resolved), notes=plan.notes)

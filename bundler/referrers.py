@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bundler.plan import Plan, Resolved
 from bundler.source import RegistrySource
+from bundler.workers import in_parallel
 from bundles.descriptor import CONFIG_TYPES, OCI_INDEX, Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError, UsageError
@@ -48,7 +48,8 @@ def with_referrers(plan: Plan, source: RegistrySource) -> Plan:
     Merged images have digests of their own making, so that nothing can be attached to them; a note says so.
 
     Raises:
-        NetworkError: a registry did not answer whether there is something.
+        NetworkError: a registry did not answer whether there is something. Then, as after any other error, `source`
+            is cancelled.
     """
     notes = [
         f"{image.reference.familiar}: what is attached to its sources does not fit the merged image"
@@ -62,17 +63,17 @@ def with_referrers(plan: Plan, source: RegistrySource) -> Plan:
         for digest in (image.root.digest, *(content.manifest.digest for content in image.platforms))
     }
     found: dict[Reference, Resolved] = {}
-    with ThreadPoolExecutor(_WORKERS, "referrers") as pool:
-        for _ in range(_LEVELS):
-            attached = [each for group in pool.map(lambda one: _look(one, source), subjects) for each in group]
-            subjects = {
-                _Subject(each.image.reference, content.manifest.digest): None
-                for each in attached
-                for content in each.image.platforms
-            }
-            found.update((each.image.reference, each) for each in attached)
-            if not subjects:
-                break
+    for _ in range(_LEVELS):
+        groups = in_parallel(lambda one: _look(one, source), subjects, _WORKERS, source.cancel)
+        attached = [each for group in groups for each in group]
+        subjects = {
+            _Subject(each.image.reference, content.manifest.digest): None
+            for each in attached
+            for content in each.image.platforms
+        }
+        found.update((each.image.reference, each) for each in attached)
+        if not subjects:
+            break
     names = {image.reference for image in plan.images}
     return plan.and_also(
         [each for reference, each in sorted(found.items(), key=_name) if reference not in names], notes

@@ -67,6 +67,10 @@ class Source(abc.ABC):
             NetworkError: no endpoint has it.
         """
 
+    @abc.abstractmethod
+    def cancel(self) -> None:
+        """End what other threads wait for, with errors. Nothing can be had from the source afterwards."""
+
     def read_blob(self, repository: Reference, descriptor: Descriptor, limit: int) -> bytes:
         """A small blob as a whole, verified; an endpoint that sends wrong bytes is passed over.
 
@@ -158,6 +162,9 @@ class RegistrySource(Source):
         avoid: frozenset[Endpoint] = frozenset(),
     ) -> BlobStream:
         return Download(self._transport, self._mirrors, repository, descriptor, offset=offset, avoid=avoid)
+
+    def cancel(self) -> None:
+        self._transport.close()
 
     def _with_suggestions(self, reference: Reference, failure: NotFoundError) -> NotFoundError:
         """The error for a tag that is nowhere, with tags that are. Says nothing where the registry does not."""

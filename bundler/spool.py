@@ -179,6 +179,9 @@ class SpooledSource(Source):
             return self._source.open_blob(repository, descriptor, offset, avoid)
         return self.spool.open(descriptor.digest, offset)
 
+    def cancel(self) -> None:
+        self._source.cancel()
+
 
 class Hashed:
     """Pieces of bytes that know, once all of them have passed, what their digest is."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,8 @@ from typing import Any, Optional, Protocol, Union
 
 import urllib3
 from urllib3 import exceptions
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from bundles.errors import ContentError, NetworkError, ReadError, TooSlowError, UsageError
 from bundles.failures import translated
@@ -158,6 +162,56 @@ class _Upload:
         return data
 
 
+class _Sockets:
+    """The sockets in use, which other threads may be blocked on. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._shut = False
+
+    def add(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._open.add(sock)
+            if self._shut:
+                _shut(sock)
+
+    def shut(self) -> None:
+        """End every read and write, of sockets that are still to come too: they meet the end of the stream."""
+        with self._lock:
+            self._shut = True
+            for sock in list(self._open):
+                _shut(sock)
+
+    def pools(self) -> dict[str, type[HTTPConnectionPool]]:
+        """Kinds of pools, for urllib3, whose connections are noted here."""
+        add = self.add
+
+        class Http(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                add(self.sock)
+
+        class Https(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                add(self.sock)
+
+        class HttpPool(HTTPConnectionPool):
+            ConnectionCls = Http
+
+        class HttpsPool(HTTPSConnectionPool):
+            ConnectionCls = Https
+
+        return {"http": HttpPool, "https": HttpsPool}
+
+
+def _shut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed, or the other end was quicker
+        # Not SSLSocket's own: that takes the TLS state away from under the thread that reads.
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 class Connections:
     """Pools of connections. Thread-safe.
 
@@ -179,6 +233,7 @@ class Connections:
         if ca_file:
             _add_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file)
         self._proxies = Proxies()
+        self._sockets = _Sockets()
         self._lock = threading.Lock()
         self._managers: dict[tuple[Optional[Proxy], bool], urllib3.PoolManager] = {}
 
@@ -221,7 +276,8 @@ class Connections:
         return Response(raw, method, url, proxy, read)
 
     def close(self) -> None:
-        """Drop the idle connections."""
+        """Drop all connections: idle ones, and those on which other threads wait. There are no more afterwards."""
+        self._sockets.shut()
         with self._lock:
             managers = list(self._managers.values())
         for manager in managers:
@@ -250,11 +306,15 @@ class Connections:
             "ssl_context": context,
             "blocksize": BLOCK_SIZE,
         }
+        manager: urllib3.PoolManager
         if proxy is None:
-            return urllib3.PoolManager(**options)
-        login = {"proxy-authorization": proxy.authorization} if proxy.authorization else None
-        address = f"{proxy.scheme}://{proxy.host_port}"
-        return urllib3.ProxyManager(address, proxy_headers=login, proxy_ssl_context=self._verified, **options)
+            manager = urllib3.PoolManager(**options)
+        else:
+            login = {"proxy-authorization": proxy.authorization} if proxy.authorization else None
+            address = f"{proxy.scheme}://{proxy.host_port}"
+            manager = urllib3.ProxyManager(address, proxy_headers=login, proxy_ssl_context=self._verified, **options)
+        manager.pool_classes_by_scheme = self._sockets.pools()
+        return manager
 
 
 def _unverified() -> ssl.SSLContext:

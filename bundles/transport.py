@@ -204,7 +204,7 @@ class Transport:
             return host in self._reached
 
     def close(self) -> None:
-        """End the waits of other threads and drop idle connections."""
+        """End the waits and the requests of other threads, and drop all connections. There are no more requests."""
         self._closed.set()
         self._connections.close()
 
@@ -244,6 +244,8 @@ class Transport:
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: _BodySource) -> Response:
         """One request, redirects followed when it only reads. A login is not passed on to another origin."""
         for _ in range(_MAX_REDIRECTS + 1):
+            if self._closed.is_set():
+                raise InterruptedByUser("interrupted")
             response = self._connections.send(method, url, headers, body.fresh())
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS:
                 return response

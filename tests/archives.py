@@ -79,6 +79,9 @@ class ContentSource(Source):
     ) -> BlobStream:
         return ContentStream(self._content.data(descriptor)[offset:])
 
+    def cancel(self) -> None:
+        pass
+
 
 @dataclasses.dataclass(frozen=True)
 class Made:

@@ -228,6 +228,9 @@ class MemorySource(Source):
     ) -> BlobStream:
         return MemoryStream(self.data[descriptor.digest][offset:])
 
+    def cancel(self) -> None:
+        pass
+
     def put(self, media_type: str, data: bytes) -> dict[str, Any]:
         self.data[Digest.of(data)] = data
         return described(media_type, data)

@@ -140,7 +140,10 @@ mount_once() { # PATH ro|rw: the nearest directory of PATH that exists, at the s
     while [ ! -d "$place" ] && [ "$place" != / ]; do place=$(dirname -- "$place"); done
     place=$(cd "$place" && pwd -P)
     # These are the container's own.
-    case $place in / | /bin | /dev* | /etc | /lib* | /proc* | /run | /sbin | /sys* | /usr | /usr/*) return ;; esac
+    case $place in
+    / | /bin | /etc | /lib | /lib[0-9x]* | /run | /sbin | /usr) return ;;
+    /dev | /dev/* | /lib/* | /proc | /proc/* | /sys | /sys/* | /usr/*) return ;;
+    esac
     case "$mounted" in *":$place:"*) return ;; esac
     mounted="$mounted$place:"
     bind "$place" "$place" "$2"
@@ -211,7 +214,10 @@ main() {
     for place in /etc/docker /usr/local/lib/docker/cli-plugins; do
         [ ! -d "$place" ] || bind "$place" "$place" rw
     done
-    mount_once "$PWD" ro
+    case "$*" in
+    want | 'want '* | 'inspect '*--html*) mount_once "$PWD" rw ;; # these write a file there
+    *) mount_once "$PWD" ro ;;
+    esac
     number=1
     while [ -f "$(part "$number")" ]; do
         bind "$(part "$number")" "$(part "$number")" ro

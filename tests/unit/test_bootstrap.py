@@ -143,6 +143,53 @@ def test_an_image_that_is_there_already_is_neither_loaded_nor_removed(site: Site
     assert not (site.directory / "removed").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "writes"),
+    [
+        (["want"], True),
+        (["want", "-o", "here.json"], True),
+        (["inspect", "--html", "list.html"], True),
+        (["inspect", "--json"], False),
+        (["install"], False),
+    ],
+)
+def test_only_what_writes_a_file_may_write_where_it_is_called(
+    site: Site, archive: Path, arguments: list[str], writes: bool
+) -> None:
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    assert site.run(site.script(archive), archive, *arguments)[0] == 7
+    mount = f"type=bind,src={site.directory},dst={site.directory}"
+    mounts = [word for word in site.said("run").splitlines() if word.split(",readonly")[0] == mount]
+    assert mounts == [mount if writes else f"{mount},readonly"]
+
+
+@pytest.mark.parametrize(
+    ("place", "mounted"),
+    [
+        *(("/develop", True), ("/library/a", True), ("/system", True), ("/processes", True)),
+        *(("/dev", False), ("/dev/shm", False), ("/lib", False), ("/lib/a", False), ("/lib64", False)),
+        *(("/proc/1", False), ("/sys", False), ("/sys/fs", False)),
+    ],
+)
+@pytest.mark.parametrize("shell", list(SHELLS))
+def test_what_is_the_containers_own_is_not_mounted(shell: str, place: str, mounted: bool, tmp_path: Path) -> None:
+    """The function alone: a test cannot make directories at the root. What it asks of the disk is answered for it."""
+    text = (Path(__file__).parents[2] / "installer" / "install.sh").read_text()
+    function = text[text.index("mount_once() {") : text.index("bind() {")]
+    for asks, answered in (('$(cd "$place" && pwd -P)', "$place"), ('[ ! -d "$place" ]', "false")):
+        assert asks in function
+        function = function.replace(asks, answered)
+    program = f'mounted=:; bind() {{ echo "$1"; }}\n{function}'
+    done = subprocess.run(
+        [*SHELLS[shell], "-c", f"{program}\nmount_once {place} ro"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, [place] if mounted else []), done.stderr
+
+
 @pytest.mark.parametrize("size", [10 * 512, 40 * 512, 150 * 512])
 def test_parts_are_read_in_a_row(site: Site, archive: Path, size: int) -> None:
     identity, expected = python_stream(archive)

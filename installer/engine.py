@@ -315,14 +315,17 @@ class Engine:
             self._client.create_volume(name, labels=dict(labels))
 
     def has_volume(self, name: str) -> bool:
+        return self.volume_labels(name) is not None
+
+    def volume_labels(self, name: str) -> Optional[Mapping[str, str]]:
+        """The labels of a volume, None when it is not there."""
         from docker.errors import NotFound
 
         with self._translated(f"look at the volume `{name}`"):
             try:
-                self._client.inspect_volume(name)
+                return dict(self._client.inspect_volume(name).get("Labels") or {})
             except NotFound:
-                return False
-        return True
+                return None
 
     def remove_volume(self, name: str) -> None:
         from docker.errors import NotFound

@@ -1,7 +1,8 @@
 """Taking away what installing made, and nothing else: each step is the reverse of one of installing.
 
-What was made is what the receipt lists and what still bears our mark. What a step cannot prove to be ours, or what was
-changed since, it leaves, and says so.
+What was made is what the receipt lists and what still bears our mark. A receipt that was lost and written anew does not
+list what was there already: then the mark is enough, where it is of this installation. What a step cannot prove to be
+ours, or what was changed since, it leaves, and says so.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bundles.errors import HostError, Problem
 from installer import marks
 from installer.binfmt import unregister
 from installer.builder import builder_mark
-from installer.container import is_ours
+from installer.container import installed_address, installed_data, is_ours
 from installer.engine import Container
 from installer.files import write_atomically
 from installer.host import Host
@@ -37,7 +38,8 @@ class RemoveBuilder(Step):
     name = "builder"
 
     def __init__(self, installed: Installed, host: Host) -> None:
-        self._names, self._host = installed.names_made("builder"), host
+        self._made, self._host = installed.names_made("builder"), host
+        self._names = list(dict.fromkeys((*self._made, installed.wanted.builder)))
 
     def _container(self, name: str) -> Optional[Container]:
         container = self._host.engine.container(f"buildx_buildkit_{name}0")
@@ -47,7 +49,7 @@ class RemoveBuilder(Step):
         return [
             Change("remove", "builder", name, "with its build cache")
             for name in self._names
-            if builder_mark(self._host, name) or self._container(name)
+            if builder_mark(self._host, name) or (name in self._made and self._container(name))
         ]
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -63,20 +65,31 @@ class RemoveBuilder(Step):
             for kind in ("activity", "refs"):
                 _remove_tree(self._host.places.buildx_config / kind / name)
 
+    def notes(self) -> Sequence[str]:
+        left = [self._container(name) for name in self._names if name not in self._made]
+        return [
+            f"the container {container.name} stays: it is a builder's that buildx has no record of here; "
+            f"docker rm -f {container.name}; docker volume rm {container.name}_state"
+            for container in left
+            if container is not None and not builder_mark(self._host, _builder_of(container))
+        ]
+
+
+def _builder_of(container: Container) -> str:
+    return container.name[len("buildx_buildkit_") : -1]
+
 
 class RemoveEmulation(Step):
     """Takes the emulators that installing registered out of the kernel, and removes the container that does it."""
 
     name = "emulation"
 
-    def __init__(self, installed: Installed, host: Host) -> None:
-        self._made, self._host = installed.names_made("container"), host
+    def __init__(self, host: Host) -> None:
+        self._host = host
 
     def look(self) -> Sequence[Change]:
         container = self._host.engine.container(marks.EMULATION_CONTAINER)
         if container is None or container.labels.get(marks.LABEL_ROLE) != "emulation":
-            return []
-        if container.name not in self._made:
             return []
         names = container.labels.get(marks.LABEL_ARCHITECTURES, "")
         registered = [Change("unregister", "emulation", f"linux/{name}") for name in names.split(",") if name]
@@ -97,14 +110,25 @@ class RemoveRegistry(Step):
     def __init__(self, installed: Installed, host: Host, *, data: bool) -> None:
         self._host, self._with_data = host, data
         self._made = installed.names_made("container")
-        self._data = installed.wanted.data
-        self._volume_is_ours = self._data in installed.names_made("volume")
+        self._data, self._address = installed.wanted.data, installed.wanted.address
+        self._volume_is_made = self._data in installed.names_made("volume")
         self._directory_is_ours = self._data in installed.names_made("directory")
 
     def _container(self) -> Optional[Container]:
+        container = self._marked()
+        return container if container is not None and self._is_of_this_installation(container) else None
+
+    def _marked(self) -> Optional[Container]:
         container = self._host.engine.container(marks.REGISTRY_CONTAINER)
-        ours = container is not None and is_ours(container) and container.name in self._made
-        return container if ours else None
+        return container if container is not None and is_ours(container) else None
+
+    def _is_of_this_installation(self, container: Container) -> bool:
+        where = installed_address(container), installed_data(container)
+        return container.name in self._made or where == (self._address, self._data)
+
+    def _volume_is_ours(self) -> bool:
+        labels = self._host.engine.volume_labels(self._data)
+        return labels is not None and (self._volume_is_made or labels.get(marks.LABEL_ROLE) == "registry")
 
     def _directory(self) -> Optional[Path]:
         """What of a directory goes: all of it when it was made for us, else what the registry wrote there."""
@@ -128,7 +152,7 @@ class RemoveRegistry(Step):
         if is_directory(self._data):
             place = self._directory()
             return [*changes, *([Change("remove", "directory", str(place), "all images in it")] if place else [])]
-        if self._volume_is_ours and self._host.engine.has_volume(self._data):
+        if self._volume_is_ours():
             return [*changes, Change("remove", "volume", self._data, "all images in it")]
         return changes
 
@@ -142,8 +166,22 @@ class RemoveRegistry(Step):
                 _remove_tree(Path(change.name))
 
     def notes(self) -> Sequence[str]:
-        if self._with_data:
+        return [*self._container_notes(), *self._data_notes()]
+
+    def _container_notes(self) -> Sequence[str]:
+        container = self._marked()
+        if container is None or self._is_of_this_installation(container):
             return []
+        return [
+            f"the container {container.name} stays: it is of another installation, at {installed_address(container)}; "
+            f"docker rm -f {container.name}"
+        ]
+
+    def _data_notes(self) -> Sequence[str]:
+        if self._with_data:
+            if is_directory(self._data) or not self._host.engine.has_volume(self._data) or self._volume_is_ours():
+                return []
+            return [f"the volume {self._data} stays: this program did not make it; docker volume rm {self._data}"]
         if is_directory(self._data):
             there, command = self._directory() is not None, f"sudo rm -r {self._data}"
         else:

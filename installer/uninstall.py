@@ -54,7 +54,7 @@ def _steps(installed: Installed, host: Host, data: bool) -> list[Step]:
     ]
     return [
         RemoveBuilder(installed, host),
-        RemoveEmulation(installed, host),
+        RemoveEmulation(host),
         RemoveRegistry(installed, host, data=data),
         *daemon,
         RemoveImages(installed, host),

@@ -1,0 +1,132 @@
+"""Uninstalling goes by the marks too: a receipt that was lost and written anew lists nothing that was there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from bundles.platform import Platform
+from installer.address import Address
+from installer.engine import Container
+from installer.host import Host, Places
+from installer.installed import Installed
+from installer.job import Wanted
+from installer.removal import RemoveBuilder, RemoveEmulation, RemoveRegistry
+
+AMD64 = Platform("linux", "amd64")
+BUILDER = "buildx_buildkit_cross-builder0"
+
+
+class FakeEngine:
+    """Containers and volumes that only can be looked at and removed."""
+
+    def __init__(self) -> None:
+        self.containers: dict[str, Container] = {}
+        self.volumes: dict[str, Mapping[str, str]] = {}
+
+    def add(self, name: str, labels: Mapping[str, str], **environment: str) -> None:
+        self.containers[name] = Container("1", name, "sha256:1", "running", labels, environment)
+
+    def container(self, name: str) -> Optional[Container]:
+        return self.containers.get(name)
+
+    def volume_labels(self, name: str) -> Optional[Mapping[str, str]]:
+        return self.volumes.get(name)
+
+    def has_volume(self, name: str) -> bool:
+        return name in self.volumes
+
+    def remove_container(self, name: str) -> None:
+        del self.containers[name]
+
+    def remove_volume(self, name: str) -> None:
+        self.volumes.pop(name, None)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def host(engine: FakeEngine, tmp_path: Path) -> Host:
+    places = Places(tmp_path / "docker", tmp_path / "buildx", tmp_path / "state", root=tmp_path)
+    return Host(engine, None, places)  # type: ignore[arg-type]
+
+
+def installed(*made: tuple[str, str]) -> Installed:
+    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "cross-builder", AMD64, (AMD64,), {}, {})
+    return Installed({"made": [{"kind": kind, "name": name} for kind, name in made]}, wanted, (), ())
+
+
+def registry_labels(address: str = "localhost:5000") -> dict[str, str]:
+    return {
+        "offline-bundle.role": "registry",
+        "offline-bundle.address": address,
+        "offline-bundle.data": "bundle-registry",
+    }
+
+
+def test_container_and_volume_go_by_their_labels(engine: FakeEngine, host: Host) -> None:
+    engine.add("registry", registry_labels())
+    engine.volumes["bundle-registry"] = {"offline-bundle.role": "registry"}
+    step = RemoveRegistry(installed(), host, data=True)
+    changes = step.look()
+    assert [(change.kind, change.name) for change in changes] == [
+        ("container", "registry"),
+        ("volume", "bundle-registry"),
+    ]
+    step.apply(changes)
+    assert (engine.containers, engine.volumes, list(step.notes())) == ({}, {}, [])
+
+
+def test_what_is_of_another_installation_stays_and_is_named(engine: FakeEngine, host: Host) -> None:
+    engine.add("registry", registry_labels("192.168.10.10:5000"))
+    engine.volumes["bundle-registry"] = {}
+    step = RemoveRegistry(installed(), host, data=True)
+    assert step.look() == []
+    notes = list(step.notes())
+    assert [note.rpartition("; ")[2] for note in notes] == [
+        "docker rm -f registry",
+        "docker volume rm bundle-registry",
+    ]
+    assert RemoveRegistry(installed(("volume", "bundle-registry")), host, data=True).look() != []
+
+
+def test_a_registry_without_our_mark_is_not_looked_at(engine: FakeEngine, host: Host) -> None:
+    engine.add("registry", {})
+    step = RemoveRegistry(installed(("container", "registry")), host, data=True)
+    assert (list(step.look()), list(step.notes())) == ([], [])
+
+
+def test_emulation_goes_by_its_label(engine: FakeEngine, host: Host) -> None:
+    engine.add("bundle-binfmt", {"offline-bundle.role": "emulation", "offline-bundle.architectures": "arm64"})
+    assert [change.action for change in RemoveEmulation(host).look()] == ["unregister", "remove"]
+    engine.add("bundle-binfmt", {})
+    assert RemoveEmulation(host).look() == []
+
+
+def test_a_builder_goes_by_its_mark(engine: FakeEngine, host: Host) -> None:
+    engine.add(BUILDER, {}, OFFLINE_BUNDLE="1234")
+    step = RemoveBuilder(installed(), host)
+    assert step.look() == []
+    (note,) = step.notes()
+    assert note.endswith(f"docker rm -f {BUILDER}; docker volume rm {BUILDER}_state")
+    record = host.places.buildx_config / "instances" / "cross-builder"
+    record.parent.mkdir(parents=True)
+    node: dict[str, Any] = {"DriverOpts": {"env.OFFLINE_BUNDLE": "1234"}}
+    record.write_text(json.dumps({"Driver": "docker-container", "Nodes": [node]}))
+    assert [change.name for change in step.look()] == ["cross-builder"]
+    assert step.notes() == []
+    record.write_text(json.dumps({"Driver": "docker-container", "Nodes": [{}]}))
+    del engine.containers[BUILDER]
+    assert step.look() == []
+
+
+def test_a_builder_that_was_made_goes_without_a_record(engine: FakeEngine, host: Host) -> None:
+    engine.add(BUILDER, {}, OFFLINE_BUNDLE="1234")
+    assert len(RemoveBuilder(installed(("builder", "cross-builder")), host).look()) == 1

@@ -153,6 +153,8 @@ def make_smaller(
 ) -> tuple[Plan, Made]:
     """The plan, with zstd layers when the spec asks for them, and which of its layers are made here.
 
+    It also says which images are local.
+
     Raises:
         NetworkError: a layer cannot be had, or its content is not what its image says.
     """
@@ -163,6 +165,7 @@ def make_smaller(
 
         result = recompress(plan, source, Settings(spec.zstd_level or DEFAULT_LEVEL, threads), progress, workers)
         plan = dataclasses.replace(result.plan, notes=(*plan.notes, *result.notes()))
+    plan = dataclasses.replace(plan, local=frozenset(item.reference for item in spec.from_daemon))
     sizes = [layer.size for layer, _ in plan.layers if source.spool.has(layer.digest)]
     return plan, Made(len(sizes), sum(sizes), result)
 

@@ -30,7 +30,8 @@ class Resolved:
 class Plan:
     """All images and, each once and in archive order, all blobs: `documents` by digest, then `layers` by digest.
 
-    Of a delta, `required` are the layers that are left to `bases`, by digest; they are not among `layers`.
+    Of a delta, `required` are the layers that are left to `bases`, by digest; they are not among `layers`. `local`
+    are the names of images from the local Docker, which no registry is to be asked about.
     """
 
     images: tuple[Image, ...]
@@ -39,6 +40,7 @@ class Plan:
     notes: tuple[str, ...]
     bases: tuple[Base, ...] = ()
     required: tuple[Descriptor, ...] = ()
+    local: frozenset[Reference] = frozenset()
 
     @property
     def layer_size(self) -> int:

@@ -62,6 +62,7 @@ class Recompressed:
             return ["recompressing changed nothing: no layer became smaller"]
         return [
             *(f"{reference.familiar}: {old} became {new}" for reference, (old, new) in self.digests.items()),
+            "signatures of these images are of the old digests: they do not apply to the new ones",
             f"recompressing saved {human_size(self.saved)}",
             ZSTD_NOTE,
         ]

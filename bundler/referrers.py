@@ -45,7 +45,8 @@ class _Subject:
 def with_referrers(plan: Plan, source: RegistrySource) -> Plan:
     """The plan and all that is attached to its images, to their platforms, and to what is attached.
 
-    Merged images have digests of their own making, so that nothing can be attached to them; a note says so.
+    Merged images have digests of their own making, so that nothing can be attached to them; a note says so. Registries
+    are not asked about local images, whose very names may be nobody's business.
 
     Raises:
         NetworkError: a registry did not answer whether there is something. Then, as after any other error, `source`
@@ -59,7 +60,7 @@ def with_referrers(plan: Plan, source: RegistrySource) -> Plan:
     subjects = {
         _Subject(image.reference, digest): None
         for image in plan.images
-        if not image.merged
+        if not image.merged and image.reference not in plan.local
         for digest in (image.root.digest, *(content.manifest.digest for content in image.platforms))
     }
     found: dict[Reference, Resolved] = {}

@@ -293,6 +293,7 @@ def test_recompressing_makes_base_images_smaller_and_leaves_the_toolchain(tmp_pa
     assert same == plan.images[1]
     assert list(result.digests) == [base]
     assert result.digests[base] == (plan.images[0].root.digest, new.root.digest)
+    assert any("signatures" in note and "do not apply to the new ones" in note for note in result.notes())
     assert 0 < result.saved == plan.layer_size - result.plan.layer_size
     assert not new.sparse
     documents = {descriptor.digest: data for descriptor, data in result.plan.documents}

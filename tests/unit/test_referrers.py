@@ -11,10 +11,12 @@ import pytest
 
 from bundler.compose import compose
 from bundler.export import export
+from bundler.made import make_smaller
 from bundler.referrers import with_referrers
 from bundler.resolve import resolve
 from bundler.source import RegistrySource
-from bundler.spec import Definition, combine
+from bundler.spec import Definition, FromDaemon, Spec, Wanted, combine
+from bundler.spool import Spool, SpooledSource
 from bundles.descriptor import Descriptor
 from bundles.errors import NetworkError
 from bundles.platform import Platform
@@ -139,3 +141,22 @@ def test_a_registry_that_fails_is_not_taken_for_one_without(
     registry.fault("GET", f"sha256-{image.digest.hex}.sig", times=-1, status=503)
     with pytest.raises(NetworkError, match="503"):
         carried(registry, connect, tmp_path)
+
+
+def test_registries_are_not_asked_about_local_images(
+    registry: FakeRegistry, connect: Connect, image: Descriptor
+) -> None:
+    local, remote = f"{registry.host}/secret:1", f"{registry.host}/app:1"
+    registry.tag("secret", "1", registry.image(seed="local"))
+    amd64 = Platform.parse("linux/amd64")
+    wanted = tuple(Wanted(Reference.parse(name), "base", (amd64,)) for name in (local, remote))
+    spec = Spec("test", (amd64,), (amd64,), wanted, {}, False, (FromDaemon.parse(local),))
+    source = RegistrySource(connect(), {})
+    spooled = SpooledSource(source, Spool(None))
+    plan, _ = make_smaller(spec, resolve(spec, spooled), spooled, threads=1, workers=1, progress=Silent())
+    asked = len(registry.seen())
+    registry.fault("GET", "/secret/", times=-1, status=403)
+    assert with_referrers(plan, source).images == plan.images
+    paths = registry.paths()[asked:]
+    assert any("/v2/app/" in path for path in paths)
+    assert [path for path in paths if "secret" in path] == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import shlex
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +79,8 @@ class Diagnosis:
 
     @property
     def _install(self) -> str:
-        return f"python3 {self._installed.archive} install"
+        # With the address, builder, platforms and data that were chosen then.
+        return f"python3 {shlex.quote(self._installed.archive)} upgrade"
 
     def findings(self, *, thorough: bool) -> list[Finding]:
         """Everything that is wrong. With `thorough` every layer that the bundle brought is asked for too."""

@@ -328,7 +328,7 @@ def test_what_needs_the_archive_is_said(home: Air) -> None:
     finding = home.bundle("doctor", "--fix", code=4)["findings"][0]
     assert finding["check"] == "images"
     assert "localhost:5000/debian:12 is gone" in finding["message"]
-    assert finding["hint"] == "python3 /usb/old.tar install"
+    assert finding["hint"] == "python3 /usb/old.tar upgrade"
     served = {image["reference"]: image["served"] for image in home.bundle("status", code=4)["images"]}
     assert served["docker.io/library/debian:12"] is False
     home.out("sh", "-c", finding["hint"])
@@ -414,7 +414,7 @@ def test_an_interrupted_prune_is_taken_up_again(home: Air) -> None:
     assert process.returncode != 0
     home.out("docker", "stop", "registry")
     assert "registry" in home.problems()
-    assert home.bundle("prune", code=4)["error"]["problems"][0]["hint"] == "bundle doctor"
+    assert home.bundle("prune", code=4)["error"]["problems"][0]["hint"] == "python3 /usb/old.tar doctor"
     assert home.bundle("doctor", "--fix", archive="new")["left"] == []
 
 

@@ -1,0 +1,34 @@
+"""The next step that a finding names installs again what was chosen, and can be pasted into a shell."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from bundles.platform import Platform
+from bundles.progress import Silent
+from installer.address import Address
+from installer.diagnosis import Diagnosis
+from installer.host import Host, Places
+from installer.installed import Installed
+from installer.job import Wanted
+
+AMD64 = Platform("linux", "amd64")
+
+
+class EmptyEngine:
+    """An engine without a container."""
+
+    def container(self, _: str) -> None:
+        return None
+
+
+def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(tmp_path: Path) -> None:
+    archive = "/media/my stick/off'line.tar"
+    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
+    installed = Installed({"bundle": {"archive": archive}}, wanted, (), ())
+    host = Host(EmptyEngine(), None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
+    diagnosis = Diagnosis(installed, host, None, Silent())  # type: ignore[arg-type]
+    (finding,) = diagnosis._registry_container()
+    assert "its image" in finding.message
+    assert shlex.split(finding.hint) == ["python3", archive, "upgrade"]

@@ -25,6 +25,8 @@ _DIRECTIVES = frozenset({"syntax", "check", "escape"})
 _HEREDOC = re.compile(r"(\d*)<<(-?)\s*([^<]*)", re.DOTALL)
 _STAGE = re.compile(r"[a-z][a-z0-9_.-]*", re.ASCII)
 _WITH_HEREDOCS = frozenset({"RUN", "COPY", "ADD"})
+# BuildKit refuses them after ONBUILD (frontend/dockerfile/instructions/parse.go, parseOnBuild).
+_NO_TRIGGERS = frozenset({"FROM", "ONBUILD", "MAINTAINER"})
 _SCRATCH = "scratch"
 _CONTEXT_IMAGE = "docker-image://"
 
@@ -322,6 +324,8 @@ class _Build:
             self._declare(instruction)
         elif instruction.keyword == "ONBUILD":
             trigger = _instruction(instruction.rest, self._escape, instruction.line)
+            if trigger.keyword in _NO_TRIGGERS:
+                raise UsageError(f"`{trigger.keyword}` cannot be what ONBUILD triggers")
             self._triggers[-1].append(trigger)
         elif instruction.keyword == "COPY":
             for source in instruction.values("from"):

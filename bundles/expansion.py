@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from bundles.errors import UsageError
 
 _SPECIAL = frozenset("@*#?-$!0")
+# How deep substitutions may stand in one another: nobody writes five.
+_MAX_DEPTH = 100
 
 
 class Expansion:
@@ -26,7 +28,7 @@ class Expansion:
 
     def __init__(self, word: str, values: Mapping[str, str], escape: str = "\\") -> None:
         self._word, self._values, self._escape = word, values, escape
-        self._position = 0
+        self._position = self._depth = 0
         self.used: set[str] = set()
         self.unset: set[str] = set()
         self.text = self._until("")
@@ -97,6 +99,15 @@ class Expansion:
         modifier = self._next()
         if modifier == "}":
             return self._value(name)
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise UsageError(f"`{self._word[:100]}...` has more than {_MAX_DEPTH} substitutions inside one another")
+        result = self._substituted(name, modifier)
+        self._depth -= 1
+        return result
+
+    def _substituted(self, name: str, modifier: str) -> str:
+        """What `${name` stands for with this modifier and what follows."""
         if modifier == "/":
             return self._replaced(name)
         null_is_unset = modifier == ":"

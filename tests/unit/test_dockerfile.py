@@ -181,6 +181,10 @@ def test_named_contexts_stand_for_stages_and_images() -> None:
         ("FROM a\n\nRUN --mount=from=${X} y", 3, "BuildKit expands no variables in RUN --mount"),
         ("FROM a\nCOPY --from=3 / /", 2, "no stage number 3"),
         ("FROM a\nRUN <<EOF\nx", 2, "the heredoc `EOF` does not end"),
+        ("FROM a AS x\nONBUILD FROM x\nFROM x", 2, "`FROM` cannot be what ONBUILD triggers"),
+        ("FROM a\nONBUILD onbuild RUN x", 2, "`ONBUILD` cannot be what ONBUILD triggers"),
+        ("FROM a\nONBUILD MAINTAINER me", 2, "`MAINTAINER` cannot be what ONBUILD triggers"),
+        ("FROM " + "${a:-" * 2000 + "}" * 2000, 1, "more than 100 substitutions inside one another"),
         ("# escape=x\nFROM a", 1, "the escape character is `x`"),
         ("# syntax=A\nFROM a", 1, "`A`"),
     ],
@@ -215,6 +219,11 @@ def test_what_is_taken_as_empty_is_said() -> None:
 )  # fmt: skip
 def test_expansion(word: str, expected: str) -> None:
     assert Expansion(word, {"A": "1.2.3", "E": ""}).text == expected
+
+
+def test_substitutions_inside_one_another() -> None:
+    assert Expansion("${N:-" * 100 + "x" + "}" * 100, {}).text == "x"
+    assert Expansion("${N:-x}" * 200, {}).text == "x" * 200
 
 
 @given(st.text(alphabet="FROMARGUNCPYdeb12:=$<{}\\'\"#\n\t -/@`", max_size=120))

@@ -19,6 +19,7 @@ from bundles.reference import DOCKER_HUB
 MAX_TOKEN_ANSWER = 1 << 20
 # The lifetime that the token specification gives a token whose answer names none.
 _DEFAULT_LIFETIME = 60.0
+_MAX_LIFETIME = 1e9
 
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # The quote at the end is optional, and so are the quotes: both are seen in practice.
@@ -212,7 +213,8 @@ class Authenticator:
         if not isinstance(token, str) or not token or not token.isprintable() or not token.isascii():
             raise AuthenticationError(f"the token server of `{host}` sent no token", status=answer.status)
         lifetime = value.get("expires_in")
-        if not isinstance(lifetime, (int, float)) or lifetime <= 0:
+        # Not NaN either, nor what overflows in a sum.
+        if not isinstance(lifetime, (int, float)) or isinstance(lifetime, bool) or not 0 < lifetime < _MAX_LIFETIME:
             lifetime = _DEFAULT_LIFETIME
         # A tenth is kept for requests on their way. The server's `issued_at` is not used: clocks differ.
         return _Authorization("Bearer " + token, asked + 0.9 * lifetime)

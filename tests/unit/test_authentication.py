@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundles.authentication import Challenge, Credential, merge_scopes, parse_challenges
+from bundles.authentication import Authenticator, Challenge, Credential, TokenAnswer, merge_scopes, parse_challenges
 
 DOCKER_HUB = (
     'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",'
@@ -65,6 +65,20 @@ def test_a_hostile_header_is_read_quickly() -> None:
 )
 def test_scopes_are_merged(ours: str, theirs: str, merged: list[str]) -> None:
     assert merge_scopes(ours, theirs) == merged
+
+
+@pytest.mark.parametrize("lifetime", ["1" + "0" * 400, "1e999", "NaN", "-1", "0", "1e9", "true", "null", '"60"', "[]"])
+def test_a_strange_lifetime_is_the_default_one(monkeypatch: pytest.MonkeyPatch, lifetime: str) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    answer = TokenAnswer(200, f'{{"token": "abc", "expires_in": {lifetime}}}'.encode())
+    authenticator = Authenticator(lambda host: None, lambda *request: answer)
+    challenge = 'Bearer realm="https://r.example/token"'
+    assert authenticator.answer("r.example", "repository:a:pull", "https://r.example/", challenge, None) == "Bearer abc"
+    now += 53
+    assert authenticator.header("r.example", "repository:a:pull") == "Bearer abc"
+    now += 2
+    assert authenticator.header("r.example", "repository:a:pull") is None
 
 
 def test_secrets_do_not_show() -> None:

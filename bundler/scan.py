@@ -263,9 +263,20 @@ def _tool(name: str) -> list[str]:
 
 
 def _run(command: Sequence[str], directory: Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        command, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_TIMEOUT
-    )
+    """Run a tool to its end, however it ends.
+
+    Raises:
+        UsageError: it does not end.
+    """
+    try:
+        return subprocess.run(
+            command, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError(
+            f"`{' '.join(command)}` does not end within {_TIMEOUT} seconds",
+            hint="see what it does by itself, or name the Dockerfiles themselves: --dockerfile PATH",
+        ) from None
 
 
 def _ask(command: Sequence[str], file: Path, quiet: bool = False) -> dict[str, Any]:

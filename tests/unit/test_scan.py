@@ -151,6 +151,17 @@ def test_what_the_tool_says_is_passed_on(tmp_path: Path) -> None:
         look("docker-bake.hcl")
 
 
+def test_a_tool_that_does_not_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bundler.scan._TIMEOUT", 0.2)
+    program = tmp_path / "bin" / "docker"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    program.chmod(0o755)
+    Path("docker-bake.hcl").write_text("")
+    with pytest.raises(UsageError, match=r"docker buildx version` does not end within 0\.2 seconds"):
+        look("docker-bake.hcl")
+
+
 @pytest.mark.parametrize("answer", [{"target": {"x": 1}}, {"target": {"x": {"contexts": 5}}}, {"target": [1]}])
 def test_a_strange_answer_is_no_traceback(tmp_path: Path, answer: Any) -> None:
     docker(tmp_path, buildx=answer)

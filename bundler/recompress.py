@@ -123,12 +123,25 @@ def _layers(plan: Plan, documents: Mapping[Digest, tuple[Descriptor, bytes]]) ->
             if manifest.config.media_type not in CONFIG_TYPES:
                 continue
             config = parse_json(documents[manifest.config.digest][1], "the image config")
-            diff_ids = (config.get("rootfs") or {}).get("diff_ids") or []
+            diff_ids = _diff_ids(config, content.manifest.digest)
             for position, layer in enumerate(manifest.layers):
                 if layer.media_type in _OCI_NAMES and layer.digest in repositories:
                     diff_id = diff_ids[position] if position < len(diff_ids) else None
                     layers.setdefault(layer.digest, _Layer(layer, repositories[layer.digest], diff_id))
     return [layers[digest] for digest in sorted(layers)]
+
+
+def _diff_ids(config: Mapping[str, Any], manifest: Digest) -> list[str]:
+    """The digests of the layers' contents, as far as the config has them.
+
+    Raises:
+        ContentError: what stands there is something else.
+    """
+    rootfs = config.get("rootfs") or {}
+    diff_ids = rootfs.get("diff_ids") or [] if isinstance(rootfs, dict) else None
+    if not isinstance(diff_ids, list) or not all(isinstance(diff_id, str) for diff_id in diff_ids):
+        raise ContentError(f"the config of {manifest} has a `rootfs` that is none: expected an object with `diff_ids`")
+    return diff_ids
 
 
 def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Settings) -> Descriptor:

@@ -321,6 +321,26 @@ def test_a_layer_that_does_not_fit_its_config_is_not_recompressed() -> None:
         recompress(plan, SpooledSource(source, Spool(None)), FAST, Silent(), 1)
 
 
+@pytest.mark.parametrize("rootfs", ["layers", ["x"], 5, {"diff_ids": 5}, {"diff_ids": "x"}, {"diff_ids": [5]}])
+def test_a_config_with_a_strange_rootfs_is_not_recompressed(rootfs: Any) -> None:
+    source = MemorySource()
+    config = {"os": "linux", "architecture": "amd64", "rootfs": rootfs}
+    layer = source.put(f"{OCI}.layer.v1.tar+gzip", gzip.compress(raw_layer("x")))
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{OCI}.manifest.v1+json",
+        "config": source.put(f"{OCI}.config.v1+json", json.dumps(config).encode()),
+        "layers": [layer],
+    }
+    data = json.dumps(manifest).encode()
+    source.put("", data)
+    base = Reference.parse("debian:12")
+    source.names[base] = Descriptor.of(f"{OCI}.manifest.v1+json", data)
+    plan = planned(source, Wanted(base, "base", (AMD64,)))
+    with pytest.raises(ContentError, match="`rootfs` that is none"):
+        recompress(plan, SpooledSource(source, Spool(None)), FAST, Silent(), 1)
+
+
 def test_what_from_daemon_takes() -> None:
     assert FromDaemon.parse("app:1") == FromDaemon(Reference.parse("app:1"), (Reference.parse("app:1"),))
     merged = FromDaemon.parse("team/app:1=app-amd64:1,app-arm64:1")

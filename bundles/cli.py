@@ -15,6 +15,7 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -187,9 +188,8 @@ def _explained(error: BaseException) -> BundleError:
 
 
 def program_name() -> str:
-    """How a person runs this program."""
-    archive = running_archive()
-    return f"python3 {archive.name}" if archive else "bundle"
+    """How a person runs this program from the same directory."""
+    return f"python3 {shlex.quote(sys.argv[0])}" if running_archive() else "bundle"
 
 
 def _interrupt(number: int, frame: Optional[FrameType]) -> None:

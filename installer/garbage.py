@@ -26,7 +26,7 @@ from installer import marks
 from installer.container import RegistryContainer, is_ours
 from installer.content import Content, content
 from installer.host import Host
-from installer.installed import Brought, Installed
+from installer.installed import Brought, Installed, own_command
 from installer.job import is_directory
 from installer.registry import Registry
 from installer.step import Change, Step
@@ -59,7 +59,7 @@ class PruneImages(Step):
         try:
             self._registry.ping()
         except NetworkError as error:
-            return [Problem(f"registry {self._registry.host}", error.message, "bundle doctor")]
+            return [Problem(f"registry {self._registry.host}", error.message, own_command("doctor"))]
         return []
 
     def notes(self) -> Sequence[str]:
@@ -173,7 +173,9 @@ class CollectGarbage(Step):
         container = self._host.engine.container(marks.REGISTRY_CONTAINER)
         if container is not None and is_ours(container):
             return []
-        return [Problem("registry", "its container is gone, or is not the one that was installed", "bundle doctor")]
+        return [
+            Problem("registry", "its container is gone, or is not the one that was installed", own_command("doctor"))
+        ]
 
     def look(self) -> Sequence[Change]:
         removals = self._images.look()
@@ -186,7 +188,7 @@ class CollectGarbage(Step):
         engine = self._host.engine
         container = engine.container(marks.REGISTRY_CONTAINER)
         if container is None:
-            raise HostError(f"the container `{marks.REGISTRY_CONTAINER}` is gone", hint="bundle doctor")
+            raise HostError(f"the container `{marks.REGISTRY_CONTAINER}` is gone", hint=own_command("doctor"))
         _, command = engine.image_start(container.image_id)
         configurations = [word for word in command if word.endswith((".yml", ".yaml"))]
         if not configurations:

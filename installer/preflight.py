@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -17,6 +18,7 @@ from installer.container import installed_address, installed_data
 from installer.engine import OLDEST_ENGINE, Container, EngineInfo
 from installer.files import usable_size
 from installer.host import Host
+from installer.installed import own_command
 from installer.job import Job, Options, is_directory
 from installer.step import Step
 
@@ -142,8 +144,9 @@ def _engine_problems(archive: Archive, host: Host, info: EngineInfo) -> list[Pro
 
 def _platform_problems(archive: Archive, options: Options) -> list[Problem]:
     offered = archive.manifest.platforms
+    show = own_command(f"inspect {shlex.quote(str(archive.path))}")
     return [
-        Problem(f"--platform {platform}", f"the archive has {', '.join(map(str, offered))}", "bundle inspect ARCHIVE")
+        Problem(f"--platform {platform}", f"the archive has {', '.join(map(str, offered))}", show)
         for platform in options.platforms
         if platform.best_of(offered) is None
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,20 @@ from typing import Any, Optional
 
 import pytest
 
+from bundles import cli
 from bundles.errors import HostError, Problem
-from installer import buildx, marks
+from bundles.platform import Platform
+from bundles.transport import Settings, Transport
+from installer import buildx, marks, preflight
 from installer.address import Address
 from installer.builder import BuildkitdConfig
 from installer.container import RegistryContainer
 from installer.engine import Container
+from installer.garbage import PruneImages
 from installer.host import Places
+from installer.installed import Installed
+from installer.job import Options
+from installer.registry import Registry
 from installer.relay import Finished
 
 
@@ -168,3 +176,27 @@ def test_another_container_that_has_the_port_is_stopped_for_good(tmp_path: Path,
         assert len(problems) == count
         assert "the container `other`" in problems[-1].message
         assert str(problems[-1].hint).startswith("docker update --restart=no other && docker stop other; or choose")
+
+
+@pytest.mark.parametrize(
+    ("started", "program"),
+    [
+        ("/usb/offline.tar", "python3 /usb/offline.tar"),
+        ("a stick/offline.tar.002", "python3 'a stick/offline.tar.002'"),
+    ],
+)
+def test_next_steps_name_the_archive_as_it_was_called(
+    started: str, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "running_archive", lambda: Path(started))
+    monkeypatch.setattr(sys, "argv", [started, "prune"])
+    unused: Any = None
+    with Transport(Settings(insecure=frozenset({"localhost:1"}))) as transport:
+        installed = Installed({}, unused, (), ())
+        (problem,) = PruneImages(installed, Registry(transport, "localhost:1"), ()).problems()
+    assert problem.hint == f"{program} doctor"
+    manifest = SimpleNamespace(platforms=(Platform("linux", "amd64"),))
+    archive: Any = SimpleNamespace(path=Path("a b.tar"), manifest=manifest)
+    options = Options(platforms=(Platform("linux", "s390x"),))
+    (problem,) = preflight._platform_problems(archive, options)
+    assert problem.hint == f"{program} inspect 'a b.tar'"

@@ -188,7 +188,11 @@ class RegistryContainer(Step):
             place = [Change("create", "directory" if is_directory(data) else "volume", data)] if made else []
             return [*place, Change("start", "container", wanted.name, f"{wanted.image} on {where}")]
         if container.labels.get(marks.LABEL_WANTED) != wanted.labels[marks.LABEL_WANTED]:
-            return [Change("replace", "container", wanted.name, f"{wanted.image} on {where}; the data is kept")]
+            old = installed_data(container)
+            kept = "the data is kept"
+            if old is not None and old != self._job.data:
+                kept = f"what is in {old} stays there and is no longer served"
+            return [Change("replace", "container", wanted.name, f"{wanted.image} on {where}; {kept}")]
         if not container.is_running:
             return [Change("start", "container", wanted.name, f"it was {container.state}")]
         return []

@@ -200,3 +200,21 @@ def test_next_steps_name_the_archive_as_it_was_called(
     options = Options(platforms=(Platform("linux", "s390x"),))
     (problem,) = preflight._platform_problems(archive, options)
     assert problem.hint == f"{program} inspect 'a b.tar'"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("volume", "data in volume; the data is kept"),
+        ("other", "data in other; what is in volume stays there and is no longer served"),
+    ],
+)
+def test_replacing_the_registry_says_what_becomes_of_the_data(data: str, says: str, tmp_path: Path) -> None:
+    labels = {marks.LABEL_ROLE: "registry", marks.LABEL_DATA: "volume", marks.LABEL_WANTED: "what an older one wanted"}
+    tool = SimpleNamespace(name="registry:3", manifest=SimpleNamespace(digest="sha256:1"))
+    job: Any = SimpleNamespace(address=Address.parse("localhost:5000"), data=data, tool=lambda role: tool)
+    host: Any = SimpleNamespace(engine=Engine(container("registry", labels)), places=places(tmp_path))
+    unused: Any = None
+    (change,) = RegistryContainer(job, host, unused).look()
+    assert (change.action, change.name) == ("replace", "registry")
+    assert change.detail == f"registry:3 on 127.0.0.1:5000, {says}"

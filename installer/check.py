@@ -21,6 +21,7 @@ from installer.dockercli import DockerCLI
 from installer.engine import Endpoint, Engine
 from installer.host import Host, Places
 from installer.installed import Installed, own_command
+from installer.invoker import environment_of_invoker
 from installer.job import Wanted
 from installer.names import repositories
 from installer.registry import Registry
@@ -51,7 +52,8 @@ def check(
     A directory stands for the Dockerfile in it. Exit code 0 when everything is there, 5 when something is missing.
     """
     # The engine is not asked, nor is the docker command, which would take longer than all the rest.
-    installed = Installed.read(Host(Engine(Endpoint()), DockerCLI(os.environ), Places.of(os.environ)))
+    environment = environment_of_invoker(os.environ)
+    installed = Installed.read(Host(Engine(Endpoint()), DockerCLI(environment), Places.of(environment)))
     wanted = installed.wanted
     targets = Platform.parse_list(",".join(platforms)) or wanted.platforms
     settings = Settings(targets, (wanted.host_platform,), dict(map(_argument, arguments)))

@@ -19,6 +19,7 @@ from bundles.transport import Settings, Transport
 from bundles.want import Want
 from installer.address import Address
 from installer.host import Places, read_json_file
+from installer.invoker import environment_of_invoker
 from installer.job import DEFAULT_REGISTRY
 from installer.registry import Registry
 
@@ -39,7 +40,7 @@ def want(*, path: Path, registry: Optional[str], output: Output) -> None:
     offline$  bundle want -o want.json
     online$   bundle create -f bundle.toml --base want.json -o delta.tar
     """
-    receipt = read_json_file(Places.of(os.environ).receipt) or {}
+    receipt = read_json_file(Places.of(environment_of_invoker(os.environ)).receipt) or {}
     address = Address.parse(registry or _installed(receipt) or DEFAULT_REGISTRY)
     settings = Settings(insecure=frozenset({str(address)}), timeout=(5.0, 60.0), attempts=3, backoff=0.2)
     with Transport(settings) as transport:

@@ -26,10 +26,10 @@ _DRIVER_MARK = f"env.{marks.ENVIRONMENT}"
 
 @dataclasses.dataclass(frozen=True)
 class Instance:
-    """buildx's record of a builder. `mark` is ours, or None when the builder is not."""
+    """buildx's record of a builder. `mark` is ours, or None when the builder is not; `nodes` are the nodes' names."""
 
     driver: str
-    nodes: int
+    nodes: tuple[str, ...]
     mark: Optional[str]
 
 
@@ -150,7 +150,12 @@ class Builder(Step):
         if instance.mark != self.mark or (
             container is not None and container.environment.get(marks.ENVIRONMENT) != self.mark
         ):
-            return [Change("recreate", "builder", self._name, f"{detail}; the build cache is kept")]
+            detail += "; the build cache is kept"
+            if instance.nodes[1:]:
+                # Only the first one is ours.
+                added = ", ".join(instance.nodes[1:])
+                detail += f"; nodes that were added go: {added}; docker buildx create --append adds them again"
+            return [Change("recreate", "builder", self._name, detail)]
         changes = []
         if container is None or not container.is_running:
             changes.append(Change("start", "builder", self._name, detail))
@@ -207,4 +212,5 @@ def _instance_of(value: dict[str, Any]) -> Instance:
     nodes = value.get("Nodes") or []
     options = [(node or {}).get("DriverOpts") or {} for node in nodes]
     mark = options[0].get(_DRIVER_MARK) if options else None
-    return Instance(str(value.get("Driver", "")), len(nodes), str(mark) if mark else None)
+    names = tuple(str((node or {}).get("Name", "")) for node in nodes)
+    return Instance(str(value.get("Driver", "")), names, str(mark) if mark else None)

@@ -19,7 +19,7 @@ from bundles.platform import Platform
 from bundles.transport import Settings, Transport
 from installer import buildx, marks, preflight
 from installer.address import Address
-from installer.builder import BuildkitdConfig
+from installer.builder import Builder, BuildkitdConfig
 from installer.container import RegistryContainer
 from installer.engine import Container
 from installer.garbage import PruneImages
@@ -218,3 +218,28 @@ def test_replacing_the_registry_says_what_becomes_of_the_data(data: str, says: s
     (change,) = RegistryContainer(job, host, unused).look()
     assert (change.action, change.name) == ("replace", "registry")
     assert change.detail == f"registry:3 on 127.0.0.1:5000, {says}"
+
+
+def test_nodes_that_a_user_added_to_the_builder_do_not_go_without_a_word(tmp_path: Path) -> None:
+    record = places(tmp_path).buildx_config / "instances" / "cross-builder"
+    record.parent.mkdir(parents=True)
+    tool = SimpleNamespace(name="buildkit:1", manifest=SimpleNamespace(digest="sha256:1"))
+    job: Any = SimpleNamespace(
+        address=Address.parse("localhost:5000"),
+        builder="cross-builder",
+        mirrors={},
+        platforms=("linux/arm64",),
+        tool=lambda role: tool,
+    )
+    host: Any = SimpleNamespace(engine=Engine(), places=places(tmp_path))
+    details = []
+    for names in (("cross-builder0",), ("cross-builder0", "fast", "far")):
+        nodes: list[dict[str, Any]] = [{"Name": name, "DriverOpts": {}} for name in names]
+        nodes[0]["DriverOpts"] = {f"env.{marks.ENVIRONMENT}": "what an older one wanted"}
+        record.write_text(json.dumps({"Name": "cross-builder", "Driver": "docker-container", "Nodes": nodes}))
+        (change,) = Builder(job, host).look()
+        assert (change.action, change.name) == ("recreate", "cross-builder")
+        details.append(change.detail)
+    kept = "buildkit:1 for linux/arm64; the build cache is kept"
+    assert details[0] == kept
+    assert details[1].startswith(f"{kept}; nodes that were added go: fast, far; ")

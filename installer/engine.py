@@ -268,6 +268,13 @@ class Engine:
             restart=((value.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or "no",
         )
 
+    def container_names(self, prefix: str) -> tuple[str, ...]:
+        """The names that start so, of containers running or not."""
+        with self._translated("list the containers"):
+            found = self._client.containers(all=True)
+        names = (name.lstrip("/") for entry in found for name in entry.get("Names") or ())
+        return tuple(sorted(name for name in names if name.startswith(prefix)))
+
     def set_restart_policy(self, name: str, policy: str) -> None:
         with self._translated(f"change the container `{name}`"):
             self._client.update_container(name, restart_policy={"Name": policy})
@@ -326,6 +333,12 @@ class Engine:
                 return dict(self._client.inspect_volume(name).get("Labels") or {})
             except NotFound:
                 return None
+
+    def volumes_labelled(self, label: str, value: str) -> tuple[str, ...]:
+        """The names of the volumes that bear a label with that value."""
+        with self._translated("list the volumes"):
+            found = self._client.volumes(filters={"label": f"{label}={value}"}).get("Volumes") or ()
+        return tuple(sorted(str(entry["Name"]) for entry in found))
 
     def remove_volume(self, name: str) -> None:
         from docker.errors import NotFound

@@ -29,6 +29,8 @@ from installer.step import Change, Step
 
 # What buildx keeps beside its builders, for itself.
 _BUILDX_OWN = (".lock", ".buildNodeID", "current", "instances", "activity", "defaults", "refs", "history")
+# How buildx names the container of a builder's node, before the builder's name and the node's number.
+_BUILDER_PREFIX = "buildx_buildkit_"
 _DOCKER_OWN = (".token_seed", ".token_seed.lock")
 
 
@@ -42,7 +44,7 @@ class RemoveBuilder(Step):
         self._names = list(dict.fromkeys((*self._made, installed.wanted.builder)))
 
     def _container(self, name: str) -> Optional[Container]:
-        container = self._host.engine.container(f"buildx_buildkit_{name}0")
+        container = self._host.engine.container(f"{_BUILDER_PREFIX}{name}0")
         return container if container is not None and marks.ENVIRONMENT in container.environment else None
 
     def look(self) -> Sequence[Change]:
@@ -66,17 +68,15 @@ class RemoveBuilder(Step):
                 _remove_tree(self._host.places.buildx_config / kind / name)
 
     def notes(self) -> Sequence[str]:
-        left = [self._container(name) for name in self._names if name not in self._made]
+        going = {change.name for change in self.look()}
+        names = [name[len(_BUILDER_PREFIX) : -1] for name in self._host.engine.container_names(_BUILDER_PREFIX)]
+        left = [self._container(name) for name in names if name not in going]
         return [
-            f"the container {container.name} stays: it is a builder's that buildx has no record of here; "
-            f"docker rm -f {container.name}; docker volume rm {container.name}_state"
+            f"the container {container.name} stays: it is the builder of another user, or of an installation whose "
+            f"receipt is lost; docker rm -f {container.name}; docker volume rm {container.name}_state"
             for container in left
-            if container is not None and not builder_mark(self._host, _builder_of(container))
+            if container is not None
         ]
-
-
-def _builder_of(container: Container) -> str:
-    return container.name[len("buildx_buildkit_") : -1]
 
 
 class RemoveEmulation(Step):
@@ -127,6 +127,10 @@ class RemoveRegistry(Step):
         return container.name in self._made or where == (self._address, self._data)
 
     def _volume_is_ours(self) -> bool:
+        container = self._marked()
+        if container is not None and self._container() is None and installed_data(container) == self._data:
+            # It is in use, and goes on to be.
+            return False
         labels = self._host.engine.volume_labels(self._data)
         return labels is not None and (self._volume_is_made or labels.get(marks.LABEL_ROLE) == "registry")
 
@@ -166,7 +170,14 @@ class RemoveRegistry(Step):
                 _remove_tree(Path(change.name))
 
     def notes(self) -> Sequence[str]:
-        return [*self._container_notes(), *self._data_notes()]
+        return [*self._container_notes(), *self._data_notes(), *self._volume_notes()]
+
+    def _volume_notes(self) -> Sequence[str]:
+        return [
+            f"the volume {name} stays: it holds the images of another installation; docker volume rm {name}"
+            for name in self._host.engine.volumes_labelled(marks.LABEL_ROLE, "registry")
+            if name != self._data
+        ]
 
     def _container_notes(self) -> Sequence[str]:
         container = self._marked()
@@ -181,7 +192,10 @@ class RemoveRegistry(Step):
         if self._with_data:
             if is_directory(self._data) or not self._host.engine.has_volume(self._data) or self._volume_is_ours():
                 return []
-            return [f"the volume {self._data} stays: this program did not make it; docker volume rm {self._data}"]
+            return [
+                f"the volume {self._data} stays: it is in use, or this program did not make it; "
+                f"docker volume rm {self._data}"
+            ]
         if is_directory(self._data):
             there, command = self._directory() is not None, f"sudo rm -r {self._data}"
         else:

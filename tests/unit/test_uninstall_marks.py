@@ -40,6 +40,12 @@ class FakeEngine:
     def has_volume(self, name: str) -> bool:
         return name in self.volumes
 
+    def volumes_labelled(self, label: str, value: str) -> tuple[str, ...]:
+        return tuple(name for name, labels in self.volumes.items() if labels.get(label) == value)
+
+    def container_names(self, prefix: str) -> tuple[str, ...]:
+        return tuple(name for name in self.containers if name.startswith(prefix))
+
     def remove_container(self, name: str) -> None:
         del self.containers[name]
 
@@ -94,7 +100,11 @@ def test_what_is_of_another_installation_stays_and_is_named(engine: FakeEngine, 
         "docker rm -f registry",
         "docker volume rm bundle-registry",
     ]
-    assert RemoveRegistry(installed(("volume", "bundle-registry")), host, data=True).look() != []
+    # Docker would refuse, half-way, to remove a volume that is in use.
+    step = RemoveRegistry(installed(("volume", "bundle-registry")), host, data=True)
+    assert step.look() == []
+    del engine.containers["registry"]
+    assert [change.kind for change in step.look()] == ["volume"]
 
 
 def test_a_registry_without_our_mark_is_not_looked_at(engine: FakeEngine, host: Host) -> None:
@@ -130,3 +140,15 @@ def test_a_builder_goes_by_its_mark(engine: FakeEngine, host: Host) -> None:
 def test_a_builder_that_was_made_goes_without_a_record(engine: FakeEngine, host: Host) -> None:
     engine.add(BUILDER, {}, OFFLINE_BUNDLE="1234")
     assert len(RemoveBuilder(installed(("builder", "cross-builder")), host).look()) == 1
+
+
+def test_marked_ones_under_other_names_are_named(engine: FakeEngine, host: Host) -> None:
+    engine.add("buildx_buildkit_older0", {}, OFFLINE_BUNDLE="1234")
+    engine.add("buildx_buildkit_theirs0", {})
+    engine.volumes["older"] = {"offline-bundle.role": "registry"}
+    engine.volumes["theirs"] = {}
+    notes = [*RemoveBuilder(installed(), host).notes(), *RemoveRegistry(installed(), host, data=True).notes()]
+    assert [note.rpartition("; ")[2] for note in notes] == [
+        "docker volume rm buildx_buildkit_older0_state",
+        "docker volume rm older",
+    ]

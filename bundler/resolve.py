@@ -23,6 +23,7 @@ from bundles.errors import (
     UsageError,
 )
 from bundles.image import MAX_CONFIG_SIZE, config_platform, parse_index, parse_manifest
+from bundles.interruption import held
 from bundles.manifest import Image, PlatformContent
 from bundles.platform import Platform
 from bundles.progress import human_size
@@ -54,7 +55,9 @@ def resolve(spec: Spec, source: Source) -> Plan:
 
     pool = ThreadPoolExecutor(_WORKERS, "resolve")
     try:
-        results: list[Union[Resolved, BundleError, None]] = list(pool.map(attempt, spec.images))
+        with held():
+            attempts = pool.map(attempt, spec.images)
+        results: list[Union[Resolved, BundleError, None]] = list(attempts)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     notes: list[str] = []

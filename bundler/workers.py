@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Callable, TypeVar
 
+from bundles.interruption import held
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -20,7 +22,8 @@ def in_parallel(
     """
     with ThreadPoolExecutor(workers, "worker") as pool:
         try:
-            futures = [pool.submit(work, item) for item in items]
+            with held():
+                futures = [pool.submit(work, item) for item in items]
             done = wait(futures, return_when=FIRST_EXCEPTION).done
             return [future.result() for future in futures if future in done]
         except BaseException:

@@ -28,6 +28,7 @@ from bundles.errors import (
     UsageError,
 )
 from bundles.image import MAX_CONFIG_SIZE, parse_manifest, walk
+from bundles.interruption import held
 from bundles.layout import (
     BLOCK,
     CHECKSUM_NAME,
@@ -331,7 +332,9 @@ class Archive:
             # The largest first, so that no core is left alone with one at the end.
             blobs = sorted(self.manifest.blobs, key=lambda blob: -blob.size)
             try:
-                for found in pool.map(lambda blob: self._check_blob(blob, task, stop), blobs):
+                with held():
+                    checks = pool.map(lambda blob: self._check_blob(blob, task, stop), blobs)
+                for found in checks:
                     problems += found
             finally:
                 # When all is well there is nothing left to stop; when not, nobody waits for a large blob.

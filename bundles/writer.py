@@ -19,6 +19,7 @@ from bundles.digest import Digest
 from bundles.errors import ArchiveError, DiskFullError, UsageError
 from bundles.filesystem import largest_file, sync_directory, write_synced
 from bundles.frontier import FrontierHasher
+from bundles.interruption import held
 from bundles.journal import Journal
 from bundles.layout import (
     CHECKSUM_NAME,
@@ -202,8 +203,9 @@ class ArchiveWriter:
             self.files.close()
             self.journal.close()
             raise
-        self._hasher.start()
-        self._syncer.start()
+        with held():
+            self._hasher.start()
+            self._syncer.start()
 
     def _give_up(self) -> None:
         """Leave no journal behind that says nothing."""

@@ -13,6 +13,7 @@ from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import InterruptedByUser, NetworkError, Problem, UnreachableError
 from bundles.image import parse_index
+from bundles.interruption import held
 from bundles.progress import Progress, Task
 from bundles.reader import Archive, BlobReader
 from installer.rebuild import rebuilt
@@ -313,7 +314,8 @@ class Push(Step):
     def _in_parallel(self, work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
         """The results of `work` for each item, in order. The first failure, or an interruption, ends all workers."""
         with ThreadPoolExecutor(_WORKERS) as pool:
-            futures = [pool.submit(work, item) for item in items]
+            with held():
+                futures = [pool.submit(work, item) for item in items]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 if any(future.done() and future.exception() for future in futures):

@@ -149,6 +149,11 @@ class InsecureRegistry(Step):
         try:
             if not self._is_needed():
                 return None
+            if self._host.engine.info().is_rootless:
+                hint = (
+                    f'add "{_KEY}": ["{self._address}"] to ~/.config/docker/daemon.json; systemctl --user reload docker'
+                )
+                return Problem("rootless Docker", f"its settings must allow plain HTTP to {self._address}", hint)
         except HostError as error:
             # The file may be why Docker is not running.
             silent = error
@@ -163,9 +168,6 @@ class InsecureRegistry(Step):
             return Problem(subject, error.message, error.hint or f"python3 -m json.tool {shlex.quote(str(path))}")
         if silent:
             raise silent
-        if self._host.engine.info().is_rootless:
-            hint = f'add "{_KEY}": ["{self._address}"] to ~/.config/docker/daemon.json; systemctl --user reload docker'
-            return Problem("rootless Docker", f"its settings must allow plain HTTP to {self._address}", hint)
         if any(argument.partition("=")[0] == "--insecure-registry" for argument in self._arguments(pid)):
             # The same setting as a flag and in the file: the daemon refuses to reload, and to start the next time.
             hint = f"add --insecure-registry={self._address} to the flags of dockerd and restart it when that suits"

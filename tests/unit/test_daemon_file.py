@@ -29,11 +29,12 @@ class FakeEngine:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.allowed: tuple[str, ...] | None = None
+        self.security: tuple[str, ...] = ()
 
     def info(self) -> EngineInfo:
         value = json.loads(self.file.read_text()) if self.file.exists() else {}
         allowed = tuple(value.get("insecure-registries", ())) if self.allowed is None else self.allowed
-        return EngineInfo("28.5.2", AMD64, "/var/lib/docker", (), allowed)
+        return EngineInfo("28.5.2", AMD64, "/var/lib/docker", self.security, allowed)
 
 
 class Place:
@@ -190,3 +191,12 @@ def test_an_empty_list_that_was_there_before_stays(place: Place) -> None:
     copy = place.etc / "daemon.json.before-bundle"
     copy.write_text('{"insecure-registries": []}')
     assert place.forbid(copy).look() == []
+
+
+def test_rootless_docker_reads_another_file(place: Place, tmp_path: Path) -> None:
+    place.engine.security = ("name=rootless",)
+    place.file.write_text("{")
+    place.engine.allowed = ()
+    for root in (Path("/"), tmp_path / "host"):
+        (problem,) = place.allow(root=root).problems()
+        assert problem.subject == "rootless Docker"

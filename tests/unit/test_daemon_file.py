@@ -32,8 +32,10 @@ class FakeEngine:
         self.security: tuple[str, ...] = ()
 
     def info(self) -> EngineInfo:
-        value = json.loads(self.file.read_text()) if self.file.exists() else {}
-        allowed = tuple(value.get("insecure-registries", ())) if self.allowed is None else self.allowed
+        allowed = self.allowed
+        if allowed is None:
+            value = json.loads(self.file.read_text()) if self.file.exists() else {}
+            allowed = tuple(value.get("insecure-registries", ()))
         return EngineInfo("28.5.2", AMD64, "/var/lib/docker", self.security, allowed)
 
 

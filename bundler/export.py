@@ -10,7 +10,7 @@ from bundler.plan import Plan
 from bundler.source import Source
 from bundler.workers import in_parallel
 from bundles.descriptor import Descriptor
-from bundles.errors import InterruptedByUser
+from bundles.errors import ContentError, InterruptedByUser
 from bundles.progress import Progress, Task
 from bundles.reference import Reference
 from bundles.writer import CHUNK, ArchiveWriter, BlobSink, Written
@@ -50,7 +50,11 @@ class _Fetching:
         self._source.cancel()
 
     def fetch(self, descriptor: Descriptor, repository: Reference) -> None:
-        """Fetch one layer; an endpoint that sends wrong bytes is not asked for it again."""
+        """Fetch one layer; an endpoint that sends wrong bytes is not asked for it again.
+
+        Raises:
+            ContentError: there is nobody else to ask.
+        """
         sink = self._writer.sink(descriptor)
         self._task.advance(sink.position)
         # What an earlier run left may itself be what is wrong: then the endpoint gets another chance.
@@ -61,7 +65,9 @@ class _Fetching:
             if sink.finish():
                 return
             self._task.advance(-descriptor.size)
-            if endpoint is not None and not resumed:
+            if not resumed:
+                if endpoint is None or endpoint in avoid:
+                    raise ContentError(f"{_what(descriptor, repository)} has other bytes than its digest says")
                 avoid |= {endpoint}
             resumed = False
 
@@ -77,6 +83,13 @@ class _Fetching:
                 count = stream.readinto(buffer)
                 if self._stop.is_set():
                     raise InterruptedByUser("interrupted")
+                if not count:
+                    what = _what(descriptor, repository)
+                    raise ContentError(f"{what} ends at byte {sink.position}: expected {descriptor.size} bytes")
                 sink.write(buffer[:count])
                 self._task.advance(count)
             return stream.endpoint
+
+
+def _what(descriptor: Descriptor, repository: Reference) -> str:
+    return f"the blob {descriptor.digest} of `{repository.familiar}`"

@@ -1,0 +1,95 @@
+"""A source that breaks its contract ends `create` with an error, and never keeps it busy for ever."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from bundler.compose import compose
+from bundler.download import BlobStream
+from bundler.endpoint import Endpoint
+from bundler.export import export
+from bundler.source import Source
+from bundler.spec import Spec
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import ContentError
+from bundles.progress import Silent
+from bundles.reference import Reference
+from bundles.writer import ArchiveWriter
+from tests.archives import AMD64, PROGRAM, image, made
+
+# Many more reads than the layers of these archives need: who comes so far goes on for ever.
+ENOUGH = 1000
+
+
+class Broken(Source):
+    """Blobs of zeros, `missing` bytes short, from `endpoint`, whomever it is told to avoid."""
+
+    def __init__(self, endpoint: Optional[Endpoint], missing: int) -> None:
+        self.sender, self.missing, self.reads = endpoint, missing, 0
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        raise NotImplementedError
+
+    def open_blob(
+        self,
+        repository: Reference,
+        descriptor: Descriptor,
+        offset: int = 0,
+        avoid: frozenset[Endpoint] = frozenset(),
+    ) -> BlobStream:
+        return _Zeros(self, descriptor.size - self.missing - offset)
+
+    def cancel(self) -> None:
+        pass
+
+
+class _Zeros(BlobStream):
+    def __init__(self, source: Broken, left: int) -> None:
+        self._source, self._left = source, left
+
+    @property
+    def endpoint(self) -> Optional[Endpoint]:
+        return self._source.sender
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        self._source.reads += 1
+        assert self._source.reads < ENOUGH
+        count = min(len(buffer), self._left)
+        buffer[:count] = bytes(count)
+        self._left -= count
+        return count
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "missing", "words"),
+    [
+        (None, 1, "ends at byte"),
+        (Endpoint("r.example"), 1, "ends at byte"),
+        (None, 0, "has other bytes than its digest says"),
+        (Endpoint("r.example"), 0, "has other bytes than its digest says"),
+    ],
+)
+def test_a_source_that_gives_something_else(
+    tmp_path: Path, endpoint: Optional[Endpoint], missing: int, words: str
+) -> None:
+    contents = made(image("debian:12", platforms=(AMD64,)))
+    writer = ArchiveWriter(tmp_path / "offline.tar", contents.contents())
+    with pytest.raises(ContentError, match=f"of `debian:12` {words}"), writer:
+        export(contents.plan, Broken(endpoint, missing), writer, Silent(), 1)
+
+
+def test_a_layer_without_bytes_whose_digest_is_not_that_of_nothing(tmp_path: Path) -> None:
+    reference = Reference.parse("debian:12")
+    empty = Descriptor("text/plain", Digest("sha256:" + "0" * 64), 0)
+    plan = dataclasses.replace(made(image("debian:12")).plan, layers=((empty, reference),))
+    contents = compose(Spec("test", (AMD64,), (AMD64,), (), {}, False), plan, PROGRAM)
+    with pytest.raises(ContentError, match="has other bytes"), ArchiveWriter(tmp_path / "x.tar", contents) as writer:
+        export(plan, Broken(None, 0), writer, Silent(), 1)

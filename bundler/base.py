@@ -1,7 +1,8 @@
 """Deltas: what the air-gapped host has already need not be carried again.
 
 What it has is known from an earlier bundle (the archive, or its bundle.json), or from want.json, which `bundle want`
-writes there. Manifests and configs are small and always in the archive; only layers are left out.
+writes there. Manifests and configs, those of artifacts too, are small and always in the archive; only layers are left
+out.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def subtract(plan: Plan, bases: Sequence[Known], *, with_python: bool = False) -
             layers = {layer.digest for layer in parse_manifest(documents[content.manifest.digest]).layers}
             if (image.role == "python" and with_python) or content.manifest.digest not in known or not layers <= known:
                 whole |= layers
-    left = [descriptor for descriptor, _ in plan.layers if descriptor.digest in known - whole]
+    # Those of artifacts are fetched with the layers, because of their media types.
+    configs = {parse_manifest(data).config.digest for descriptor, data in plan.documents if descriptor.is_manifest}
+    left = [descriptor for descriptor, _ in plan.layers if descriptor.digest in known - whole - configs]
     digests = {descriptor.digest for descriptor in left}
     return dataclasses.replace(
         plan,

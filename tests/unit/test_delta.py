@@ -11,19 +11,24 @@ from typing import Any
 import pytest
 
 from bundler.base import Known, read_base, subtract
+from bundler.resolve import resolve
+from bundler.spec import Spec, Wanted
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, DamagedArchiveError, NetworkError, UsageError
+from bundles.manifest import Base
 from bundles.platform import Platform
 from bundles.progress import Silent
 from bundles.reader import Archive
+from bundles.reference import Reference
 from bundles.transport import Transport
 from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry
 from installer.selection import select
 from installer.want import holdings, pinned
-from tests.archives import AMD64, Made, image, made
+from tests.archives import AMD64, ContentSource, Made, image, made
 from tests.fake_registry import FakeRegistry
+from tests.images import Content
 from tests.unit.test_cli import bundle
 
 Connect = Callable[..., Transport]
@@ -165,6 +170,19 @@ def test_bundle_json_is_as_good_a_base_as_its_archive(chain: tuple[Path, Path, P
     with Archive(full) as archive:
         (tmp_path / "old.json").write_bytes(archive.manifest.to_bytes())
     assert read_base(tmp_path / "old.json") == read_base(full)
+
+
+def test_the_config_of_an_artifact_is_always_inside() -> None:
+    content = Content()
+    config = content.add("application/vnd.cncf.helm.config.v1+json", b"{}")
+    chart = content.add("application/vnd.cncf.helm.chart.content.v1.tar+gzip", b"chart")
+    source = ContentSource(content, {"chart:1": content.manifest(config, [chart])})
+    wanted = (Wanted(Reference.parse("chart:1"), "base", (AMD64,)),)
+    plan = resolve(Spec("test", (AMD64,), (AMD64,), wanted, {}, False), source)
+    base = Known(Base("base", Digest.of(b"base")), frozenset({config.digest, chart.digest}))
+    less = subtract(plan, [base])
+    assert [layer.digest for layer in less.required] == [chart.digest]
+    assert [layer.digest for layer, _ in less.layers] == [config.digest]
 
 
 def test_two_bases_know_more_than_one(chain: tuple[Path, Path, Path], tmp_path: Path) -> None:

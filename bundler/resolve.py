@@ -32,6 +32,8 @@ from bundles.reference import Reference
 # Resolving waits for round trips, not for bytes.
 _WORKERS = 16
 MAX_OPTIONAL_SIZE = 60_000_000
+# Indexes inside one another: images have one level, or two.
+_MAX_DEPTH = 16
 
 
 def resolve(spec: Spec, source: Source) -> Plan:
@@ -114,6 +116,7 @@ class _Resolution:
         self._documents: dict[Descriptor, bytes] = {}
         self._layers: dict[Descriptor, Reference] = {}
         self._notes: list[str] = []
+        self._opened: set[Digest] = set()
 
     def resolve(self) -> Resolved:
         wanted = self._wanted
@@ -172,6 +175,7 @@ class _Resolution:
             return [content], False
         offered: dict[Platform, Descriptor] = {}
         attestations: list[Descriptor] = []
+        self._opened = {root.digest}
         left_out = self._survey(reference, data, offered, attestations)
         chosen = _match(platforms, list(offered))
         self._notes += [
@@ -197,16 +201,27 @@ class _Resolution:
         data: bytes,
         offered: dict[Platform, Descriptor],
         attestations: list[Descriptor],
+        depth: int = 0,
     ) -> bool:
-        """Collect the leaves of an index and of the indexes inside it; True when some leaf can never be chosen."""
+        """Collect the leaves of an index and of the indexes inside it; True when some leaf can never be chosen.
+
+        Each index is opened once, however often it is listed.
+
+        Raises:
+            UsageError: they are nested too deeply.
+        """
+        if depth > _MAX_DEPTH:
+            raise UsageError(f"the index has more than {_MAX_DEPTH} levels of indexes inside")
         left_out = False
         for child in parse_index(data):
             if child.is_attestation:
                 attestations.append(child)
             elif child.is_index:
-                nested, raw = self._source.manifest(_at(reference, child))
-                self._documents[nested] = raw
-                left_out |= self._survey(reference, raw, offered, attestations)
+                if child.digest not in self._opened:
+                    self._opened.add(child.digest)
+                    nested, raw = self._source.manifest(_at(reference, child))
+                    self._documents[nested] = raw
+                    left_out |= self._survey(reference, raw, offered, attestations, depth + 1)
             elif child.is_manifest:
                 platform = child.platform or self._config_platform(reference, child)
                 left_out |= platform is None or platform in offered
@@ -218,16 +233,18 @@ class _Resolution:
 
     def _drop_empty_indexes(self, root: Descriptor, taken: set[Digest]) -> None:
         """Forget nested indexes of which nothing was taken."""
-        for descriptor, data in list(self._documents.items()):
-            if descriptor.is_index and descriptor != root and not self._reaches(data, taken):
+        nested = {
+            descriptor: {child.digest for child in parse_index(data)}
+            for descriptor, data in self._documents.items()
+            if descriptor.is_index and descriptor != root
+        }
+        leading = set(taken)
+        # Each round goes one level up.
+        while found := {each.digest for each, below in nested.items() if below & leading} - leading:
+            leading |= found
+        for descriptor in nested:
+            if descriptor.digest not in leading:
                 del self._documents[descriptor]
-
-    def _reaches(self, data: bytes, taken: set[Digest]) -> bool:
-        known = {descriptor.digest: raw for descriptor, raw in self._documents.items() if descriptor.is_index}
-        return any(
-            child.digest in taken or (child.digest in known and self._reaches(known[child.digest], taken))
-            for child in parse_index(data)
-        )
 
     def _config_platform(self, reference: Reference, child: Descriptor) -> Optional[Platform]:
         """The platform of a manifest whose index entry names none."""

@@ -95,6 +95,42 @@ def test_nested_indexes(registry: FakeRegistry, look: Callable[..., Plan]) -> No
     assert plan.images[0].sparse
 
 
+def nested(registry: FakeRegistry, levels: int, times: int = 1) -> list[Descriptor]:
+    """Tag nested:1: an index in an index, each listed so many times in the next. Gives all, the innermost first."""
+    image = registry.link("library/nested", registry.image("linux/amd64"))
+    indexes = [registry.index(image)]
+    for _ in range(levels):
+        indexes.append(registry.index(*[indexes[-1]] * times))
+    for index in indexes:
+        registry.link("library/nested", index, children=False)
+    registry.repository("library/nested").tags["1"] = indexes[-1].digest
+    return indexes
+
+
+def test_an_index_that_is_listed_again_and_again_is_opened_once(
+    registry: FakeRegistry, look: Callable[..., Plan]
+) -> None:
+    indexes = nested(registry, levels=7, times=8)
+    plan = look("nested:1", platforms=(AMD64,))
+    assert {index.digest for index in indexes} <= digests(plan)
+    assert not plan.images[0].sparse
+    # Those indexes, the manifest and its config.
+    assert len(registry.seen()) == 8 + 2
+
+
+def test_indexes_stand_in_one_another_16_levels_deep(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
+    indexes = nested(registry, levels=16)
+    assert {index.digest for index in indexes} <= digests(look("nested:1", platforms=(AMD64,)))
+
+
+@pytest.mark.parametrize("levels", [17, 2000])
+def test_and_not_deeper(registry: FakeRegistry, look: Callable[..., Plan], levels: int) -> None:
+    nested(registry, levels)
+    with pytest.raises(ContentError) as caught:
+        look("nested:1", platforms=(AMD64,))
+    assert "more than 16 levels of indexes inside" in str(caught.value)
+
+
 def test_variants(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
     v5, v6 = registry.image("linux/arm/v5"), registry.image("linux/arm/v6")
     registry.tag("library/old", "1", registry.index(v5, v6))

@@ -8,12 +8,16 @@ from typing import Optional
 
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
+from bundles.errors import UsageError
 from bundles.image import parse_index, parse_manifest
 from bundles.manifest import Image
 from bundles.platform import Platform
 from bundles.reader import Archive
 from installer.address import Address
 from installer.names import full_names, repositories
+
+# Indexes inside one another: images have one level, or two.
+_MAX_DEPTH = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,41 +73,55 @@ def _select(archive: Archive, image: Image, address: Address, platforms: Sequenc
         for content in image.platforms
         if content.platform is not None and content.platform not in chosen
     }
-    manifests: dict[Digest, Descriptor] = {}
-    blobs: dict[Digest, Descriptor] = {}
-    _collect(archive, image.root, dropped, manifests, blobs)
+    tree = _Tree(archive, dropped)
+    tree.collect(image.root)
     return Selected(
         image=image,
         repositories=repositories(image.reference, address),
         names=full_names(image.reference, image.root.digest, address),
         platforms=tuple(platform for platform in offered if platform in chosen),
-        manifests=tuple(manifests.values()),
-        blobs=tuple(blobs.values()),
+        manifests=tuple(tree.manifests.values()),
+        blobs=tuple(tree.blobs.values()),
     )
 
 
-def _collect(
-    archive: Archive,
-    descriptor: Descriptor,
-    dropped: set[Digest],
-    manifests: dict[Digest, Descriptor],
-    blobs: dict[Digest, Descriptor],
-) -> bool:
-    """Add a manifest or index and what is below it, children first; say whether there was anything to add."""
-    if descriptor.digest in dropped or not archive.has(descriptor.digest):
-        return False
-    if descriptor.is_index:
-        children = parse_index(archive.read_document(descriptor))
-        wanted = [child for child in children if child.attests not in dropped]
-        # A list, not a generator: every child is to be collected.
-        if not any([_collect(archive, child, dropped, manifests, blobs) for child in wanted]) and children:
+class _Tree:
+    """The manifests, children first, and the blobs of an image without what is `dropped`."""
+
+    def __init__(self, archive: Archive, dropped: set[Digest]) -> None:
+        self._archive, self._dropped = archive, dropped
+        self.manifests: dict[Digest, Descriptor] = {}
+        self.blobs: dict[Digest, Descriptor] = {}
+        # Of every index whether there was anything to add: each is opened once, however often it is listed.
+        self._opened: dict[Digest, bool] = {}
+
+    def collect(self, descriptor: Descriptor, depth: int = 0) -> bool:
+        """Add a manifest or index and what is below it; say whether there was anything to add.
+
+        Raises:
+            UsageError: indexes are nested too deeply.
+        """
+        if descriptor.digest in self._dropped or not self._archive.has(descriptor.digest):
             return False
-    elif descriptor.is_manifest:
-        image = parse_manifest(archive.read_document(descriptor))
-        # With those that a delta leaves to its base.
-        blobs.update((blob.digest, blob) for blob in (image.config, *image.layers))
-    else:
-        blobs[descriptor.digest] = descriptor
+        if descriptor.is_index:
+            if descriptor.digest not in self._opened:
+                self._opened[descriptor.digest] = self._open(descriptor, depth)
+            if not self._opened[descriptor.digest]:
+                return False
+        elif descriptor.is_manifest:
+            image = parse_manifest(self._archive.read_document(descriptor))
+            # With those that a delta leaves to its base.
+            self.blobs.update((blob.digest, blob) for blob in (image.config, *image.layers))
+        else:
+            self.blobs[descriptor.digest] = descriptor
+            return True
+        self.manifests[descriptor.digest] = descriptor
         return True
-    manifests[descriptor.digest] = descriptor
-    return True
+
+    def _open(self, index: Descriptor, depth: int) -> bool:
+        if depth > _MAX_DEPTH:
+            raise UsageError(f"an index of the archive has more than {_MAX_DEPTH} levels of indexes inside")
+        children = parse_index(self._archive.read_document(index))
+        wanted = [child for child in children if child.attests not in self._dropped]
+        # A list, not a generator: every child is to be collected.
+        return any([self.collect(child, depth + 1) for child in wanted]) or not children

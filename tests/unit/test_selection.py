@@ -1,0 +1,68 @@
+"""Archives whose indexes are made to keep an installation busy for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bundler.compose import compose
+from bundler.plan import Plan, Resolved
+from bundler.spec import Spec
+from bundles.descriptor import Descriptor
+from bundles.errors import UsageError
+from bundles.manifest import Image, PlatformContent
+from bundles.reader import Archive
+from bundles.reference import Reference
+from bundles.writer import ArchiveWriter
+from installer.address import Address
+from installer.selection import select
+from tests.archives import AMD64, PROGRAM
+from tests.images import Content, layer
+
+
+def nested(path: Path, levels: int, times: int = 1) -> Path:
+    """An archive of one image whose index stands in an index, each listed so many times in the next."""
+    content, reference = Content(), Reference.parse("nested:1")
+    manifest = content.image("linux/amd64", [layer("x")])
+    config, blob = content.children(manifest)
+    indexes = [content.index(manifest)]
+    for _ in range(levels):
+        indexes.append(content.index(*[indexes[-1]] * times))
+    image = Image(reference, "base", indexes[-1], (PlatformContent(AMD64, manifest, config.size + blob.size),))
+    documents = {each: content.data(each) for each in (*indexes, manifest, config)}
+    plan = Plan.of([Resolved(image, documents, {blob: reference})])
+    with ArchiveWriter(path, compose(Spec("test", (AMD64,), (AMD64,), (), {}, False), plan, PROGRAM)) as writer:
+        sink = writer.sink(blob)
+        sink.write(memoryview(content.data(blob)))
+        assert sink.finish()
+        return writer.finish().path
+
+
+def test_an_index_that_is_listed_again_and_again_is_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+
+    class Counting(Archive):
+        def read_document(self, descriptor: Descriptor) -> bytes:
+            nonlocal reads
+            reads += 1
+            assert reads < 1000
+            return super().read_document(descriptor)
+
+    with Counting(nested(tmp_path / "x.tar", levels=15, times=8)) as archive:
+        reads = 0
+        (selected,) = select(archive, Address.parse("localhost:5000"), ())
+    assert len(selected.manifests) == 16 + 1
+    assert selected.manifests[-1] == selected.root
+    assert reads == 16 + 1
+
+
+def test_indexes_inside_one_another(tmp_path: Path) -> None:
+    with Archive(nested(tmp_path / "x.tar", levels=16)) as archive:
+        (selected,) = select(archive, Address.parse("localhost:5000"), ())
+        assert len(selected.manifests) == 17 + 1
+    path = nested(tmp_path / "y.tar", levels=17)
+    with Archive(path) as archive, pytest.raises(UsageError, match="more than 16 levels"):
+        select(archive, Address.parse("localhost:5000"), ())

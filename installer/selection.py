@@ -8,7 +8,7 @@ from typing import Optional
 
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
-from bundles.errors import UsageError
+from bundles.errors import Problem
 from bundles.image import parse_index, parse_manifest
 from bundles.manifest import Image
 from bundles.platform import Platform
@@ -99,7 +99,7 @@ class _Tree:
         """Add a manifest or index and what is below it; say whether there was anything to add.
 
         Raises:
-            UsageError: indexes are nested too deeply.
+            DamagedArchiveError: indexes are nested too deeply.
         """
         if descriptor.digest in self._dropped or not self._archive.has(descriptor.digest):
             return False
@@ -120,7 +120,8 @@ class _Tree:
 
     def _open(self, index: Descriptor, depth: int) -> bool:
         if depth > _MAX_DEPTH:
-            raise UsageError(f"an index of the archive has more than {_MAX_DEPTH} levels of indexes inside")
+            problem = Problem(str(index.digest), f"it is inside more than {_MAX_DEPTH} levels of indexes")
+            raise self._archive.damaged([problem])
         children = parse_index(self._archive.read_document(index))
         wanted = [child for child in children if child.attests not in self._dropped]
         # A list, not a generator: every child is to be collected.

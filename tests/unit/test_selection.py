@@ -10,7 +10,7 @@ from bundler.compose import compose
 from bundler.plan import Plan, Resolved
 from bundler.spec import Spec
 from bundles.descriptor import Descriptor
-from bundles.errors import UsageError
+from bundles.errors import DamagedArchiveError
 from bundles.manifest import Image, PlatformContent
 from bundles.reader import Archive
 from bundles.reference import Reference
@@ -64,5 +64,5 @@ def test_indexes_inside_one_another(tmp_path: Path) -> None:
         (selected,) = select(archive, Address.parse("localhost:5000"), ())
         assert len(selected.manifests) == 17 + 1
     path = nested(tmp_path / "y.tar", levels=17)
-    with Archive(path) as archive, pytest.raises(UsageError, match="more than 16 levels"):
+    with Archive(path) as archive, pytest.raises(DamagedArchiveError, match="more than 16 levels"):
         select(archive, Address.parse("localhost:5000"), ())

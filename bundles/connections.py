@@ -23,7 +23,7 @@ from urllib3 import exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from bundles.errors import ContentError, NetworkError, ReadError, TooSlowError, UsageError
+from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError
 from bundles.failures import translated
 from bundles.origin import Origin, describe, is_loopback
 from bundles.proxies import Proxies, Proxy
@@ -183,19 +183,26 @@ class _Sockets:
             for sock in list(self._open):
                 _shut(sock)
 
-    def pools(self) -> dict[str, type[HTTPConnectionPool]]:
-        """Kinds of pools, for urllib3, whose connections are noted here."""
+    @property
+    def are_shut(self) -> bool:
+        with self._lock:
+            return self._shut
+
+    def note(self, manager: urllib3.PoolManager) -> None:
+        """Have all connections of the manager noted here, from their first moment on."""
         add = self.add
 
         class Http(HTTPConnection):
-            def connect(self) -> None:
-                super().connect()
-                add(self.sock)
+            def _new_conn(self) -> socket.socket:
+                sock = super()._new_conn()
+                add(sock)
+                return sock
 
         class Https(HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                add(self.sock)
+            def _new_conn(self) -> socket.socket:
+                sock = super()._new_conn()
+                add(sock)
+                return sock
 
         class HttpPool(HTTPConnectionPool):
             ConnectionCls = Http
@@ -203,7 +210,19 @@ class _Sockets:
         class HttpsPool(HTTPSConnectionPool):
             ConnectionCls = Https
 
-        return {"http": HttpPool, "https": HttpsPool}
+        manager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
+
+    def note_tls(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        """Have all TLS sockets of the context noted here: each takes the place of one that was noted before."""
+        add = self.add
+
+        class Tls(ssl.SSLSocket):
+            def do_handshake(self, block: bool = False) -> None:
+                add(self)
+                super().do_handshake(block)
+
+        context.sslsocket_class = Tls
+        return context
 
 
 def _shut(sock: socket.socket) -> None:
@@ -251,7 +270,10 @@ class Connections:
             UnreachableError: no connection.
             UnavailableError: it broke, or timed out.
             NetworkError: TLS was refused on either side.
+            InterruptedByUser: the connections were closed.
         """
+        if self._sockets.are_shut:
+            raise InterruptedByUser("interrupted")
         origin = Origin.of(url)
         proxy = self._proxies.find(origin)
         all_headers = {"Accept-Encoding": "identity", "User-Agent": "bundle", **headers}
@@ -287,7 +309,8 @@ class Connections:
         with self._lock:
             key = (proxy, verify)
             if key not in self._managers:
-                self._managers[key] = self._new_manager(proxy, self._verified if verify else _unverified())
+                context = self._verified if verify else self._sockets.note_tls(_unverified())
+                self._managers[key] = self._new_manager(proxy, context)
             return self._managers[key]
 
     @functools.cached_property
@@ -296,7 +319,7 @@ class Connections:
         context = ssl.create_default_context()
         if self._ca_file:
             _add_ca(context, self._ca_file)
-        return context
+        return self._sockets.note_tls(context)
 
     def _new_manager(self, proxy: Optional[Proxy], context: ssl.SSLContext) -> urllib3.PoolManager:
         options: dict[str, Any] = {
@@ -313,7 +336,7 @@ class Connections:
             login = {"proxy-authorization": proxy.authorization} if proxy.authorization else None
             address = f"{proxy.scheme}://{proxy.host_port}"
             manager = urllib3.ProxyManager(address, proxy_headers=login, proxy_ssl_context=self._verified, **options)
-        manager.pool_classes_by_scheme = self._sockets.pools()
+        self._sockets.note(manager)
         return manager
 
 

@@ -244,8 +244,6 @@ class Transport:
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: _BodySource) -> Response:
         """One request, redirects followed when it only reads. A login is not passed on to another origin."""
         for _ in range(_MAX_REDIRECTS + 1):
-            if self._closed.is_set():
-                raise InterruptedByUser("interrupted")
             response = self._connections.send(method, url, headers, body.fresh())
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS:
                 return response

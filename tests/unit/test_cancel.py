@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from bundler.spec import Definition, Spec, combine
 from bundler.spool import Spool, SpooledSource
 from bundler.zstd import Settings
 from bundles.descriptor import Descriptor
-from bundles.errors import AuthenticationError, NotFoundError
+from bundles.errors import AuthenticationError, BundleError, InterruptedByUser, NotFoundError
 from bundles.platform import Platform
 from bundles.progress import Silent
 from bundles.reference import Reference
@@ -129,3 +130,30 @@ def test_nor_the_search_for_signatures(registry: FakeRegistry, connect: Connect,
         with_referrers(plan, source)
     stall.release()
     assert stall.outlasted
+
+
+def test_closing_a_transport_ends_a_tls_handshake(connect: Connect) -> None:
+    transport = connect(timeout=(30.0, 600.0), attempts=1)
+    ends: list[bytes] = []
+    errors: list[BaseException] = []
+
+    def ask(host: str) -> None:
+        try:
+            transport.request("GET", host, "/v2/", scope="")
+        except BundleError as error:
+            errors.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asking = threading.Thread(target=ask, args=(f"127.0.0.1:{server.getsockname()[1]}",))
+        asking.start()
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(10)
+            assert connection.recv(1)[:1] == b"\x16"  # a ClientHello, which nobody answers
+            transport.close()
+            while data := connection.recv(4096):
+                ends.append(data)
+            ends.append(data)
+        asking.join(60)
+    assert ends[-1] == b""
+    assert [type(error) for error in errors] == [InterruptedByUser]

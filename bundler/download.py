@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import re
-from types import TracebackType
 from typing import Optional, Union
 
 from bundler.endpoint import Endpoint
 from bundler.mirrors import Mirrors, all_failed
 from bundles.authentication import pull_scope
+from bundles.closing import Closing
 from bundles.connections import Response
 from bundles.descriptor import Descriptor
 from bundles.errors import ContentError, NetworkError, TooSlowError, UnavailableError
@@ -23,7 +23,7 @@ _PROGRESS = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.ASCII)
 
 
-class BlobStream(abc.ABC):
+class BlobStream(Closing):
     """The bytes of one blob, from an offset on. A context manager, for one thread.
 
     with source.open_blob(repository, descriptor) as stream:
@@ -48,17 +48,6 @@ class BlobStream(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Give back the connection. May be called at any point, and more than once."""
-
-    def __enter__(self) -> BlobStream:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
 
 class Download(BlobStream):

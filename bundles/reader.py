@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Optional
 
+from bundles.closing import Closing
 from bundles.descriptor import CONFIG_TYPES, Descriptor
 from bundles.digest import Digest
 from bundles.errors import (
@@ -95,7 +95,7 @@ class BlobReader:
         return bytes(buffer[:count])
 
 
-class Archive:
+class Archive(Closing):
     """An archive opened for reading. A context manager; methods may be called from several threads.
 
         with Archive(path) as archive:
@@ -403,17 +403,6 @@ class Archive:
 
     def close(self) -> None:
         self.volume.close()
-
-    def __enter__(self) -> Archive:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
 
 def _size_field(block: bytes) -> Optional[int]:

@@ -7,7 +7,6 @@ import random
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Callable, Optional, TypeVar, Union
 from urllib.parse import urljoin
 
@@ -17,6 +16,7 @@ from bundles.authentication import (
     Credential,
     TokenAnswer,
 )
+from bundles.closing import Closing
 from bundles.connections import Body, Connections, Response
 from bundles.errors import InterruptedByUser, NetworkError, UnavailableError, UnreachableError
 from bundles.origin import Origin, describe
@@ -73,7 +73,7 @@ class Answer:
     url: str
 
 
-class Transport:
+class Transport(Closing):
     """Requests to registries. Thread-safe; connections and logins are reused. A context manager.
 
     with Transport(Settings()) as transport:
@@ -207,17 +207,6 @@ class Transport:
         """End the waits and the requests of other threads, and drop all connections. There are no more requests."""
         self._closed.set()
         self._connections.close()
-
-    def __enter__(self) -> Transport:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
     def _once(self, request: _Request) -> Response:
         """One try, and a second one with a login when the registry asks for it."""

@@ -8,15 +8,14 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Optional
 
+from bundles.closing import Closing
 from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError
 from bundles.filesystem import sync_directory
 from bundles.progress import human_size
 
 
-class Unfinished:
+class Unfinished(Closing):
     """Opens or creates the unfinished files of `paths`. A context manager; for use by several threads.
 
     Args:
@@ -161,14 +160,3 @@ class Unfinished:
             f"`{name}` cannot be written or read at byte {offset}: {(error.strerror or str(error)).lower()}",
             hint="run the same command again; it goes on where it stopped",
         )
-
-    def __enter__(self) -> Unfinished:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()

@@ -8,16 +8,15 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Optional
 
+from bundles.closing import Closing
 from bundles.errors import ArchiveError, ReadError
 from bundles.parts import find
 
 _ANOTHER_PATH = "give the path of the archive that `bundle create` wrote"
 
 
-class Volume:
+class Volume(Closing):
     """The files of an archive, opened for reading at any offset, from any thread. A context manager.
 
     Args:
@@ -88,17 +87,6 @@ class Volume:
     def close(self) -> None:
         while self._files:
             os.close(self._files.pop())
-
-    def __enter__(self) -> Volume:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
 
 def _open(path: Path) -> int:

@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Optional
 
+from bundles.closing import Closing
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, DiskFullError, UsageError
@@ -150,7 +150,7 @@ class BlobSink:
         return False
 
 
-class ArchiveWriter:
+class ArchiveWriter(Closing):
     """Writes the archive `path` with these contents. A context manager.
 
         with ArchiveWriter(path, contents) as writer:
@@ -304,17 +304,6 @@ class ArchiveWriter:
         self._syncer.stop()
         self.files.close()
         self.journal.close()
-
-    def __enter__(self) -> ArchiveWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
 
 def check_directory(path: Path) -> None:

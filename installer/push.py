@@ -110,11 +110,12 @@ class Push(Step):
         return self._required.problems(self._required.of([place.image for place in self._missing()]))
 
     def look(self) -> Sequence[Change]:
-        missing = self._missing()
+        answers = self._answers()
+        missing = self._missing() if answers else places(self._images)
         self._surveyed = None
         if not missing:
             return []
-        plans = self._blob_plans(missing)
+        plans = self._blob_plans(missing, answers)
         self._surveyed = missing, plans
         changes = [
             Change(
@@ -161,10 +162,8 @@ class Push(Step):
         return True
 
     def _missing(self) -> list[Place]:
-        """The places that lack something, in order."""
+        """The places that lack something, in order. The registry must answer."""
         found = places(self._images)
-        if not self._answers():
-            return found
         complete = self._in_parallel(self._is_complete, found)
         return [place for place, done in zip(found, complete) if not done]
 
@@ -186,8 +185,8 @@ class Push(Step):
             self.rebuilt[place] = substitute
         return found == substitute
 
-    def _blob_plans(self, missing: Sequence[Place]) -> list[BlobPlan]:
-        """What is to be moved where, each blob once.
+    def _blob_plans(self, missing: Sequence[Place], answers: bool) -> list[BlobPlan]:
+        """What is to be moved where, each blob once, as far as the registry `answers` what it has.
 
         Only each image's first repository is asked for it: the others are for a mount, which costs no more than asking.
         """
@@ -202,8 +201,6 @@ class Push(Step):
             if place not in known:
                 for blob in place.image.blobs:
                     holders.setdefault(blob.digest, {})[place.repository] = None
-
-        answers = self._answers()
 
         def plan(entry: tuple[Descriptor, dict[str, None]]) -> BlobPlan:
             blob, repositories = entry

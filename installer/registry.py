@@ -41,13 +41,13 @@ class Registry:
         self.host = host
 
     def ping(self) -> None:
-        """Make sure that a registry answers there, and takes our login.
+        """Make sure that a registry answers there now, and takes our login. Whoever waits for one asks again.
 
         Raises:
             NetworkError: what answers is no registry, or nothing does.
         """
         try:
-            self._transport.fetch("GET", self.host, "/v2/", scope="", limit=_ANSWER_LIMIT)
+            self._transport.fetch("GET", self.host, "/v2/", scope="", limit=_ANSWER_LIMIT, retry=False)
         except NotFoundError as error:
             raise NetworkError(f"`{self.host}` answers, but is not a registry: {error.message}", status=404) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Optional
 
 from bundler.endpoint import Endpoint
@@ -16,6 +17,7 @@ from bundles.reference import Reference
 from bundles.writer import CHUNK, ArchiveWriter, BlobSink, Written
 
 DEFAULT_WORKERS = 4
+Layer = tuple[Descriptor, Reference]
 
 
 def export(
@@ -32,9 +34,30 @@ def export(
     """
     with progress.task("download", plan.layer_size) as task:
         fetching = _Fetching(source, writer, task)
-        in_parallel(lambda layer: fetching.fetch(*layer), plan.layers, workers, fetching.cancel)
+        in_parallel(lambda layer: fetching.fetch(*layer), in_order(plan.layers, workers), workers, fetching.cancel)
     progress.message("completing the archive")
     return writer.finish()
+
+
+def in_order(layers: Sequence[Layer], workers: int) -> list[Layer]:
+    """The order in which to begin layers: that of the archive, but a large one before it could be the last to end.
+
+    The archive's order keeps the hash of the whole file close behind the workers. A layer that is left to the end would
+    keep one of them busy, over one connection, while the others have nothing to do: it is begun as soon as it is as
+    large as each worker's share of what is left.
+    """
+    by_size = sorted(range(len(layers)), key=lambda number: layers[number][0].size)
+    left = sum(descriptor.size for descriptor, _ in layers)
+    order: dict[int, None] = {}
+    for number in range(len(layers)):
+        while number not in order:
+            while by_size[-1] in order:
+                by_size.pop()
+            largest = by_size[-1]
+            chosen = largest if layers[largest][0].size * workers >= left else number
+            order[chosen] = None
+            left -= layers[chosen][0].size
+    return [layers[number] for number in order]
 
 
 class _Fetching:

@@ -11,10 +11,10 @@ import pytest
 from bundler.compose import compose
 from bundler.download import BlobStream
 from bundler.endpoint import Endpoint
-from bundler.export import export
+from bundler.export import Layer, export, in_order
 from bundler.source import Source
 from bundler.spec import Spec
-from bundles.descriptor import Descriptor
+from bundles.descriptor import OCI_LAYER, Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError
 from bundles.progress import Silent
@@ -93,3 +93,31 @@ def test_a_layer_without_bytes_whose_digest_is_not_that_of_nothing(tmp_path: Pat
     contents = compose(Spec("test", (AMD64,), (AMD64,), (), {}, False), plan, PROGRAM)
     with pytest.raises(ContentError, match="has other bytes"), ArchiveWriter(tmp_path / "x.tar", contents) as writer:
         export(plan, Broken(None, 0), writer, Silent(), 1)
+
+
+def layers(*sizes: int) -> list[Layer]:
+    """In archive order, as told apart by their digests."""
+    repository = Reference.parse("debian:12")
+    return [
+        (Descriptor(OCI_LAYER, Digest.of(str(number).encode()), size), repository) for number, size in enumerate(sizes)
+    ]
+
+
+def begun(*sizes: int, workers: int = 4) -> list[int]:
+    """The sizes in the order in which the layers are begun."""
+    given = layers(*sizes)
+    order = in_order(given, workers)
+    assert sorted(order, key=given.index) == given
+    return [descriptor.size for descriptor, _ in order]
+
+
+def test_layers_are_begun_in_the_order_of_the_archive() -> None:
+    assert begun() == []
+    assert begun(7, 3, 5, 9, 4, 8, 6, 2, workers=1) == [7, 3, 5, 9, 4, 8, 6, 2]
+    assert begun(*range(1, 30))[:25] == list(range(1, 26))
+
+
+def test_a_layer_is_begun_before_it_could_be_the_last_to_end() -> None:
+    assert begun(10, 10, 10, 10, 10, 10, 100) == [100, 10, 10, 10, 10, 10, 10]
+    assert begun(20, 20, 15, 15, 15, 15, 25) == [20, 20, 25, 15, 15, 15, 15]
+    assert begun(*[5] * 40, 30, *[5] * 4) == [*[5] * 26, 30, *[5] * 18]

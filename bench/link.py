@@ -3,7 +3,8 @@
     python -m bench.link --to 127.0.0.1:5555 --round-trip 0.1 --rate 12.5e6
 
 Prints the port on which it listens and works until its stdin ends. All connections share the bandwidth, each direction
-has its own, and a new connection waits one round trip before its first byte, as TCP does.
+has its own, and a new connection waits one round trip before its first byte, as TCP does. With --each the bandwidth is
+that of each connection, as many registries give it.
 """
 
 from __future__ import annotations
@@ -59,11 +60,15 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lin
         writer.close()
 
 
-async def _serve(host: str, port: int, rate: float, round_trip: float) -> None:
-    there, back = _Line(rate, round_trip / 2), _Line(rate, round_trip / 2)
+async def _serve(host: str, port: int, rate: float, round_trip: float, each: bool) -> None:
+    def lines() -> tuple[_Line, _Line]:
+        return _Line(rate, round_trip / 2), _Line(rate, round_trip / 2)
+
+    shared = lines()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection(host, port)
+        there, back = lines() if each else shared
         await asyncio.gather(
             _carry(reader, far_writer, there, round_trip),
             _carry(far_reader, writer, back, 0.0),
@@ -75,9 +80,16 @@ async def _serve(host: str, port: int, rate: float, round_trip: float) -> None:
 
 
 @contextlib.contextmanager
-def link(to: str, *, rate: float = 0.0, round_trip: float = 0.0) -> Iterator[str]:
-    """The address of a link to the registry at `to`; `rate` in bytes per second, 0 for any, `round_trip` in seconds."""
+def link(to: str, *, rate: float = 0.0, round_trip: float = 0.0, each: bool = False) -> Iterator[str]:
+    """The address of a link to the registry at `to`.
+
+    Args:
+        rate: its bandwidth in bytes per second, 0 for any.
+        round_trip: in seconds.
+        each: whether every connection has that bandwidth for itself.
+    """
     argv = [sys.executable, "-m", "bench.link", "--to", to, "--rate", str(rate), "--round-trip", str(round_trip)]
+    argv += ["--each"] if each else []
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdin
         try:
@@ -95,10 +107,11 @@ def main() -> None:
     parser.add_argument("--to", required=True)
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--round-trip", type=float, default=0.0)
+    parser.add_argument("--each", action="store_true")
     arguments = parser.parse_args()
     host, _, port = arguments.to.rpartition(":")
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(host, int(port), arguments.rate, arguments.round_trip))
+        asyncio.run(_serve(host, int(port), arguments.rate, arguments.round_trip, arguments.each))
     # Connections that are still open end with the process.
     sys.stdout.flush()
 

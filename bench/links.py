@@ -9,7 +9,8 @@ from bench.context import Context
 from bench.link import link
 from bench.measure import in_rounds, megabytes, say
 from bench.report import Findings, Ratio, Table
-from bench.workload import small
+from bench.workload import chosen, small
+from bundler.export import DEFAULT_WORKERS
 from bundles.reader import Archive
 
 _ROUND_TRIP = 0.1
@@ -18,7 +19,7 @@ _WORKERS = (1, 2, 4, 8, 16)
 
 
 def run(context: Context) -> Findings:
-    return _far(context) + _slow(context)
+    return _far(context) + _slow(context) + _limited(context)
 
 
 def _far(context: Context) -> Findings:
@@ -71,3 +72,36 @@ def _slow(context: Context) -> Findings:
     )
     ratio = Ratio("100 Mbit/s: time beyond bytes/bandwidth", "at most 3 %", f"{100 * excess:.1f} %", excess <= 0.03)
     return Findings([table], [ratio])
+
+
+def _limited(context: Context) -> Findings:
+    images = chosen(context.quick)
+    say(f"links: 100 Mbit/s for each connection, {', '.join(images)}")
+    out = context.directory("limited")
+    archive = out / "offline.tar"
+    with link(context.registry, rate=_RATE, each=True) as address:
+        samples, failures = in_rounds(
+            1, {"create": functools.partial(context.create, images, archive, registry=address)}, say
+        )
+    if failures:
+        return Findings(failures=[f"100 Mbit/s for each connection: {failures['create']}"])
+    with Archive(archive) as opened:
+        size = opened.layout.program_offset
+        largest = max(blob.size for blob in opened.manifest.blobs)
+    shutil.rmtree(out)
+    seconds, least = samples["create"].seconds, size / _RATE / DEFAULT_WORKERS
+    table = Table(
+        "a registry that gives each connection 100 Mbit/s",
+        f"{DEFAULT_WORKERS} workers, each with a connection. The least is when all of them are busy to the end.",
+        ("MB", "largest layer, MB", "s", "least, s", "more"),
+        [
+            (
+                megabytes(size),
+                megabytes(largest),
+                f"{seconds:.2f}",
+                f"{least:.2f}",
+                f"{100 * (seconds / least - 1):.1f} %",
+            )
+        ],
+    )
+    return Findings([table])

@@ -1,4 +1,6 @@
-"""`bundle install` on an air-gapped host with a fault at a random moment, then again until done: the same state."""
+"""`bundle install` on an air-gapped host with a fault in the middle of one of its steps, then again until done: the
+same state as that of an undisturbed install.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +18,53 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional
 
+from tests.campaign.disks import Disk
 from tests.campaign.push import incomplete_on_disk
 
-KINDS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "registry killed", "Docker restarted", "two at once")
+KINDS = (
+    "SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "registry stopped", "registry crashes", "Docker restarted",
+    "disk full", "medium pulled", "two at once",
+)  # fmt: skip
+_ORDER = ("images", "registry", "push", "buildx", "configuration", "builder", "test build")
+# How each may end, beside 0: too late, or the installation went on.
+_CODES: dict[str, tuple[int, ...]] = {
+    "SIGKILL": (-9, 137),
+    "SIGTERM": (130, -15, 143),
+    "SIGINT": (130, -2),
+    "registry stopped": (1, 4, 5),
+    "registry crashes": (1, 4, 5),
+    "Docker restarted": (1, 4, 5),
+    "disk full": (1, 5),
+    "medium pulled": (3,),
+    "two at once": (),
+}
+# What can go wrong only while the step needs it.
+_STEPS: dict[str, tuple[str, ...]] = {
+    "registry stopped": ("push", "builder", "test build"),
+    "registry crashes": ("push", "builder", "test build"),
+    "disk full": ("registry", "push"),
+    "medium pulled": ("images", "registry", "push"),
+}
+_IMAGES = ("busybox:1.35", "debian:12", "python:3-slim")
 _RESET = """
 docker buildx rm cross-builder; docker rm -f $(docker ps -aq)
-docker volume rm bundle-registry; docker volume prune -af; docker rmi -f $(docker images -q)
-rm -rf /root/.local /root/.docker
+docker volume prune -af; docker rmi -f $(docker images -q)
+rm -rf /root/.local /root/.docker /data/registry
 """
-_DATA = "/var/lib/docker/volumes/bundle-registry/_data"
+_DATA = "/data/registry"
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One run: what was done to it, its exit code, the step it had reached, and what was wrong."""
+    """One run: what was done to it, its exit code, the step it was in, and what was wrong.
+
+    `hit` says whether the installation still ran when the fault came.
+    """
 
     kind: str
     code: int
     step: str
+    hit: bool
     problems: tuple[str, ...]
 
 
@@ -48,20 +79,21 @@ class Campaign:
         from tests.testbed import ORIGIN, Host, start_origin
 
         start_origin()
-        media = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-")))
-        media.chmod(0o755)
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-")))
+        directory.chmod(0o755)
+        self._stick = self._stack.enter_context(Disk(directory / "stick", 512 << 20))
+        self._data = self._stack.enter_context(Disk(directory / "data", 512 << 20))
         # Emulation is the whole machine's, and others use it at the same time.
-        command = ["create", "busybox:1.35", f"--mirror=docker.io={ORIGIN}", "--split", "64MiB", "--without=binfmt"]
-        command += ["--platform", "linux/amd64"]
-        command += ["-o", str(media / "offline.tar"), "-q"]
+        command = ["create", *_IMAGES, f"--mirror=docker.io={ORIGIN}", "--split", "64MiB", "--without=binfmt"]
+        command += ["--platform", "linux/amd64", "-o", str(self._stick.mount_point / "offline.tar"), "-q"]
         subprocess.run([sys.executable, "-c", "from bundles.cli import main; main()", *command], check=True)
-        self._last = max(path.name for path in media.glob("offline.tar.0??"))
+        self._last = max(path.name for path in self._stick.mount_point.glob("offline.tar.0??"))
         self.host = self._stack.enter_context(Host(name="campaign"))
-        self.host.mount_in(media, "/usb", readonly=True)
-        begun = time.monotonic()
-        done = self._start().wait()
-        assert done == 0, self._log()
-        self.duration = time.monotonic() - begun
+        self.host.mount_in(self._data.mount_point, "/data", readonly=False)
+        self._put_in()
+        process = self._start()
+        self._timeline = self._watch(process)
+        assert process.wait() == 0, self._log()
         self.expected = self._state()
         return self
 
@@ -71,47 +103,94 @@ class Campaign:
     def run(self, kind: str) -> Outcome:
         """Reset the host, one disturbed install, and its repetition."""
         self.host.run("sh", "-c", _RESET, check=False)
+        if kind == "medium pulled":
+            self._put_in()
         process = self._start()
-        time.sleep(self.random.uniform(0.3, self.duration))
-        other: Optional[subprocess.Popen[str]] = None
-        if kind in ("SIGKILL", "SIGTERM"):
-            process.send_signal(signal.Signals[kind])
-        elif kind == "registry killed":
-            self.host.run("docker", "kill", "registry", check=False)
-        elif kind == "Docker restarted":
-            self.host.restart_docker()
-        else:
-            other = self._start("second")
+        self._wait_for(process, self.random.choice(_STEPS.get(kind, tuple(self._timeline))))
+        hit, step = process.poll() is None, self._step()
+        other = self._disturb(kind, process)
         code = process.wait()
-        step = self._step()
-        problems = [f"traceback: {self._log()}"] if "Traceback" in self._log() else []
-        allowed = {"SIGKILL": (0, -9, 137), "SIGTERM": (0, 130, -15, 143), "two at once": (0,)}
-        if code not in allowed.get(kind, (0, 1, 4, 5)):
-            problems.append(f"exit code {code}: {self._log()}")
+        said = self._log()
+        problems = [f"traceback: {said}"] if "Traceback" in said else []
+        if code not in (0, *_CODES[kind]):
+            problems.append(f"exit code {code}: {said}")
+        if code == 3 and "/usb/offline.tar" not in said:
+            problems.append(f"the error does not name the part: {said}")
         if other is not None and other.wait() not in (0, 1):
             problems.append(f"the second of two ended with {other.returncode}: {self._log('second')}")
+        (self._data.mount_point / "filler").unlink(missing_ok=True)
+        if kind == "medium pulled":
+            self._put_in()
         problems += incomplete_on_disk(self.host.path(_DATA))
         again = self._start().wait()
         if again:
             problems.append(f"the second run ended with {again}: {self._log()}")
-        state = self._state()
-        problems += [
-            f"{key}: {state.get(key)} instead of {value}"[:600]
-            for key, value in self.expected.items()
-            if state.get(key) != value
-        ]
-        return Outcome(kind, code, step, tuple(problems))
+        problems += self._different()
+        return Outcome(kind, code, step, hit, tuple(problems))
+
+    def _disturb(self, kind: str, process: subprocess.Popen[str]) -> Optional[subprocess.Popen[str]]:
+        """Do it; gives the second of two installs."""
+        if kind.startswith("SIG"):
+            process.send_signal(signal.Signals[kind])
+        elif kind == "registry stopped":
+            self.host.run("docker", "kill", "registry", check=False)
+        elif kind == "registry crashes":
+            # Not by Docker's own command, so that Docker starts it again.
+            self.host.run("sh", "-c", "kill -KILL $(docker inspect -f '{{.State.Pid}}' registry)", check=False)
+        elif kind == "Docker restarted":
+            self.host.restart_docker()
+        elif kind == "disk full":
+            self._data.fill(self.random.randrange(1 << 20))
+        elif kind == "medium pulled":
+            self._stick.pull()
+        else:
+            return self._start("second")
+        return None
+
+    def _put_in(self) -> None:
+        """Mount the stick anew, so that nothing of it is in the system's memory."""
+        self.host.run("umount", "/usb", check=False)
+        self._stick.put_back()
+        self._stick.unmount()
+        self._stick.mount("ro")
+        self.host.mount_in(self._stick.mount_point, "/usb", readonly=True)
 
     def _start(self, name: str = "first") -> subprocess.Popen[str]:
         with self.host.path(f"/tmp/{name}.log").open("w") as log:
-            return self.host.popen("python3", f"/usb/{self._last}", "install", stdout=log, stderr=log)
+            command = ("python3", f"/usb/{self._last}", "install", "--data", _DATA)
+            return self.host.popen(*command, stdout=log, stderr=log)
+
+    def _watch(self, process: subprocess.Popen[str]) -> dict[str, float]:
+        """How long each step of an undisturbed install takes, in seconds; "" is what comes before the first."""
+        begun = {"": time.monotonic()}
+        while process.poll() is None:
+            begun.setdefault(self._step(), time.monotonic())
+            time.sleep(0.005)
+        ends = [*list(begun.values())[1:], time.monotonic()]
+        return {step: end - start for (step, start), end in zip(begun.items(), ends)}
+
+    def _wait_for(self, process: subprocess.Popen[str], step: str) -> None:
+        """Return at a random moment in the step."""
+        while process.poll() is None and self._step() != step:
+            time.sleep(0.002)
+        time.sleep(self.random.uniform(0, self._timeline[step]))
 
     def _log(self, name: str = "first") -> str:
         return self.host.path(f"/tmp/{name}.log").read_text()[-1500:]
 
     def _step(self) -> str:
-        lines = [line for line in self._log().splitlines() if ": " in line]
-        return lines[-1].partition(":")[0] if lines else ""
+        """The step that the log tells of last."""
+        names = [line.partition(":")[0] for line in self._log().splitlines() if ": " in line]
+        return next((name for name in reversed(names) if name in _ORDER), "")
+
+    def _different(self) -> list[str]:
+        """How the host's state differs from that after an undisturbed install."""
+        state = self._state()
+        return [
+            f"{key}: {state.get(key)} instead of {value}"[:600]
+            for key, value in self.expected.items()
+            if state.get(key) != value
+        ]
 
     def _state(self) -> dict[str, Any]:
         """What an install leaves: containers, images, volumes, files, the registry's data; nothing of times and ids."""
@@ -138,13 +217,16 @@ class Campaign:
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The figures, as Markdown."""
-    rows = ["| fault | runs | exit codes | steps it came in | wrong |", "|---|---|---|---|---|"]
+    rows = ["| fault | runs | while it ran | exit codes | in the steps | wrong |", "|---|---|---|---|---|---|"]
     by_kind: dict[str, list[Outcome]] = collections.defaultdict(list)
     for outcome in outcomes:
         by_kind[outcome.kind].append(outcome)
     for kind, group in by_kind.items():
         codes = collections.Counter(outcome.code for outcome in group)
-        steps = ", ".join(sorted({outcome.step for outcome in group}))
+        steps = collections.Counter(outcome.step or "checks" for outcome in group if outcome.hit)
         exits = ", ".join(f"{count} x {code}" for code, count in sorted(codes.items()))
-        rows.append(f"| {kind} | {len(group)} | {exits} | {steps} | {sum(bool(each.problems) for each in group)} |")
+        places = ", ".join(f"{count} {step}" for step, count in steps.most_common())
+        hits = sum(outcome.hit for outcome in group)
+        wrong = sum(bool(each.problems) for each in group)
+        rows.append(f"| {kind} | {len(group)} | {hits} | {exits} | {places} | {wrong} |")
     return "\n".join(rows)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import logging
+import math
 import socket
 import ssl
 import threading
@@ -162,6 +164,35 @@ class _Upload:
         return data
 
 
+class _Answer(http.client.HTTPResponse):
+    """An answer whose head, from its first byte to its end, may take as long as a silent server may be silent."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self._patience = sock.gettimeout()
+
+    def begin(self) -> None:
+        stream: Any = self.fp.raw  # what http.client reads from
+        receive, patience = stream.readinto, self._patience
+        ends = 0.0
+
+        def within_time(buffer: memoryview) -> Optional[int]:
+            nonlocal ends
+            count: Optional[int] = receive(buffer)
+            now = time.monotonic()
+            ends = ends or now + (patience or math.inf)
+            if now > ends:
+                raise TimeoutError("timed out")
+            return count
+
+        stream.readinto = within_time
+        try:
+            super().begin()
+        finally:
+            # The body has a limit of its own: see Response.
+            del stream.readinto
+
+
 class _Sockets:
     """The sockets in use, which other threads may be blocked on. Thread-safe."""
 
@@ -193,12 +224,16 @@ class _Sockets:
         add = self.add
 
         class Http(HTTPConnection):
+            response_class = _Answer
+
             def _new_conn(self) -> socket.socket:
                 sock = super()._new_conn()
                 add(sock)
                 return sock
 
         class Https(HTTPSConnection):
+            response_class = _Answer
+
             def _new_conn(self) -> socket.socket:
                 sock = super()._new_conn()
                 add(sock)

@@ -62,8 +62,8 @@ class Fault:
     `status` answers with that, with `headers` and `body`. `redirect` answers 307 to that address. `close` closes
     without an answer. The others bend what would have been the answer: `cut_after` so many bytes the connection breaks;
     `corrupt` turns over its first bit; `longer` and `shorter` announce and send so many bytes more or less;
-    `no_length` announces nothing, then closes; `drip` waits so many seconds between its pieces; `extra` are headers put
-    over those of the answer. `before` is called first.
+    `no_length` announces nothing, then closes; `drip` waits so many seconds between its pieces, and `drip_head` between
+    the bytes of its head; `extra` are headers put over those of the answer. `before` is called first.
     """
 
     method: str
@@ -80,6 +80,7 @@ class Fault:
     shorter: int = 0
     no_length: bool = False
     drip: float = 0
+    drip_head: float = 0
     extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
     before: Optional[Callable[[], None]] = None
 
@@ -379,6 +380,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header(name, value)
         if fault.no_length:
             self.send_header("Connection", "close")
+        if fault.drip_head:
+            head, self._headers_buffer = b"".join(self._headers_buffer), []
+            for start in range(len(head)):
+                self.wfile.write(head[start : start + 1])
+                time.sleep(fault.drip_head)
         self.end_headers()
         if self.command == "HEAD":
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from bundler.source import RegistrySource
 from bundles.errors import TooSlowError, UnavailableError
 from bundles.reference import Reference
 from bundles.transport import Transport
-from tests.fake_registry import FakeRegistry
+from tests.fake_registry import Certificate, FakeRegistry
 from tests.images import noise
 
 DATA = noise(1, 4_000_000)
@@ -57,6 +58,29 @@ def test_a_small_answer_that_drips_is_given_up(registry: FakeRegistry, impatient
     registry.fault("GET", "/manifests/", times=-1, drip=0.1)
     with pytest.raises(TooSlowError, match="bytes came in"):
         impatient.fetch("GET", registry.host, "/v2/app/manifests/1", scope="", limit=1 << 22, headers=ACCEPT)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_head_that_drips_is_given_up(
+    fake: Callable[..., FakeRegistry], connect: Callable[..., Transport], certificate: Certificate, tls: bool
+) -> None:
+    registry = fake(tls=certificate) if tls else fake()
+    registry.tag("app", "1", registry.image())
+    registry.fault("GET", "/manifests/", times=-1, drip_head=0.02)
+    impatient = connect(timeout=(5.0, 0.5), attempts=2, insecure=frozenset({registry.host}))
+    with pytest.raises(UnavailableError, match="timed out"):
+        impatient.fetch("GET", registry.host, "/v2/app/manifests/1", scope="", limit=1 << 22, headers=ACCEPT)
+    assert len(registry.paths("GET", "/manifests/")) == 2
+
+
+def test_a_head_may_take_its_time_to_begin(registry: FakeRegistry, connect: Callable[..., Transport]) -> None:
+    """A registry that hashes a blob before it answers is silent, and not slow."""
+    registry.tag("app", "1", registry.image())
+    registry.fault("GET", "/manifests/", before=lambda: time.sleep(0.8))
+    answer = connect(timeout=(5.0, 1.0)).fetch(
+        "GET", registry.host, "/v2/app/manifests/1", scope="", limit=1 << 22, headers=ACCEPT
+    )
+    assert answer.status == 200
 
 
 ACCEPT = {"Accept": "application/vnd.oci.image.manifest.v1+json"}

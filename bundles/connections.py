@@ -182,7 +182,7 @@ class _Answer(http.client.HTTPResponse):
             now = time.monotonic()
             ends = ends or now + (patience or math.inf)
             if now > ends:
-                raise TimeoutError("timed out")
+                raise socket.timeout("timed out")  # not yet a TimeoutError in Python 3.9
             return count
 
         stream.readinto = within_time

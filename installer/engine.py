@@ -290,7 +290,11 @@ class Engine:
         )
 
     def create_container(self, wanted: NewContainer) -> None:
-        """Make a container and start it."""
+        """Make a container and start it.
+
+        The proxies of Docker's config.json, which may have passwords, do not go into containers of ours: none of them
+        asks anybody outside.
+        """
         client = self._client
         with self._translated(f"create the container `{wanted.name}`"):
             host = client.create_host_config(
@@ -311,6 +315,7 @@ class Engine:
                 entrypoint=None if wanted.entrypoint is None else list(wanted.entrypoint),
                 command=None if wanted.command is None else list(wanted.command),
                 stop_signal=wanted.stop_signal,
+                use_config_proxy=False,
             )
             for path, data in wanted.files.items():
                 client.put_archive(wanted.name, "/", _tar(path, data))
@@ -413,7 +418,12 @@ class Engine:
                 privileged=privileged, network_mode="none", volumes_from=[volumes_from] if volumes_from else None
             )
             identity = client.create_container(
-                image=image, command=list(arguments), host_config=host, name=name, environment=dict(environment or {})
+                image=image,
+                command=list(arguments),
+                host_config=host,
+                name=name,
+                environment=dict(environment or {}),
+                use_config_proxy=False,
             )["Id"]
             try:
                 client.start(identity)
@@ -445,6 +455,7 @@ class Engine:
                 network_disabled=True,
                 name=marks.COPY_CONTAINER,
                 labels={marks.LABEL_ROLE: "copy"},
+                use_config_proxy=False,
             )["Id"]
             try:
                 chunks, _ = client.get_archive(identity, path)

@@ -20,6 +20,8 @@ from installer.receipt import Receipt
 from installer.selection import Selected
 from installer.step import Change, Step
 
+# Docker's config.json may have them, with passwords; buildx would put them into the history of the build.
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY")
 _SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "busybox"})
 
 
@@ -108,16 +110,9 @@ class SmokeTest(Step):
             [
                 *("buildx", "build", "--builder", self._job.builder),
                 *("--platform", ",".join(map(str, trial.platforms))),
-                *(
-                    "--no-cache",
-                    "--pull",
-                    "--provenance=false",
-                    "--output",
-                    "type=cacheonly",
-                    "--progress",
-                    "plain",
-                    "-",
-                ),
+                *("--no-cache", "--pull", "--provenance=false", "--output", "type=cacheonly", "--progress", "plain"),
+                *(word for name in _PROXIES for word in ("--build-arg", f"{name}=")),
+                "-",
             ],
             stdin=trial.dockerfile(with_run),
         )

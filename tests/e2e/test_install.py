@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import dataclasses
 import json
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
@@ -576,6 +579,53 @@ def test_a_disk_that_fills_up_is_a_clear_error(fresh: Air) -> None:
     assert "no space left" in text
     fresh.host.run("rm", "/small/filler")
     assert fresh.installed("--data", "/small/registry")["finished"]
+
+
+def test_nobody_learns_a_planted_password(fresh: Air) -> None:
+    """A proxy's, and those of logins that the host keeps: not from what is said, the process list, or what is left."""
+    password, proxy_password = "Planted-Passw0rd-81b7", "Planted-Pr0xy-55aa"
+    proxy = f"http://user:{proxy_password}@127.0.0.1:9"
+    login = base64.b64encode(f"robot:{password}".encode()).decode()
+    config = {
+        "auths": {name: {"auth": login} for name in (LOCAL, "registry.corp")},
+        "proxies": {"default": {"httpProxy": proxy, "httpsProxy": proxy}},
+    }
+    place = fresh.host.path("/root/.docker/config.json")
+    place.parent.mkdir()
+    place.write_text(json.dumps(config))
+    environment = {name: proxy for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")}
+    seen: set[bytes] = set()
+    with fresh.host.popen(
+        *("python3", ARCHIVE, "install", "--json", "--log-file", "/root/install.log"),
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+
+        def watch_processes() -> None:
+            while process.poll() is None:
+                for line in Path("/proc").glob("[0-9]*/cmdline"):
+                    with contextlib.suppress(OSError):
+                        seen.add(line.read_bytes())
+                time.sleep(0.02)
+
+        watcher = threading.Thread(target=watch_processes)
+        watcher.start()
+        said = process.communicate()[0]
+        watcher.join()
+    assert process.returncode == 0, said
+    assert any(b"buildx\0build" in line for line in seen)
+    inspected = fresh.out(
+        "sh", "-c", "docker inspect $(docker ps -aq); for c in $(docker ps -aq); do docker logs $c; done"
+    )
+    secrets = [password, proxy_password, login, base64.b64encode(f"user:{proxy_password}".encode()).decode()]
+    for secret in secrets:
+        assert secret not in said
+        assert secret not in inspected
+        assert not [line for line in seen if secret.encode() in line]
+        places = "/root /etc/docker /var/log /tmp /var/lib/docker/volumes /var/lib/docker/containers"
+        found = fresh.host.run("sh", "-c", f"grep -rlF '{secret}' {places}", check=False).stdout.split()
+        assert set(found) <= {"/root/.docker/config.json"}
+    assert json.loads(place.read_text())["auths"] == config["auths"]
+    assert fresh.out("stat", "-c", "%a", "/root/install.log") == "600\n"
 
 
 def test_the_containerd_image_store(usb: Path) -> None:

@@ -36,7 +36,8 @@ def test_push_goes_on_after_every_kind_of_fault() -> None:
 
 def test_install_goes_on_after_faults() -> None:
     with install.Campaign(seed=7) as campaign:
-        outcomes = [campaign.run(kind) for kind in ("SIGKILL", "registry crashes", "disk full", "medium pulled")]
+        kinds = ("SIGKILL", "registry crashes", "disk full", "medium pulled", "two at once")
+        outcomes = [campaign.run(kind) for kind in kinds]
     assert [outcome for outcome in outcomes if outcome.problems] == []
     assert sum(outcome.hit for outcome in outcomes) >= 3
 

@@ -26,6 +26,7 @@ Messages are lower case, carry the offending value in backticks and say what was
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -37,10 +38,6 @@ class Problem:
     subject: str
     message: str
     hint: Optional[str] = None
-
-    def __str__(self) -> str:
-        text = f"{self.subject}: {self.message}"
-        return f"{text}\n    next: {self.hint}" if self.hint else text
 
 
 class BundleError(Exception):
@@ -62,7 +59,12 @@ class BundleError(Exception):
 
     def __str__(self) -> str:
         lines = [self.message]
-        lines += [f"  - {problem}" for problem in self.problems]
+        # A next step that many problems in a row share is said once: without a network that is every image.
+        for hint, group in itertools.groupby(self.problems, lambda problem: problem.hint):
+            alike = list(group)
+            lines += [f"  - {problem.subject}: {problem.message}" for problem in alike]
+            if hint:
+                lines.append(f"    next{f', for these {len(alike)}' if len(alike) > 1 else ''}: {hint}")
         if self.hint:
             lines.append(f"  next: {self.hint}")
         return "\n".join(lines)

@@ -121,8 +121,18 @@ class Manifest:
         return Layout(contents, self.program.size)
 
     def to_bytes(self) -> bytes:
-        """bundle.json: the same manifest always gives the same bytes."""
-        return (json.dumps(self.to_json(), indent=1, ensure_ascii=True) + "\n").encode()
+        """bundle.json: the same manifest always gives the same bytes.
+
+        Raises:
+            UsageError: it would be larger than any reader takes.
+        """
+        data = (json.dumps(self.to_json(), indent=1, ensure_ascii=True) + "\n").encode()
+        if len(data) > MAX_SIZE:
+            raise UsageError(
+                f"{len(self.images)} images make a bundle.json of {len(data)} bytes: expected at most {MAX_SIZE}",
+                hint="divide the images among several bundles",
+            )
+        return data
 
     def to_json(self) -> dict[str, Any]:
         """The object that bundle.json holds."""

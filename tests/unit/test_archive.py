@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from bundles.errors import (
 )
 from bundles.layout import header
 from bundles.reader import Archive
+from bundles.reference import Reference
 from bundles.writer import ArchiveWriter
 from tests.archives import Made, example, image, made
 
@@ -344,3 +346,16 @@ def test_a_newer_format_says_what_to_do(sample: Made, tmp_path: Path) -> None:
     with pytest.raises(NewerFormatError, match="format `2`") as caught:
         Archive(path)
     assert "python3 ARCHIVE install" in str(caught.value)
+
+
+def test_more_images_than_a_reader_takes_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    contents = example().contents()
+    (one, *_) = contents.manifest.images
+    many = tuple(
+        dataclasses.replace(one, reference=Reference.parse(f"team/app-{number}:1")) for number in range(40_000)
+    )
+    too_large = dataclasses.replace(contents, manifest=dataclasses.replace(contents.manifest, images=many))
+    with pytest.raises(UsageError, match=r"40000 images make a bundle\.json of [0-9]+ bytes") as caught:
+        ArchiveWriter(tmp_path / "offline.tar", too_large)
+    assert caught.value.hint == "divide the images among several bundles"
+    assert list(tmp_path.iterdir()) == []

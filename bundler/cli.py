@@ -132,6 +132,9 @@ def create(
             output.result(document, _plan_text(plan, contents, target, part_size, made))
             return
         with ArchiveWriter(target, contents, part_size) as writer:
+            if writer.discarded:
+                what = f"what an interrupted run for another bundle had left ({human_size(writer.discarded)})"
+                output.progress.message(f"note: {what} does not fit this one, and is replaced")
             written = export(plan, source, writer, output.progress, workers)
     output.result(_document(defined, plan, contents, written, made.to_json()), _result_text(plan, written))
 

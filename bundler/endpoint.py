@@ -28,8 +28,10 @@ class Endpoint:
         host, _, prefix = text.strip().partition("/")
         prefix = prefix.rstrip("/")
         if not _HOST.fullmatch(host) or (prefix and not _PREFIX.fullmatch(prefix)):
+            # What stands before an @ is a login, which is nobody's business.
+            shown = text.rpartition("@")[2]
             raise UsageError(
-                f"`{text[:100]}` is not a mirror: expected HOST[:PORT][/prefix], such as mirror.corp:5000/hub"
+                f"`{shown[:100]}` is not a mirror: expected HOST[:PORT][/prefix], such as mirror.corp:5000/hub"
             )
         return cls(host, prefix)
 

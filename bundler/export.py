@@ -78,7 +78,9 @@ class _Fetching:
         Raises:
             ContentError: there is nobody else to ask.
         """
-        sink = self._writer.sink(descriptor)
+        sink = self._writer.sink(descriptor, self._stop.is_set)
+        if self._stop.is_set():
+            raise InterruptedByUser("interrupted")
         self._task.advance(sink.position)
         # What an earlier run left may itself be what is wrong: then the endpoint gets another chance.
         resumed = sink.position > 0

@@ -172,6 +172,8 @@ class Authenticator:
         credential = self._credentials(host)
         bearer = next((each for each in challenges if each.scheme == "bearer" and each.parameters.get("realm")), None)
         if credential and credential.registry_token and any(each.scheme == "bearer" for each in challenges):
+            if not _fits_a_header(credential.registry_token):
+                raise _refused(host, scope, "gets no login: the `registrytoken` in Docker's config.json is no token")
             key, fresh = (host, scope), _Authorization("Bearer " + credential.registry_token, float("inf"))
         elif bearer:
             url = _token_url(host, registry_url, bearer.parameters["realm"])
@@ -209,8 +211,7 @@ class Authenticator:
         except UsageError:
             value = {}
         token = value.get("token") or value.get("access_token")
-        # Line breaks would end the header; http.client refuses them with an error that shows the token.
-        if not isinstance(token, str) or not token or not token.isprintable() or not token.isascii():
+        if not isinstance(token, str) or not _fits_a_header(token):
             raise AuthenticationError(f"the token server of `{host}` sent no token", status=answer.status)
         lifetime = value.get("expires_in")
         # Not NaN either, nor what overflows in a sum.
@@ -236,6 +237,11 @@ def _refused(host: str, scope: str, what: str) -> AuthenticationError:
     about = "" if subject == "the registry" else f" for `{subject}`"
     hint = f"{login_command(host)}; and check the name: registries also answer like this when a repository is unknown"
     return AuthenticationError(f"`{host}` {what}{about}", hint=hint, status=401)
+
+
+def _fits_a_header(token: str) -> bool:
+    """Line breaks would end the header; http.client refuses them with an error that shows the token."""
+    return bool(token) and token.isprintable() and token.isascii()
 
 
 def _token_url(host: str, registry_url: str, realm: str) -> str:

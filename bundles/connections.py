@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional, Protocol, Union
@@ -57,14 +57,9 @@ class Response:
     Closing returns the connection for reuse when the body was read to its end, or nearly, and drops it otherwise.
     """
 
-    def __init__(
-        self, raw: urllib3.BaseHTTPResponse, method: str, url: str, proxy: Optional[Proxy], patience: float
-    ) -> None:
+    def __init__(self, raw: urllib3.BaseHTTPResponse, method: str, url: str, proxy: Optional[Proxy]) -> None:
         self._raw = raw
         self._method, self._proxy = method, proxy
-        self._patience = patience
-        self._waited = 0.0
-        self._arrived = 0
         self.url = url
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers  # names in any case
@@ -87,16 +82,8 @@ class Response:
         """
         if count <= 0:
             return b""
-        begun = time.monotonic()
         with translated(self._method, self.url, self._proxy.host_port if self._proxy else None):
-            data = self._raw.read1(count)
-        self._waited += time.monotonic() - begun
-        self._arrived += len(data)
-        if data and self._waited > self._patience:
-            if self._arrived < _SLOWEST * self._waited:
-                raise TooSlowError(f"only {self._arrived} bytes came in {self._waited:.0f} s ({self.action})")
-            self._waited, self._arrived = 0.0, 0
-        return data
+            return self._raw.read1(count)
 
     def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
         """Put what has come into `buffer`; 0 only at the end. Raises like `read`."""
@@ -165,32 +152,31 @@ class _Upload:
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer whose head, from its first byte to its end, may take as long as a silent server may be silent."""
+    """An answer of which head, framing and body all count as what comes from the server; see `_watched`."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self._patience = sock.gettimeout()
-
-    def begin(self) -> None:
         stream: Any = self.fp.raw  # what http.client reads from
-        receive, patience = stream.readinto, self._patience
-        ends = 0.0
+        stream.readinto = _watched(stream.readinto, sock.gettimeout() or math.inf)
 
-        def within_time(buffer: memoryview) -> Optional[int]:
-            nonlocal ends
-            count: Optional[int] = receive(buffer)
-            now = time.monotonic()
-            ends = ends or now + (patience or math.inf)
-            if now > ends:
-                raise socket.timeout("timed out")  # not yet a TimeoutError in Python 3.9
-            return count
 
-        stream.readinto = within_time
-        try:
-            super().begin()
-        finally:
-            # The body has a limit of its own: see Response.
-            del stream.readinto
+def _watched(receive: Callable[[memoryview], Optional[int]], patience: float) -> Callable[[memoryview], Optional[int]]:
+    """`receive` that raises TooSlowError when less than 1 KiB/s came for as long as a silent server may be silent."""
+    waited, arrived = 0.0, 0
+
+    def within_time(buffer: memoryview) -> Optional[int]:
+        nonlocal waited, arrived
+        begun = time.monotonic()
+        count = receive(buffer)
+        waited += time.monotonic() - begun
+        arrived += count or 0
+        if count and waited > patience:
+            if arrived < _SLOWEST * waited:
+                raise TooSlowError(f"only {arrived} bytes came in {waited:.0f} s")
+            waited, arrived = 0.0, 0
+        return count
+
+    return within_time
 
 
 class _Sockets:
@@ -330,7 +316,7 @@ class Connections:
                 decode_content=False,
                 timeout=urllib3.Timeout(connect=connect, read=read),
             )
-        return Response(raw, method, url, proxy, read)
+        return Response(raw, method, url, proxy)
 
     def close(self) -> None:
         """Drop all connections: idle ones, and those on which other threads wait. There are no more afterwards."""

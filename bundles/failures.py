@@ -13,11 +13,19 @@ from typing import Optional
 
 from urllib3 import exceptions
 
-from bundles.errors import BundleError, NetworkError, UnavailableError, UnreachableError
+from bundles.errors import BundleError, NetworkError, TooSlowError, UnavailableError, UnreachableError
 from bundles.origin import Origin, describe, is_loopback
 
 # OpenSSL's names for "that was not TLS", over its versions.
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"})
+# And for bytes that were lost or changed on their way: another try may do better.
+_BROKEN = frozenset(
+    {
+        None, "UNEXPECTED_EOF_WHILE_READING", "BAD_RECORD_MAC", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+        "SSLV3_ALERT_BAD_RECORD_MAC", "DECRYPTION_FAILED", "BAD_LENGTH", "LENGTH_MISMATCH", "PACKET_LENGTH_TOO_LONG",
+        "DATA_LENGTH_TOO_LONG", "ENCRYPTED_LENGTH_TOO_LONG", "BAD_RECORD_TYPE", "UNEXPECTED_RECORD",
+    }
+)  # fmt: skip
 # X509_V_ERR_*: self-signed, self-signed in the chain, issuer unknown (two codes), first certificate not verified.
 _UNKNOWN_CA = frozenset({18, 19, 20, 21, 2})
 
@@ -33,6 +41,8 @@ def translated(method: str, url: str, proxy: Optional[str]) -> Iterator[None]:
     """
     try:
         yield
+    except TooSlowError as error:
+        raise TooSlowError(f"{error.message} ({describe(method, url)})") from None
     except BundleError:
         raise
     except (exceptions.HTTPError, OSError, UnicodeError) as error:
@@ -106,6 +116,6 @@ def _tls_failure(error: ssl.SSLError, action: str, origin: Origin) -> NetworkErr
     if isinstance(error, ssl.SSLCertVerificationError):
         unknown = error.verify_code in _UNKNOWN_CA
         return NetworkError(message, hint="name the CA that signed its certificate: --ca FILE" if unknown else None)
-    if isinstance(error, ssl.SSLEOFError) or error.reason in (None, "UNEXPECTED_EOF_WHILE_READING", "BAD_RECORD_MAC"):
+    if isinstance(error, ssl.SSLEOFError) or error.reason in _BROKEN:
         return UnavailableError(message)
     return NetworkError(message)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Optional
 
-from bundles.errors import InterruptedByUser
+from bundles.errors import ArchiveError, InterruptedByUser
 from bundles.layout import Entry, Layout
 from bundles.unfinished import Unfinished
 
@@ -90,6 +90,11 @@ class FrontierHasher(threading.Thread):
                 continue
             view = buffer[: ready - position]
             count = self._files.readinto(position, view)
+            if not count:
+                raise ArchiveError(
+                    f"`{self._files.partials[0]}` was cut by another program while it was written",
+                    hint="run the same command again; it goes on where it stopped",
+                )
             self._hash.update(view[:count])
             position += count
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from bundles.digest import Digest
 from bundles.errors import BundleError, UsageError
 
+# More than any size has.
+_DIGITS = 20
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -29,11 +31,11 @@ def _boot_id() -> str:
 
 
 class Journal:
-    """Opens or begins the journal of one bundle at `path`, and locks it until it is closed.
+    """Opens the journal of one bundle at `path`, and locks it until it is closed; nothing is written before `begin`.
 
     `claims` are what an earlier run left: digest to number of bytes. `renaming` says that an earlier run had all of
-    the archive on the medium and began to give the files their final names. A journal of another bundle, or of the
-    same with other `parts` (how it is cut), is begun anew.
+    the archive on the medium and began to give the files their final names. `is_foreign` says that what is there is
+    of another bundle, or of the same with other `parts` (how it is cut).
 
     Raises:
         BundleError: another process has it.
@@ -50,16 +52,22 @@ class Journal:
                 f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}",
                 hint="choose another place with -o FILE",
             ) from None
-        boot = _boot_id()
+        self._first = f"bundle {bundle} {parts}"
         data = _content(self._file)
-        self.claims, self.renaming = _read(data, f"bundle {bundle} {parts}", boot)
+        self.claims, complete = _read(data, self._first, _boot_id())
+        self.renaming = complete and bool(self.claims)
+        self.is_foreign = bool(data) and not data.startswith(f"{self._first}\n".encode())
+        self._is_new, self._ends_in_mid_line = not data, bool(data) and not data.endswith(b"\n")
+
+    def begin(self) -> None:
+        """Write down that this run works on the bundle; what another one left is forgotten."""
         if not self.claims:
-            self.renaming = False
             os.ftruncate(self._file, 0)
-            self._append(f"bundle {bundle} {parts}\n")
-        elif not data.endswith(b"\n"):
+            self._append(f"{self._first}\n")
+        elif self._ends_in_mid_line:
             self._append("\n")
-        self._append(f"boot {boot}\n")
+            self._ends_in_mid_line = False
+        self._append(f"boot {_boot_id()}\n")
 
     def written(self, digest: Digest, size: int) -> None:
         """Claim that the first `size` bytes of a blob are written (they survive the end of this process)."""
@@ -74,7 +82,8 @@ class Journal:
         self._append("complete\n", sync=True)
 
     def adopt(self, claims: dict[Digest, int]) -> None:
-        """Take over a finished archive: its files are to get their unfinished names back."""
+        """Begin by taking over a finished archive: its files are to get their unfinished names back."""
+        self.begin()
         self._append("".join(f"synced {digest} {size}\n" for digest, size in claims.items()))
         self.complete()
         self.claims, self.renaming = claims, True
@@ -91,6 +100,13 @@ class Journal:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+
+    def give_up(self) -> None:
+        """Nothing is going to be done: leave what an earlier run left, and no trace of this one."""
+        if self._is_new:
+            self.remove()
+        else:
+            self.close()
 
     def remove(self) -> None:
         """The archive is complete: nothing to remember."""
@@ -144,9 +160,12 @@ def _read(data: bytes, first: str, boot: str) -> tuple[dict[Digest, int], bool]:
             same_boot = rest == boot and boot != "unknown"
         elif kind == "complete":
             complete = True
-        elif (kind == "synced" or (kind == "written" and same_boot)) and size.isdigit():
+        elif (kind == "synced" or (kind == "written" and same_boot)) and size.isdigit() and len(size) < _DIGITS:
             try:
-                claims[Digest(digest)] = int(size)
+                blob, count = Digest(digest), int(size)
             except UsageError:
                 continue
+            # A sync that began before a blob grew is noted after that: it takes nothing back.
+            before = claims.get(blob, 0) if kind == "synced" and same_boot else 0
+            claims[blob] = max(before, count)
     return claims, complete

@@ -33,10 +33,15 @@ class Unfinished(Closing):
         self._ends = list(itertools.accumulate(sizes))
         self._files: list[int] = []
         try:
+            taken_back = []
             for path, partial in zip(self.paths, self.partials):
-                if renaming and path.exists() and not partial.exists():
-                    path.replace(partial)
-                self._files.append(os.open(partial, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644))
+                has_its_name = renaming and path.exists() and not partial.exists()
+                place, create = (path, 0) if has_its_name else (partial, os.O_CREAT)
+                self._files.append(os.open(place, os.O_RDWR | create | getattr(os, "O_CLOEXEC", 0), 0o644))
+                taken_back += [(path, partial)] if has_its_name else []
+            # Only now: where one of them cannot be written, all keep their names.
+            for path, partial in taken_back:
+                path.replace(partial)
             sync_directory(paths[0].parent)
         except OSError as error:
             self.close()
@@ -49,11 +54,6 @@ class Unfinished(Closing):
         """Forget what is in them."""
         for file in self._files:
             os.ftruncate(file, 0)
-
-    def space(self) -> tuple[int, int]:
-        """Bytes that can still be used there, and bytes that these files use already."""
-        status = os.fstatvfs(self._files[0])
-        return status.f_bavail * status.f_frsize, sum(os.fstat(file).st_blocks * 512 for file in self._files)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write bytes at an offset of the archive, whole.
@@ -130,11 +130,6 @@ class Unfinished(Closing):
         for partial, path in zip(self.partials, self.paths):
             partial.replace(path)
         sync_directory(self.paths[0].parent)
-
-    def remove(self) -> None:
-        """Remove the files: nothing in them is worth keeping."""
-        for partial in self.partials:
-            partial.unlink()
 
     def close(self) -> None:
         while self._files:

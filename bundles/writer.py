@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
@@ -100,7 +101,9 @@ class BlobSink:
     when there is nothing to fetch. Not for use by several threads at once.
     """
 
-    def __init__(self, writer: ArchiveWriter, descriptor: Descriptor, claimed: int) -> None:
+    def __init__(
+        self, writer: ArchiveWriter, descriptor: Descriptor, claimed: int, stopped: Callable[[], bool]
+    ) -> None:
         self.descriptor = descriptor
         self.position = 0
         self.resumed = 0
@@ -108,14 +111,14 @@ class BlobSink:
         self._entry = writer.layout.blob(descriptor.digest)
         self._hash = hashlib.sha256()
         self._journaled = 0
-        self._adopt(min(claimed, descriptor.size))
+        self._adopt(min(claimed, descriptor.size), stopped)
         self.resumed = self._journaled = self.position
 
-    def _adopt(self, claimed: int) -> None:
+    def _adopt(self, claimed: int, stopped: Callable[[], bool]) -> None:
         """Hash what an earlier run wrote, as the medium has it."""
         self._writer.files.forget(self._entry.data_offset, claimed)
         buffer = memoryview(bytearray(min(CHUNK, claimed)))
-        while self.position < claimed:
+        while self.position < claimed and not stopped():
             view = buffer[: claimed - self.position]
             count = self._writer.files.readinto(self._entry.data_offset + self.position, view)
             if count == 0:
@@ -162,6 +165,8 @@ class ArchiveWriter(Closing):
         contents: what goes in.
         split: the most bytes that a part may have; None for one file.
 
+    `discarded` is how many bytes an unfinished run for another bundle had left, which this one replaces.
+
     Raises:
         UsageError: `path` is a file that is no bundle, its directory cannot be written, or its file system does not
             take files of that size.
@@ -185,17 +190,26 @@ class ArchiveWriter(Closing):
             paths = [path.with_name(name) for name in names]
             if not self.journal.renaming:
                 _check_target(path, split is not None)
+            partials = {partial: _occupied(partial) for partial in _partials(path, paths)}
             if not self.journal.claims and _holds(paths, sizes, self.digest):
+                for partial in partials:
+                    partial.unlink(missing_ok=True)
                 self.journal.adopt({layer.digest: layer.size for layer in self.layers})
+            else:
+                self._check_space(sum(partials.values()))
+            self.discarded = sum(partials.values()) if self.journal.is_foreign else 0
             self.files = Unfinished(paths, sizes, renaming=self.journal.renaming)
         except BaseException:
-            self._give_up()
+            self.journal.give_up()
             raise
         try:
+            self.journal.begin()
             if not self.journal.claims:
+                # Nothing of an earlier run was touched until here: what could be refused has been.
                 self.files.clear()
-                self._remove_stale()
-            self._check_space()
+                for partial in partials:
+                    if partial not in self.files.partials:
+                        partial.unlink(missing_ok=True)
             self._hasher = FrontierHasher(self.files, self.layout)
             self._syncer = Syncer(self.files, self.journal)
             self._write_metadata()
@@ -207,28 +221,15 @@ class ArchiveWriter(Closing):
             self._hasher.start()
             self._syncer.start()
 
-    def _give_up(self) -> None:
-        """Leave no journal behind that says nothing."""
-        if self.journal.claims:
-            self.journal.close()
-        else:
-            self.journal.remove()
-
-    def _remove_stale(self) -> None:
-        """Remove what an interrupted run that cut the archive otherwise has left."""
-        for stale in (self.path, *further_parts(self.path, 0, ".partial")):
-            partial = stale.with_name(stale.name + ".partial")
-            if partial not in self.files.partials:
-                partial.unlink(missing_ok=True)
-
-    def _check_space(self) -> None:
-        free, used = self.files.space()
-        if free + used < self.layout.size:
-            if not self.journal.claims:
-                self.files.remove()
-            self._give_up()
+    def _check_space(self, used: int) -> None:
+        """Refuse what does not fit where `used` bytes are taken by what this run takes over or replaces."""
+        if self.journal.renaming:
+            return
+        status = os.statvfs(self.path.parent)
+        free = status.f_bavail * status.f_frsize + used
+        if free < self.layout.size:
             raise DiskFullError(
-                f"`{self.path.parent}` has {human_size(free + used)} free and the archive needs "
+                f"`{self.path.parent}` has {human_size(free)} free and the archive needs "
                 f"{human_size(self.layout.size)}",
                 hint="make room there, or choose another place with -o FILE",
             )
@@ -247,11 +248,14 @@ class ArchiveWriter(Closing):
             self.write_at(entry.offset, memoryview(header(name, entry.size) + data + bytes(padding(entry.size))))
             self._hasher.complete(entry)
 
-    def sink(self, descriptor: Descriptor) -> BlobSink:
-        """Where to write that layer; one of `layers`, each once."""
+    def sink(self, descriptor: Descriptor, stopped: Callable[[], bool] = lambda: False) -> BlobSink:
+        """Where to write that layer; one of `layers`, each once.
+
+        What an earlier run wrote of it is read again first, until `stopped` says that it is no longer wanted.
+        """
         entry = self.layout.blob(descriptor.digest)
         self.write_at(entry.offset, memoryview(header(entry.name, entry.size)))
-        return BlobSink(self, descriptor, self.journal.claims.get(descriptor.digest, 0))
+        return BlobSink(self, descriptor, self.journal.claims.get(descriptor.digest, 0), stopped)
 
     def write_at(self, offset: int, data: memoryview) -> None:
         """Write bytes at an offset of the archive, whole.
@@ -345,6 +349,20 @@ def _check_target(path: Path, split: bool) -> None:
             Archive(path).close()
         except ArchiveError:
             raise _not_replaced(path) from None
+
+
+def _partials(path: Path, paths: Sequence[Path]) -> list[Path]:
+    """The unfinished files of `paths`, and those of earlier runs that cut the archive otherwise."""
+    stale = (path, *further_parts(path, 0, ".partial"))
+    return list(dict.fromkeys(each.with_name(each.name + ".partial") for each in (*paths, *stale)))
+
+
+def _occupied(path: Path) -> int:
+    """The bytes that a file takes up on the medium, 0 when it is not there."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
 
 
 def _holds(paths: Sequence[Path], sizes: Sequence[int], digest: Digest) -> bool:

@@ -237,14 +237,14 @@ def test_a_file_that_is_no_bundle_is_not_replaced(sample: Made, tmp_path: Path) 
 def test_no_space_is_seen_before_anything_is_written(
     sample: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.fstatvfs
+    real = os.statvfs
 
-    def full(file: int) -> os.statvfs_result:
-        values = list(real(file))
+    def full(path: Path) -> os.statvfs_result:
+        values = list(real(path))
         values[4] = 0  # f_bavail
         return os.statvfs_result(values)
 
-    monkeypatch.setattr(os, "fstatvfs", full)
+    monkeypatch.setattr(os, "statvfs", full)
     with pytest.raises(DiskFullError, match="0 B free"):
         ArchiveWriter(tmp_path / "offline.tar", sample.contents())
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 import time
 from typing import Callable
 
@@ -68,7 +71,7 @@ def test_a_head_that_drips_is_given_up(
     registry.tag("app", "1", registry.image())
     registry.fault("GET", "/manifests/", times=-1, drip_head=0.02)
     impatient = connect(timeout=(5.0, 0.5), attempts=2, insecure=frozenset({registry.host}))
-    with pytest.raises(UnavailableError, match="timed out"):
+    with pytest.raises(TooSlowError, match=r"bytes came in 1 s \(GET http"):
         impatient.fetch("GET", registry.host, "/v2/app/manifests/1", scope="", limit=1 << 22, headers=ACCEPT)
     assert len(registry.paths("GET", "/manifests/")) == 2
 
@@ -81,6 +84,32 @@ def test_a_head_may_take_its_time_to_begin(registry: FakeRegistry, connect: Call
         "GET", registry.host, "/v2/app/manifests/1", scope="", limit=1 << 22, headers=ACCEPT
     )
     assert answer.status == 200
+
+
+def test_framing_that_drips_is_given_up(connect: Callable[..., Transport]) -> None:
+    """The size of a chunk, with an extension that never ends: it is no byte of the body."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            # The first two find out whether it speaks TLS.
+            for _ in range(3):
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;")
+                    while not ended.wait(0.02):
+                        connection.sendall(b"x")
+
+        server = threading.Thread(target=serve)
+        server.start()
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            with pytest.raises(TooSlowError, match="bytes came in"):
+                connect(timeout=(5.0, 0.5), attempts=1).fetch("GET", host, "/v2/", scope="", limit=1 << 20)
+        finally:
+            ended.set()
+            server.join()
 
 
 ACCEPT = {"Accept": "application/vnd.oci.image.manifest.v1+json"}

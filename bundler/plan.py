@@ -50,6 +50,7 @@ class Plan:
     def and_also(self, more: Iterable[Resolved], notes: Iterable[str] = ()) -> Plan:
         """This plan with further images."""
         added = Plan.of(more)
+        _check_sizes((*self.documents, *added.documents), (*self.layers, *added.layers))
         documents = {descriptor.digest: (descriptor, data) for descriptor, data in (*added.documents, *self.documents)}
         layers = {descriptor.digest: (descriptor, at) for descriptor, at in (*added.layers, *self.layers)}
         return dataclasses.replace(
@@ -67,6 +68,7 @@ class Plan:
         Raises:
             ContentError: two images give different sizes for one digest.
         """
+        resolved = tuple(resolved)
         images: list[Image] = []
         documents: dict[Digest, tuple[Descriptor, bytes]] = {}
         layers: dict[Digest, tuple[Descriptor, Reference]] = {}
@@ -77,15 +79,24 @@ class Plan:
             for descriptor, data in item.documents.items():
                 documents.setdefault(descriptor.digest, (descriptor, data))
             for descriptor, repository in item.layers.items():
-                first, _ = layers.setdefault(descriptor.digest, (descriptor, repository))
-                if first.size != descriptor.size:
-                    raise ContentError(
-                        f"the blob {descriptor.digest} has {first.size} bytes in one image and {descriptor.size} "
-                        f"in {item.image.reference.familiar}"
-                    )
+                layers.setdefault(descriptor.digest, (descriptor, repository))
+        every = [layer for item in resolved for layer in item.layers.items()]
+        _check_sizes(documents.values(), every)
         return cls(
             images=tuple(images),
             documents=tuple(documents[digest] for digest in sorted(documents)),
             layers=tuple(layers[digest] for digest in sorted(layers) if digest not in documents),
             notes=tuple(notes),
         )
+
+
+def _check_sizes(documents: Iterable[tuple[Descriptor, bytes]], layers: Iterable[tuple[Descriptor, Reference]]) -> None:
+    """Raise ContentError when one digest comes with several sizes: what reads the archive would call it damaged."""
+    sizes = {descriptor.digest: descriptor.size for descriptor, _ in documents}
+    for descriptor, repository in layers:
+        first = sizes.setdefault(descriptor.digest, descriptor.size)
+        if first != descriptor.size:
+            raise ContentError(
+                f"the blob {descriptor.digest} has {first} bytes in one place and {descriptor.size} in "
+                f"{repository.familiar}"
+            )

@@ -100,7 +100,7 @@ def _attached(subject: _Subject, source: RegistrySource) -> Iterator[Resolved]:
         known = source.find_manifest(reference)
         if known:
             children = parse_index(known[1]) if known[0].is_index else ()
-            manifests = [known] if known[0].is_manifest else _found(subject, (each.digest for each in children), source)
+            manifests = [known] if known[0].is_manifest else _found(subject, children, source)
             yield _resolved(reference, *known, manifests, source)
     reference = subject.tagged(base)
     listed = source.referrers(subject.repository, subject.digest)
@@ -117,13 +117,23 @@ def _attached(subject: _Subject, source: RegistrySource) -> Iterator[Resolved]:
         listing = [entries[digest] for digest in sorted(entries)]
         data = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listing}, indent=3).encode()
         root = Descriptor.of(OCI_INDEX, data)
-    yield _resolved(reference, root, data, _found(subject, entries, source), source)
+    yield _resolved(reference, root, data, _found(subject, parse_index(data), source), source)
 
 
-def _found(subject: _Subject, digests: Iterable[Digest], source: RegistrySource) -> list[tuple[Descriptor, bytes]]:
-    """Those manifests that are there: a list of referrers may have some that were deleted."""
-    known = (source.find_manifest(subject.at(digest)) for digest in digests)
-    return [each for each in known if each and each[0].is_manifest]
+def _found(subject: _Subject, children: Iterable[Descriptor], source: RegistrySource) -> list[tuple[Descriptor, bytes]]:
+    """Those manifests that are there: a list of referrers may have some that were deleted.
+
+    Raises:
+        ContentError: the list gives another size; what reads the archive would call it damaged.
+    """
+    found = []
+    for child in children:
+        known = source.find_manifest(subject.at(child.digest))
+        if known and known[0].is_manifest:
+            if known[0].size != child.size:
+                raise ContentError(f"it is listed with {child.size} bytes, and has {known[0].size}: {child.digest}")
+            found.append(known)
+    return found
 
 
 def _resolved(

@@ -219,7 +219,7 @@ class _Resolution:
             elif child.is_index:
                 if child.digest not in self._opened:
                     self._opened.add(child.digest)
-                    nested, raw = self._source.manifest(_at(reference, child))
+                    nested, raw = self._child(reference, child)
                     self._documents[nested] = raw
                     left_out |= self._survey(reference, raw, offered, attestations, depth + 1)
             elif child.is_manifest:
@@ -248,14 +248,28 @@ class _Resolution:
 
     def _config_platform(self, reference: Reference, child: Descriptor) -> Optional[Platform]:
         """The platform of a manifest whose index entry names none."""
-        _, data = self._source.manifest(_at(reference, child))
+        _, data = self._child(reference, child)
         config = parse_manifest(data).config
         if config.media_type not in CONFIG_TYPES:
             return None
         return config_platform(self._source.read_blob(reference, config, MAX_CONFIG_SIZE))
 
-    def _fetch(self, reference: Reference, child: Descriptor, platform: Optional[Platform]) -> PlatformContent:
+    def _child(self, reference: Reference, child: Descriptor) -> tuple[Descriptor, bytes]:
+        """What an index lists, as the index says.
+
+        Raises:
+            ContentError: the index gives another size; what reads the archive would call it damaged.
+        """
         descriptor, data = self._source.manifest(_at(reference, child))
+        if descriptor.size != child.size:
+            raise ContentError(
+                f"an index of `{reference.familiar}` says that {child.digest} has {child.size} bytes: it has "
+                f"{descriptor.size}; whoever made the image must mend it"
+            )
+        return descriptor, data
+
+    def _fetch(self, reference: Reference, child: Descriptor, platform: Optional[Platform]) -> PlatformContent:
+        descriptor, data = self._child(reference, child)
         self._documents[descriptor] = data
         return self._take(reference, descriptor, data, platform)
 

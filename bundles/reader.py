@@ -240,6 +240,10 @@ class Archive(Closing):
                     continue
                 if not self.has(blob.digest):
                     raise self.damaged([Problem(f"{blob.digest}, which {parent and parent.digest} needs", "missing")])
+                size = self.layout.blob(blob.digest).size
+                if size != blob.size:
+                    what = f"{parent and parent.digest} says that it has {blob.size} bytes, and it has {size}"
+                    raise self.damaged([Problem(str(blob.digest), what)])
                 yield blob
         except UsageError as error:
             raise self.damaged([Problem(f"the image {root.digest}", error.message)]) from None

@@ -17,6 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from hypothesis import example as sample_of
 
+from bundler.resolve import resolve
+from bundler.spec import Spec, Wanted
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, UsageError
@@ -28,7 +30,8 @@ from bundles.platform import Platform
 from bundles.reader import Archive
 from bundles.reference import Reference
 from bundles.writer import ArchiveWriter
-from tests.archives import Made, example
+from tests.archives import AMD64, ContentSource, Made, example
+from tests.images import Content, layer
 
 _ANY_JSON = strategies.recursive(
     strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats() | strategies.text(),
@@ -366,10 +369,12 @@ def test_any_bytes_as_a_journal(sample: Made, tmp_path: Path, data: bytes, ours:
     path.write_bytes((f"bundle {digest} whole\n".encode() if ours else b"") + data)
     journal = Journal(path, digest)
     assert all(isinstance(claim, Digest) and size >= 0 for claim, size in journal.claims.items())
-    journal.synced({digest: 5})
+    other = Digest.of(b"other")
+    journal.begin()
+    journal.synced({other: 5})
     journal.close()
     again = Journal(path, digest)
-    assert again.claims[digest] == 5
+    assert again.claims[other] == 5
     again.remove()
 
 
@@ -403,6 +408,24 @@ def test_a_manifest_that_lies_is_refused(whole: bytes, tmp_path: Path, bend: Cal
     value = manifest_of(whole)
     bend(value)
     refused(tmp_path / "offline.tar", with_manifest(whole, json.dumps(value).encode()), DamagedArchiveError)
+
+
+def test_a_manifest_with_another_size_than_its_layer_has(tmp_path: Path) -> None:
+    """All digests are right, and installing would find out in the middle."""
+    content = Content()
+    data = layer("odd")
+    blob = content.add("application/vnd.oci.image.layer.v1.tar+gzip", data)
+    config = content.add("application/vnd.oci.image.config.v1+json", json.dumps(AMD64.to_json()).encode())
+    listed = dataclasses.replace(blob, size=blob.size + 5)
+    tags = {"odd:1": content.index(content.manifest(config, [listed], platform=AMD64))}
+    source = ContentSource(content, tags)
+    wanted = (Wanted(Reference.parse("odd:1"), "base", (AMD64,)),)
+    plan = resolve(Spec("test", (AMD64,), (AMD64,), wanted, {}, False), source)
+    ((_, at),) = plan.layers
+    bent = Made(dataclasses.replace(plan, layers=((blob, at),)), {blob.digest: data}, source)
+    path = bent.write(tmp_path / "offline.tar").path
+    with Archive(path) as archive, pytest.raises(DamagedArchiveError, match=f"says that it has {blob.size + 5} bytes"):
+        archive.verify()
 
 
 def test_what_is_shared_is_walked_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -257,6 +258,16 @@ def test_everything_wrong_is_reported_at_once(registry: FakeRegistry, look: Call
     assert problems["debian:12.1"].hint == "did you mean `debian:12`?"
     assert "docker login" in str(problems["secret:1"].hint)
     assert caught.value.exit_code == 5
+
+
+def test_an_index_with_another_size_than_what_it_lists(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
+    """Whoever reads the archive goes by the index, and would find it damaged."""
+    amd64, arm64 = registry.image("linux/amd64"), registry.image("linux/arm64")
+    registry.tag("library/debian", "12", registry.index(dataclasses.replace(amd64, size=amd64.size + 1), arm64))
+    with pytest.raises(ContentError) as caught:
+        look("debian:12")
+    (problem,) = caught.value.problems
+    assert f"{amd64.digest} has {amd64.size + 1} bytes: it has {amd64.size}" in problem.message
 
 
 def test_one_kind_of_trouble_keeps_its_kind(registry: FakeRegistry, look: Callable[..., Plan]) -> None:

@@ -52,7 +52,17 @@ _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bu
 
 # A stick that was pulled, a file system that went read-only, a file that went away: no defects of this program.
 _MEDIUM_ERRORS = frozenset(
-    {errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EACCES, errno.ENOENT}
+    {
+        errno.EIO,
+        errno.EROFS,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.ESTALE,
+        errno.EACCES,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+    }
 )
 
 

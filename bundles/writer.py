@@ -8,6 +8,7 @@ back and read again: what is right in it is not fetched.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -312,10 +313,23 @@ class ArchiveWriter(Closing):
 
 def check_directory(path: Path) -> None:
     """Raise UsageError when an archive cannot be written at `path`: said before the network is asked for anything."""
+    try:
+        # The longest of the names that belong to it.
+        path.with_name(path.name + ".sha256.partial").exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"the name `{path.name[:40]}...` is too long", hint="choose another -o FILE") from None
+        raise
     if path.is_dir():
         raise UsageError(f"`{path}` is a directory", hint=f"name a file: -o {path / 'offline.tar'}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"`{path}` is a device, a pipe or a socket", hint="name a file: -o offline.tar")
     if not path.parent.is_dir():
         raise UsageError(f"the directory `{path.parent}` does not exist", hint=f"mkdir -p {path.parent}")
+    if not path.name.isprintable():
+        raise UsageError(f"the name {path.name!a} has letters that cannot be printed", hint="choose another -o FILE")
+    if path.with_name(path.name + ".sha256").is_dir():
+        raise UsageError(f"`{path}.sha256` is a directory, and the checksums go there", hint="choose another -o FILE")
 
 
 def _check_limit(path: Path, sizes: Sequence[int]) -> None:

@@ -473,3 +473,8 @@ def test_many_workers(fake: Make, connect: Connect, certificate: Certificate, tm
     for thread in threads:
         thread.join()
     assert results == {number: noise(number, 50_000) for number in range(32)}
+
+
+def test_a_login_in_the_name_of_a_mirror_is_not_shown() -> None:
+    with pytest.raises(UsageError, match=r"`mirror\.corp:5000` is not a mirror"):
+        Endpoint.parse("anna:S3CRET@mirror.corp:5000")

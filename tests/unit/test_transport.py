@@ -206,6 +206,14 @@ def test_an_identity_token_is_exchanged(fake: Make, connect: Connect) -> None:
     assert request.authorization == ""
 
 
+def test_a_registry_token_that_is_none_is_not_shown(fake: Make, connect: Connect) -> None:
+    registry = fake(auth="bearer", anonymous_pull=False)
+    blob = registry.blob("app", b"abc")
+    with pytest.raises(AuthenticationError, match="is no token") as caught:
+        get(connect(credentials=lambda host: Credential(registry_token=f"{SECRET}\n")), registry, blob.digest)
+    assert SECRET not in str(caught.value)
+
+
 def test_a_registry_token_is_used_as_it_is(fake: Make, connect: Connect) -> None:
     registry = fake(auth="bearer", anonymous_pull=False)
     blob = registry.blob("app", b"abc")

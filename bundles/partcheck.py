@@ -17,6 +17,10 @@ from bundles.volume import Volume
 
 _HINT = "sha256sum -c {name}.sha256 says which parts are right; copy the others again"
 
+_FOREIGN = "is damaged, or a part of another archive"
+# To tell where a part belongs it is compared with all others.
+_EXPLAINED = 20
+
 
 def check_parts(volume: Volume, layout: Layout, program: Digest) -> None:
     """Compare the parts with the layout; `program` is the digest of what the archive ends with.
@@ -42,7 +46,9 @@ def check_parts(volume: Volume, layout: Layout, program: Digest) -> None:
     starts = [sum(volume.sizes[:index]) for index in range(len(volume.paths))]
     wrong = [index for index, start in enumerate(starts) if not _fits(volume, layout, start, index)]
     if wrong:
-        problems = [Problem(volume.paths[index].name, _why(volume, layout, starts, index)) for index in wrong]
+        reasons = [_why(volume, layout, starts, index) for index in wrong[:_EXPLAINED]]
+        reasons += [_FOREIGN] * len(wrong[_EXPLAINED:])
+        problems = [Problem(volume.paths[index].name, reason) for index, reason in zip(wrong, reasons)]
         raise DamagedArchiveError(f"the parts of `{name}` do not belong together", hint=hint, problems=problems)
 
 
@@ -105,4 +111,4 @@ def _why(volume: Volume, layout: Layout, starts: Sequence[int], index: int) -> s
             place = other if _fits(volume, layout, start, index) else place
     if place is not None:
         return f"holds what belongs into `{volume.paths[place].name}`"
-    return "is damaged, or a part of another archive"
+    return _FOREIGN

@@ -371,15 +371,21 @@ class Archive(Closing):
         Raises:
             DamagedArchiveError: with what is wrong.
         """
-        below = set()
-        for blob in self.walk(image.root):
-            below.add(blob.digest)
-            if blob.media_type in CONFIG_TYPES:
-                self.read_document(blob)
+        below = self._below(image.root.media_type, image.root.digest, image.root.size)
         for content in image.platforms:
             if content.manifest.digest not in below:
                 problem = f"{content.manifest.digest}, which it lists for {content.platform}, is not below its root"
                 raise self.damaged([Problem(image.reference.familiar, problem)])
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019  an archive lives as long as the command
+    def _below(self, media_type: str, digest: Digest, size: int) -> frozenset[Digest]:
+        """All that is below a root, its documents checked: once, however many images say that it is theirs."""
+        found = set()
+        for blob in self.walk(Descriptor(media_type, digest, size)):
+            found.add(blob.digest)
+            if blob.media_type in CONFIG_TYPES:
+                self.read_document(blob)
+        return frozenset(found)
 
     def _check_blob(self, blob: Descriptor, task: Task, stop: threading.Event) -> list[Problem]:
         reader = self.open_blob(blob)

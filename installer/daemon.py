@@ -179,8 +179,12 @@ class InsecureRegistry(Step):
             file, directory = shlex.quote(str(path)), shlex.quote(str(path.parent))
             first = f"sudo cp {file} {shlex.quote(str(free_name(path)))} && " if path.exists() else ""
             first += "" if path.parent.exists() else f"sudo mkdir -p {directory} && "
-            text = shlex.quote(json.dumps(json.loads(new)))
-            commands = f"{first}echo {text} | sudo tee {file} && sudo kill -HUP {pid_text}"
+            value = json.loads(new)
+            text = shlex.quote(json.dumps(value))
+            commands = f"{first}printf '%s\\n' {text} | sudo tee {file} && sudo kill -HUP {pid_text}"
+            if "proxies" in value:
+                # They may have passwords, and hints go into logs.
+                commands = f"run this with sudo; or add it to `{_KEY}` there, then: sudo kill -HUP {pid_text}"
             return Problem(subject, f"it must allow plain HTTP to {self._address}, and it {what}", commands)
         return None
 

@@ -134,15 +134,17 @@ class Engine:
             self._check_socket()
             import docker
             from docker.errors import DockerException
-            from docker.utils import kwargs_from_env
 
-            options = kwargs_from_env() if self.endpoint.context == "default" else {}
-            options["base_url"] = self.endpoint.host
             try:
-                self._connected = docker.APIClient(timeout=_TIMEOUT, version="auto", **options)
+                self._connected = docker.APIClient(self.endpoint.host, version="auto", timeout=_TIMEOUT)
             except DockerException as error:
                 raise HostError(
                     f"Docker at `{self.endpoint.host}` does not answer: {error}", hint="docker version"
+                ) from None
+            except (AttributeError, TypeError, ValueError) as error:
+                # docker-py reads config.json without looking at the types of what is in it.
+                raise HostError(
+                    f"Docker's config.json is not what Docker writes: {error}", hint="mend ~/.docker/config.json"
                 ) from None
         return self._connected
 

@@ -250,6 +250,10 @@ run_installer() { # COMMAND [OPTION]...
     IFS=$saved_ifs
     set +f
     case $mounted in *":$(pwd -P):"*) set -- --workdir "$(pwd -P)" "$@" ;; esac
+    # Docker would copy the proxies of its config.json, passwords and all, into what `docker inspect` shows.
+    for name in HTTP_PROXY HTTPS_PROXY FTP_PROXY ALL_PROXY http_proxy https_proxy ftp_proxy all_proxy; do
+        set -- --env "$name=" "$@"
+    done
     docker run --rm --read-only --tmpfs /tmp --network host --pid host --userns host --log-driver none \
         --security-opt label=disable --security-opt apparmor=unconfined --user "$(id -u):$(id -g)" \
         --env BUNDLE_HOST=/host --env BUNDLE_RELAY=/run/bundle --entrypoint python3 "$@"

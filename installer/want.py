@@ -18,6 +18,7 @@ from bundles.image import parse_index, parse_manifest
 from bundles.transport import Settings, Transport
 from bundles.want import Want
 from installer.address import Address
+from installer.connect import bypass_proxies
 from installer.host import Places, read_json_file
 from installer.invoker import environment_of_invoker
 from installer.job import DEFAULT_REGISTRY
@@ -41,7 +42,10 @@ def want(*, path: Path, registry: Optional[str], output: Output) -> None:
     online$   bundle create -f bundle.toml --base want.json -o delta.tar
     """
     receipt = read_json_file(Places.of(environment_of_invoker(os.environ)).receipt) or {}
-    address = Address.parse(registry or _installed(receipt) or DEFAULT_REGISTRY)
+    ours = Address.parse(_installed(receipt) or DEFAULT_REGISTRY)
+    address = Address.parse(registry) if registry else ours
+    if address == ours:
+        bypass_proxies(address)
     settings = Settings(insecure=frozenset({str(address)}), timeout=(5.0, 60.0), attempts=3, backoff=0.2)
     with Transport(settings) as transport:
         found = holdings(Registry(transport, str(address)), pinned(receipt, address))
@@ -72,7 +76,8 @@ def holdings(registry: Registry, more: frozenset[tuple[str, Digest]] = frozenset
         registry.ping()
         repositories = list(registry.repositories())
     except NetworkError as error:
-        raise type(error)(f"cannot list `{registry.host}`: {error.message}", hint="docker start registry") from None
+        hint = error.hint or "docker start registry"
+        raise type(error)(f"cannot list `{registry.host}`: {error.message}", hint=hint) from None
     images: dict[str, Digest] = {}
     digests: set[Digest] = set()
 

@@ -156,11 +156,20 @@ def test_the_commands_for_root_make_the_directory(place: Place, monkeypatch: pyt
     place.etc.rmdir()
     (problem,) = place.allow().problems()
     assert problem.hint is not None
-    assert problem.hint.startswith(f"sudo mkdir -p {place.etc} && echo ")
+    assert problem.hint.startswith(f"sudo mkdir -p {place.etc} && printf ")
     place.etc.mkdir()
     (problem,) = place.allow().problems()
     assert problem.hint is not None
-    assert problem.hint.startswith("echo ")
+    assert problem.hint.startswith("printf ")
+
+
+def test_the_commands_for_root_show_no_proxies(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "is_writable", lambda _: False)
+    place.file.write_text('{"proxies": {"http-proxy": "http://user:S3cret@proxy.corp:3128"}}')
+    (problem,) = place.allow().problems()
+    assert problem.hint is not None
+    assert "S3cret" not in problem.hint
+    assert problem.hint.startswith("run this with sudo; or add it to `insecure-registries` there, then: sudo kill -HUP")
 
 
 @pytest.mark.parametrize("before", [None, '{"debug":  true}'])

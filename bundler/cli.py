@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -12,6 +13,7 @@ from bundler.base import read_base, subtract, summary
 from bundler.compose import compose
 from bundler.define import Defined, define
 from bundler.export import DEFAULT_WORKERS, export
+from bundler.leftover import Leftover, LeftoverSource, discard, set_aside
 from bundler.lock import PinnedSource, read_lock
 from bundler.lockcli import lock_path
 from bundler.made import Made, Making, make_smaller, making_options, spool_beside, take_local
@@ -28,7 +30,7 @@ from bundles.digest import Digest
 from bundles.errors import UsageError
 from bundles.parts import cut
 from bundles.platform import Platform
-from bundles.progress import human_size
+from bundles.progress import Progress, human_size
 from bundles.reference import Reference
 from bundles.signature import sign
 from bundles.transport import Transport
@@ -131,12 +133,39 @@ def create(
             document = _document(defined, plan, contents, None, made.to_json())
             output.result(document, _plan_text(plan, contents, target, part_size, made))
             return
-        with ArchiveWriter(target, contents, part_size) as writer:
-            if writer.discarded:
-                what = f"what an interrupted run for another bundle had left ({human_size(writer.discarded)})"
-                output.progress.message(f"note: {what} does not fit this one, and is replaced")
-            written = export(plan, source, writer, output.progress, workers)
+        written = _write(
+            plan, source, contents, target=target, part_size=part_size, workers=workers, progress=output.progress
+        )
     output.result(_document(defined, plan, contents, written, made.to_json()), _result_text(plan, written))
+
+
+def _write(
+    plan: Plan,
+    source: Source,
+    contents: Contents,
+    *,
+    target: Path,
+    part_size: Optional[int],
+    workers: int,
+    progress: Progress,
+) -> Written:
+    """Fetch and write; what an interrupted run for another bundle has left is used where it fits."""
+    data = contents.manifest.to_bytes()
+    lost = set_aside(target, Digest.of(data), contents.manifest.layout(len(data)).size)
+    if lost:
+        what = f"{human_size(lost)} that an interrupted run for another bundle has left"
+        progress.message(f"note: {what} are replaced: there is no room for both")
+    with contextlib.ExitStack() as stack:
+        leftover = Leftover.of(target)
+        if leftover:
+            stack.enter_context(leftover)
+            kept = leftover.size_of(layer for layer, _ in plan.layers)
+            progress.message(f"note: an interrupted run for another bundle has left {human_size(kept)} of this one")
+            source = LeftoverSource(source, leftover)
+        writer = stack.enter_context(ArchiveWriter(target, contents, part_size))
+        written = export(plan, source, writer, progress, workers)
+    discard(target)
+    return written
 
 
 def _definition(

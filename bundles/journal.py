@@ -14,6 +14,7 @@ import fcntl
 import os
 import threading
 from pathlib import Path
+from typing import Optional
 
 from bundles.digest import Digest
 from bundles.errors import BundleError, UsageError
@@ -34,8 +35,8 @@ class Journal:
     """Opens the journal of one bundle at `path`, and locks it until it is closed; nothing is written before `begin`.
 
     `claims` are what an earlier run left: digest to number of bytes. `renaming` says that an earlier run had all of
-    the archive on the medium and began to give the files their final names. `is_foreign` says that what is there is
-    of another bundle, or of the same with other `parts` (how it is cut).
+    the archive on the medium and began to give the files their final names. A journal of another bundle, or of the
+    same with other `parts` (how it is cut), claims nothing.
 
     Raises:
         BundleError: another process has it.
@@ -56,7 +57,6 @@ class Journal:
         data = _content(self._file)
         self.claims, complete = _read(data, self._first, _boot_id())
         self.renaming = complete and bool(self.claims)
-        self.is_foreign = bool(data) and not data.startswith(f"{self._first}\n".encode())
         self._is_new, self._ends_in_mid_line = not data, bool(data) and not data.endswith(b"\n")
 
     def begin(self) -> None:
@@ -113,6 +113,16 @@ class Journal:
         # Before the lock is given up, so that nobody finds a journal without a writer.
         self.path.unlink(missing_ok=True)
         self.close()
+
+
+def described(path: Path) -> Optional[tuple[Digest, str]]:
+    """Of which bundle a journal is, and how that is cut; None when there is none, or nothing in it."""
+    try:
+        with path.open("rb") as file:
+            words = file.readline(1 << 16).decode("ascii", "replace").split()
+        return (Digest(words[1]), words[2]) if len(words) == 3 and words[0] == "bundle" else None
+    except (OSError, UsageError):
+        return None
 
 
 def _open_locked(path: Path) -> int:

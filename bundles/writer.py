@@ -166,8 +166,6 @@ class ArchiveWriter(Closing):
         contents: what goes in.
         split: the most bytes that a part may have; None for one file.
 
-    `discarded` is how many bytes an unfinished run for another bundle had left, which this one replaces.
-
     Raises:
         UsageError: `path` is a file that is no bundle, its directory cannot be written, or its file system does not
             take files of that size.
@@ -198,7 +196,6 @@ class ArchiveWriter(Closing):
                 self.journal.adopt({layer.digest: layer.size for layer in self.layers})
             else:
                 self._check_space(sum(partials.values()))
-            self.discarded = sum(partials.values()) if self.journal.is_foreign else 0
             self.files = Unfinished(paths, sizes, renaming=self.journal.renaming)
         except BaseException:
             self.journal.give_up()
@@ -315,7 +312,7 @@ def check_directory(path: Path) -> None:
     """Raise UsageError when an archive cannot be written at `path`: said before the network is asked for anything."""
     try:
         # The longest of the names that belong to it.
-        path.with_name(path.name + ".sha256.partial").exists()
+        path.with_name(path.name + ".previous.001.partial").exists()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UsageError(f"the name `{path.name[:40]}...` is too long", hint="choose another -o FILE") from None

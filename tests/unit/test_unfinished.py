@@ -108,14 +108,12 @@ def test_a_refused_command_leaves_the_unfinished_bundle(sample: Made, other: Con
     assert claims(path, sample) == done
 
 
-def test_another_bundle_replaces_an_unfinished_one_and_says_so(sample: Made, other: Contents, tmp_path: Path) -> None:
+def test_another_bundle_replaces_an_unfinished_one(sample: Made, other: Contents, tmp_path: Path) -> None:
     path = tmp_path / "offline.tar"
     interrupted(path, sample)
     with ArchiveWriter(path, other) as writer:
-        assert writer.discarded > 50_000
         assert {writer.sink(layer).position for layer in writer.layers} == {0}
-    with ArchiveWriter(path, other) as writer:
-        assert writer.discarded == 0
+    assert set(claims(path, sample).values()) == {0}
 
 
 def test_a_finished_archive_that_cannot_be_written_keeps_its_name(
@@ -159,7 +157,7 @@ def test_names_that_could_only_fail_in_the_end_are_refused_at_once(sample: Made,
     for name, message in (
         ("pipe.tar", "is a device, a pipe or a socket"),
         ("a.tar", "is a directory, and the checksums go there"),
-        ("a" * 245, "is too long"),
+        ("a" * 240, "is too long"),
         ("a" * 300, "is too long"),
         ("off-\udce4.tar", "cannot be printed"),
         ("off\n.tar", "cannot be printed"),

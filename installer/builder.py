@@ -46,7 +46,8 @@ class BuildkitdConfig(Step):
 
     def problems(self) -> Sequence[Problem]:
         if not is_writable(self._path):
-            return [Problem(str(self._path), "it cannot be written", f"sudo chown -R $USER {self._path.parent}")]
+            directory = shlex.quote(str(self._path.parent))
+            return [Problem(str(self._path), "it cannot be written", f"sudo chown -R $USER {directory}")]
         found = read_optional(self._path)
         foreign = found is not None and not found.startswith(FIRST_LINE.encode())
         # With a builder of ours it is ours, whatever became of it since.

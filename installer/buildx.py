@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
@@ -65,13 +66,18 @@ class BuildxPlugin(Step):
             return [left]
         own = self._host.places.buildx_plugin
         if self._job.options.system and own.exists():
-            return [Problem("buildx", f"{state}, and `{own}` comes before what --system installs", f"rm {own}")]
+            return [
+                Problem(
+                    "buildx", f"{state}, and `{own}` comes before what --system installs", f"rm {shlex.quote(str(own))}"
+                )
+            ]
         if not is_writable(path):
+            directory = shlex.quote(str(path.parent.parent))
             return [
                 Problem(
                     "buildx",
                     f"{state}, and `{path}` cannot be written",
-                    "run this with sudo" if self._job.options.system else f"sudo chown -R $USER {path.parent.parent}",
+                    "run this with sudo" if self._job.options.system else f"sudo chown -R $USER {directory}",
                 )
             ]
         return []
@@ -119,6 +125,6 @@ class BuildxPlugin(Step):
             raise HostError(
                 f"`{path}` is in place, and `docker buildx version` does not work: "
                 f"{(done.stderr or done.stdout).strip()}",
-                hint=f"see whether its file system forbids programs (noexec): findmnt -T {path}; "
+                hint=f"see whether its file system forbids programs (noexec): findmnt -T {shlex.quote(str(path))}; "
                 "sudo and --system put it into /usr/local/lib/docker/cli-plugins",
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -109,7 +110,8 @@ def read_json_file(path: Path) -> Optional[dict[str, Any]]:
     try:
         value = json.loads(data) if data.strip() else {}
     except ValueError as error:
-        raise HostError(f"`{path}` is not valid JSON: {error}", hint=f"python3 -m json.tool {path}") from None
+        hint = f"python3 -m json.tool {shlex.quote(str(path))}"
+        raise HostError(f"`{path}` is not valid JSON: {error}", hint=hint) from None
     if not isinstance(value, dict):
         raise HostError(f"`{path}` is not a JSON object")
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,7 +147,7 @@ class RemoveRegistry(Step):
         place = self._directory() if self._with_data else None
         if place is None or _may_remove(place):
             return []
-        return [Problem(str(place), "it belongs to root", f"run this with sudo; or: sudo rm -r {place}")]
+        return [Problem(str(place), "it belongs to root", f"run this with sudo; or: sudo rm -r {_word(place)}")]
 
     def look(self) -> Sequence[Change]:
         container = self._container()
@@ -197,7 +198,7 @@ class RemoveRegistry(Step):
                 f"docker volume rm {self._data}"
             ]
         if is_directory(self._data):
-            there, command = self._directory() is not None, f"sudo rm -r {self._data}"
+            there, command = self._directory() is not None, f"sudo rm -r {_word(self._data)}"
         else:
             there, command = self._host.engine.has_volume(self._data), f"docker volume rm {self._data}"
         return [f"the images stay in {self._data}; a new installation finds them there, or: {command}"] if there else []
@@ -296,12 +297,17 @@ class RemoveFiles(Step):
                 _remove_file(docker / name)
 
 
+def _word(path: Path | str) -> str:
+    """A path as one word of a command that a person types."""
+    return shlex.quote(str(path))
+
+
 def _remove_file(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise HostError(
-            f"`{path}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm {path}"
+            f"`{path}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm {_word(path)}"
         ) from None
 
 
@@ -312,7 +318,7 @@ def _remove_tree(place: Path) -> None:
         pass
     except OSError as error:
         raise HostError(
-            f"`{place}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm -r {place}"
+            f"`{place}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm -r {_word(place)}"
         ) from None
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -152,3 +155,15 @@ def test_marked_ones_under_other_names_are_named(engine: FakeEngine, host: Host)
         "docker volume rm buildx_buildkit_older0_state",
         "docker volume rm older",
     ]
+
+
+def test_commands_to_type_keep_a_path_with_a_space_in_one_piece(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    (host.places.root / "srv/my data/docker/registry").mkdir(parents=True)
+    found = installed()
+    found = dataclasses.replace(found, wanted=dataclasses.replace(found.wanted, data="/srv/my data"))
+    (note,) = RemoveRegistry(found, host, data=False).notes()
+    assert note.endswith("or: sudo rm -r '/srv/my data'")
+    (problem,) = RemoveRegistry(found, host, data=True).problems()
+    assert str(problem.hint).endswith("my data/docker/registry'")
+    assert shlex.split(str(problem.hint))[-1] == str(host.places.root / "srv/my data/docker/registry")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -13,7 +14,6 @@ from bundles.errors import HostError, UsageError
 from installer import course
 from installer.connect import local_transport
 from installer.diagnosis import Diagnosis
-from installer.files import lock
 from installer.host import Host
 from installer.installed import Installed, own_command
 from installer.made import note_digests, remember
@@ -35,8 +35,10 @@ def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Outp
     if yes and not fix:
         raise UsageError("--yes needs --fix", hint=own_command("doctor --fix --yes"))
     host = Host.this(os.environ, course.asking())
-    installed = Installed.read(host)
-    with local_transport(installed.wanted.address, attempts=1) as transport:
+    mends = fix and not plan
+    with contextlib.ExitStack() as stack:
+        installed = stack.enter_context(Installed.locked(host)) if mends else Installed.read(host)
+        transport = stack.enter_context(local_transport(installed.wanted.address, attempts=1))
         diagnosis = Diagnosis(installed, host, Registry(transport, str(installed.wanted.address)), output.progress)
         findings = diagnosis.findings(thorough=True)
         names = {finding.fixed_by for finding in findings}
@@ -46,23 +48,22 @@ def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Outp
             "findings": [finding.to_json() for finding in findings],
             "steps": course.plan(steps),
         }
-        if fix and not plan and steps:
+        if mends and steps:
             course.check(steps, host, yes=yes)
-            with lock(host.places.state / "lock"):
 
-                def done(changes: course.Changes) -> None:
-                    remember(installed.made, (), changes, host)
-                    note_digests(installed.made, changes)
-                    installed.save(host)
+            def done(changes: course.Changes) -> None:
+                remember(installed.made, (), changes, host)
+                note_digests(installed.made, changes)
+                installed.save(host)
 
-                document["steps"] = course.perform(steps, output.progress, done)
+            document["steps"] = course.perform(steps, output.progress, done)
             findings = diagnosis.findings(thorough=True)
             document["left"] = [finding.to_json() for finding in findings]
-    lines = [] if fix and not plan and steps else finding_lines(findings)
+    lines = [] if mends and steps else finding_lines(findings)
     if document["steps"]:
-        title = "mended" if fix and not plan else f"what {own_command('doctor --fix')} does"
+        title = "mended" if mends else f"what {own_command('doctor --fix')} does"
         lines += ["", title, *course.step_lines(document["steps"], "nothing to do", sys.maxsize)]
-    if fix and not plan and steps and findings:
+    if mends and steps and findings:
         lines += ["", "left", *finding_lines(findings)]
     document["healthy"] = not findings
     output.result(document, "\n".join(lines).strip() or "healthy: nothing to mend")

@@ -50,6 +50,7 @@ def install(archive: Archive, options: Options, host: Host, progress: Progress) 
             if question and not (host.ask and host.ask(question)):
                 raise HostError(f"not agreed to: {question}", hint="run this again with --yes, or use localhost:5000")
         receipt = prepared.receipt
+        receipt.read()
         for step in prepared.steps:
             changes = step.look()
             for text in shortened(changes):
@@ -59,7 +60,7 @@ def install(archive: Archive, options: Options, host: Host, progress: Progress) 
                 step.apply(changes)
             receipt.end(step, changes)
         receipt.finish(prepared.push.rebuilt)
-        if receipt.changed or not host.places.receipt.exists():
+        if receipt.is_due:
             receipt.save()
         return receipt
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -13,7 +15,7 @@ from bundles.errors import HostError, UsageError
 from bundles.platform import Platform
 from installer.address import Address
 from installer.container import installed_address
-from installer.files import write_atomically
+from installer.files import lock, write_atomically
 from installer.host import Host, read_json_file
 from installer.job import Tool, Wanted
 from installer.marks import REGISTRY_CONTAINER
@@ -108,6 +110,20 @@ class Installed:
     def finished(self) -> bool:
         """Whether the last installation ended well; else the receipt lists what it was about to bring."""
         return isinstance(self.document.get("finished"), str)
+
+    @classmethod
+    @contextlib.contextmanager
+    def locked(cls, host: Host) -> Iterator[Installed]:
+        """Read the receipt while nobody else can write another one; to be saved within this context only.
+
+        Raises:
+            BundleError: another run holds the lock.
+            HostError: as `read` does.
+        """
+        # Where nothing is installed the lock would leave a directory.
+        cls.read(host)
+        with lock(host.places.state / "lock"):
+            yield cls.read(host)
 
     def save(self, host: Host) -> None:
         write_atomically(host.places.receipt, [(json.dumps(self.document, indent=2) + "\n").encode()], 0o600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -17,7 +18,6 @@ from bundles.progress import Silent
 from bundles.reader import Archive
 from installer import course
 from installer.connect import local_transport
-from installer.files import lock
 from installer.garbage import CollectGarbage, PruneImages, freed_text
 from installer.host import Host
 from installer.installed import Brought, Installed
@@ -38,8 +38,9 @@ def prune(*, archive: Optional[Path], plan: bool, output: Output) -> None:
     With ARCHIVE what that one lists stays instead. What was not installed by this program is never touched.
     """
     host = Host.this(os.environ, None)
-    installed = Installed.read(host)
-    with local_transport(installed.wanted.address) as transport:
+    with contextlib.ExitStack() as stack:
+        installed = Installed.read(host) if plan else stack.enter_context(Installed.locked(host))
+        transport = stack.enter_context(local_transport(installed.wanted.address))
         registry = Registry(transport, str(installed.wanted.address))
         keep = _of_archive(archive, installed, registry) if archive else _of_receipt(installed)
         images = PruneImages(installed, registry, keep)
@@ -52,9 +53,8 @@ def prune(*, archive: Optional[Path], plan: bool, output: Output) -> None:
         if plan:
             output.result({"steps": planned, "notes": list(images.notes())}, _text(planned, images.notes(), ""))
             return
-        with lock(host.places.state / "lock"):
-            document = _perform(installed, host, images, garbage, output)
-            document["steps"] += course.perform([loaded], output.progress)
+        document = _perform(installed, host, images, garbage, output)
+        document["steps"] += course.perform([loaded], output.progress)
     output.result(document, _text(document["steps"], document["notes"], freed_text(document["freed"])))
 
 

@@ -50,8 +50,19 @@ class Receipt:
 
     def __init__(self, job: Job, host: Host) -> None:
         self._job, self._host = job, host
+        # The lock makes them too: what is missing is seen before.
+        self._own_directories = missing_directories(host.places.state)
+        self._steps: list[dict[str, Any]] = []
+        self._notes: list[str] = []
+        self._rebuilt: dict[str, str] = {}
+        self._finished: Optional[str] = None
+        self.read()
+
+    def read(self) -> None:
+        """Carry on what the receipt on the host says. To be called again once the lock is held: until then another run
+        may have written a new one."""
         try:
-            before = read_json_file(host.places.receipt) or {}
+            before = read_json_file(self._host.places.receipt) or {}
         except HostError:
             # A receipt that cannot be read is written anew; the host itself is what counts.
             before = {}
@@ -60,15 +71,16 @@ class Receipt:
         self._made: list[dict[str, Any]] = list(made) if isinstance(made, list) else []
         self._brought: list[dict[str, Any]] = list(brought) if isinstance(brought, list) else []
         self._garbage = before.get("garbage") is True
-        self._own_directories = missing_directories(host.places.state)
-        self._steps: list[dict[str, Any]] = []
-        self._notes: list[str] = []
-        self._rebuilt: dict[str, str] = {}
-        self._finished: Optional[str] = None
+        self._was_finished = isinstance(before.get("finished"), str)
 
     @property
     def changed(self) -> bool:
         return any(step["changed"] for step in self._steps)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the one on the host does not do: something was changed, or it is of a run that did not end."""
+        return self.changed or not self._was_finished
 
     @property
     def notes(self) -> Sequence[str]:

@@ -15,9 +15,8 @@ from bundles.errors import HostError
 from installer import course
 from installer.address import Address
 from installer.daemon import ForbidInsecureRegistry
-from installer.files import lock
 from installer.host import Host
-from installer.installed import Installed
+from installer.installed import Installed, own_command
 from installer.removal import RemoveBuilder, RemoveEmulation, RemoveFiles, RemoveImages, RemoveRegistry
 from installer.step import Step
 
@@ -41,7 +40,13 @@ def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
     course.check(steps, host, yes=True)
     if not yes:
         _ask(host, installed, data)
-    with lock(host.places.state / "lock"):
+    with Installed.locked(host) as now:
+        # The steps, and the consent, go by what was read before a person was asked.
+        if now.document != installed.document:
+            raise HostError(
+                "another run has changed what is installed meanwhile, and nothing has been removed",
+                hint=own_command("uninstall --plan"),
+            )
         results = course.perform(steps, output.progress)
     _say(results, steps, output)
 

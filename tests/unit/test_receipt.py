@@ -1,0 +1,194 @@
+"""The receipt is read and written by one run at a time, and says what is there whatever a run was killed in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bundles.digest import Digest
+from bundles.errors import HostError
+from bundles.platform import Platform
+from bundles.progress import Silent
+from bundles.reader import Archive
+from installer import install as installing
+from installer.doctor import doctor
+from installer.host import Host, Places
+from installer.installed import Installed
+from installer.job import Job, Options
+from installer.prune import prune
+from installer.receipt import Receipt
+from installer.step import Change, Step
+from installer.uninstall import uninstall
+from tests.archives import example
+
+AMD64 = Platform("linux", "amd64")
+OTHERS = {"kind": "file", "name": "/plugin", "digest": "sha256:1"}
+
+
+class Engine:
+    """One on which nothing is left."""
+
+    def container(self, name: str) -> None:
+        return None
+
+    def container_names(self, prefix: str) -> tuple[str, ...]:
+        return ()
+
+    def image_id(self, name: str) -> None:
+        return None
+
+    def has_volume(self, name: str) -> bool:
+        return False
+
+    def volumes_labelled(self, label: str, value: str) -> tuple[str, ...]:
+        return ()
+
+    def info(self) -> Any:
+        raise HostError("Docker is not running")
+
+
+class Write(Step):
+    """Writes one file, or is killed right after."""
+
+    name = "file"
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.killed = path, False
+
+    def look(self) -> Sequence[Change]:
+        return [] if self.path.exists() else [Change("write", "file", str(self.path))]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(b"ours")
+        if self.killed:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    places = Places(tmp_path / "docker", tmp_path / "buildx", tmp_path / "home/state", root=tmp_path)
+    return Host(Engine(), None, places)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    example().write(tmp_path / "offline.tar")
+    with Archive(tmp_path / "offline.tar") as archive:
+        archive.check_documents()
+        yield Job.of(archive, Options(), AMD64)
+
+
+def document(host: Host) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(host.places.receipt.read_bytes())
+    return value
+
+
+def change_receipt(host: Host, **values: Any) -> None:
+    """What another run does to it."""
+    host.places.receipt.write_text(json.dumps({**document(host), **values}))
+
+
+def run(job: Job, host: Host, monkeypatch: pytest.MonkeyPatch, *steps: Step, meanwhile: Any = None) -> Receipt:
+    """Install with these steps; `meanwhile` is what another run does while this one still looks at the host."""
+
+    @contextlib.contextmanager
+    def prepared(*_: Any, **__: Any) -> Iterator[Any]:
+        receipt = Receipt(job, host)
+        if meanwhile:
+            meanwhile()
+        rebuilt: dict[Any, Digest] = {}
+        yield SimpleNamespace(steps=steps, receipt=receipt, push=SimpleNamespace(rebuilt=rebuilt))
+
+    monkeypatch.setattr(installing, "_prepared", prepared)
+    return installing.install(job.archive, job.options, host, Silent())
+
+
+def test_what_another_run_made_before_the_lock_is_carried_on(
+    job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(job, host, monkeypatch)
+    own = tmp_path / "own"
+    run(job, host, monkeypatch, Write(own), meanwhile=lambda: change_receipt(host, made=[OTHERS]))
+    assert [entry["name"] for entry in document(host)["made"]] == ["/plugin", str(own)]
+
+
+def test_the_directories_that_the_lock_makes_are_listed(
+    job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(job, host, monkeypatch, Write(tmp_path / "own"))
+    made = {entry["name"] for entry in document(host)["made"] if entry["kind"] == "directory"}
+    assert made == {str(tmp_path / "home"), str(tmp_path / "home/state")}
+
+
+def test_a_run_with_nothing_left_to_do_ends_an_interrupted_one(
+    job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Write(tmp_path / "own")
+    run(job, host, monkeypatch, step)
+    change_receipt(host, finished=None)
+    assert run(job, host, monkeypatch, step).changed is False
+    assert isinstance(document(host)["finished"], str)
+    # And one that has ended is left as it is.
+    change_receipt(host, finished="2020-01-01T00:00:00+00:00")
+    run(job, host, monkeypatch, step)
+    assert document(host)["finished"] == "2020-01-01T00:00:00+00:00"
+
+
+def invoke(command: Any, host: Host, monkeypatch: pytest.MonkeyPatch, *arguments: str, ask: Any = None) -> Result:
+    answering = Host(host.engine, host.cli, host.places, ask)
+    monkeypatch.setattr(Host, "this", lambda *_: answering)
+    return CliRunner().invoke(command, [*arguments])
+
+
+def test_uninstall_removes_nothing_when_a_run_ended_while_a_person_thought(
+    job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    run(job, host, monkeypatch, Write(own))
+
+    def ask(question: str) -> bool:
+        change_receipt(host, made=[*document(host)["made"], OTHERS])
+        return True
+
+    refused = invoke(uninstall, host, monkeypatch, ask=ask)
+    assert "another run has changed what is installed meanwhile" in str(refused.exception)
+    assert own.exists()
+    assert OTHERS in document(host)["made"]
+    done = invoke(uninstall, host, monkeypatch, ask=lambda _: True)
+    assert done.exception is None, done.exception
+    assert not own.exists()
+    assert not host.places.state.parent.exists()
+
+
+@pytest.mark.parametrize(("command", "arguments"), [(doctor, ("--fix",)), (prune, ())])
+def test_what_is_mended_or_pruned_is_read_under_the_lock(
+    command: Any, arguments: tuple[str, ...], job: Job, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(job, host, monkeypatch)
+    held: list[bool] = []
+    read = Installed.read
+
+    def reading(_: Any) -> Installed:
+        held.append(locked(host))
+        return read(host)
+
+    monkeypatch.setattr(Installed, "read", reading)
+    invoke(command, host, monkeypatch, *arguments)
+    assert held[-1] is True
+    invoke(command, host, monkeypatch, "--plan")
+    assert held[-1] is False
+
+
+def locked(host: Host) -> bool:
+    """Whether this process holds the lock, as the kernel says."""
+    place = host.places.state / "lock"
+    inode = f":{place.stat().st_ino} "
+    return any(inode in line for line in Path("/proc/locks").read_text().splitlines())

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union, cast
 
@@ -390,6 +390,12 @@ class Engine:
             self._client.stop(name, timeout=10)
             self._client.remove_container(name, force=True, v=True)
 
+    def remove_passing(self, name: str) -> None:
+        """Remove what a killed run has left of a container of that name; one without our mark stays."""
+        left = self.container(name)
+        if left is not None and marks.LABEL_ROLE in left.labels:
+            self.remove_container(name)
+
     def logs(self, name: str, lines: int = 10) -> str:
         """The last lines that a container wrote, long ones cut, or nothing when they cannot be had."""
         with contextlib.suppress(BundleError), self._translated(f"read the log of `{name}`"):
@@ -404,18 +410,21 @@ class Engine:
         *,
         privileged: bool = False,
         name: Optional[str] = None,
+        labels: Optional[Mapping[str, str]] = None,
         environment: Optional[Mapping[str, str]] = None,
         volumes_from: Optional[str] = None,
+        ready: Callable[[], None] = lambda: None,
     ) -> Outcome:
         """Run a container of an image to its end, without a network, and remove it.
 
-        With `volumes_from` it has the volumes of that container; with `name` there is one of it at a time: one that an
-        interrupted run left is removed first.
+        With `volumes_from` it has the volumes of that container; with `name` there is one of it at a time: one with our
+        mark that an interrupted run left is removed first. `ready` is called when it is made and not yet started; what
+        it raises is raised here.
         """
         client = self._client
         with self._translated(f"run `{image}`"):
             if name is not None:
-                self.remove_container(name)
+                self.remove_passing(name)
             host = client.create_host_config(
                 privileged=privileged, network_mode="none", volumes_from=[volumes_from] if volumes_from else None
             )
@@ -424,10 +433,12 @@ class Engine:
                 command=list(arguments),
                 host_config=host,
                 name=name,
+                labels=dict(labels or {}),
                 environment=dict(environment or {}),
                 use_config_proxy=False,
             )["Id"]
             try:
+                ready()
                 client.start(identity)
                 code = int(client.wait(identity)["StatusCode"])
                 stdout, stderr = (
@@ -447,9 +458,7 @@ class Engine:
         client = self._client
         with self._translated(f"read `{path}` from `{image}`"):
             # What an interrupted run has left of the same.
-            left = self.container(marks.COPY_CONTAINER)
-            if left is not None and marks.LABEL_ROLE in left.labels:
-                client.remove_container(left.id, force=True, v=True)
+            self.remove_passing(marks.COPY_CONTAINER)
             # A command is needed to create a container; this one never runs.
             identity = client.create_container(
                 image=image,

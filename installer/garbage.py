@@ -200,8 +200,10 @@ class CollectGarbage(Step):
                 container.image_id,
                 ["garbage-collect", configurations[-1]],
                 name=marks.GARBAGE_CONTAINER,
+                labels={marks.LABEL_ROLE: "garbage"},
                 environment=container.environment,
                 volumes_from=container.name,
+                ready=self._check_stopped,
             )
         finally:
             # A container that was made with other settings is left to `doctor`; this starts the one that is there.
@@ -215,6 +217,16 @@ class CollectGarbage(Step):
             )
         after = self._size()
         self.freed = None if before is None or after is None else max(0, before - after)
+
+    def _check_stopped(self) -> None:
+        """Each user has a lock of their own: an install of another one may have started the registry again."""
+        container = self._host.engine.container(marks.REGISTRY_CONTAINER)
+        if container is not None and container.is_running:
+            raise HostError(
+                f"the container `{container.name}` was started by somebody else, and garbage is only collected while it "
+                "is stopped",
+                hint=f"{own_command('prune')}, when nobody else installs",
+            )
 
     def _size(self) -> Optional[int]:
         with contextlib.suppress(HostError):

@@ -16,6 +16,9 @@ from installer.engine import Engine
 from installer.files import read_optional
 from installer.invoker import environment_of_invoker
 
+# The file name by which docker finds the plugin.
+PLUGIN = "docker-buildx"
+
 
 @dataclasses.dataclass(frozen=True)
 class Places:
@@ -58,7 +61,7 @@ class Places:
 
     @property
     def buildx_plugin(self) -> Path:
-        return self.docker_config / "cli-plugins" / "docker-buildx"
+        return self.docker_config / "cli-plugins" / PLUGIN
 
     @property
     def system_plugin(self) -> Path:

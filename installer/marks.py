@@ -22,6 +22,8 @@ REGISTRY_CONTAINER = "registry"
 EMULATION_CONTAINER = "bundle-binfmt"
 COPY_CONTAINER = "bundle-copy"
 GARBAGE_CONTAINER = "bundle-garbage-collect"
+# Those that are there for moments only; a killed run leaves them.
+PASSING_CONTAINERS = (COPY_CONTAINER, GARBAGE_CONTAINER)
 REGISTRY_VOLUME = "bundle-registry"
 REGISTRY_DIRECTORY = "/var/lib/registry"
 

@@ -22,7 +22,7 @@ from installer.builder import builder_mark
 from installer.container import installed_address, installed_data, is_ours
 from installer.engine import Container
 from installer.files import write_atomically
-from installer.host import Host
+from installer.host import PLUGIN, Host
 from installer.installed import Installed
 from installer.job import is_directory
 from installer.made import file_digest
@@ -33,6 +33,27 @@ _BUILDX_OWN = (".lock", ".buildNodeID", "current", "instances", "activity", "def
 # How buildx names the container of a builder's node, before the builder's name and the node's number.
 _BUILDER_PREFIX = "buildx_buildkit_"
 _DOCKER_OWN = (".token_seed", ".token_seed.lock")
+
+
+class RemovePassing(Step):
+    """Removes the containers that a killed run has left: as long as they are there, Docker keeps images and volumes."""
+
+    name = "left over"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def look(self) -> Sequence[Change]:
+        found = map(self._host.engine.container, marks.PASSING_CONTAINERS)
+        return [
+            Change("remove", "container", container.name, "an interrupted run has left it")
+            for container in found
+            if container is not None and marks.LABEL_ROLE in container.labels
+        ]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._host.engine.remove_container(change.name)
 
 
 class RemoveBuilder(Step):
@@ -215,7 +236,12 @@ class RemoveImages(Step):
 
     def __init__(self, installed: Installed, host: Host, keep: Sequence[str] = ()) -> None:
         self._host = host
-        self._names = [name for name in installed.names_made("image") if name not in keep]
+        names = installed.names_made("image")
+        buildx = installed.wanted.tool("buildx")
+        if buildx is not None and any(Path(name).name == PLUGIN for name in installed.names_made("file")):
+            # It is loaded to take the plugin out of it, and removed at once: there only when a run was killed between.
+            names = [*names, buildx.name]
+        self._names = [name for name in names if name not in keep]
         self._kept: Sequence[str] = ()
 
     def look(self) -> Sequence[Change]:
@@ -256,7 +282,7 @@ class RemoveFiles(Step):
                 continue
             if file_digest(path) != entry.get("digest"):
                 self._changed.append(str(path))
-            elif path.name == "docker-buildx" and replaced.exists():
+            elif path.name == PLUGIN and replaced.exists():
                 changes.append(Change("restore", "file", str(path), f"from {replaced}"))
             else:
                 changes.append(Change("remove", "file", str(path)))

@@ -17,7 +17,7 @@ from installer.address import Address
 from installer.daemon import ForbidInsecureRegistry
 from installer.host import Host
 from installer.installed import Installed, own_command
-from installer.removal import RemoveBuilder, RemoveEmulation, RemoveFiles, RemoveImages, RemoveRegistry
+from installer.removal import RemoveBuilder, RemoveEmulation, RemoveFiles, RemoveImages, RemovePassing, RemoveRegistry
 from installer.step import Step
 
 
@@ -58,6 +58,7 @@ def _steps(installed: Installed, host: Host, data: bool) -> list[Step]:
         for name in installed.names_made("insecure registry")
     ]
     return [
+        RemovePassing(host),
         RemoveBuilder(installed, host),
         RemoveEmulation(host),
         RemoveRegistry(installed, host, data=data),

@@ -12,13 +12,16 @@ from typing import Any, Optional
 
 import pytest
 
+from bundles.descriptor import Descriptor
 from bundles.platform import Platform
+from bundles.reference import Reference
 from installer.address import Address
 from installer.engine import Container
 from installer.host import Host, Places
 from installer.installed import Installed
-from installer.job import Wanted
-from installer.removal import RemoveBuilder, RemoveEmulation, RemoveRegistry
+from installer.job import Tool, Wanted
+from installer.removal import RemoveBuilder, RemoveEmulation, RemoveImages, RemovePassing, RemoveRegistry
+from installer.uninstall import _steps
 
 AMD64 = Platform("linux", "amd64")
 BUILDER = "buildx_buildkit_cross-builder0"
@@ -30,6 +33,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.containers: dict[str, Container] = {}
         self.volumes: dict[str, Mapping[str, str]] = {}
+        self.images: list[str] = []
 
     def add(self, name: str, labels: Mapping[str, str], **environment: str) -> None:
         self.containers[name] = Container("1", name, "sha256:1", "running", labels, environment)
@@ -51,6 +55,9 @@ class FakeEngine:
 
     def remove_container(self, name: str) -> None:
         del self.containers[name]
+
+    def image_id(self, name: str) -> Optional[str]:
+        return "sha256:1" if name in self.images else None
 
     def remove_volume(self, name: str) -> None:
         self.volumes.pop(name, None)
@@ -167,3 +174,30 @@ def test_commands_to_type_keep_a_path_with_a_space_in_one_piece(host: Host, monk
     (problem,) = RemoveRegistry(found, host, data=True).problems()
     assert str(problem.hint).endswith("my data/docker/registry'")
     assert shlex.split(str(problem.hint))[-1] == str(host.places.root / "srv/my data/docker/registry")
+
+
+@pytest.mark.parametrize("name", ["bundle-garbage-collect", "bundle-copy"])
+def test_what_a_killed_run_left_goes_first_by_its_label(engine: FakeEngine, host: Host, name: str) -> None:
+    engine.add(name, {})
+    step = RemovePassing(host)
+    assert step.look() == []
+    engine.add(name, {"offline-bundle.role": "any"})
+    changes = step.look()
+    assert [(change.kind, change.name) for change in changes] == [("container", name)]
+    step.apply(changes)
+    assert engine.containers == {}
+    assert isinstance(_steps(installed(), host, True)[0], RemovePassing)
+
+
+@pytest.mark.parametrize(("made", "goes"), [((), False), ((("file", "/home/x/cli-plugins/docker-buildx"),), True)])
+def test_the_image_of_the_plugin_goes_where_it_was_loaded_for_it(
+    made: tuple[tuple[str, str], ...], goes: bool, engine: FakeEngine, host: Host
+) -> None:
+    name = "localhost:5000/docker/buildx-bin:latest"
+    one = Descriptor.of("application/vnd.oci.image.manifest.v1+json", b"{}")
+    tool = Tool(Reference.parse("docker/buildx-bin:latest"), one.digest, one, one, name)
+    found = installed(*made)
+    found = dataclasses.replace(found, wanted=dataclasses.replace(found.wanted, tools={"buildx": tool}))
+    assert RemoveImages(found, host).look() == []
+    engine.images.append(name)
+    assert [change.name for change in RemoveImages(found, host).look()] == [name] * goes

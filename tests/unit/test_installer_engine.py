@@ -1,0 +1,141 @@
+"""Containers of moments: what a killed run has left goes, what is somebody else's stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, Optional
+
+import pytest
+from docker.errors import NotFound
+
+from bundles.errors import HostError
+from bundles.platform import Platform
+from installer.address import Address
+from installer.engine import Container, Endpoint, Engine, Outcome
+from installer.garbage import CollectGarbage
+from installer.host import Host
+from installer.installed import Installed
+from installer.job import Wanted
+
+GARBAGE = "bundle-garbage-collect"
+
+
+class Docker:
+    """As much of docker-py's client as is needed to run a container; what is done is in `done`."""
+
+    def __init__(self, *left: tuple[str, dict[str, str]]) -> None:
+        self.containers = dict(left)
+        self.done: list[str] = []
+
+    def inspect_container(self, name: str) -> Any:
+        if name not in self.containers:
+            raise NotFound("no such container")
+        labels = self.containers[name]
+        return {
+            "Id": name,
+            "Name": f"/{name}",
+            "Image": "",
+            "State": {"Status": "exited"},
+            "Config": {"Labels": labels},
+        }
+
+    def create_host_config(self, **_: Any) -> Any:
+        return {}
+
+    def create_container(self, *, name: str, labels: dict[str, str], **_: Any) -> Any:
+        if name in self.containers:
+            raise NotFound("conflict: the name is in use")
+        self.containers[name] = labels
+        self.done.append("create")
+        return {"Id": name}
+
+    def stop(self, name: str, timeout: int) -> None:
+        pass
+
+    def start(self, name: str) -> None:
+        self.done.append("start")
+
+    def wait(self, name: str) -> Any:
+        return {"StatusCode": 0}
+
+    def logs(self, name: str, **_: Any) -> bytes:
+        return b""
+
+    def remove_container(self, name: str, **_: Any) -> None:
+        del self.containers[name]
+        self.done.append("remove")
+
+
+def engine_of(docker: Docker) -> Engine:
+    engine = Engine(Endpoint())
+    engine._connected = docker
+    return engine
+
+
+def test_one_that_a_killed_run_left_is_replaced() -> None:
+    docker = Docker((GARBAGE, {"offline-bundle.role": "garbage"}))
+    outcome = engine_of(docker).run("image", [], name=GARBAGE, labels={"offline-bundle.role": "garbage"})
+    assert (outcome.code, docker.done, docker.containers) == (0, ["remove", "create", "start", "remove"], {})
+
+
+def test_one_without_our_mark_stays() -> None:
+    docker = Docker((GARBAGE, {}))
+    with pytest.raises(HostError, match="the name is in use"):
+        engine_of(docker).run("image", [], name=GARBAGE)
+    assert (docker.done, list(docker.containers)) == ([], [GARBAGE])
+
+
+def test_what_is_not_to_start_is_removed() -> None:
+    docker = Docker()
+
+    def ready() -> None:
+        assert docker.containers == {GARBAGE: {"offline-bundle.role": "garbage"}}
+        raise HostError("not now")
+
+    with pytest.raises(HostError, match="not now"):
+        engine_of(docker).run("image", [], name=GARBAGE, labels={"offline-bundle.role": "garbage"}, ready=ready)
+    assert (docker.done, docker.containers) == (["create", "remove"], {})
+
+
+class Busy:
+    """An engine on which somebody starts the registry as soon as it was stopped."""
+
+    state = "running"
+
+    def container(self, name: str) -> Container:
+        return Container("1", name, "sha256:1", self.state, {"offline-bundle.role": "registry"}, {})
+
+    def image_start(self, name: str) -> tuple[list[str], list[str]]:
+        return [], ["serve", "/etc/config.yml"]
+
+    def data_size(self, data: str) -> Optional[int]:
+        return None
+
+    def stop_container(self, name: str) -> None:
+        pass
+
+    def start_container(self, name: str) -> None:
+        pass
+
+    def run(self, image: str, arguments: Sequence[str], *, labels: Any, ready: Any, **_: Any) -> Outcome:
+        assert labels == {"offline-bundle.role": "garbage"}
+        ready()
+        return Outcome(0, "", "")
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_garbage_is_not_collected_while_the_registry_runs(state: str) -> None:
+    engine = Busy()
+    engine.state = state
+    amd64 = Platform("linux", "amd64")
+    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {})
+    registry: Any = SimpleNamespace(ping=lambda: None)
+    host: Any = Host(engine, None, None)  # type: ignore[arg-type]
+    step = CollectGarbage(Installed({}, wanted, (), ()), host, None, registry, True)  # type: ignore[arg-type]
+    if state == "running":
+        with pytest.raises(HostError, match="started by somebody else"):
+            step.apply(())
+    else:
+        step.apply(())
+        assert step.freed is None

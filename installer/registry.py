@@ -11,7 +11,7 @@ from bundles.authentication import pull_scope, push_scope
 from bundles.connections import Response
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
-from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError
+from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError, UnreachableError
 from bundles.image import MAX_CONFIG_SIZE
 from bundles.remote import MANIFEST_ACCEPT, announced_digest, digest_or_none, fetch_list, fetch_manifest
 from bundles.transport import Transport, Upload
@@ -45,11 +45,24 @@ class Registry:
 
         Raises:
             NetworkError: what answers is no registry, or nothing does.
+            UnreachableError: nobody listens there; that is asked once only.
         """
+
+        def ask() -> Optional[UnreachableError]:
+            try:
+                self._transport.fetch("GET", self.host, "/v2/", scope="", limit=_ANSWER_LIMIT, retry=False)
+            except UnreachableError as error:
+                # Handed out, not raised: it would be tried again.
+                return error
+            return None
+
         try:
-            self._transport.fetch("GET", self.host, "/v2/", scope="", limit=_ANSWER_LIMIT, retry=False)
+            # Where Docker listens for a registry that does not listen yet, connections are made, and broken.
+            unreachable = self._transport.retrying(self.host, ask)
         except NotFoundError as error:
             raise NetworkError(f"`{self.host}` answers, but is not a registry: {error.message}", status=404) from None
+        if unreachable:
+            raise unreachable
 
     def has_blob(self, repository: str, digest: Digest) -> bool:
         """Whether the repository has the blob."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -18,7 +19,15 @@ import pytest
 from bundler.source import RegistrySource
 from bundles.authentication import Credential
 from bundles.descriptor import Descriptor
-from bundles.errors import AuthenticationError, ContentError, NetworkError, NotFoundError, ReadError, UnavailableError
+from bundles.errors import (
+    AuthenticationError,
+    ContentError,
+    NetworkError,
+    NotFoundError,
+    ReadError,
+    UnavailableError,
+    UnreachableError,
+)
 from bundles.reference import Reference
 from bundles.transport import Transport
 from installer.registry import Registry
@@ -424,6 +433,21 @@ def test_something_else_than_a_registry(registry: FakeRegistry, bent: Registry) 
     with pytest.raises(NetworkError, match="is not a registry") as caught:
         bent.ping()
     assert not isinstance(caught.value, NotFoundError)
+
+
+def test_a_registry_that_does_not_listen_yet_is_waited_for(registry: FakeRegistry, connect: Connect) -> None:
+    """Docker takes the connection in its place, and breaks it."""
+    target = Registry(connect(attempts=3), registry.host)
+    broken = registry.fault("GET", "/v2/", close=True, times=2)
+    target.ping()
+    assert broken.times == 0
+
+
+def test_a_closed_port_is_not_waited_for(connect: Connect) -> None:
+    began = time.monotonic()
+    with pytest.raises(UnreachableError):
+        Registry(connect(backoff=30.0), "localhost:1").ping()
+    assert time.monotonic() - began < 10
 
 
 def test_a_list_that_is_none(registry: FakeRegistry, bent: Registry) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Optional, TypeVar
 
@@ -88,7 +88,8 @@ class Push(Step):
     """Brings the selected images into the registry.
 
     An image is there when every repository has its root under the tag (or by digest) and each chosen manifest: a
-    registry takes those only after what they refer to. So a second run costs a few HEAD requests for each image.
+    registry takes those only after what they refer to. It may have lost some of that since: every blob is asked for
+    too, in the first repository. So a second run costs a few HEAD requests for each image, and one for each blob.
     """
 
     name = "push"
@@ -99,6 +100,7 @@ class Push(Step):
         self._required = Required(archive, images, registry)
         self._stop = threading.Event()
         self._surveyed: Optional[_Survey] = None
+        self._held: dict[tuple[str, Digest], bool] = {}
         self.rebuilt: dict[Place, Digest] = {}
         """The digest of the index that a place holds in the place of the image's own, where the registry refused it."""
 
@@ -163,9 +165,29 @@ class Push(Step):
 
     def _missing(self) -> list[Place]:
         """The places that lack something, in order. The registry must answer."""
+        self._held = {}
         found = places(self._images)
-        complete = self._in_parallel(self._is_complete, found)
-        return [place for place, done in zip(found, complete) if not done]
+        complete = [place for place, done in zip(found, self._in_parallel(self._is_complete, found)) if done]
+        whole = self._whole({place.image for place in complete})
+        for place in complete:
+            if place.image not in whole:
+                self.rebuilt.pop(place, None)
+        there = {place for place in complete if place.image in whole}
+        return [place for place in found if place not in there]
+
+    def _whole(self, images: Collection[Selected]) -> set[Selected]:
+        """Those of which the registry has every blob."""
+        blobs = {image: [(image.repositories[0], blob.digest) for blob in image.blobs] for image in images}
+        asked = list(dict.fromkeys(key for keys in blobs.values() for key in keys))
+        self._in_parallel(lambda key: self._has_blob(*key), asked)
+        return {image for image, keys in blobs.items() if all(self._held[key] for key in keys)}
+
+    def _has_blob(self, repository: str, digest: Digest) -> bool:
+        """Whether the repository has the blob; asked once for each look."""
+        key = repository, digest
+        if key not in self._held:
+            self._held[key] = self._registry.has_blob(repository, digest)
+        return self._held[key]
 
     def _is_complete(self, place: Place) -> bool:
         root = place.image.root
@@ -207,7 +229,7 @@ class Push(Step):
             present = dict(holders.get(blob.digest, {}))
             if answers:
                 asked = [name for name in repositories if name in first]
-                present.update({name: None for name in asked if self._registry.has_blob(name, blob.digest)})
+                present.update({name: None for name in asked if self._has_blob(name, blob.digest)})
             if answers and not present and not self._archive.has(blob.digest):
                 holder = self._required.holder(blob.digest)
                 present.update({holder: None} if holder else {})

@@ -146,6 +146,24 @@ def test_a_layer_that_vanished_between_check_and_push_is_named(
     assert "ghcr.io/team/gcc" not in {name for name, each in registry.repositories.items() if each.tags}
 
 
+def test_a_layer_of_the_base_that_the_registry_lost_is_missing(
+    chain: tuple[Path, Path, Path], registry: FakeRegistry, connect: Connect
+) -> None:
+    full, first, _ = chain
+    install(full, registry, connect)
+    install(first, registry, connect)
+    with Archive(first) as archive:
+        assert push_to(registry.host, archive, connect).problems() == []
+        lost = archive.manifest.required[0].digest
+        for repository in registry.repositories.values():
+            repository.blobs.discard(lost)
+        (problem,) = push_to(registry.host, archive, connect).problems()
+        assert str(lost) in problem.subject
+        install(full, registry, connect)
+        install(first, registry, connect)
+        assert push_to(registry.host, archive, connect).look() == []
+
+
 def test_layers_come_from_wherever_on_the_registry_they_are(
     chain: tuple[Path, Path, Path], registry: FakeRegistry, connect: Connect
 ) -> None:

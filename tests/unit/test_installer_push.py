@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from bundles.progress import Progress, Silent, Task
 from bundles.reader import Archive
 from bundles.transport import Transport
 from installer.address import Address
-from installer.push import Push
+from installer.push import Push, places
 from installer.registry import Registry
 from installer.selection import left_out, select
 from tests.archives import AMD64, ARM64, Made, example, image, made
@@ -120,7 +121,36 @@ def test_a_second_run_sends_nothing(archive: Archive, registry: FakeRegistry, co
     registry.requests.clear()
     assert install(push_to(registry.host, archive, connect)) == 0
     assert {request.method for request in registry.requests} <= {"GET", "HEAD"}
-    assert len(registry.requests) <= 16  # for five tags
+    selected = select(archive, Address.parse(registry.host), ())
+    assert len(registry.paths("HEAD", "/blobs/")) == sum(len(item.blobs) for item in selected)
+    assert len(registry.paths("HEAD", "/manifests/")) <= 16  # for five tags
+    assert not registry.paths("GET")
+
+
+@pytest.mark.parametrize("kind", ["config", "tar+gzip"])
+def test_a_blob_that_the_registry_lost_is_brought_again(
+    archive: Archive, registry: FakeRegistry, connect: Connect, kind: str
+) -> None:
+    install(push_to(registry.host, archive, connect))
+    before = copy.deepcopy(registry.repositories)
+    images = select(archive, Address.parse(registry.host), ())
+    lost = next(blob for blob in images[-1].blobs if kind in blob.media_type)
+    data = registry.content.pop(lost.digest)
+    for repository in registry.repositories.values():
+        repository.blobs.discard(lost.digest)
+    registry.requests.clear()
+    push = push_to(registry.host, archive, connect)
+    changes = push.look()
+    assert [change.name for change in changes[:-1]] == [
+        place.name for place in places([item for item in images if lost in item.blobs])
+    ]
+    assert changes[-1].size == lost.size
+    asked = registry.paths("HEAD", "/blobs/")
+    assert len(asked) == len(set(asked))
+    push.apply(changes)
+    assert registry.content[lost.digest] == data
+    assert registry.repositories == before
+    assert install(push_to(registry.host, archive, connect)) == 0
 
 
 def test_an_interrupted_push_goes_on_with_what_is_missing(

@@ -333,23 +333,25 @@ class Push(Step):
     def _in_parallel(self, work: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:
         """The results of `work` for each item, in order. The first failure, or an interruption, ends all workers."""
         with ThreadPoolExecutor(_WORKERS) as pool:
-            with held():
-                futures = [pool.submit(work, item) for item in items]
             try:
+                with held():
+                    futures = [pool.submit(work, item) for item in items]
                 wait(futures, return_when=FIRST_EXCEPTION)
-                if any(future.done() and future.exception() for future in futures):
-                    self._end(futures)
+                failed = any(future.done() and future.exception() for future in futures)
+                if failed:
+                    self._stop.set()
+                    for future in futures:
+                        future.cancel()
                     wait(futures)
-                    raise _cause(futures)
             except BaseException:
-                self._end(futures)
+                # An interruption: what goes wrong in `work` stays in its future. Nobody waits for a registry's answers.
+                self._stop.set()
+                self._registry.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        if failed:
+            raise _cause(futures)
         return [future.result() for future in futures]
-
-    def _end(self, futures: Iterable[Future[_R]]) -> None:
-        self._stop.set()
-        for future in futures:
-            future.cancel()
 
 
 def _refuses_sparse(error: NetworkError) -> bool:

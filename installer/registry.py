@@ -64,6 +64,10 @@ class Registry:
         if unreachable:
             raise unreachable
 
+    def cancel(self) -> None:
+        """End the requests of other threads, however long the registry would keep them. There are no more."""
+        self._transport.close()
+
     def has_blob(self, repository: str, digest: Digest) -> bool:
         """Whether the repository has the blob."""
         return self._has_blob(repository, digest, retry=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from installer.registry import Registry
 from installer.selection import left_out, select
 from tests.archives import AMD64, ARM64, Made, example, image, made
 from tests.fake_registry import FakeRegistry, Fault
+from tests.unit.test_cancel import PATIENT, Stall
+from tests.unit.test_cancel import stall as stall  # noqa: PLC0414  a fixture
 
 Connect = Callable[..., Transport]
 ARM_V7 = Platform("linux", "arm", "v7")
@@ -41,9 +44,11 @@ def push_to(
     connect: Connect,
     platforms: tuple[Platform, ...] = (),
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Push:
     selected = select(archive, Address.parse(host), platforms)
-    return Push(archive, selected, Registry(connect(insecure=frozenset({host})), host), progress or Silent())
+    transport = connect(insecure=frozenset({host}), **settings)
+    return Push(archive, selected, Registry(transport, host), progress or Silent())
 
 
 def install(push: Push) -> int:
@@ -288,6 +293,28 @@ def test_an_interruption_ends_the_workers_soon(tmp_path: Path, registry: FakeReg
             install(push)
     uploads = [request for request in registry.requests if request.method == "PUT" and "/blobs/" in request.path]
     assert len(uploads) < 30
+    assert not any(repository.tags for repository in registry.repositories.values())
+
+
+def test_an_interruption_does_not_wait_for_a_registry_that_stalls(
+    archive: Archive, registry: FakeRegistry, connect: Connect, stall: Stall
+) -> None:
+    def interrupt() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        stall.wait()
+
+    def told(*_: object) -> None:
+        raise InterruptedByUser("told")
+
+    registry.fault("PUT", "/blobs/uploads/", before=interrupt)
+    before = signal.signal(signal.SIGUSR1, told)
+    try:
+        with pytest.raises(InterruptedByUser, match="told"):
+            install(push_to(registry.host, archive, connect, timeout=PATIENT))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    stall.release()
+    assert stall.outlasted
     assert not any(repository.tags for repository in registry.repositories.values())
 
 

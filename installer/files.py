@@ -39,8 +39,7 @@ def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
     """
     try:
         _make_directories(path.parent)
-        # Always the same name: what a killed run leaves is written over by the next.
-        temporary = path.with_name(f".{path.name}.partial")
+        temporary = partial_of(path)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -56,6 +55,12 @@ def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
                 temporary.unlink()
     except OSError as error:
         raise _refused(path, error) from None
+
+
+def partial_of(path: Path) -> Path:
+    """The temporary name under which a file is written, and that a killed run leaves."""
+    # Always the same one: the next run writes it over.
+    return path.with_name(f".{path.name}.partial")
 
 
 def _refused(path: Path, error: OSError) -> Exception:
@@ -140,6 +145,9 @@ def lock(path: Path) -> Iterator[None]:
     with stream:
         try:
             _adopt(path, path)
+        except OSError as error:
+            raise _refused(path, error) from None
+        try:
             os.lockf(stream.fileno(), os.F_TLOCK, 0)
         except (BlockingIOError, PermissionError):
             raise BundleError(

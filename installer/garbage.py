@@ -223,8 +223,8 @@ class CollectGarbage(Step):
         container = self._host.engine.container(marks.REGISTRY_CONTAINER)
         if container is not None and container.is_running:
             raise HostError(
-                f"the container `{container.name}` was started by somebody else, and garbage is only collected while it "
-                "is stopped",
+                f"the container `{container.name}` was started by somebody else, and garbage is only collected "
+                "while it is stopped",
                 hint=f"{own_command('prune')}, when nobody else installs",
             )
 

@@ -91,6 +91,23 @@ def test_where_nothing_can_be_made_the_next_step_is_named(
     assert str(caught.value.hint).startswith(f"{hint} {tmp_path}")
 
 
+def test_a_lock_that_cannot_be_given_to_its_owner_is_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root in a home on NFS, where root is nobody."""
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", refuse)
+    with (
+        pytest.raises(HostError, match=r"lock` cannot be written: operation not permitted"),
+        files.lock(tmp_path / "lock"),
+    ):
+        pass
+
+
 def test_a_full_disk_stays_one(tmp_path: Path) -> None:
     def content() -> Any:
         yield b"x"

@@ -23,12 +23,13 @@ def remember(
     Args:
         own_directories: those that this program made for its own state.
     """
-    names = {(entry.get("kind"), entry.get("name")) for entry in made}
+    known = {(entry.get("kind"), entry.get("name")): entry for entry in made}
 
-    def add(kind: str, name: str) -> None:
-        if (kind, name) not in names:
-            names.add((kind, name))
-            made.append({"kind": kind, "name": name})
+    def add(kind: str, name: str) -> dict[str, Any]:
+        if (kind, name) not in known:
+            known[kind, name] = {"kind": kind, "name": name}
+            made.append(known[kind, name])
+        return known[kind, name]
 
     for directory in own_directories:
         add("directory", str(directory))
@@ -43,7 +44,9 @@ def remember(
         for directory in missing_directories(parent) if parent else ():
             add("directory", str(directory))
         if change.kind not in _PASSING:
-            add(change.kind, change.name)
+            entry = add(change.kind, change.name)
+            if change.kind == "file":
+                entry["writing"] = True
 
 
 def note_digests(made: Sequence[dict[str, Any]], changes: Sequence[Change]) -> None:
@@ -51,7 +54,19 @@ def note_digests(made: Sequence[dict[str, Any]], changes: Sequence[Change]) -> N
     files = {change.name for change in changes if change.kind == "file"}
     for entry in made:
         if entry.get("kind") == "file" and entry.get("name") in files:
-            entry["digest"] = file_digest(Path(entry["name"]))
+            _note_digest(entry)
+
+
+def note_interrupted(made: Sequence[dict[str, Any]]) -> None:
+    """Note the same, once everything is done, of files that a killed run had in place: no step has changed them since."""
+    for entry in made:
+        if entry.get("writing"):
+            _note_digest(entry)
+
+
+def _note_digest(entry: dict[str, Any]) -> None:
+    entry.pop("writing", None)
+    entry["digest"] = file_digest(Path(entry["name"]))
 
 
 def file_digest(path: Path) -> Optional[str]:

@@ -16,7 +16,7 @@ The document (`--json`, and receipt.json in the user's state directory) has thes
     changed    whether anything was
     test       names the state for which the test build passed, or null
     made       everything that installing ever made on this host and that is not under another heading: kind, name, and
-               for a file its digest, as it was written
+               for a file its digest, as it was written, and `writing` until the step that writes it has ended
     brought    every tag and digest that installing ever pushed and that was not removed since: repository, tag or null,
                digest
     garbage    whether `prune` was interrupted before the registry had collected what nothing refers to
@@ -36,7 +36,7 @@ from installer import marks
 from installer.files import missing_directories, write_atomically
 from installer.host import Host, read_json_file
 from installer.job import Job
-from installer.made import note_digests, remember
+from installer.made import note_digests, note_interrupted, remember
 from installer.push import Place, places
 from installer.selection import left_out
 from installer.step import Change, Step
@@ -108,6 +108,7 @@ class Receipt:
         """Everything is done. `rebuilt` has the places that serve another index than the origin's, and its digest."""
         self._rebuilt = {f"{self._job.address}/{place.name}": str(digest) for place, digest in rebuilt.items()}
         self._bring({place: str(digest) for place, digest in rebuilt.items()})
+        note_interrupted(self._made)
         self._finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
     def _bring(self, digests: Mapping[Place, str]) -> None:

@@ -21,7 +21,7 @@ from installer.binfmt import unregister
 from installer.builder import builder_mark
 from installer.container import installed_address, installed_data, is_ours
 from installer.engine import Container
-from installer.files import write_atomically
+from installer.files import partial_of, write_atomically
 from installer.host import PLUGIN, Host
 from installer.installed import Installed
 from installer.job import is_directory
@@ -263,25 +263,30 @@ class RemoveImages(Step):
 
 
 class RemoveFiles(Step):
-    """Removes the files that were made and are unchanged, puts a replaced plugin back, then the directories that were
-    made for them and are empty; at last the receipt."""
+    """Removes the files that were made and are unchanged, and what a killed run left half-written of them, puts a
+    replaced plugin back, then the directories that were made for them and are empty; at last the receipt."""
 
     name = "files"
 
     def __init__(self, installed: Installed, host: Host) -> None:
         self._installed, self._host = installed, host
-        self._changed: list[str] = []
+        self._changed: list[Path] = []
+        self._unsure: list[Path] = []
 
     def look(self) -> Sequence[Change]:
-        self._changed = []
+        self._changed, self._unsure = [], []
         changes = []
         replaced = self._host.places.buildx_replaced
+        written = [Path(name) for name in self._installed.names_made("file")]
+        for path in dict.fromkeys((*written, replaced, self._host.places.receipt)):
+            if partial_of(path).exists():
+                changes.append(Change("remove", "file", str(partial_of(path))))
         for entry in self._installed.made:
             path = Path(str(entry.get("name")))
             if entry.get("kind") != "file" or not path.exists() or path == replaced:
                 continue
             if file_digest(path) != entry.get("digest"):
-                self._changed.append(str(path))
+                (self._unsure if entry.get("writing") else self._changed).append(path)
             elif path.name == PLUGIN and replaced.exists():
                 changes.append(Change("restore", "file", str(path), f"from {replaced}"))
             else:
@@ -308,7 +313,14 @@ class RemoveFiles(Step):
                 directory.rmdir()
 
     def notes(self) -> Sequence[str]:
-        return [f"{path} stays: it was changed since it was installed" for path in self._changed]
+        return [
+            *(f"{path} stays: it was changed since it was installed" for path in self._changed),
+            *(
+                f"{path} stays: installing was interrupted when it was to be written, and it may be what was there "
+                f"before; rm {_word(path)}"
+                for path in self._unsure
+            ),
+        ]
 
     def _clear_bookkeeping(self, directories: Sequence[Path]) -> None:
         """Remove what buildx and docker keep for themselves, where the directory was made for us and nothing else is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -140,6 +141,53 @@ def test_a_run_with_nothing_left_to_do_ends_an_interrupted_one(
     change_receipt(host, finished="2020-01-01T00:00:00+00:00")
     run(job, host, monkeypatch, step)
     assert document(host)["finished"] == "2020-01-01T00:00:00+00:00"
+
+
+def killed(step: Write, job: Job, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    step.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        run(job, host, monkeypatch, step)
+    assert step.path.read_bytes() == b"ours"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_that_a_killed_run_wrote_is_known_after_the_next(
+    again: bool, job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that was written before, with other content."""
+    step = Write(tmp_path / "an own")
+    if again:
+        step.path.write_bytes(b"older")
+        run(job, host, monkeypatch)
+        digest = "sha256:" + hashlib.sha256(b"older").hexdigest()
+        change_receipt(host, made=[{"kind": "file", "name": str(step.path), "digest": digest}])
+        step.path.unlink()
+    killed(step, job, host, monkeypatch)
+    # Nobody can say yet whose it is.
+    (note,) = invoked_notes(host, monkeypatch, "--plan")
+    assert note.startswith(f"{step.path} stays: installing was interrupted")
+    assert note.endswith(f"rm '{step.path}'")
+    assert run(job, host, monkeypatch, step).changed is False
+    assert invoked_notes(host, monkeypatch, "--yes") == []
+    assert not step.path.exists()
+
+
+def test_what_is_half_written_goes(job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Write(tmp_path / "plugins" / "own")
+    killed(step, job, host, monkeypatch)
+    step.path.rename(step.path.with_name(".own.partial"))
+    (host.places.state / ".receipt.json.partial").write_bytes(b"{")
+    invoked_notes(host, monkeypatch, "--yes")
+    assert not step.path.parent.exists()
+    assert not host.places.state.parent.exists()
+
+
+def invoked_notes(host: Host, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[str]:
+    """What uninstall says stays."""
+    result = invoke(uninstall, host, monkeypatch, "--json", *arguments)
+    assert result.exception is None, result.exception
+    notes: list[str] = json.loads(result.stdout[result.stdout.index("{\n") :])["notes"]
+    return notes
 
 
 def invoke(command: Any, host: Host, monkeypatch: pytest.MonkeyPatch, *arguments: str, ask: Any = None) -> Result:

@@ -58,7 +58,7 @@ def note_digests(made: Sequence[dict[str, Any]], changes: Sequence[Change]) -> N
 
 
 def note_interrupted(made: Sequence[dict[str, Any]]) -> None:
-    """Note the same, once everything is done, of files that a killed run had in place: no step has changed them since."""
+    """Note the same, once everything is done, of files that a killed run had in place: no step ended with them."""
     for entry in made:
         if entry.get("writing"):
             _note_digest(entry)

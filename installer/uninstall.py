@@ -69,7 +69,7 @@ def _steps(installed: Installed, host: Host, data: bool) -> list[Step]:
 
 
 def _ask(host: Host, installed: Installed, data: bool) -> None:
-    what = "registry, builder and settings"
+    what = "registry and emulation (for all users of this host), builder and settings"
     what += f", and every image in {installed.wanted.data}, also what others pushed there" if data else ""
     if host.ask is None:
         raise HostError(f"consent is needed to remove {what}", hint="run this again with --yes; --plan shows it all")

@@ -203,6 +203,7 @@ def test_uninstall_removes_nothing_when_a_run_ended_while_a_person_thought(
     run(job, host, monkeypatch, Write(own))
 
     def ask(question: str) -> bool:
+        assert question == "remove registry and emulation (for all users of this host), builder and settings"
         change_receipt(host, made=[*document(host)["made"], OTHERS])
         return True
 

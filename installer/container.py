@@ -75,7 +75,14 @@ class RegistryContainer(Step):
         publish = (self._job.address.listen_ip(), self._job.address.port)
         bind = f"{data}:{marks.REGISTRY_DIRECTORY}{relabel}"
         wanted = marks.fingerprint(
-            {"image": str(tool.manifest.digest), "environment": environment, "publish": publish, "bind": bind}
+            {
+                "image": str(tool.manifest.digest),
+                "environment": environment,
+                # Its label has the address by name, and is believed the next time.
+                "address": str(self._job.address),
+                "publish": publish,
+                "bind": bind,
+            }
         )
         return NewContainer(
             name=marks.REGISTRY_CONTAINER,
@@ -97,8 +104,7 @@ class RegistryContainer(Step):
         # Without an engine, which is a problem of its own, the port and the address can still be looked at.
         with contextlib.suppress(HostError):
             container = self._host.engine.container(marks.REGISTRY_CONTAINER)
-        in_the_way = container is not None and not is_ours(container)
-        if container is not None and in_the_way:
+        if container is not None and not is_ours(container):
             problems.append(
                 Problem(
                     f"container `{container.name}`",
@@ -110,13 +116,19 @@ class RegistryContainer(Step):
         place = self._host.places.seen(Path(data)) if is_directory(data) else None
         if place and (":" in data or (place.exists() and not place.is_dir())):
             problems.append(Problem(f"--data {data}", "it is not a directory that Docker can mount"))
-        holds_port = (
-            container is not None and container.is_running and installed_address(container) == self._job.address
-        )
         found = self._address_problems()
-        if not found and not holds_port:
-            found = self._port_problems(container.name if container is not None and in_the_way else None)
+        if not found and not self._listens_there(container):
+            found = self._port_problems(container)
         return [*problems, *found]
+
+    def _listens_there(self, container: Optional[Container]) -> bool:
+        """Whether the port is our own container's, by whatever name of the address: it goes before its successor."""
+        old, new = installed_address(container), self._job.address
+        if container is None or not container.is_running or old is None:
+            return False
+        with contextlib.suppress(OSError):
+            return old == new or (old.listen_ip(), old.port) == (new.listen_ip(), new.port)
+        return False
 
     def _address_problems(self) -> list[Problem]:
         """What keeps builders and other hosts from the address: a container has its own loopback and /etc/hosts."""
@@ -141,8 +153,8 @@ class RegistryContainer(Step):
             return [Problem(subject, message, f"give the IP address: --registry {ip}:{address.port}")]
         return []
 
-    def _port_problems(self, known: Optional[str]) -> list[Problem]:
-        """What keeps the port; nothing when it is the container `known`, which is a problem of its own."""
+    def _port_problems(self, container: Optional[Container]) -> list[Problem]:
+        """What keeps the port; nothing when it is a `container` that has our name, which is a problem of its own."""
         address = self._job.address
         subject = f"address {address}"
         ip = address.listen_ip()
@@ -157,11 +169,14 @@ class RegistryContainer(Step):
                 if error.errno == errno.EADDRNOTAVAIL:
                     return [Problem(subject, f"this host has no address {ip}", "ip -brief address shows those it has")]
                 if error.errno == errno.EADDRINUSE:
-                    holders: tuple[str, ...] = ()
+                    holders: list[str] = []
                     with contextlib.suppress(HostError):
-                        holders = self._host.engine.publishers(address.port)
-                    if known in holders:
-                        return []
+                        holders += self._host.engine.publishers(address.port)
+                    if container is not None and container.name in holders:
+                        if not is_ours(container):
+                            return []
+                        # Ours listens elsewhere.
+                        holders.remove(container.name)
                     who = f"the container `{holders[0]}`" if holders else "another process"
                     show = _stopping(holders[0]) if holders else f"sudo ss -ltnp 'sport = :{address.port}'"
                     return [

@@ -55,6 +55,16 @@ def registry_problems(root: Path, address: str, engine: Optional[Engine] = None)
     return list(RegistryContainer(job, host, unused).problems())
 
 
+def registry_step(
+    root: Path, engine: Optional[Engine] = None, *, address: str = "localhost:5000", data: str = "volume"
+) -> RegistryContainer:
+    tool = SimpleNamespace(name="registry:3", manifest=SimpleNamespace(digest="sha256:1"))
+    job: Any = SimpleNamespace(address=Address.parse(address), data=data, tool=lambda role: tool)
+    host: Any = SimpleNamespace(engine=engine or Engine(), places=places(root))
+    unused: Any = None
+    return RegistryContainer(job, host, unused)
+
+
 @pytest.mark.parametrize("ip", ["127.0.1.1", "0.0.0.0"])
 def test_a_name_that_means_this_host_alone_is_refused(ip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostbyname", lambda name: ip)
@@ -178,6 +188,29 @@ def test_another_container_that_has_the_port_is_stopped_for_good(tmp_path: Path,
         assert str(problems[-1].hint).startswith("docker update --restart=no other && docker stop other; or choose")
 
 
+def test_our_own_registry_is_in_nobodys_way_under_another_name_of_its_address(tmp_path: Path, taken: str) -> None:
+    port = Address.parse(taken).port
+    labels = {marks.LABEL_ROLE: "registry", marks.LABEL_ADDRESS: f"localhost:{port}"}
+    assert registry_problems(tmp_path, taken, Engine(container("registry", labels), ("registry",))) == []
+    # It listens on another address there, so that the holder of this one is somebody else.
+    labels[marks.LABEL_ADDRESS] = f"127.0.0.2:{port}"
+    for holders, who in ((("registry",), "another process"), (("registry", "other"), "the container `other`")):
+        (problem,) = registry_problems(tmp_path, taken, Engine(container("registry", labels), holders))
+        assert problem.message == f"port {port} is taken by {who}"
+
+
+def test_another_name_of_its_address_replaces_the_registry(tmp_path: Path) -> None:
+    wanted = [
+        registry_step(tmp_path, address=address)._wanted().labels[marks.LABEL_WANTED]
+        for address in ("localhost:5000", "127.0.0.1:5000")
+    ]
+    labels = {marks.LABEL_ROLE: "registry", marks.LABEL_DATA: "volume", marks.LABEL_WANTED: wanted[0]}
+    engine = Engine(container("registry", labels))
+    assert registry_step(tmp_path, engine, address="localhost:5000").look() == []
+    (change,) = registry_step(tmp_path, engine, address="127.0.0.1:5000").look()
+    assert (change.action, change.name) == ("replace", "registry")
+
+
 @pytest.mark.parametrize(
     ("started", "program"),
     [
@@ -211,11 +244,7 @@ def test_next_steps_name_the_archive_as_it_was_called(
 )
 def test_replacing_the_registry_says_what_becomes_of_the_data(data: str, says: str, tmp_path: Path) -> None:
     labels = {marks.LABEL_ROLE: "registry", marks.LABEL_DATA: "volume", marks.LABEL_WANTED: "what an older one wanted"}
-    tool = SimpleNamespace(name="registry:3", manifest=SimpleNamespace(digest="sha256:1"))
-    job: Any = SimpleNamespace(address=Address.parse("localhost:5000"), data=data, tool=lambda role: tool)
-    host: Any = SimpleNamespace(engine=Engine(container("registry", labels)), places=places(tmp_path))
-    unused: Any = None
-    (change,) = RegistryContainer(job, host, unused).look()
+    (change,) = registry_step(tmp_path, Engine(container("registry", labels)), data=data).look()
     assert (change.action, change.name) == ("replace", "registry")
     assert change.detail == f"registry:3 on 127.0.0.1:5000, {says}"
 

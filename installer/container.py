@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -40,6 +41,22 @@ def installed_address(container: Optional[Container]) -> Optional[Address]:
     if container is None or not is_ours(container) or marks.LABEL_ADDRESS not in container.labels:
         return None
     return Address.parse(container.labels[marks.LABEL_ADDRESS])
+
+
+def is_seen(path: Path) -> bool:
+    """Whether something is there. What is below a directory that this user may not search is not seen."""
+    return os.path.exists(path)  # noqa: PTH110  Path.exists raises PermissionError
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether it is certain that nothing is there: then what is made there is ours, and goes with us."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _stopping(name: str) -> str:
@@ -114,7 +131,7 @@ class RegistryContainer(Step):
             )
         data = self._job.data
         place = self._host.places.seen(Path(data)) if is_directory(data) else None
-        if place and (":" in data or (place.exists() and not place.is_dir())):
+        if place and (":" in data or (is_seen(place) and not place.is_dir())):
             problems.append(Problem(f"--data {data}", "it is not a directory that Docker can mount"))
         found = self._address_problems()
         if not found and not self._listens_there(container):
@@ -197,7 +214,7 @@ class RegistryContainer(Step):
         if container is None:
             data = wanted.labels[marks.LABEL_DATA]
             if is_directory(data):
-                made = not self._host.places.seen(Path(data)).exists()
+                made = _is_absent(self._host.places.seen(Path(data)))
             else:
                 made = not self._host.engine.has_volume(data)
             place = [Change("create", "directory" if is_directory(data) else "volume", data)] if made else []

@@ -14,7 +14,7 @@ from bundles.platform import Platform
 from bundles.progress import human_size
 from bundles.reader import Archive
 from installer import marks
-from installer.container import installed_address, installed_data
+from installer.container import installed_address, installed_data, is_seen
 from installer.engine import OLDEST_ENGINE, Container, EngineInfo
 from installer.files import usable_size
 from installer.host import Host
@@ -191,7 +191,7 @@ def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step
     by_device: dict[int, tuple[Path, int]] = {}
     for place, size in needs.items():
         seen = host.places.seen(place)
-        there = next(parent for parent in (seen, *seen.parents) if parent.exists())
+        there = next(parent for parent in (seen, *seen.parents) if is_seen(parent))
         device = there.stat().st_dev
         by_device[device] = (place, by_device.get(device, (place, 0))[1] + size)
     problems = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,7 @@ from installer.installed import Installed
 from installer.job import Options
 from installer.registry import Registry
 from installer.relay import Finished
+from installer.step import Change
 
 
 @dataclasses.dataclass
@@ -39,6 +42,9 @@ class Engine:
 
     def container(self, name: str) -> Optional[Container]:
         return self.found
+
+    def info(self) -> Any:
+        return SimpleNamespace(has_selinux=False)
 
     def publishers(self, port: int) -> tuple[str, ...]:
         return self.holders
@@ -209,6 +215,41 @@ def test_another_name_of_its_address_replaces_the_registry(tmp_path: Path) -> No
     assert registry_step(tmp_path, engine, address="localhost:5000").look() == []
     (change,) = registry_step(tmp_path, engine, address="127.0.0.1:5000").look()
     assert (change.action, change.name) == ("replace", "registry")
+
+
+@pytest.fixture
+def unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory below one that this user may not search. Root may, so that the system call is told to refuse."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    stat, lstat = os.stat, os.lstat
+
+    def refusing(real: Any) -> Any:
+        def look(path: Any, *arguments: Any, **options: Any) -> Any:
+            if str(path).startswith(f"{closed}/"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *arguments, **options)
+
+        return look
+
+    monkeypatch.setattr(os, "stat", refusing(stat))
+    monkeypatch.setattr(os, "lstat", refusing(lstat))
+    return closed / "data"
+
+
+def test_a_data_directory_that_cannot_be_seen_is_passed_over(tmp_path: Path, unseen: Path) -> None:
+    data = f"/{unseen.relative_to(tmp_path)}"
+    step = registry_step(tmp_path, data=data)
+    assert [problem for problem in step.problems() if "--data" in problem.subject] == []
+    # It may be somebody's, who would lose it with an uninstallation if it counted as made for us.
+    assert [change.action for change in step.look()] == ["start"]
+    job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"))
+    info: Any = SimpleNamespace(root=data)
+    host: Any = SimpleNamespace(engine=Engine(), places=places(tmp_path))
+    steps: Any = [
+        SimpleNamespace(name=name, look=lambda: [Change("x", "y", "z", size=1)]) for name in ("images", "push")
+    ]
+    assert preflight._space_problems(job, info, host, steps) == []
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from bundles.progress import human_size
 from bundles.reader import Archive
 from installer import marks
 from installer.container import installed_address, installed_data, is_seen
-from installer.engine import OLDEST_ENGINE, Container, EngineInfo
+from installer.engine import OLDEST_ENGINE, EngineInfo
 from installer.files import usable_size
 from installer.host import Host
 from installer.installed import own_command
 from installer.job import Job, Options, is_directory
+from installer.push import Push
 from installer.step import Step
 
 # Docker copies an image it loads to a temporary directory first, and its layers grow when they are unpacked.
@@ -68,6 +69,8 @@ def check(
         HostError: the host is not ready.
     """
     for step in steps:
+        if isinstance(step, Push):
+            step.is_outgoing = lambda: _has_other_data(job, host)
         # Without an engine many a step cannot look; that there is none is in the report already.
         with contextlib.ExitStack() as stack:
             if info is None:
@@ -168,21 +171,39 @@ def _clashes(job: Job) -> list[Problem]:
     return problems
 
 
-def _keeps_unseen_data(job: Job, container: Optional[Container]) -> bool:
-    """Whether a registry of ours has been using the data, and does not serve it where it could be asked what it has."""
-    if container is None or installed_data(container) != job.data:
+def _has_other_data(job: Job, host: Host) -> bool:
+    """Whether our registry keeps its data elsewhere than the job wants: then the step `registry` replaces it."""
+    with contextlib.suppress(HostError):
+        data = installed_data(host.engine.container(marks.REGISTRY_CONTAINER))
+        return data is not None and data != job.data
+    return False
+
+
+def _keeps_unseen_data(job: Job, host: Host) -> bool:
+    """Whether the data is that of a registry of ours which does not serve it where it could be asked what it has."""
+    container = host.engine.container(marks.REGISTRY_CONTAINER)
+    if container is None:
         return False
+    if installed_data(container) != job.data:
+        # Perhaps it was used before, and is to be again.
+        return _holds_data(job.data, host)
     return not container.is_running or installed_address(container) != job.address
+
+
+def _holds_data(data: str, host: Host) -> bool:
+    """Whether a registry seems to have kept its data there."""
+    if is_directory(data):
+        return is_seen(host.places.seen(Path(data)) / "docker" / "registry")
+    return host.engine.has_volume(data)
 
 
 def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step]) -> list[Problem]:
     """Where less is free than what is missing needs. Directories that cannot be seen are passed over."""
     needs: dict[Path, int] = {}
-    container = host.engine.container(marks.REGISTRY_CONTAINER)
     for step in steps:
         if step.name == "images":
             factor, place = _UNPACKED, Path(info.root)
-        elif step.name == "push" and not _keeps_unseen_data(job, container):
+        elif step.name == "push" and not _keeps_unseen_data(job, host):
             factor, place = 1, data_place(job, info)
         else:
             continue

@@ -103,10 +103,14 @@ class Push(Step):
         self._held: dict[tuple[str, Digest], bool] = {}
         self.rebuilt: dict[Place, Digest] = {}
         """The digest of the index that a place holds in the place of the image's own, where the registry refused it."""
+        self.is_outgoing: Callable[[], bool] = lambda: False
+        """Whether the registry that answers now goes before the push: what it has is nothing that its successor has."""
 
     def problems(self) -> Sequence[Problem]:
         if not self._required.of(self._images):
             return []
+        if self.is_outgoing():
+            return [self._required.outgoing()]
         if not self._answers():
             return [self._required.unreachable()]
         return self._required.problems(self._required.of([place.image for place in self._missing()]))
@@ -156,7 +160,9 @@ class Push(Step):
         ]
 
     def _answers(self) -> bool:
-        """Whether there is a registry at all: with --plan it may not have been started yet."""
+        """Whether there is the registry that is pushed to: with --plan it may not have been started yet."""
+        if self.is_outgoing():
+            return False
         try:
             self._registry.ping()
         except UnreachableError:

@@ -81,6 +81,14 @@ class Required:
             "install that one first; or, when it is installed: docker start registry",
         )
 
+    def outgoing(self) -> Problem:
+        """The registry is about to be replaced by one with other data, so that nothing is to be looked for."""
+        return Problem(
+            f"registry `{self._registry.host}`",
+            f"it is going to have other data, and this archive leaves layers to {self.bases} that have to be there",
+            "install that one first, with the same --data; or leave --data out",
+        )
+
     @property
     def bases(self) -> str:
         """The bundles that have what is not here, for people."""

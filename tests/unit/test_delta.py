@@ -183,6 +183,19 @@ def test_no_registry_no_delta(chain: tuple[Path, Path, Path], connect: Connect) 
         assert push_to("localhost:1", archive, connect).problems() == []
 
 
+def test_a_delta_is_refused_where_the_registry_gets_other_data(
+    chain: tuple[Path, Path, Path], registry: FakeRegistry, connect: Connect
+) -> None:
+    install(chain[0], registry, connect)
+    with Archive(chain[1]) as archive:
+        push = push_to(registry.host, archive, connect)
+        assert push.problems() == []
+        push.is_outgoing = lambda: True
+        (problem,) = push.problems()
+    assert "it is going to have other data" in problem.message
+    assert str(problem.hint).endswith("with the same --data; or leave --data out")
+
+
 def test_bundle_json_is_as_good_a_base_as_its_archive(chain: tuple[Path, Path, Path], tmp_path: Path) -> None:
     full, _, _ = chain
     with Archive(full) as archive:

@@ -8,18 +8,22 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bundles.digest import Digest
-from bundles.errors import DamagedArchiveError, InterruptedByUser, NetworkError
+from bundles.errors import DamagedArchiveError, HostError, InterruptedByUser, NetworkError
 from bundles.image import parse_index
 from bundles.platform import Platform
 from bundles.progress import Progress, Silent, Task
 from bundles.reader import Archive
 from bundles.transport import Transport
+from installer import marks, preflight
 from installer.address import Address
+from installer.engine import Container
+from installer.host import Places
 from installer.push import Push, places
 from installer.registry import Registry
 from installer.selection import left_out, select
@@ -274,6 +278,36 @@ def test_nothing_listening_plans_everything(archive: Archive, connect: Connect) 
     changes = push_to("127.0.0.1:1", archive, connect).look()
     assert [change.kind for change in changes] == ["tag"] * 5 + ["blobs"]
     assert changes[-1].size == sum(blob.size for item in _unique_blobs(archive) for blob in [item])
+
+
+def test_what_a_registry_has_that_is_about_to_go_does_not_count(
+    archive: Archive, registry: FakeRegistry, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(push_to(registry.host, archive, connect))
+    everything = push_to("127.0.0.1:1", archive, connect).look()
+    labels = {marks.LABEL_ROLE: "registry", marks.LABEL_ADDRESS: registry.host, marks.LABEL_DATA: "old"}
+    engine = SimpleNamespace(
+        container=lambda name: Container("id", name, "sha256:0", "running", labels, {}, "always"),
+        has_volume=lambda name: name == "used before",
+    )
+    host: Any = SimpleNamespace(engine=engine, places=Places.of({"HOME": str(tmp_path), "BUNDLE_HOST": str(tmp_path)}))
+    info: Any = SimpleNamespace(root="/docker")
+    push = push_to(registry.host, archive, connect)
+
+    def check(data: str, free: int) -> None:
+        monkeypatch.setattr(preflight, "usable_size", lambda path: free)
+        job: Any = SimpleNamespace(data=data, address=Address.parse(registry.host))
+        preflight.check(job, info, host, [push], problems=[], asking=False)
+
+    check("/new", 1 << 40)
+    assert [change.name for change in push.look()] == [change.name for change in everything]
+    with pytest.raises(HostError) as caught:
+        check("/new", 0)
+    assert [problem.subject for problem in caught.value.problems] == ["disk space for /new"]
+    # What is there already is not known, and perhaps enough.
+    check("used before", 0)
+    labels[marks.LABEL_DATA] = "used before"
+    assert push.look() == []
 
 
 def test_an_interruption_ends_the_workers_soon(tmp_path: Path, registry: FakeRegistry, connect: Connect) -> None:

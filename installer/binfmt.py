@@ -47,9 +47,12 @@ class Emulation(Step):
         self._failure: Optional[str] = None
 
     def _missing(self) -> list[Platform]:
+        """What the kernel does not run. What it cannot be asked about is passed over: it would be missing for ever."""
         native = self._job.host_platform.architecture
         return [
-            platform for platform in self._job.platforms if platform.architecture != native and not self._runs(platform)
+            platform
+            for platform in self._job.platforms
+            if platform.architecture != native and kernel.knows(platform) and not self._runs(platform)
         ]
 
     def _container(self) -> Optional[Container]:

@@ -22,13 +22,20 @@ _EXITS = {
     "riscv64": (243, True, False, "9308d005 13050000 73000000"),
     "ppc64le": (21, True, False, "01000038 00006038 02000044"),
     "s390x": (22, True, True, "a7290000 0a01"),
+    "mips64le": (8, True, False, "00000424 c2130224 0c000000"),
+    "loong64": (258, True, False, "04008002 0b748102 00002b00"),
 }
 _BASE = 0x10000
 
 
+def knows(platform: Platform) -> bool:
+    """Whether there is a probe for that platform; `runs` says False of all others."""
+    return platform.os == "linux" and platform.architecture in _EXITS
+
+
 def runs(platform: Platform) -> bool:
     """Whether this kernel starts programs of that platform, itself or through an emulator."""
-    if platform.os != "linux" or platform.architecture not in _EXITS:
+    if not knows(platform):
         return False
     file = os.memfd_create("probe", 0)
     try:
@@ -54,8 +61,8 @@ def program(architecture: str, code: bytes) -> bytes:
     header_size, segment_size = (64, 56) if wide else (52, 32)
     start = header_size + segment_size
     size = start + len(code)
-    # ELFv2 for POWER, EABI version 5 for ARM: what their kernels ask for.
-    flags = {21: 2, 40: 0x05000000}.get(machine, 0)
+    # ELFv2 for POWER, EABI version 5 for ARM, MIPS64 release 2, LoongArch's hard floats: what their kernels ask for.
+    flags = {21: 2, 40: 0x05000000, 8: 0x80000000, 258: 0x43}.get(machine, 0)
     identity = b"\x7fELF" + bytes([2 if wide else 1, 2 if big else 1, 1, 0]) + bytes(8)
     word = "Q" if wide else "I"
     header = struct.pack(

@@ -10,13 +10,16 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bundles.errors import HostError, UsageError
 from bundles.platform import Platform
+from bundles.progress import Silent
 from installer import files, kernel, marks
+from installer.binfmt import Emulation
 from installer.buildx import OLDEST_BUILDX
 from installer.dockercli import CommandError, DockerCLI
 from installer.engine import Endpoint, endpoint_from_json
@@ -133,9 +136,11 @@ def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
         read_json_file(tmp_path / "bad.json")
 
 
-@pytest.mark.parametrize("architecture", ["amd64", "386", "arm64", "arm", "riscv64", "ppc64le", "s390x"])
+@pytest.mark.parametrize(
+    "architecture", ["amd64", "386", "arm64", "arm", "riscv64", "ppc64le", "s390x", "mips64le", "loong64"]
+)
 def test_the_probe_is_a_program_of_that_platform(architecture: str, tmp_path: Path) -> None:
-    names = {"amd64": "x86_64", "386": "i386", "arm64": "aarch64"}
+    names = {"amd64": "x86_64", "386": "i386", "arm64": "aarch64", "mips64le": "mips64el", "loong64": "loongarch64"}
     emulator = shutil.which(f"qemu-{names.get(architecture, architecture)}-static")
     if emulator is None:
         pytest.skip("qemu-user-static is not installed")
@@ -149,6 +154,24 @@ def test_this_machine_runs_its_own_programs_and_no_unknown_ones() -> None:
     assert kernel.runs(Platform("linux", os.uname().machine))
     assert not kernel.runs(Platform("linux", "m68k"))
     assert not kernel.runs(Platform("windows", "amd64"))
+
+
+def test_emulation_is_not_missing_for_what_the_kernel_cannot_be_asked_about() -> None:
+    missing = []
+    for architecture in ("m68k", "arm64"):
+        job: Any = SimpleNamespace(
+            host_platform=Platform("linux", "amd64"),
+            platforms=(Platform("linux", "amd64"), Platform("linux", architecture)),
+            tool=lambda role: SimpleNamespace(name="binfmt:1", manifest=SimpleNamespace(digest="sha256:1")),
+        )
+        engine = SimpleNamespace(
+            container=lambda name: None, info=lambda: SimpleNamespace(is_rootless=False), image_id=lambda name: "id"
+        )
+        host: Any = SimpleNamespace(engine=engine)
+        step = Emulation(job, host, Silent(), lambda platform: False)
+        missing.append([change.name for change in step.look()])
+        assert bool(step.notes()) is (architecture == "arm64")
+    assert missing == [[], ["linux/arm64", marks.EMULATION_CONTAINER]]
 
 
 def test_places_follow_the_environment() -> None:

@@ -237,7 +237,7 @@ class RegistryContainer(Step):
             engine.remove_container(wanted.name)
             container = None
         # Left by a `prune` that was killed: it must not go on deleting while others push.
-        engine.remove_container(marks.GARBAGE_CONTAINER)
+        engine.remove_passing(marks.GARBAGE_CONTAINER)
         if container is None:
             data = wanted.labels[marks.LABEL_DATA]
             if not is_directory(data):

@@ -51,7 +51,7 @@ def is_seen(path: Path) -> bool:
 def _is_absent(path: Path) -> bool:
     """Whether it is certain that nothing is there: then what is made there is ours, and goes with us."""
     try:
-        path.lstat()
+        os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:

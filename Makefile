@@ -27,7 +27,7 @@ demo: testbed ## the main job: create, carry, install on an air-gapped host, cro
 test: testbed ## all tests, unit and end to end
 	@status=0; $(RUN) -m pytest || status=$$?; $(RUN) -m tests.testbed down; exit $$status
 
-bench: testbed ## create and install beside their peers; writes docs/performance.md (25 minutes, wants a quiet machine)
+bench: testbed ## create and install beside their peers; writes docs/performance.md (30 minutes, wants a quiet machine)
 	@status=0; $(RUN) -m bench || status=$$?; $(RUN) -m tests.testbed down; exit $$status
 
 check: setup ## ruff, mypy --strict, the architecture test

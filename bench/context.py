@@ -44,7 +44,10 @@ class Context:
         return {**tools, "BUNDLE": BUNDLE, "HOME": str(home), "TMPDIR": str(home), "XDG_RUNTIME_DIR": str(home)}
 
     def create(self, images: Sequence[str], out: Path, *options: str, registry: str | None = None) -> Sample:
-        """`bundle create` of these images without the toolchain."""
+        """`bundle create` of these images without the toolchain, as if for the first time."""
+        # What is there already would be taken over, and nothing fetched.
+        for left in out.parent.glob(f"{out.name}*"):
+            left.unlink()
         return measure(
             [BUNDLE, "create", "-q", "-o", out, "--mirror", f"docker.io={registry or self.registry}",
              *ONLY_IMAGES, *options, *images],

@@ -160,7 +160,8 @@ def _write(
         if leftover:
             stack.enter_context(leftover)
             kept = leftover.size_of(layer for layer, _ in plan.layers)
-            progress.message(f"note: an interrupted run for another bundle has left {human_size(kept)} of this one")
+            if kept:
+                progress.message(f"note: an interrupted run for another bundle has left {human_size(kept)} of this one")
             source = LeftoverSource(source, leftover)
         writer = stack.enter_context(ArchiveWriter(target, contents, part_size))
         written = export(plan, source, writer, progress, workers)

@@ -6,6 +6,7 @@ it left is set aside under the name `NAME.previous`, an unfinished archive like 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from bundler.source import Source
 from bundles.closing import Closing
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
+from bundles.errors import BundleError
 from bundles.journal import Journal, described
 from bundles.layout import BLOCK, MANIFEST_NAME, Entry, header
 from bundles.manifest import MAX_SIZE, Manifest
@@ -108,8 +110,9 @@ class Leftover(Closing):
         files = Unfinished([partial.with_suffix("") for partial in partials], sizes)
         data = _read_manifest(files)
         entries: dict[Digest, Entry] = {}
-        if Digest.of(data) == bundle:
-            manifest = Manifest.parse(data)
+        # What a later version of this program began is of no use to this one.
+        with contextlib.suppress(BundleError):
+            manifest = Manifest.parse(data if Digest.of(data) == bundle else b"")
             layout = manifest.layout(len(data))
             whole = [blob for blob in manifest.blobs if journal.claims.get(blob.digest) == blob.size]
             entries = {blob.digest: layout.blob(blob.digest) for blob in whole}

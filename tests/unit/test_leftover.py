@@ -12,6 +12,7 @@ import pytest
 from bundler import leftover
 from bundler.spec import TOOLCHAIN
 from bundles.descriptor import Descriptor
+from bundles.layout import header
 from bundles.reader import Archive
 from tests.fake_registry import FakeRegistry
 from tests.images import noise
@@ -91,3 +92,17 @@ def test_without_room_for_both_the_old_one_goes(registry: FakeRegistry, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     leftover.discard(tmp_path / "offline.tar")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_read_is_of_no_use_and_no_obstacle(registry: FakeRegistry, tmp_path: Path) -> None:
+    path = tmp_path / "offline.tar"
+    data = b'{"format": 99}\n'
+    digest, layer = registry.blob("x", data).digest, registry.blob("x", b"layer")
+    previous = tmp_path / "offline.tar.previous.partial"
+    for content in (bytes(2048) + header("bundle.json", len(data)) + data, b"", b"x" * 5000):
+        previous.write_bytes(content)
+        (tmp_path / "offline.tar.previous.journal").write_text(f"bundle {digest} 9000\nsynced {layer.digest} 5\n")
+        found = leftover.Leftover.of(path)
+        assert found
+        with found:
+            assert found.size_of([layer]) == 0

@@ -14,7 +14,7 @@ from typing import Optional, Union
 
 from bundler.download import BlobStream
 from bundler.endpoint import Endpoint
-from bundler.source import Source
+from bundler.source import Source, SourceAround
 from bundles.closing import Closing
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
@@ -170,14 +170,12 @@ class _Piece(BlobStream):
         pass
 
 
-class LeftoverSource(Source):
+class LeftoverSource(SourceAround):
     """`source`, but layers that are left come from there first."""
 
     def __init__(self, source: Source, leftover: Leftover) -> None:
-        self._source, self._leftover = source, leftover
-
-    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
-        return self._source.manifest(reference)
+        super().__init__(source)
+        self._leftover = leftover
 
     def open_blob(
         self,
@@ -188,7 +186,4 @@ class LeftoverSource(Source):
     ) -> BlobStream:
         if self._leftover.has(descriptor) and _HERE not in avoid:
             return self._leftover.open(descriptor, offset)
-        return self._source.open_blob(repository, descriptor, offset, avoid - {_HERE})
-
-    def cancel(self) -> None:
-        self._source.cancel()
+        return super().open_blob(repository, descriptor, offset, avoid - {_HERE})

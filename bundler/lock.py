@@ -22,10 +22,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.download import BlobStream
-from bundler.endpoint import Endpoint
 from bundler.plan import Plan
-from bundler.source import Source
+from bundler.source import Source, SourceAround
 from bundler.spec import Spec, Wanted
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
@@ -216,14 +214,15 @@ def read_lock(path: Path) -> Optional[Lock]:
     return Lock.parse(data, path)
 
 
-class PinnedSource(Source):
+class PinnedSource(SourceAround):
     """A source in which references stand for the digests that a lock gives them. Thread-safe.
 
     `found` is what each reference that was asked for stood for.
     """
 
     def __init__(self, source: Source, pins: Mapping[Reference, Digest]) -> None:
-        self._source, self._pins = source, pins
+        super().__init__(source)
+        self._pins = pins
         self._lock = threading.Lock()
         self._found: dict[Reference, Digest] = {}
 
@@ -249,18 +248,6 @@ class PinnedSource(Source):
         with self._lock:
             self._found[reference] = descriptor.digest
         return descriptor, data
-
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        return self._source.open_blob(repository, descriptor, offset, avoid)
-
-    def cancel(self) -> None:
-        self._source.cancel()
 
 
 def _image_drift(wanted: Wanted, locked: Wanted) -> list[str]:

@@ -96,6 +96,28 @@ class Source(abc.ABC):
             avoid |= {endpoint}
 
 
+class SourceAround(Source):
+    """Another source; those that change something of it override just that."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        return self._source.manifest(reference)
+
+    def open_blob(
+        self,
+        repository: Reference,
+        descriptor: Descriptor,
+        offset: int = 0,
+        avoid: frozenset[Endpoint] = frozenset(),
+    ) -> BlobStream:
+        return self._source.open_blob(repository, descriptor, offset, avoid)
+
+    def cancel(self) -> None:
+        self._source.cancel()
+
+
 class RegistrySource(Source):
     """Registries, each through its mirrors where there are some, see `bundler.mirrors.Mirrors`."""
 

@@ -17,7 +17,7 @@ from typing import Optional, Union
 
 from bundler.download import BlobStream
 from bundler.endpoint import Endpoint
-from bundler.source import Source
+from bundler.source import Source, SourceAround
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import DiskFullError
@@ -137,14 +137,15 @@ class Local:
     documents: Mapping[Descriptor, bytes]
 
 
-class SpooledSource(Source):
+class SpooledSource(SourceAround):
     """Images that are here, under the names they are to have, before those of another source.
 
     `add` comes before anything is read.
     """
 
     def __init__(self, source: Source, spool: Spool) -> None:
-        self._source, self.spool = source, spool
+        super().__init__(source)
+        self.spool = spool
         self._names: dict[Reference, Descriptor] = {}
         self._documents: dict[Digest, tuple[Descriptor, bytes]] = {}
 
@@ -164,7 +165,7 @@ class SpooledSource(Source):
             digest = self._names[reference].digest
         if digest in self._documents:
             return self._documents[digest]
-        return self._source.manifest(reference)
+        return super().manifest(reference)
 
     def open_blob(
         self,
@@ -176,11 +177,8 @@ class SpooledSource(Source):
         if descriptor.digest in self._documents:
             return _Bytes(self._documents[descriptor.digest][1][offset:])
         if not self.spool.has(descriptor.digest):
-            return self._source.open_blob(repository, descriptor, offset, avoid)
+            return super().open_blob(repository, descriptor, offset, avoid)
         return self.spool.open(descriptor.digest, offset)
-
-    def cancel(self) -> None:
-        self._source.cancel()
 
 
 class Hashed:

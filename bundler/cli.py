@@ -26,7 +26,6 @@ from bundler.size import parse_size
 from bundler.source import RegistrySource, Source
 from bundler.spec import TOOLCHAIN, Definition
 from bundles.cli import Output, common_options
-from bundles.digest import Digest
 from bundles.errors import UsageError
 from bundles.parts import cut
 from bundles.platform import Platform
@@ -150,8 +149,7 @@ def _write(
     progress: Progress,
 ) -> Written:
     """Fetch and write; what an interrupted run for another bundle has left is used where it fits."""
-    data = contents.manifest.to_bytes()
-    lost = set_aside(target, Digest.of(data), contents.manifest.layout(len(data)).size)
+    lost = set_aside(target, contents.digest, contents.layout.size)
     if lost:
         what = f"{human_size(lost)} that an interrupted run for another bundle has left"
         progress.message(f"note: {what} are replaced: there is no room for both")
@@ -215,12 +213,11 @@ def _role(text: str) -> str:
 def _document(
     defined: Defined, plan: Plan, contents: Contents, written: Optional[Written], made: dict[str, Any]
 ) -> dict[str, Any]:
-    data = contents.manifest.to_bytes()
     return {
         "archive": str(written.path) if written else None,
         "name": defined.spec.name,
-        "digest": str(Digest.of(data)),
-        "size": contents.manifest.layout(len(data)).size,
+        "digest": str(contents.digest),
+        "size": contents.layout.size,
         "sha256": written.files[0].sha256 if written and not written.is_split else None,
         "files": [
             {"path": str(file.path), "size": file.size, "sha256": file.sha256}
@@ -253,7 +250,7 @@ def _images_text(plan: Plan) -> list[str]:
 
 
 def _plan_text(plan: Plan, contents: Contents, target: Path, part_size: Optional[int], made: Made) -> str:
-    layout = contents.manifest.layout(len(contents.manifest.to_bytes()))
+    layout = contents.layout
     parts = f" in {len(cut(layout, part_size))} parts" if part_size else ""
     lines = ["would bundle:", *_images_text(plan), *_delta_text(plan)]
     lines.append(f"would download {human_size(plan.layer_size - made.size)} in {len(plan.layers) - made.count} blobs")

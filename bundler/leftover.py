@@ -7,7 +7,6 @@ it left is set aside under the name `NAME.previous`, an unfinished archive like 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional, Union
@@ -19,12 +18,13 @@ from bundles.closing import Closing
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import BundleError
-from bundles.journal import Journal, described
-from bundles.layout import BLOCK, MANIFEST_NAME, Entry, header
-from bundles.manifest import MAX_SIZE, Manifest
-from bundles.parts import further_parts
+from bundles.filesystem import free_space
+from bundles.journal import Journal, described, journal_of
+from bundles.layout import BLOCK, Entry
+from bundles.manifest import Manifest
+from bundles.reader import manifest_size
 from bundles.reference import Reference
-from bundles.unfinished import Unfinished
+from bundles.unfinished import Unfinished, occupied, unfinished_files
 
 # So that wrong bytes make the next try go elsewhere.
 _HERE = Endpoint("previous")
@@ -36,16 +36,6 @@ def _previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def _journal(path: Path) -> Path:
-    return path.with_name(path.name + ".journal")
-
-
-def _unfinished(path: Path) -> list[Path]:
-    """The unfinished files of an archive, whole or in parts."""
-    names = [path, *further_parts(path, 0, ".partial")]
-    return [partial for partial in (name.with_name(name.name + ".partial") for name in names) if partial.exists()]
-
-
 def set_aside(path: Path, bundle: Digest, size: int) -> int:
     """Keep what is left of another bundle than `bundle`, when there is room for that and `size` bytes more.
 
@@ -55,20 +45,19 @@ def set_aside(path: Path, bundle: Digest, size: int) -> int:
     Raises:
         BundleError: another process is writing there.
     """
-    found = described(_journal(path))
+    found = described(journal_of(path))
     if not found or found[0] == bundle:
         return 0
-    journal = Journal(_journal(path), *found)
+    journal = Journal(journal_of(path), *found)
     try:
         if not journal.claims:
             return 0
-        status = os.statvfs(path.parent)
-        if status.f_bavail * status.f_frsize < size:
-            return sum(partial.stat().st_blocks * 512 for partial in _unfinished(path))
+        if free_space(path.parent) < size:
+            return occupied(unfinished_files(path))
         discard(path)
-        for partial in _unfinished(path):
+        for partial in unfinished_files(path):
             partial.replace(partial.with_name(_previous(path).name + partial.name[len(path.name) :]))
-        journal.path.replace(_journal(_previous(path)))
+        journal.path.replace(journal_of(_previous(path)))
         return 0
     finally:
         journal.close()
@@ -77,7 +66,7 @@ def set_aside(path: Path, bundle: Digest, size: int) -> int:
 def discard(path: Path) -> None:
     """The archive `path` is complete: what was set aside for it is needed no more."""
     previous = _previous(path)
-    for file in (*_unfinished(previous), _journal(previous)):
+    for file in (*unfinished_files(previous), journal_of(previous)):
         file.unlink(missing_ok=True)
 
 
@@ -98,15 +87,15 @@ class Leftover(Closing):
             BundleError: another process uses it.
         """
         previous = _previous(path)
-        found = described(_journal(previous))
-        partials = _unfinished(previous)
+        found = described(journal_of(previous))
+        partials = unfinished_files(previous)
         if not found or not partials:
             return None
         bundle, parts = found
         sizes = [int(size) for size in parts.split(",") if size.isdigit()]
         if len(sizes) != len(partials):
             return None
-        journal = Journal(_journal(previous), bundle, parts)
+        journal = Journal(journal_of(previous), bundle, parts)
         files = Unfinished([partial.with_suffix("") for partial in partials], sizes)
         data = _read_manifest(files)
         entries: dict[Digest, Entry] = {}
@@ -139,17 +128,8 @@ def _read_manifest(files: Unfinished) -> bytes:
     """bundle.json, as far as it is there."""
     head = bytearray(BLOCK)
     files.readinto(_HEADER, memoryview(head))
-    data = bytearray(_size_of(bytes(head)))
+    data = bytearray(manifest_size(bytes(head)) or 0)
     return bytes(data[: files.readinto(_HEADER + BLOCK, memoryview(data))])
-
-
-def _size_of(head: bytes) -> int:
-    """The size in the tar header of bundle.json, 0 when it is another header."""
-    try:
-        size = int(head[124:135], 8)
-    except ValueError:
-        return 0
-    return size if size <= MAX_SIZE and head == header(MANIFEST_NAME, size) else 0
 
 
 class _Piece(BlobStream):

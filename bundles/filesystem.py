@@ -42,6 +42,12 @@ def _type(directory: Path, mounts: Path) -> str:
     return found
 
 
+def free_space(directory: Path) -> int:
+    """The bytes that this user can still write there."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
 def sync_directory(path: Path) -> None:
     """Push the names in a directory to the medium."""
     directory = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))

@@ -115,6 +115,11 @@ class Journal:
         self.close()
 
 
+def journal_of(path: Path) -> Path:
+    """Where the journal of the archive `path` is."""
+    return path.with_name(path.name + ".journal")
+
+
 def described(path: Path) -> Optional[tuple[Digest, str]]:
     """Of which bundle a journal is, and how that is cut; None when there is none, or nothing in it."""
     try:

@@ -156,8 +156,8 @@ class Archive(Closing):
             raise self.cut_short()
         if head[:checksum_offset] != start or head[checksum_offset : checksum_offset + BLOCK] != checksum_header:
             raise self.damaged([Problem(OCI_LAYOUT_NAME, "the first blocks are not those of a bundle")])
-        size = _size_field(head[offset:])
-        if size is None or not 0 < size <= MAX_SIZE or head[offset:] != header(MANIFEST_NAME, size):
+        size = manifest_size(head[offset:])
+        if size is None:
             raise self.damaged([Problem(MANIFEST_NAME, "its tar header is damaged")])
         data = self.volume.read(offset + BLOCK, size)
         if len(data) < size:
@@ -415,10 +415,11 @@ class Archive(Closing):
         self.volume.close()
 
 
-def _size_field(block: bytes) -> Optional[int]:
-    """The size in a tar header with an octal size field, or None."""
+def manifest_size(block: bytes) -> Optional[int]:
+    """The size of bundle.json when that is its tar header, or None."""
     digits = block[124:136].rstrip(b"\0 ")
-    return int(digits, 8) if digits and not digits.strip(b"01234567") else None
+    size = int(digits, 8) if digits and not digits.strip(b"01234567") else 0
+    return size if 0 < size <= MAX_SIZE and block == header(MANIFEST_NAME, size) else None
 
 
 def _alike(found: bytes, expected: bytes) -> bool:

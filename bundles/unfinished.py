@@ -12,7 +12,25 @@ from pathlib import Path
 from bundles.closing import Closing
 from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError
 from bundles.filesystem import sync_directory
+from bundles.parts import further_parts
 from bundles.progress import human_size
+
+PARTIAL = ".partial"
+
+
+def unfinished_files(path: Path) -> list[Path]:
+    """The unfinished files of the archive `path` that are there, however it was cut."""
+    names = (path, *further_parts(path, 0, PARTIAL))
+    return [partial for partial in map(_partial, names) if partial.exists()]
+
+
+def occupied(files: Sequence[Path]) -> int:
+    """The bytes that files take up on the medium."""
+    return sum(file.stat().st_blocks * 512 for file in files)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)
 
 
 class Unfinished(Closing):
@@ -29,7 +47,7 @@ class Unfinished(Closing):
 
     def __init__(self, paths: Sequence[Path], sizes: Sequence[int], *, renaming: bool = False) -> None:
         self.paths, self.sizes = tuple(paths), tuple(sizes)
-        self.partials = tuple(path.with_name(path.name + ".partial") for path in paths)
+        self.partials = tuple(map(_partial, paths))
         self._ends = list(itertools.accumulate(sizes))
         self._files: list[int] = []
         try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
@@ -19,10 +19,10 @@ from bundles.closing import Closing
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, DiskFullError, UsageError
-from bundles.filesystem import largest_file, sync_directory, write_synced
+from bundles.filesystem import free_space, largest_file, sync_directory, write_synced
 from bundles.frontier import FrontierHasher
 from bundles.interruption import held
-from bundles.journal import Journal
+from bundles.journal import Journal, journal_of
 from bundles.layout import (
     CHECKSUM_NAME,
     END_OF_TAR,
@@ -31,6 +31,7 @@ from bundles.layout import (
     OCI_LAYOUT_NAME,
     SIGNATURE_NAME,
     Entry,
+    Layout,
     checksum_line,
     header,
     padding,
@@ -40,7 +41,7 @@ from bundles.parts import begins_an_archive, cut, further_parts, part_name
 from bundles.progress import human_size
 from bundles.reader import Archive
 from bundles.syncer import Syncer
-from bundles.unfinished import Unfinished
+from bundles.unfinished import Unfinished, occupied, unfinished_files
 
 CHUNK = 1 << 20
 # How much a blob grows between two lines of the journal: what an interruption can cost.
@@ -59,6 +60,21 @@ class Contents:
     documents: Mapping[Digest, bytes]
     program: bytes
     signature: Optional[bytes] = None
+
+    @functools.cached_property
+    def manifest_bytes(self) -> bytes:
+        """bundle.json."""
+        return self.manifest.to_bytes()
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of bundle.json, which names the bundle."""
+        return Digest.of(self.manifest_bytes)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where everything is in the archive."""
+        return self.manifest.layout(len(self.manifest_bytes))
 
     def signed(self, sign: Callable[[bytes], bytes]) -> Contents:
         """The same with a signature; `sign` makes it from bundle.json."""
@@ -176,26 +192,24 @@ class ArchiveWriter(Closing):
     def __init__(self, path: Path, contents: Contents, split: Optional[int] = None) -> None:
         self.path = path
         self._contents = contents
-        self._manifest_bytes = contents.manifest.to_bytes()
-        self.digest = Digest.of(self._manifest_bytes)
-        self.layout = contents.manifest.layout(len(self._manifest_bytes))
+        self.digest, self.layout = contents.digest, contents.layout
         self.layers = tuple(blob for blob in contents.manifest.blobs if blob.digest not in contents.documents)
         sizes = cut(self.layout, split) if split else (self.layout.size,)
         names = [part_name(path.name, number) for number in range(1, len(sizes) + 1)] if split else [path.name]
         check_directory(path)
         _check_limit(path, sizes)
-        self.journal = Journal(path.with_name(path.name + ".journal"), self.digest, ",".join(map(str, sizes)))
+        self.journal = Journal(journal_of(path), self.digest, ",".join(map(str, sizes)))
         try:
             paths = [path.with_name(name) for name in names]
             if not self.journal.renaming:
                 _check_target(path, split is not None)
-            partials = {partial: _occupied(partial) for partial in _partials(path, paths)}
+            partials = unfinished_files(path)
             if not self.journal.claims and _holds(paths, sizes, self.digest):
                 for partial in partials:
-                    partial.unlink(missing_ok=True)
+                    partial.unlink()
                 self.journal.adopt({layer.digest: layer.size for layer in self.layers})
             else:
-                self._check_space(sum(partials.values()))
+                self._check_space(occupied(partials))
             self.files = Unfinished(paths, sizes, renaming=self.journal.renaming)
         except BaseException:
             self.journal.give_up()
@@ -207,7 +221,7 @@ class ArchiveWriter(Closing):
                 self.files.clear()
                 for partial in partials:
                     if partial not in self.files.partials:
-                        partial.unlink(missing_ok=True)
+                        partial.unlink()
             self._hasher = FrontierHasher(self.files, self.layout)
             self._syncer = Syncer(self.files, self.journal)
             self._write_metadata()
@@ -223,8 +237,7 @@ class ArchiveWriter(Closing):
         """Refuse what does not fit where `used` bytes are taken by what this run takes over or replaces."""
         if self.journal.renaming:
             return
-        status = os.statvfs(self.path.parent)
-        free = status.f_bavail * status.f_frsize + used
+        free = free_space(self.path.parent) + used
         if free < self.layout.size:
             raise DiskFullError(
                 f"`{self.path.parent}` has {human_size(free)} free and the archive needs "
@@ -236,7 +249,7 @@ class ArchiveWriter(Closing):
         small = {
             OCI_LAYOUT_NAME: OCI_LAYOUT,
             CHECKSUM_NAME: checksum_line(self.digest),
-            MANIFEST_NAME: self._manifest_bytes,
+            MANIFEST_NAME: self._contents.manifest_bytes,
             **({SIGNATURE_NAME: self._contents.signature} if self._contents.signature is not None else {}),
             **self._contents.files,
             **{digest.blob_path: data for digest, data in self._contents.documents.items()},
@@ -360,20 +373,6 @@ def _check_target(path: Path, split: bool) -> None:
             Archive(path).close()
         except ArchiveError:
             raise _not_replaced(path) from None
-
-
-def _partials(path: Path, paths: Sequence[Path]) -> list[Path]:
-    """The unfinished files of `paths`, and those of earlier runs that cut the archive otherwise."""
-    stale = (path, *further_parts(path, 0, ".partial"))
-    return list(dict.fromkeys(each.with_name(each.name + ".partial") for each in (*paths, *stale)))
-
-
-def _occupied(path: Path) -> int:
-    """The bytes that a file takes up on the medium, 0 when it is not there."""
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
 
 
 def _holds(paths: Sequence[Path], sizes: Sequence[int], digest: Digest) -> bool:

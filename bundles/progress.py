@@ -10,14 +10,15 @@ import datetime
 import sys
 import threading
 import time
-from types import TracebackType
 from typing import Optional, TextIO
+
+from bundles.closing import Closing
 
 # A plain line at most this often, in seconds, so that a log of a long job stays readable.
 _LINE_INTERVAL = 5.0
 
 
-class Task(abc.ABC):
+class Task(Closing):
     """Bytes on their way. A context manager; `advance` may be called from several threads.
 
     with progress.task("download", total) as task:
@@ -28,19 +29,8 @@ class Task(abc.ABC):
     def advance(self, count: int) -> None:
         """Count bytes that are safe; a negative count takes back what a failed attempt had counted."""
 
-    def close(self) -> None:  # noqa: B027  most tasks have nothing to end
+    def close(self) -> None:
         """End the task, done or not."""
-
-    def __enter__(self) -> Task:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
 
 class Progress(abc.ABC):

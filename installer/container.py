@@ -16,7 +16,7 @@ from bundles.errors import HostError, NetworkError, Problem
 from installer import marks
 from installer.address import Address
 from installer.engine import Container, NewContainer
-from installer.files import read_optional
+from installer.files import is_seen, read_optional
 from installer.host import Host
 from installer.job import Wanted, is_directory
 from installer.registry import Registry
@@ -41,11 +41,6 @@ def installed_address(container: Optional[Container]) -> Optional[Address]:
     if container is None or not is_ours(container) or marks.LABEL_ADDRESS not in container.labels:
         return None
     return Address.parse(container.labels[marks.LABEL_ADDRESS])
-
-
-def is_seen(path: Path) -> bool:
-    """Whether something is there. What is below a directory that this user may not search is not seen."""
-    return os.path.exists(path)  # noqa: PTH110  Path.exists raises PermissionError
 
 
 def _is_absent(path: Path) -> bool:

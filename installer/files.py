@@ -98,6 +98,11 @@ def missing_directories(directory: Path) -> list[Path]:
     return [place for place in (directory, *directory.parents) if not place.exists()][::-1]
 
 
+def is_seen(path: Path) -> bool:
+    """Whether something is there. What is below a directory that this user may not search is not seen."""
+    return os.path.exists(path)  # noqa: PTH110  Path.exists raises PermissionError
+
+
 def usable_size(path: Path) -> Optional[int]:
     """The bytes that are free at a path or at its nearest parent; None when that cannot be seen."""
     for place in (path, *path.parents):

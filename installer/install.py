@@ -97,7 +97,7 @@ def _prepared(archive: Archive, options: Options, host: Host, progress: Progress
     with local_transport(job.address) as transport:
         registry = Registry(transport, str(job.address))
         receipt = Receipt(job, host)
-        push = Push(archive, job.images, registry, progress)
+        push = Push(archive, job.images, registry, progress, is_outgoing=lambda: preflight.has_other_data(job, host))
         builder = Builder(job, host)
         steps: list[Step] = [
             LoadImages(job, host, progress),

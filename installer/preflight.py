@@ -14,13 +14,12 @@ from bundles.platform import Platform
 from bundles.progress import human_size
 from bundles.reader import Archive
 from installer import marks
-from installer.container import installed_address, installed_data, is_seen
+from installer.container import installed_address, installed_data
 from installer.engine import OLDEST_ENGINE, EngineInfo
-from installer.files import usable_size
+from installer.files import is_seen, usable_size
 from installer.host import Host
 from installer.installed import own_command
 from installer.job import Job, Options, is_directory
-from installer.push import Push
 from installer.step import Step
 
 # Docker copies an image it loads to a temporary directory first, and its layers grow when they are unpacked.
@@ -69,8 +68,6 @@ def check(
         HostError: the host is not ready.
     """
     for step in steps:
-        if isinstance(step, Push):
-            step.is_outgoing = lambda: _has_other_data(job, host)
         # Without an engine many a step cannot look; that there is none is in the report already.
         with contextlib.ExitStack() as stack:
             if info is None:
@@ -171,7 +168,7 @@ def _clashes(job: Job) -> list[Problem]:
     return problems
 
 
-def _has_other_data(job: Job, host: Host) -> bool:
+def has_other_data(job: Job, host: Host) -> bool:
     """Whether our registry keeps its data elsewhere than the job wants: then the step `registry` replaces it."""
     with contextlib.suppress(HostError):
         data = installed_data(host.engine.container(marks.REGISTRY_CONTAINER))

@@ -90,26 +90,41 @@ class Push(Step):
     An image is there when every repository has its root under the tag (or by digest) and each chosen manifest: a
     registry takes those only after what they refer to. It may have lost some of that since: every blob is asked for
     too, in the first repository. So a second run costs a few HEAD requests for each image, and one for each blob.
+
+    Args:
+        archive: where the images are.
+        images: those to bring.
+        registry: where they are to be.
+        progress: told of the bytes on their way.
+        is_outgoing: whether the registry that answers now goes before the push: what it has is nothing that its
+            successor has.
     """
 
     name = "push"
 
-    def __init__(self, archive: Archive, images: Sequence[Selected], registry: Registry, progress: Progress) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        images: Sequence[Selected],
+        registry: Registry,
+        progress: Progress,
+        *,
+        is_outgoing: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._archive, self._images = archive, images
         self._registry, self._progress = registry, progress
         self._required = Required(archive, images, registry)
+        self._is_outgoing = is_outgoing
         self._stop = threading.Event()
         self._surveyed: Optional[_Survey] = None
         self._held: dict[tuple[str, Digest], bool] = {}
         self.rebuilt: dict[Place, Digest] = {}
         """The digest of the index that a place holds in the place of the image's own, where the registry refused it."""
-        self.is_outgoing: Callable[[], bool] = lambda: False
-        """Whether the registry that answers now goes before the push: what it has is nothing that its successor has."""
 
     def problems(self) -> Sequence[Problem]:
         if not self._required.of(self._images):
             return []
-        if self.is_outgoing():
+        if self._is_outgoing():
             return [self._required.outgoing()]
         if not self._answers():
             return [self._required.unreachable()]
@@ -161,7 +176,7 @@ class Push(Step):
 
     def _answers(self) -> bool:
         """Whether there is the registry that is pushed to: with --plan it may not have been started yet."""
-        if self.is_outgoing():
+        if self._is_outgoing():
             return False
         try:
             self._registry.ping()

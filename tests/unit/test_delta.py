@@ -62,9 +62,12 @@ def required(path: Path) -> set[Digest]:
         return {blob.digest for blob in archive.manifest.required}
 
 
-def push_to(host: str, archive: Archive, connect: Connect, platforms: Sequence[Any] = ()) -> Push:
+def push_to(
+    host: str, archive: Archive, connect: Connect, platforms: Sequence[Any] = (), *, is_outgoing: bool = False
+) -> Push:
     images = select(archive, Address.parse(host), platforms)
-    return Push(archive, images, Registry(connect(insecure=frozenset({host})), host), Silent())
+    registry = Registry(connect(insecure=frozenset({host})), host)
+    return Push(archive, images, registry, Silent(), is_outgoing=lambda: is_outgoing)
 
 
 def install(path: Path, registry: FakeRegistry, connect: Connect) -> None:
@@ -188,10 +191,8 @@ def test_a_delta_is_refused_where_the_registry_gets_other_data(
 ) -> None:
     install(chain[0], registry, connect)
     with Archive(chain[1]) as archive:
-        push = push_to(registry.host, archive, connect)
-        assert push.problems() == []
-        push.is_outgoing = lambda: True
-        (problem,) = push.problems()
+        assert push_to(registry.host, archive, connect).problems() == []
+        (problem,) = push_to(registry.host, archive, connect, is_outgoing=True).problems()
     assert "it is going to have other data" in problem.message
     assert str(problem.hint).endswith("with the same --data; or leave --data out")
 

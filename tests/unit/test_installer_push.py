@@ -48,11 +48,12 @@ def push_to(
     connect: Connect,
     platforms: tuple[Platform, ...] = (),
     progress: Progress | None = None,
+    is_outgoing: Callable[[], bool] = lambda: False,
     **settings: Any,
 ) -> Push:
     selected = select(archive, Address.parse(host), platforms)
     transport = connect(insecure=frozenset({host}), **settings)
-    return Push(archive, selected, Registry(transport, host), progress or Silent())
+    return Push(archive, selected, Registry(transport, host), progress or Silent(), is_outgoing=is_outgoing)
 
 
 def install(push: Push) -> int:
@@ -292,11 +293,12 @@ def test_what_a_registry_has_that_is_about_to_go_does_not_count(
     )
     host: Any = SimpleNamespace(engine=engine, places=Places.of({"HOME": str(tmp_path), "BUNDLE_HOST": str(tmp_path)}))
     info: Any = SimpleNamespace(root="/docker")
-    push = push_to(registry.host, archive, connect)
+    job: Any = SimpleNamespace(address=Address.parse(registry.host))
+    push = push_to(registry.host, archive, connect, is_outgoing=lambda: preflight.has_other_data(job, host))
 
     def check(data: str, free: int) -> None:
         monkeypatch.setattr(preflight, "usable_size", lambda path: free)
-        job: Any = SimpleNamespace(data=data, address=Address.parse(registry.host))
+        job.data = data
         preflight.check(job, info, host, [push], problems=[], asking=False)
 
     check("/new", 1 << 40)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -52,12 +53,17 @@ class Disk:
         subprocess.run(["umount", self.mount_point], check=True)
 
     def fill(self, leaving: int) -> Path:
-        """Use up all space but `leaving` bytes; gives the file to remove."""
+        """Use up all space but `leaving` bytes at most; gives the file to remove."""
         filler = self.mount_point / "filler"
         free = shutil.disk_usage(self.mount_point).free
         with filler.open("wb") as file:
             if free > leaving:
-                os.posix_fallocate(file.fileno(), 0, free - leaving)
+                try:
+                    os.posix_fallocate(file.fileno(), 0, free - leaving)
+                except OSError as error:
+                    # Who writes at the same time got some of it: the file has all of the rest, and the disk is full.
+                    if error.errno != errno.ENOSPC:
+                        raise
         return filler
 
     def pull(self) -> None:

@@ -5,6 +5,7 @@ same state as that of an undisturbed install.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import random
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional
@@ -105,11 +106,11 @@ class Campaign:
         self.host.run("sh", "-c", _RESET, check=False)
         if kind == "medium pulled":
             self._put_in()
-        process = self._start()
-        self._wait_for(process, self.random.choice(_STEPS.get(kind, tuple(self._timeline))))
-        hit, step = process.poll() is None, self._step()
-        other = self._disturb(kind, process)
-        code = process.wait()
+        with _killed_on_error(self._start()) as process:
+            self._wait_for(process, self.random.choice(_STEPS.get(kind, tuple(self._timeline))))
+            hit, step = process.poll() is None, self._step()
+            other = self._disturb(kind, process)
+            code = process.wait()
         said = self._log()
         problems = [f"traceback: {said}"] if "Traceback" in said else []
         if code not in (0, *_CODES[kind]):
@@ -213,6 +214,17 @@ class Campaign:
                 if path.is_file() and "_uploads" not in path.parts and path.suffix != ".tmp"
             },
         }
+
+
+@contextlib.contextmanager
+def _killed_on_error(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A campaign that fails leaves no installation running."""
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +18,7 @@ from bundles.reader import Archive
 from bundles.writer import ArchiveWriter
 from tests.archives import example
 from tests.campaign import create, install, push
+from tests.campaign.disks import Disk
 
 pytestmark = pytest.mark.e2e
 
@@ -40,6 +43,17 @@ def test_install_goes_on_after_faults() -> None:
         outcomes = [campaign.run(kind) for kind in kinds]
     assert [outcome for outcome in outcomes if outcome.problems] == []
     assert sum(outcome.hit for outcome in outcomes) >= 3
+
+
+def test_a_disk_is_filled_though_others_write_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the campaigns do: between the look at what is free and the filling, an installation goes on writing."""
+    with Disk(tmp_path / "small", 32 << 20) as disk:
+        free = shutil.disk_usage(disk.mount_point).free
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free + (4 << 20)))
+        filler = disk.fill(1 << 20)
+        with pytest.raises(OSError, match="No space left"), (disk.mount_point / "more").open("wb") as file:
+            file.write(bytes(1 << 20))
+        filler.unlink()
 
 
 @pytest.fixture

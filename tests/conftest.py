@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -16,6 +17,11 @@ import pytest
 
 from bundles.transport import Settings, Transport
 from tests.fake_registry import Certificate, FakeRegistry
+
+
+def pytest_configure() -> None:
+    """Ctrl-C as a terminal has it: a shell starts what runs in its background with SIGINT ignored, for good."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -16,18 +16,17 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Optional, TypeVar
 
 import click
 
 import bundles
-from bundles.errors import BundleError, DiskFullError, InterruptedByUser, UsageError
+from bundles.errors import BundleError, DiskFullError, UsageError
+from bundles.interruption import Interruption, explained
 from bundles.progress import Logged, Progress, for_stderr
 
 # name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
@@ -133,7 +132,7 @@ def common_options(function: _F) -> Callable[..., Any]:
         with stream:
             try:
                 return function(*args, output=Output(as_json, Logged(progress, stream)), **kwargs)
-            except BundleError as error:
+            except (BundleError, KeyboardInterrupt) as error:
                 stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} error: {error}\n")
                 raise
 
@@ -158,7 +157,7 @@ def run(arguments: list[str]) -> int:
         the exit code: 0 done; 1 failed; 2 usage; 3 the archive is damaged or incomplete; 4 the host is not ready;
         5 network or registry; 130 interrupted.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    Interruption().install()
     # The libraries underneath report what we report better ourselves.
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     try:
@@ -180,7 +179,8 @@ def _explained(error: BaseException) -> BundleError:
     if isinstance(error, BundleError):
         return error
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return InterruptedByUser("interrupted", hint="run the same command again; it goes on")
+        # click turns the one into the other.
+        return explained(str(error.__cause__ or error) or "interrupted")
     if isinstance(error, click.ClickException):
         message = error.format_message()
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "bundle"
@@ -200,10 +200,6 @@ def _explained(error: BaseException) -> BundleError:
 def program_name() -> str:
     """How a person runs this program from the same directory."""
     return f"python3 {shlex.quote(sys.argv[0])}" if running_archive() else "bundle"
-
-
-def _interrupt(number: int, frame: Optional[FrameType]) -> None:
-    raise InterruptedByUser("ended by SIGTERM", hint="run the same command again; it goes on")
 
 
 def _report(error: BundleError, arguments: list[str]) -> int:

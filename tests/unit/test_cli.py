@@ -161,20 +161,30 @@ def test_errors_as_json(tmp_path: Path) -> None:
     assert (done.returncode, error["exitCode"], error["kind"]) == (3, 3, "ArchiveError")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(hub: FakeRegistry, tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    "numbers",
+    [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)],
+    ids=["Ctrl-C", "SIGTERM", "both", "twice"],
+)
+def test_interrupted(hub: FakeRegistry, tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
     hub.fault("GET", "/library/debian/blobs/", times=-1, drip=0.2)
     program = "from bundles.cli import main; main()"
     command = [sys.executable, "-c", program, "create", "debian:12", "--mirror", f"docker.io={hub.host}"]
+    command += ["--log-file", "log"]
     environment = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "offline.tar.partial").exists():
         time.sleep(0.02)
-    process.send_signal(number)
+    for number in numbers:
+        process.send_signal(number)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in stderr
-    assert "next: run the same command again; it goes on" in stderr
+    # One end, whatever came behind the first signal.
+    what = "ended by SIGTERM" if numbers == (signal.SIGTERM,) else "interrupted"
+    assert stderr.endswith(f"error: {what}\n  next: run the same command again; it goes on\n")
+    assert stderr.count("error") == 1
+    assert (tmp_path / "log").read_text().endswith(f" error: {what}\n")
     assert not (tmp_path / "offline.tar").exists()
 
 

@@ -58,6 +58,50 @@ def test_other_threads_are_left_alone() -> None:
     assert found == [before]
 
 
+_SLOW_TO_END = """
+import sys, time
+from bundles.interruption import Interruption
+Interruption().install()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt as error:
+    print(error, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_again_does_not_wait(second: signal.Signals) -> None:
+    command = [sys.executable, "-c", _SLOW_TO_END]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent.parent
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        # A key that bounces ends nothing at once.
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "interrupted\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(second)
+        said = process.communicate(timeout=20)
+    assert (process.returncode, said[1].splitlines()) == (
+        130,
+        ["error: interrupted twice, ended at once", "  next: run the same command again; it goes on"],
+    )
+
+
+def test_a_background_job_goes_on_ignoring_ctrl_c() -> None:
+    script = _SLOW_TO_END.replace("time.sleep(60)", "import signal; print(signal.getsignal(2) == signal.SIG_IGN)", 1)
+    done = subprocess.run(
+        ["sh", "-c", "trap '' INT; exec \"$0\" -c \"$1\"", sys.executable, script],
+        cwd=Path(__file__).parent.parent.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "ready\nTrue\n"
+
+
 def test_ctrl_c_while_the_program_is_still_being_read(tmp_path: Path) -> None:
     """It ends by the signal, silently."""
     # The last module that the command line imports waits, as a slow medium would have it do.

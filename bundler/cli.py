@@ -106,7 +106,8 @@ def create(
     target = (path or Path(f"{spec.name}.tar")).absolute()
     check_directory(target)
     part_size = parse_size(split) if split else None
-    with Transport(registries.settings) as transport, spool_beside(target, spec, not only_plan) as spool:
+    spooling = spool_beside(target, spec, not only_plan, output.progress)
+    with Transport(registries.settings) as transport, spooling as spool:
         registry = RegistrySource(transport, spec.mirrors)
         remote: Source = registry
         if lock:
@@ -256,7 +257,7 @@ def _plan_text(plan: Plan, contents: Contents, target: Path, part_size: Optional
     lines.append(f"would download {human_size(plan.layer_size - made.size)} in {len(plan.layers) - made.count} blobs")
     if made.count:
         lines.append(
-            f"would make {made.count} layers here ({human_size(made.size)}), which wait in {target}.spool-* "
+            f"would make {made.count} layers here ({human_size(made.size)}), which wait in {target}.spool "
             "until the archive is written"
         )
     lines.append(f"would write {target} ({human_size(layout.size)}){parts} and {target.name}.sha256")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import tempfile
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
@@ -20,8 +20,9 @@ from bundler.source import Source
 from bundler.spec import FromDaemon, Spec, Wanted
 from bundler.spool import Spool, SpooledSource
 from bundles.errors import NotFoundError, UsageError
+from bundles.journal import lock
 from bundles.platform import Platform
-from bundles.progress import Progress
+from bundles.progress import Progress, human_size
 
 if TYPE_CHECKING:
     from bundler.recompress import Recompressed
@@ -84,29 +85,61 @@ def making_options(function: _F) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def spool_beside(target: Path, spec: Spec, keep: bool) -> Iterator[Spool]:
-    """A spool in a directory beside the archive, removed at the end, however it ends.
+def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> Iterator[Spool]:
+    """A spool in a directory beside the archive, removed at the end; what a failed run has recompressed waits in it.
 
     Args:
         target: the archive.
         spec: whether anything is to be made at all.
         keep: False to learn sizes and digests and to write nothing.
+        progress: is told what waits for the next run.
 
     Raises:
+        BundleError: another process makes the same archive.
         UsageError: no directory can be made there.
     """
-    if not keep or not (spec.from_daemon or spec.recompress):
+    directory = target.with_name(f"{target.name}.spool")
+    # What a run has left is removed by the next one that ends well, whether or not that makes anything itself.
+    if not keep or not (spec.from_daemon or spec.recompress or directory.is_dir()):
         yield Spool(None)
         return
     try:
-        directory = tempfile.TemporaryDirectory(prefix=f"{target.name}.spool-", dir=target.parent)
+        handle = _locked_directory(directory, target.name)
     except OSError as error:
         raise UsageError(
-            f"`{target.parent}` cannot be written: {(error.strerror or str(error)).lower()}",
+            f"`{directory}` cannot be written: {(error.strerror or str(error)).lower()}",
             hint="choose another place with -o FILE",
         ) from None
-    with directory:
-        yield Spool(Path(directory.name))
+    try:
+        spool = Spool(directory)
+        spool.clear(all_of_it=False)
+        done = False
+        try:
+            yield spool
+            done = True
+        finally:
+            left = spool.clear(all_of_it=done)
+            if left and not done:
+                what = f"{human_size(left)} of recompressed layers"
+                progress.message(f"note: {what} wait in {directory} for the next run")
+            # What else somebody has put there is not ours to remove.
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+    finally:
+        os.close(handle)
+
+
+def _locked_directory(directory: Path, archive: str) -> int:
+    while True:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        lock(handle, archive)
+        try:
+            if os.path.samestat(os.fstat(handle), directory.stat()):
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)  # another run ended, and removed it, while this one waited for the lock
 
 
 def take_local(

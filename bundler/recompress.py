@@ -116,6 +116,14 @@ def recompress(
 
 def _layers(plan: Plan, documents: Mapping[Digest, tuple[Descriptor, bytes]]) -> list[_Layer]:
     repositories = {layer.digest: repository for layer, repository in plan.layers}
+    # The archive has these anyway: beside them, smaller ones of the same content would only be more.
+    stays = {
+        layer.digest
+        for image in plan.images
+        if image.role != "base"
+        for content in image.platforms
+        for layer in parse_manifest(documents[content.manifest.digest][1]).layers
+    }
     layers: dict[Digest, _Layer] = {}
     for image in plan.images:
         for content in image.platforms if image.role == "base" else ():
@@ -125,7 +133,7 @@ def _layers(plan: Plan, documents: Mapping[Digest, tuple[Descriptor, bytes]]) ->
             config = parse_json(documents[manifest.config.digest][1], "the image config")
             diff_ids = _diff_ids(config, content.manifest.digest)
             for position, layer in enumerate(manifest.layers):
-                if layer.media_type in _OCI_NAMES and layer.digest in repositories:
+                if layer.media_type in _OCI_NAMES and layer.digest in repositories and layer.digest not in stays:
                     diff_id = diff_ids[position] if position < len(diff_ids) else None
                     layers.setdefault(layer.digest, _Layer(layer, repositories[layer.digest], diff_id))
     return [layers[digest] for digest in sorted(layers)]
@@ -146,6 +154,10 @@ def _diff_ids(config: Mapping[str, Any], manifest: Digest) -> list[str]:
 
 def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Settings) -> Descriptor:
     what = f"the layer {layer.descriptor.digest} of `{layer.repository.familiar}`"
+    origin = f"{layer.descriptor.digest.hex}-{settings.level}"
+    kept = source.spool.take_up(OCI_ZSTD_LAYER, origin)
+    if kept:
+        return kept
     with source.open_blob(layer.repository, layer.descriptor) as stream:
 
         def read(size: int) -> bytes:
@@ -159,6 +171,7 @@ def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Settings)
         raise ContentError(f"{what} came with the digest {came.digest}")
     if layer.diff_id is not None and str(content.digest) != layer.diff_id:
         raise ContentError(f"{what} holds {content.digest}, and its image's config says {layer.diff_id}")
+    source.spool.keep(made.digest, origin)
     return made
 
 
@@ -175,6 +188,7 @@ class _Rewriting:
         self._image, self._old = image, documents
         self._smaller = smaller if image.role == "base" else {}
         self._repositories = {layer.digest: repository for layer, repository in plan.layers}
+        self._manifests = {content.manifest.digest for content in image.platforms}
         self._documents: dict[Descriptor, bytes] = {}
         self._moved: dict[Digest, Descriptor] = {}
 
@@ -236,13 +250,20 @@ class _Rewriting:
                 layer["mediaType"] = _OCI_NAMES.get(layer["mediaType"], layer["mediaType"])
         return dump(value)
 
+    def _is_ours(self, child: Mapping[str, Any]) -> bool:
+        """Whether a child of an index is bundled with this image; another image may be of the same index."""
+        if Digest(child["digest"]) not in self._old:
+            return False
+        described = Descriptor.from_json(child)
+        return described.is_index or (described.attests or described.digest) in self._manifests
+
     def _index(self, data: bytes) -> bytes:
         """The index of what is bundled: it changes anyway, so that what is left out is left out of it too."""
         value = json.loads(data)
         kept: list[dict[str, Any]] = []
         moved: dict[str, str] = {}
         for child in value["manifests"]:
-            if Digest(child["digest"]) in self._old:
+            if self._is_ours(child):
                 new = self._document(Descriptor.from_json(child))
                 moved[child["digest"]] = str(new.digest)
                 kept.append({**child, "mediaType": new.media_type, "digest": str(new.digest), "size": new.size})

@@ -1,10 +1,12 @@
 """Blobs that are made here and not fetched: their sizes must be known before an archive is laid out.
 
-They wait in a directory beside the archive, under their digests, until they are copied into their places.
+They wait in a directory beside the archive until they are copied into their places. What cost a download to make waits
+there for the next run too, when this one fails.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -23,6 +25,10 @@ from bundles.digest import Digest
 from bundles.errors import DiskFullError
 from bundles.reference import Reference
 
+# What is not whole yet; what was read from the local Docker, which has it still; what was fetched and made smaller.
+_UNFINISHED, _READ, _MADE = ".unfinished", ".read", ".made"
+_BLOCK = 1 << 20
+
 
 class Spool:
     """Blobs in a directory, each once. Thread-safe.
@@ -35,6 +41,7 @@ class Spool:
         self._directory = directory
         self._lock = threading.Lock()
         self._sizes: dict[Digest, int] = {}
+        self._names: dict[Digest, str] = {}
 
     def has(self, digest: Digest) -> bool:
         with self._lock:
@@ -62,7 +69,7 @@ class Spool:
             descriptor = Descriptor(media_type, hashed.digest, size)
             if handle is not None:
                 handle.close()
-                Path(name).replace(self._path(descriptor.digest))
+                Path(name).replace(Path(name).with_name(descriptor.digest.hex + _READ))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(
@@ -73,9 +80,51 @@ class Spool:
         finally:
             if handle is not None:
                 handle.close()
-        with self._lock:
-            self._sizes[descriptor.digest] = size
+        self._note(descriptor, descriptor.digest.hex + _READ)
         return descriptor
+
+    def keep(self, digest: Digest, origin: str) -> None:
+        """What was added is right, and a later run may `take_up` it too.
+
+        Args:
+            digest: of what was added.
+            origin: what it was made of and how; only digits, letters and `-`.
+        """
+        if self._directory is None:
+            return
+        with self._lock:
+            name = f"{origin}.{digest.hex}{_MADE}"
+            # Of two origins that gave the same, one has it already.
+            with contextlib.suppress(FileNotFoundError):
+                self._path(digest).replace(self._directory / name)
+                self._names[digest] = name
+
+    def take_up(self, media_type: str, origin: str) -> Optional[Descriptor]:
+        """What an earlier run made of `origin`, when it is still what it was; else None."""
+        for path in self._directory.glob(f"{origin}.*{_MADE}") if self._directory else ():
+            with path.open("rb") as file:
+                hashed = Hashed(iter(lambda: file.read(_BLOCK), b""))
+                size = sum(map(len, hashed))
+            if path.name == f"{origin}.{hashed.digest.hex}{_MADE}":
+                descriptor = Descriptor(media_type, hashed.digest, size)
+                self._note(descriptor, path.name)
+                return descriptor
+        return None
+
+    def clear(self, *, all_of_it: bool) -> int:
+        """Remove what waits here, or only what no later run can take up; gives the bytes that are still here."""
+        left = 0
+        for path in self._directory.iterdir() if self._directory else ():
+            if path.suffix in (_UNFINISHED, _READ) or (all_of_it and path.suffix == _MADE):
+                path.unlink()
+            elif path.suffix == _MADE:
+                left += path.stat().st_size
+        return left
+
+    def _note(self, descriptor: Descriptor, name: str) -> None:
+        with self._lock:
+            self._sizes[descriptor.digest] = descriptor.size
+            self._names[descriptor.digest] = name
 
     def open(self, digest: Digest, offset: int) -> BlobStream:
         """Read a blob that was kept, from `offset` on."""
@@ -84,13 +133,13 @@ class Spool:
     def _create(self) -> tuple[Optional[tempfile._TemporaryFileWrapper[bytes]], str]:
         if self._directory is None:
             return None, ""
-        handle = tempfile.NamedTemporaryFile(dir=self._directory, delete=False)  # noqa: SIM115  closed by `add`
+        handle = tempfile.NamedTemporaryFile(dir=self._directory, suffix=_UNFINISHED, delete=False)  # noqa: SIM115  closed by `add`
         return handle, handle.name
 
     def _path(self, digest: Digest) -> Path:
         if self._directory is None:
             raise ValueError("this spool keeps nothing")
-        return self._directory / digest.hex
+        return self._directory / self._names[digest]
 
 
 class _File(BlobStream):

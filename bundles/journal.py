@@ -130,19 +130,29 @@ def described(path: Path) -> Optional[tuple[Digest, str]]:
         return None
 
 
+def lock(file: int, archive: str) -> None:
+    """Lock an open file, or directory, for the one writer of `archive`, until it is closed.
+
+    On a file system without locks this does nothing: two runs at once are then the user's to avoid.
+
+    Raises:
+        BundleError: another process has it; the file is closed.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(file)
+            raise BundleError(
+                f"`{archive}` is being written by another `bundle create`",
+                hint="wait for it to end, or choose another -o FILE",
+            ) from None
+
+
 def _open_locked(path: Path) -> int:
     while True:
         file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(file)
-                raise BundleError(
-                    f"`{path.name[: -len('.journal')]}` is being written by another `bundle create`",
-                    hint="wait for it to end, or choose another -o FILE",
-                ) from None
-            return file  # a file system without locks: two runs at once are then the user's to avoid
+        lock(file, path.name[: -len(".journal")])
         try:
             if os.path.samestat(os.fstat(file), path.stat()):
                 return file

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -18,8 +18,9 @@ import zstandard
 from bundler import zstd
 from bundler.download import BlobStream
 from bundler.endpoint import Endpoint
+from bundler.made import spool_beside
 from bundler.plan import Plan
-from bundler.recompress import recompress
+from bundler.recompress import Recompressed, recompress
 from bundler.resolve import resolve
 from bundler.saved import read_saved
 from bundler.source import Source
@@ -27,7 +28,7 @@ from bundler.spec import FromDaemon, Spec, Wanted
 from bundler.spool import Local, Spool, SpooledSource
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
-from bundles.errors import ContentError, NotFoundError, UsageError
+from bundles.errors import BundleError, ContentError, NotFoundError, UnavailableError, UsageError
 from bundles.platform import Platform
 from bundles.progress import Silent
 from bundles.reference import Reference
@@ -313,12 +314,163 @@ def test_recompressing_makes_base_images_smaller_and_leaves_the_toolchain(tmp_pa
     assert plan.images[0].root.digest not in documents
 
 
-def test_a_layer_that_does_not_fit_its_config_is_not_recompressed() -> None:
+def test_a_layer_that_the_toolchain_has_too_stays_what_it_is() -> None:
+    """As that of debian:12, on which python:3-slim is built."""
+    source = MemorySource()
+    base, tool = registry_image(source, "debian:12"), Reference.parse("registry:3")
+    source.names[tool] = source.names[base]
+    plan = planned(source, Wanted(base, "base", (AMD64, ARM64)), Wanted(tool, "registry", (AMD64,)))
+    result = recompress(plan, SpooledSource(source, Spool(None)), zstd.Settings(19, 1), Silent(), 2)
+    old = [{layer.digest for layer, _ in each.layers} for each in (plan, result.plan)]
+    assert len(old[0] & old[1]) == 1
+    assert len(old[1]) == 2
+    assert result.saved > 0
+
+
+def test_a_layer_that_does_not_fit_its_config_is_not_recompressed_nor_kept(tmp_path: Path) -> None:
     source = MemorySource()
     base = registry_image(source, "debian:12", diff_id="sha256:" + "0" * 64)
     plan = planned(source, Wanted(base, "base", (AMD64,)))
     with pytest.raises(ContentError, match="and its image's config says sha256:000"):
-        recompress(plan, SpooledSource(source, Spool(None)), FAST, Silent(), 1)
+        recompress(plan, SpooledSource(source, Spool(tmp_path)), FAST, Silent(), 1)
+    assert list(tmp_path.glob("*.made")) == []
+
+
+class Counting(MemorySource):
+    """Says which blobs were fetched, and may refuse one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: list[Digest] = []
+        self.refused: Optional[Digest] = None
+
+    def open_blob(
+        self,
+        repository: Reference,
+        descriptor: Descriptor,
+        offset: int = 0,
+        avoid: frozenset[Endpoint] = frozenset(),
+    ) -> BlobStream:
+        if descriptor.digest == self.refused:
+            raise UnavailableError("gone")
+        self.opened.append(descriptor.digest)
+        return super().open_blob(repository, descriptor, offset, avoid)
+
+
+@pytest.fixture
+def counting() -> tuple[Counting, Plan, list[Digest]]:
+    """A source, and what is to be recompressed of it: two layers, in this order."""
+    source = Counting()
+    base = registry_image(source, "debian:12")
+    plan = planned(source, Wanted(base, "base", (AMD64, ARM64)))
+    return source, plan, sorted(layer.digest for layer, _ in plan.layers)
+
+
+def digests(result: Recompressed) -> list[Digest]:
+    return [descriptor.digest for descriptor, _ in result.plan.documents]
+
+
+def test_what_was_recompressed_before_a_failure_is_not_fetched_again(
+    counting: tuple[Counting, Plan, list[Digest]], tmp_path: Path
+) -> None:
+    source, plan, layers = counting
+    undisturbed = recompress(plan, SpooledSource(source, Spool(None)), FAST, Silent(), 1)
+    source.refused = layers[1]
+    with pytest.raises(UnavailableError):
+        recompress(plan, SpooledSource(source, Spool(tmp_path)), FAST, Silent(), 1)
+    source.refused, source.opened = None, []
+    spooled = SpooledSource(source, Spool(tmp_path))
+    result = recompress(plan, spooled, FAST, Silent(), 1)
+    assert source.opened == [layers[1]]
+    assert digests(result) == digests(undisturbed)
+    for layer, _ in result.plan.layers:
+        assert sha256(content(spooled.spool, layer.to_json())) == str(layer.digest)
+    # Another level is another layer.
+    source.opened = []
+    recompress(plan, SpooledSource(source, Spool(tmp_path)), zstd.Settings(2, 1), Silent(), 1)
+    assert source.opened == layers
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data[:40] + bytes(len(data) - 40),
+        lambda data: bytes(len(data)),
+        lambda data: data + b"more",
+        lambda data: b"".join(zstd.compress(iter([b"other content"]), FAST)),
+    ],
+    ids=["empty", "short", "zeros behind", "zeros", "longer", "other"],
+)
+def test_a_kept_layer_that_is_not_what_it_was_is_made_again(
+    counting: tuple[Counting, Plan, list[Digest]], tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    source, plan, layers = counting
+    before = recompress(plan, SpooledSource(source, Spool(tmp_path)), FAST, Silent(), 1)
+    (kept,) = tmp_path.glob(f"{layers[0].hex}-*.made")
+    kept.write_bytes(damage(kept.read_bytes()))
+    source.opened = []
+    spooled = SpooledSource(source, Spool(tmp_path))
+    after = recompress(plan, spooled, FAST, Silent(), 1)
+    assert source.opened == [layers[0]]
+    assert digests(after) == digests(before)
+    for layer, _ in after.plan.layers:
+        assert sha256(content(spooled.spool, layer.to_json())) == str(layer.digest)
+
+
+def test_two_layers_that_become_the_same_one(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for _ in range(2):
+        spool.add("x", iter([b"made"]))
+    for origin in ("a", "b"):
+        spool.keep(Digest.of(b"made"), origin)
+    assert content(spool, described("x", b"made")) == b"made"
+
+
+def test_only_what_was_recompressed_waits_for_the_next_run(tmp_path: Path) -> None:
+    target = tmp_path / "offline.tar"
+    spec = Spec("test", (AMD64,), (AMD64,), (), {}, False, recompress=True)
+    directory = tmp_path / "offline.tar.spool"
+    with pytest.raises(ZeroDivisionError), spool_beside(target, spec, True, Silent()) as spool:
+        spool.add("x", iter([b"of the local Docker"]))
+        made = spool.add("x", iter([b"made"]))
+        spool.keep(made.digest, "aa-1")
+        with pytest.raises(BundleError, match="being written by another"), spool_beside(target, spec, True, Silent()):
+            pass
+        raise ZeroDivisionError
+    assert [path.name for path in directory.iterdir()] == [f"aa-1.{made.digest.hex}.made"]
+    assert directory.stat().st_mode & 0o777 == 0o700
+    # As a killed run leaves it.
+    (directory / "tmp.unfinished").write_bytes(b"x")
+    (directory / "notes.txt").write_text("somebody's")
+    with spool_beside(target, spec, True, Silent()):
+        assert sorted(path.name for path in directory.iterdir()) == [f"aa-1.{made.digest.hex}.made", "notes.txt"]
+    assert [path.name for path in directory.iterdir()] == ["notes.txt"]
+    (directory / "notes.txt").unlink()
+    # A run that makes nothing removes it too, and makes none.
+    for _ in range(2):
+        with spool_beside(target, dataclasses.replace(spec, recompress=False), True, Silent()):
+            pass
+        assert not directory.exists()
+
+
+@pytest.mark.parametrize("there", ["file", "link"])
+def test_no_spool_where_something_else_is(tmp_path: Path, there: str) -> None:
+    place, other = tmp_path / "offline.tar.spool", tmp_path / "other"
+    other.mkdir()
+    (other / "aa-1.made").write_bytes(b"kept")
+    if there == "file":
+        place.write_text("x")
+    else:
+        place.symlink_to(other)
+    spec = Spec("test", (AMD64,), (AMD64,), (), {}, False, recompress=True)
+    with (
+        pytest.raises(UsageError, match=r"offline\.tar\.spool` cannot be written"),
+        spool_beside(tmp_path / "offline.tar", spec, True, Silent()),
+    ):
+        pass
+    assert (other / "aa-1.made").exists()
 
 
 @pytest.mark.parametrize("rootfs", ["layers", ["x"], 5, {"diff_ids": 5}, {"diff_ids": "x"}, {"diff_ids": [5]}])

@@ -6,7 +6,6 @@ there for the next run too, when this one fails.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -40,18 +39,11 @@ class Spool:
     def __init__(self, directory: Optional[Path]) -> None:
         self._directory = directory
         self._lock = threading.Lock()
-        self._sizes: dict[Digest, int] = {}
         self._names: dict[Digest, str] = {}
 
     def has(self, digest: Digest) -> bool:
         with self._lock:
-            return digest in self._sizes
-
-    @property
-    def size(self) -> int:
-        """The bytes of all of them."""
-        with self._lock:
-            return sum(self._sizes.values())
+            return digest in self._names
 
     def add(self, media_type: str, pieces: Iterator[bytes]) -> Descriptor:
         """Keep a blob, whose digest is not known before its end.
@@ -69,7 +61,7 @@ class Spool:
             descriptor = Descriptor(media_type, hashed.digest, size)
             if handle is not None:
                 handle.close()
-                Path(name).replace(Path(name).with_name(descriptor.digest.hex + _READ))
+            self._named(Path(name), descriptor.digest, descriptor.digest.hex + _READ)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError(
@@ -80,7 +72,6 @@ class Spool:
         finally:
             if handle is not None:
                 handle.close()
-        self._note(descriptor, descriptor.digest.hex + _READ)
         return descriptor
 
     def keep(self, digest: Digest, origin: str) -> None:
@@ -90,14 +81,7 @@ class Spool:
             digest: of what was added.
             origin: what it was made of and how; only digits, letters and `-`.
         """
-        if self._directory is None:
-            return
-        with self._lock:
-            name = f"{origin}.{digest.hex}{_MADE}"
-            # Of two origins that gave the same, one has it already.
-            with contextlib.suppress(FileNotFoundError):
-                self._path(digest).replace(self._directory / name)
-                self._names[digest] = name
+        self._named(None, digest, f"{origin}.{digest.hex}{_MADE}")
 
     def take_up(self, media_type: str, origin: str) -> Optional[Descriptor]:
         """What an earlier run made of `origin`, when it is still what it was; else None."""
@@ -106,25 +90,27 @@ class Spool:
                 hashed = Hashed(iter(lambda: file.read(_BLOCK), b""))
                 size = sum(map(len, hashed))
             if path.name == f"{origin}.{hashed.digest.hex}{_MADE}":
-                descriptor = Descriptor(media_type, hashed.digest, size)
-                self._note(descriptor, path.name)
-                return descriptor
+                self._named(path, hashed.digest, path.name)
+                return Descriptor(media_type, hashed.digest, size)
         return None
 
     def clear(self, *, all_of_it: bool) -> int:
         """Remove what waits here, or only what no later run can take up; gives the bytes that are still here."""
         left = 0
+        unwanted = (_UNFINISHED, _READ, *([_MADE] if all_of_it else []))
         for path in self._directory.iterdir() if self._directory else ():
-            if path.suffix in (_UNFINISHED, _READ) or (all_of_it and path.suffix == _MADE):
+            if path.suffix in unwanted:
                 path.unlink()
             elif path.suffix == _MADE:
                 left += path.stat().st_size
         return left
 
-    def _note(self, descriptor: Descriptor, name: str) -> None:
+    def _named(self, path: Optional[Path], digest: Digest, name: str) -> None:
+        """Give the file of a blob its name; None for `path` means the one it has. Two may become the same one."""
         with self._lock:
-            self._sizes[descriptor.digest] = descriptor.size
-            self._names[descriptor.digest] = name
+            if self._directory is not None:
+                (path or self._path(digest)).replace(self._directory / name)
+            self._names[digest] = name
 
     def open(self, digest: Digest, offset: int) -> BlobStream:
         """Read a blob that was kept, from `offset` on."""

@@ -14,6 +14,8 @@ import pytest
 
 from bundles.interruption import held
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def handler() -> Iterator[list[int]]:
@@ -74,9 +76,7 @@ except KeyboardInterrupt as error:
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_who_interrupts_again_does_not_wait(second: signal.Signals) -> None:
     command = [sys.executable, "-c", _SLOW_TO_END]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent.parent
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
@@ -97,7 +97,7 @@ def test_a_background_job_goes_on_ignoring_ctrl_c() -> None:
     script = _SLOW_TO_END.replace("time.sleep(60)", "import signal; print(signal.getsignal(2) == signal.SIG_IGN)", 1)
     done = subprocess.run(
         ["sh", "-c", "trap '' INT; exec \"$0\" -c \"$1\"", sys.executable, script],
-        cwd=Path(__file__).parent.parent.parent, capture_output=True, text=True, check=True,
+        cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == "ready\nTrue\n"
 
@@ -107,7 +107,7 @@ def test_ctrl_c_while_the_program_is_still_being_read(tmp_path: Path) -> None:
     # The last module that the command line imports waits, as a slow medium would have it do.
     (tmp_path / "click").mkdir()
     (tmp_path / "click" / "__init__.py").write_text("import time\nprint('reading', flush=True)\ntime.sleep(60)\n")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parent.parent.parent}"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     # A shell's background job, as these tests may be, ignores Ctrl-C.
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     command = [sys.executable, "-c", heeding + "from bundles.start import main; main()", "--help"]

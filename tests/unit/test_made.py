@@ -206,11 +206,13 @@ def test_gzip_with_several_members_and_padding_is_read_whole() -> None:
 
 
 class MemorySource(Source):
-    """Images in memory: documents by digest, names, and blobs."""
+    """Images in memory: documents by digest, names, and blobs. Says which blobs were fetched, and may refuse one."""
 
     def __init__(self) -> None:
         self.names: dict[Reference, Descriptor] = {}
         self.data: dict[Digest, bytes] = {}
+        self.opened: list[Digest] = []
+        self.refused: Optional[Digest] = None
 
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         known = self.names.get(dataclasses.replace(reference, digest=None)) if reference.tag else None
@@ -227,6 +229,9 @@ class MemorySource(Source):
         offset: int = 0,
         avoid: frozenset[Endpoint] = frozenset(),
     ) -> BlobStream:
+        if descriptor.digest == self.refused:
+            raise UnavailableError("gone")
+        self.opened.append(descriptor.digest)
         return MemoryStream(self.data[descriptor.digest][offset:])
 
     def cancel(self) -> None:
@@ -336,31 +341,10 @@ def test_a_layer_that_does_not_fit_its_config_is_not_recompressed_nor_kept(tmp_p
     assert list(tmp_path.glob("*.made")) == []
 
 
-class Counting(MemorySource):
-    """Says which blobs were fetched, and may refuse one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.opened: list[Digest] = []
-        self.refused: Optional[Digest] = None
-
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        if descriptor.digest == self.refused:
-            raise UnavailableError("gone")
-        self.opened.append(descriptor.digest)
-        return super().open_blob(repository, descriptor, offset, avoid)
-
-
 @pytest.fixture
-def counting() -> tuple[Counting, Plan, list[Digest]]:
+def fetched() -> tuple[MemorySource, Plan, list[Digest]]:
     """A source, and what is to be recompressed of it: two layers, in this order."""
-    source = Counting()
+    source = MemorySource()
     base = registry_image(source, "debian:12")
     plan = planned(source, Wanted(base, "base", (AMD64, ARM64)))
     return source, plan, sorted(layer.digest for layer, _ in plan.layers)
@@ -371,9 +355,9 @@ def digests(result: Recompressed) -> list[Digest]:
 
 
 def test_what_was_recompressed_before_a_failure_is_not_fetched_again(
-    counting: tuple[Counting, Plan, list[Digest]], tmp_path: Path
+    fetched: tuple[MemorySource, Plan, list[Digest]], tmp_path: Path
 ) -> None:
-    source, plan, layers = counting
+    source, plan, layers = fetched
     undisturbed = recompress(plan, SpooledSource(source, Spool(None)), FAST, Silent(), 1)
     source.refused = layers[1]
     with pytest.raises(UnavailableError):
@@ -404,9 +388,9 @@ def test_what_was_recompressed_before_a_failure_is_not_fetched_again(
     ids=["empty", "short", "zeros behind", "zeros", "longer", "other"],
 )
 def test_a_kept_layer_that_is_not_what_it_was_is_made_again(
-    counting: tuple[Counting, Plan, list[Digest]], tmp_path: Path, damage: Callable[[bytes], bytes]
+    fetched: tuple[MemorySource, Plan, list[Digest]], tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    source, plan, layers = counting
+    source, plan, layers = fetched
     before = recompress(plan, SpooledSource(source, Spool(tmp_path)), FAST, Silent(), 1)
     (kept,) = tmp_path.glob(f"{layers[0].hex}-*.made")
     kept.write_bytes(damage(kept.read_bytes()))

@@ -20,7 +20,7 @@ from bundler.source import Source
 from bundler.spec import FromDaemon, Spec, Wanted
 from bundler.spool import Spool, SpooledSource
 from bundles.errors import NotFoundError, UsageError
-from bundles.journal import lock
+from bundles.journal import open_locked
 from bundles.platform import Platform
 from bundles.progress import Progress, human_size
 
@@ -103,14 +103,15 @@ def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> It
     if not keep or not (spec.from_daemon or spec.recompress or directory.is_dir()):
         yield Spool(None)
         return
-    try:
-        handle = _locked_directory(directory, target.name)
-    except OSError as error:
-        raise UsageError(
-            f"`{directory}` cannot be written: {(error.strerror or str(error)).lower()}",
-            hint="choose another place with -o FILE",
-        ) from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = open_locked(directory, target.name, lambda: _open_directory(directory))
+        except OSError as error:
+            raise UsageError(
+                f"`{directory}` cannot be written: {(error.strerror or str(error)).lower()}",
+                hint="choose another place with -o FILE",
+            ) from None
+        stack.callback(os.close, handle)
         spool = Spool(directory)
         spool.clear(all_of_it=False)
         done = False
@@ -119,27 +120,17 @@ def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> It
             done = True
         finally:
             left = spool.clear(all_of_it=done)
-            if left and not done:
+            if left:
                 what = f"{human_size(left)} of recompressed layers"
                 progress.message(f"note: {what} wait in {directory} for the next run")
             # What else somebody has put there is not ours to remove.
             with contextlib.suppress(OSError):
                 directory.rmdir()
-    finally:
-        os.close(handle)
 
 
-def _locked_directory(directory: Path, archive: str) -> int:
-    while True:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        lock(handle, archive)
-        try:
-            if os.path.samestat(os.fstat(handle), directory.stat()):
-                return handle
-        except FileNotFoundError:
-            pass
-        os.close(handle)  # another run ended, and removed it, while this one waited for the lock
+def _open_directory(directory: Path) -> int:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 
 
 def take_local(

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
 
@@ -21,6 +22,8 @@ from bundles.errors import BundleError, UsageError
 
 # More than any size has.
 _DIGITS = 20
+_SUFFIX = ".journal"
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -47,7 +50,7 @@ class Journal:
         self.path = path
         self._lock = threading.Lock()
         try:
-            self._file = _open_locked(path)
+            self._file = open_locked(path, path.name[: -len(_SUFFIX)], lambda: os.open(path, _FLAGS, 0o600))
         except OSError as error:
             raise UsageError(
                 f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}",
@@ -117,7 +120,7 @@ class Journal:
 
 def journal_of(path: Path) -> Path:
     """Where the journal of the archive `path` is."""
-    return path.with_name(path.name + ".journal")
+    return path.with_name(path.name + _SUFFIX)
 
 
 def described(path: Path) -> Optional[tuple[Digest, str]]:
@@ -130,14 +133,31 @@ def described(path: Path) -> Optional[tuple[Digest, str]]:
         return None
 
 
-def lock(file: int, archive: str) -> None:
-    """Lock an open file, or directory, for the one writer of `archive`, until it is closed.
+def open_locked(path: Path, archive: str, opened: Callable[[], int]) -> int:
+    """A file or directory that is locked for the one writer of an archive, until it is closed.
 
-    On a file system without locks this does nothing: two runs at once are then the user's to avoid.
+    On a file system without locks it is only opened: two runs at once are then the user's to avoid.
+
+    Args:
+        path: what is locked.
+        archive: the archive's name.
+        opened: opens it, and makes it when it is not there.
 
     Raises:
-        BundleError: another process has it; the file is closed.
+        BundleError: another process has it.
     """
+    while True:
+        file = opened()
+        _lock(file, archive)
+        try:
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        os.close(file)  # another writer ended, and took it along, while this one waited for the lock
+
+
+def _lock(file: int, archive: str) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -147,18 +167,6 @@ def lock(file: int, archive: str) -> None:
                 f"`{archive}` is being written by another `bundle create`",
                 hint="wait for it to end, or choose another -o FILE",
             ) from None
-
-
-def _open_locked(path: Path) -> int:
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-        lock(file, path.name[: -len(".journal")])
-        try:
-            if os.path.samestat(os.fstat(file), path.stat()):
-                return file
-        except FileNotFoundError:
-            pass
-        os.close(file)  # another writer ended, and took the journal along, while this one waited for the lock
 
 
 def _content(file: int) -> bytes:

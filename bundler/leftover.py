@@ -6,7 +6,6 @@ it left is set aside under the name `NAME.previous`, an unfinished archive like 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional, Union
@@ -98,14 +97,7 @@ class Leftover(Closing):
         journal = Journal(journal_of(previous), bundle, parts)
         files = Unfinished([partial.with_suffix("") for partial in partials], sizes)
         data = _read_manifest(files)
-        entries: dict[Digest, Entry] = {}
-        # What a later version of this program began is of no use to this one.
-        with contextlib.suppress(BundleError):
-            manifest = Manifest.parse(data if Digest.of(data) == bundle else b"")
-            layout = manifest.layout(len(data))
-            whole = [blob for blob in manifest.blobs if journal.claims.get(blob.digest) == blob.size]
-            entries = {blob.digest: layout.blob(blob.digest) for blob in whole}
-        return cls(journal, files, entries)
+        return cls(journal, files, _whole(data, journal.claims) if Digest.of(data) == bundle else {})
 
     def size_of(self, layers: Iterable[Descriptor]) -> int:
         """How many bytes of these layers are here."""
@@ -122,6 +114,17 @@ class Leftover(Closing):
     def close(self) -> None:
         self._files.close()
         self._journal.close()
+
+
+def _whole(data: bytes, claims: Mapping[Digest, int]) -> dict[Digest, Entry]:
+    """Where the layers are that are whole by the journal's claims; `data` is bundle.json."""
+    try:
+        manifest = Manifest.parse(data)
+        layout = manifest.layout(len(data))
+    except BundleError:
+        # What a later version of this program began is of no use to this one.
+        return {}
+    return {blob.digest: layout.blob(blob.digest) for blob in manifest.blobs if claims.get(blob.digest) == blob.size}
 
 
 def _read_manifest(files: Unfinished) -> bytes:

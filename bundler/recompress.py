@@ -250,12 +250,9 @@ class _Rewriting:
                 layer["mediaType"] = _OCI_NAMES.get(layer["mediaType"], layer["mediaType"])
         return dump(value)
 
-    def _is_ours(self, child: Mapping[str, Any]) -> bool:
+    def _is_ours(self, child: Descriptor) -> bool:
         """Whether a child of an index is bundled with this image; another image may be of the same index."""
-        if Digest(child["digest"]) not in self._old:
-            return False
-        described = Descriptor.from_json(child)
-        return described.is_index or (described.attests or described.digest) in self._manifests
+        return child.digest in self._old and (child.is_index or (child.attests or child.digest) in self._manifests)
 
     def _index(self, data: bytes) -> bytes:
         """The index of what is bundled: it changes anyway, so that what is left out is left out of it too."""
@@ -263,8 +260,9 @@ class _Rewriting:
         kept: list[dict[str, Any]] = []
         moved: dict[str, str] = {}
         for child in value["manifests"]:
-            if self._is_ours(child):
-                new = self._document(Descriptor.from_json(child))
+            described = Descriptor.from_json(child)
+            if self._is_ours(described):
+                new = self._document(described)
                 moved[child["digest"]] = str(new.digest)
                 kept.append({**child, "mediaType": new.media_type, "digest": str(new.digest), "size": new.size})
         if all(old == new for old, new in moved.items()):

@@ -66,7 +66,7 @@ class Contents:
         """bundle.json."""
         return self.manifest.to_bytes()
 
-    @property
+    @functools.cached_property
     def digest(self) -> Digest:
         """The digest of bundle.json, which names the bundle."""
         return Digest.of(self.manifest_bytes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import BundleError, HostError
+from bundles.filesystem import free_space
 
 
 def read_optional(path: Path) -> Optional[bytes]:
@@ -107,12 +108,11 @@ def usable_size(path: Path) -> Optional[int]:
     """The bytes that are free at a path or at its nearest parent; None when that cannot be seen."""
     for place in (path, *path.parents):
         try:
-            state = os.statvfs(place)
+            return free_space(place)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:
             return None
-        return state.f_bavail * state.f_frsize
     return None
 
 

@@ -166,10 +166,6 @@ class RealRegistry:
 
 def _program(name: str) -> Path:
     """The registry's program, made when the testbed has not made it yet."""
-    if name == "distribution3":
-        from tests.testbed import gotools
+    from tests.testbed import debian, gotools
 
-        return gotools.REGISTRY.make()
-    from tests.testbed import debian
-
-    return debian.OLD_REGISTRY.make() / "docker-registry"
+    return {"distribution3": gotools.REGISTRY, "distribution2": debian.OLD_REGISTRY}[name].make()

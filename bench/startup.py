@@ -10,8 +10,8 @@ from bench.context import BUNDLE, Context
 from bench.measure import Sample, in_rounds, measure, megabytes, say
 from bench.report import Findings, Ratio, Table
 from bundler.compose import compose
+from bundler.definition.spec import Spec
 from bundler.selfrun import program
-from bundler.spec import Spec
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.layout import (

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 from bundler import zstd
+from bundler.definition.spec import FromDaemon
 from bundler.saved import index, read_saved
-from bundler.spec import FromDaemon
 from bundler.spool import Local, Spool
 from bundles.descriptor import Descriptor
 from bundles.errors import HostError, NotFoundError, UsageError

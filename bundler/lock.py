@@ -22,9 +22,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+from bundler.definition.spec import Spec, Wanted
 from bundler.plan import Plan
 from bundler.source import Source, SourceAround
-from bundler.spec import Spec, Wanted
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError, NotFoundError, UsageError

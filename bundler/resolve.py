@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Optional, Union
 
+from bundler.definition.spec import Spec, Wanted
 from bundler.plan import Plan, Resolved
 from bundler.source import Source
-from bundler.spec import Spec, Wanted
 from bundles.descriptor import CONFIG_TYPES, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from bundles.digest import Digest
 from bundles.errors import (

@@ -31,8 +31,8 @@ from bundles.progress import Logged, Progress, for_stderr
 
 # name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
 _COMMANDS = {
-    "create": ("bundler.cli:create", "Write an archive from registries (needs internet, no Docker)."),
-    "lock": ("bundler.lockcli:lock", "Write bundle.lock: the digest that each image stands for."),
+    "create": ("bundler.commands.create:create", "Write an archive from registries (needs internet, no Docker)."),
+    "lock": ("bundler.commands.lock:lock", "Write bundle.lock: the digest that each image stands for."),
     "install": ("installer.cli:install", "Turn an archive into a registry and a builder on this host."),
     "want": ("installer.want:want", "Write down what this host's registry holds, for a delta."),
     "upgrade": ("installer.upgrade:upgrade", "Install a newer archive over what is installed here."),

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Optional, Union
 
 from bundler.compose import compose
+from bundler.definition.spec import Spec, Wanted
 from bundler.download import BlobStream
 from bundler.endpoint import Endpoint
 from bundler.plan import Plan
 from bundler.resolve import resolve
 from bundler.source import Source
-from bundler.spec import Spec, Wanted
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import NotFoundError

@@ -22,8 +22,8 @@ ONLY = {
     "tarfile": {"bundler/saved.py", "bundles/layout.py", "installer/dockerarchive.py", "installer/engine.py"},
     "fcntl": {"bundles/journal.py"},
     "zipfile": {"bundler/selfrun.py"},
-    "tomllib": {"bundler/spec.py"},
-    "tomli": {"bundler/spec.py"},
+    "tomllib": {"bundler/definition/bundle_toml.py"},
+    "tomli": {"bundler/definition/bundle_toml.py"},
     "zstandard": {"bundler/zstd.py"},
 }
 

@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.spec import TOOLCHAIN
+from bundler.definition.spec import TOOLCHAIN
 from tests.campaign.disks import Disk
 from tests.campaign.wire import Wire
 from tests.fake_registry import FakeRegistry

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bundler.scan import scan
+from bundler.definition.dockerfiles import scan
 from bundles.dockerfile import Settings, uses
 from bundles.errors import UsageError
 from bundles.platform import Platform

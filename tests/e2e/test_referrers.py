@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bundler.spec import TOOLCHAIN
+from bundler.definition.spec import TOOLCHAIN
 from bundles.progress import Silent
 from bundles.reader import Archive
 from bundles.transport import Transport

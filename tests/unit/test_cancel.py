@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from bundler.compose import compose
+from bundler.definition.spec import Definition, Spec, combine
 from bundler.export import export
 from bundler.plan import Plan
 from bundler.recompress import recompress
 from bundler.referrers import with_referrers
 from bundler.resolve import resolve
 from bundler.source import RegistrySource
-from bundler.spec import Definition, Spec, combine
 from bundler.spool import Spool, SpooledSource
 from bundler.zstd import Settings
 from bundles.descriptor import Descriptor

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from hypothesis import example as sample_of
 
+from bundler.definition.spec import Spec, Wanted
 from bundler.resolve import resolve
-from bundler.spec import Spec, Wanted
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, UsageError

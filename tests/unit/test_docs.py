@@ -30,7 +30,7 @@ def test_help_is_short_enough_to_read() -> None:
 
 def test_the_definition_describes_every_key() -> None:
     text = (ROOT / "docs" / "definition.md").read_text()
-    source = (ROOT / "bundler" / "spec.py").read_text()
+    source = (ROOT / "bundler" / "definition" / "bundle_toml.py").read_text()
     keys = set(re.findall(r'"([a-z-]+)"', source[source.index("known = {") : source.index("for key in value:")]))
     assert len(keys) >= 10
     assert {key for key in keys if f"`{key}`" not in text} == set()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundler import leftover
-from bundler.spec import TOOLCHAIN
+from bundler.definition.spec import TOOLCHAIN
 from bundles.descriptor import Descriptor
 from bundles.layout import header
 from bundles.reader import Archive

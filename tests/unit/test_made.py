@@ -16,15 +16,15 @@ import pytest
 import zstandard
 
 from bundler import zstd
+from bundler.create import spool_beside
+from bundler.definition.spec import FromDaemon, Spec, Wanted
 from bundler.download import BlobStream
 from bundler.endpoint import Endpoint
-from bundler.made import spool_beside
 from bundler.plan import Plan
 from bundler.recompress import Recompressed, recompress
 from bundler.resolve import resolve
 from bundler.saved import read_saved
 from bundler.source import Source
-from bundler.spec import FromDaemon, Spec, Wanted
 from bundler.spool import Local, Spool, SpooledSource
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest

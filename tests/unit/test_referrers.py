@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 
 from bundler.compose import compose
+from bundler.create import make_smaller
+from bundler.definition.spec import (
+    Definition,
+    FromDaemon,
+    Spec,
+    Wanted,
+    combine,
+)
 from bundler.export import export
-from bundler.made import make_smaller
 from bundler.referrers import with_referrers
 from bundler.resolve import resolve
 from bundler.source import RegistrySource
-from bundler.spec import Definition, FromDaemon, Spec, Wanted, combine
 from bundler.spool import Spool, SpooledSource
 from bundles.descriptor import Descriptor
 from bundles.errors import NetworkError

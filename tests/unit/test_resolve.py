@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from bundler.definition.spec import Spec, Wanted
 from bundler.plan import Plan
 from bundler.resolve import resolve
 from bundler.source import RegistrySource
-from bundler.spec import Spec, Wanted
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import AuthenticationError, ContentError, NetworkError, NotFoundError

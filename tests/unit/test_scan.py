@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import pytest
 
-from bundler.scan import Scan, scan
+from bundler.definition.dockerfiles import Scan, scan
 from bundles.dockerfile import Settings
 from bundles.errors import UsageError
 from bundles.platform import Platform
@@ -152,7 +152,7 @@ def test_what_the_tool_says_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_tool_that_does_not_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bundler.scan._TIMEOUT", 0.2)
+    monkeypatch.setattr("bundler.definition.dockerfiles._TIMEOUT", 0.2)
     program = tmp_path / "bin" / "docker"
     program.parent.mkdir()
     program.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bundler.compose import compose
+from bundler.definition.spec import Spec
 from bundler.plan import Plan, Resolved
-from bundler.spec import Spec
 from bundles.descriptor import Descriptor
 from bundles.errors import DamagedArchiveError
 from bundles.manifest import Image, PlatformContent

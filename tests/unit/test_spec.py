@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler.spec import Definition, combine, read_definition
+from bundler.definition.bundle_toml import read_definition
+from bundler.definition.spec import Definition, combine
 from bundles.errors import UsageError
 from bundles.platform import Platform
 from bundles.reference import Reference

@@ -6,8 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.scan import Scan, scan
-from bundler.spec import Definition, Spec, Wanted, combine, platforms_of, read_definition
+from bundler.definition.bundle_toml import read_definition
+from bundler.definition.dockerfiles import Scan, scan
+from bundler.definition.spec import (
+    Definition,
+    Spec,
+    Wanted,
+    combine,
+    platforms_of,
+)
 from bundles.dockerfile import Settings, Use
 from bundles.platform import Platform
 from bundles.reference import Reference

@@ -7,37 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
-import click
-
+from bundler.definition.spec import Spec, Wanted
+from bundler.export import export
+from bundler.leftover import Leftover, LeftoverSource, discard, set_aside
 from bundler.plan import Plan
 from bundler.source import Source
-from bundler.spec import FromDaemon, Spec, Wanted
 from bundler.spool import Spool, SpooledSource
 from bundles.errors import NotFoundError, UsageError
 from bundles.journal import open_locked
 from bundles.platform import Platform
 from bundles.progress import Progress, human_size
+from bundles.writer import ArchiveWriter, Contents, Written
 
 if TYPE_CHECKING:
     from bundler.recompress import Recompressed
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-@dataclasses.dataclass(frozen=True)
-class Making:
-    """What the command line says about layers that are made here. `threads` is 0 for all cores."""
-
-    from_daemon: tuple[FromDaemon, ...]
-    recompress: Optional[bool]
-    level: Optional[int]
-    threads: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,36 +42,6 @@ class Made:
         """Keys of the document of `create`: madeSize, the bytes of those layers; recompressed, or null."""
         changed = self.recompressed.to_json() if self.recompressed else None
         return {"madeSize": self.size, "recompressed": changed}
-
-
-def making_options(function: _F) -> Callable[..., Any]:
-    """Add --from-daemon, --recompress, --zstd-level and --zstd-threads; the function gets `making: Making`."""
-
-    @click.option(
-        "--from-daemon",
-        multiple=True,
-        metavar="[NAME=]IMAGE[,IMAGE]",
-        help="Take IMAGE from the local Docker, or one image NAME from one of each platform.",
-    )
-    @click.option(
-        "--recompress", type=click.Choice(["zstd"]), help="Base images' layers as zstd: this changes digests."
-    )
-    @click.option("--zstd-level", type=click.IntRange(1, 19), help="1 is fast, 19 is small.  [default: 9]")
-    @click.option("--zstd-threads", type=click.IntRange(0, 256), default=0, help="[default: all cores]")
-    @functools.wraps(function)
-    def command(
-        *args: Any,
-        from_daemon: Sequence[str],
-        recompress: Optional[str],
-        zstd_level: Optional[int],
-        zstd_threads: int,
-        **kwargs: Any,
-    ) -> Any:
-        local = tuple(map(FromDaemon.parse, from_daemon))
-        making = Making(local, True if recompress else None, zstd_level, zstd_threads)
-        return function(*args, making=making, **kwargs)
-
-    return command
 
 
 @contextlib.contextmanager
@@ -196,3 +156,32 @@ def make_smaller(
 
 def _list(platforms: Sequence[Platform]) -> str:
     return ", ".join(map(str, platforms)) or "no platform"
+
+
+def _write(
+    plan: Plan,
+    source: Source,
+    contents: Contents,
+    *,
+    target: Path,
+    part_size: Optional[int],
+    workers: int,
+    progress: Progress,
+) -> Written:
+    """Fetch and write; what an interrupted run for another bundle has left is used where it fits."""
+    lost = set_aside(target, contents.digest, contents.layout.size)
+    if lost:
+        what = f"{human_size(lost)} that an interrupted run for another bundle has left"
+        progress.message(f"note: {what} are replaced: there is no room for both")
+    with contextlib.ExitStack() as stack:
+        leftover = Leftover.of(target)
+        if leftover:
+            stack.enter_context(leftover)
+            kept = leftover.size_of(layer for layer, _ in plan.layers)
+            if kept:
+                progress.message(f"note: an interrupted run for another bundle has left {human_size(kept)} of this one")
+            source = LeftoverSource(source, leftover)
+        writer = stack.enter_context(ArchiveWriter(target, contents, part_size))
+        written = export(plan, source, writer, progress, workers)
+    discard(target)
+    return written

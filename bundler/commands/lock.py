@@ -9,12 +9,12 @@ from typing import Any, Optional
 
 import click
 
-from bundler.define import define
+from bundler.commands.options import Registries, registry_options
+from bundler.definition.load import define
+from bundler.definition.spec import Definition
 from bundler.lock import Lock, PinnedSource, read_lock
-from bundler.options import Registries, registry_options
 from bundler.resolve import resolve
 from bundler.source import RegistrySource
-from bundler.spec import Definition
 from bundles.cli import Output, common_options
 from bundles.digest import Digest
 from bundles.errors import UsageError

@@ -12,6 +12,7 @@ from typing import Any, Optional, TypeVar
 import click
 
 from bundler.credentials import Credentials
+from bundler.definition.spec import FromDaemon
 from bundles.errors import UsageError
 from bundles.transport import Settings
 
@@ -94,3 +95,43 @@ def pair(text: str, option: str, example: str) -> tuple[str, str]:
     if not equals or not key or not value:
         raise UsageError(f"`{option} {text}` is not of the form KEY=VALUE: expected such as {option} {example}")
     return key, value
+
+
+@dataclasses.dataclass(frozen=True)
+class Making:
+    """What the command line says about layers that are made here. `threads` is 0 for all cores."""
+
+    from_daemon: tuple[FromDaemon, ...]
+    recompress: Optional[bool]
+    level: Optional[int]
+    threads: int
+
+
+def making_options(function: _F) -> Callable[..., Any]:
+    """Add --from-daemon, --recompress, --zstd-level and --zstd-threads; the function gets `making: Making`."""
+
+    @click.option(
+        "--from-daemon",
+        multiple=True,
+        metavar="[NAME=]IMAGE[,IMAGE]",
+        help="Take IMAGE from the local Docker, or one image NAME from one of each platform.",
+    )
+    @click.option(
+        "--recompress", type=click.Choice(["zstd"]), help="Base images' layers as zstd: this changes digests."
+    )
+    @click.option("--zstd-level", type=click.IntRange(1, 19), help="1 is fast, 19 is small.  [default: 9]")
+    @click.option("--zstd-threads", type=click.IntRange(0, 256), default=0, help="[default: all cores]")
+    @functools.wraps(function)
+    def command(
+        *args: Any,
+        from_daemon: Sequence[str],
+        recompress: Optional[str],
+        zstd_level: Optional[int],
+        zstd_threads: int,
+        **kwargs: Any,
+    ) -> Any:
+        local = tuple(map(FromDaemon.parse, from_daemon))
+        making = Making(local, True if recompress else None, zstd_level, zstd_threads)
+        return function(*args, making=making, **kwargs)
+
+    return command

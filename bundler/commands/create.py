@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -10,30 +9,43 @@ from typing import Any, Optional
 import click
 
 from bundler.base import read_base, subtract, summary
+from bundler.commands.lock import lock_path
+from bundler.commands.options import (
+    Look,
+    Making,
+    Registries,
+    look_options,
+    making_options,
+    pair,
+    registry_options,
+)
 from bundler.compose import compose
-from bundler.define import Defined, define
-from bundler.export import DEFAULT_WORKERS, export
-from bundler.leftover import Leftover, LeftoverSource, discard, set_aside
+from bundler.create import (
+    Made,
+    _write,
+    make_smaller,
+    spool_beside,
+    take_local,
+)
+from bundler.definition.load import Defined, define
+from bundler.definition.spec import TOOLCHAIN, Definition
+from bundler.export import DEFAULT_WORKERS
 from bundler.lock import PinnedSource, read_lock
-from bundler.lockcli import lock_path
-from bundler.made import Made, Making, make_smaller, making_options, spool_beside, take_local
-from bundler.options import Look, Registries, look_options, pair, registry_options
 from bundler.plan import Plan
 from bundler.referrers import with_referrers
 from bundler.resolve import resolve
 from bundler.selfrun import program
 from bundler.size import parse_size
 from bundler.source import RegistrySource, Source
-from bundler.spec import TOOLCHAIN, Definition
 from bundles.cli import Output, common_options
 from bundles.errors import UsageError
 from bundles.parts import cut
 from bundles.platform import Platform
-from bundles.progress import Progress, human_size
+from bundles.progress import human_size
 from bundles.reference import Reference
 from bundles.signature import sign
 from bundles.transport import Transport
-from bundles.writer import ArchiveWriter, Contents, Written, check_directory
+from bundles.writer import Contents, Written, check_directory
 
 _PATH = click.Path(path_type=Path)
 
@@ -137,35 +149,6 @@ def create(
             plan, source, contents, target=target, part_size=part_size, workers=workers, progress=output.progress
         )
     output.result(_document(defined, plan, contents, written, made.to_json()), _result_text(plan, written))
-
-
-def _write(
-    plan: Plan,
-    source: Source,
-    contents: Contents,
-    *,
-    target: Path,
-    part_size: Optional[int],
-    workers: int,
-    progress: Progress,
-) -> Written:
-    """Fetch and write; what an interrupted run for another bundle has left is used where it fits."""
-    lost = set_aside(target, contents.digest, contents.layout.size)
-    if lost:
-        what = f"{human_size(lost)} that an interrupted run for another bundle has left"
-        progress.message(f"note: {what} are replaced: there is no room for both")
-    with contextlib.ExitStack() as stack:
-        leftover = Leftover.of(target)
-        if leftover:
-            stack.enter_context(leftover)
-            kept = leftover.size_of(layer for layer, _ in plan.layers)
-            if kept:
-                progress.message(f"note: an interrupted run for another bundle has left {human_size(kept)} of this one")
-            source = LeftoverSource(source, leftover)
-        writer = stack.enter_context(ArchiveWriter(target, contents, part_size))
-        written = export(plan, source, writer, progress, workers)
-    discard(target)
-    return written
 
 
 def _definition(

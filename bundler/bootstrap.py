@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
-from bundler.plan import Plan
+from bundler.planning.plan import Plan
 from bundles.digest import Digest
 from bundles.errors import BundleError
 from bundles.image import parse_manifest

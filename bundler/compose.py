@@ -8,7 +8,7 @@ from typing import Any
 import bundles
 from bundler.bootstrap import Bootstrap, filled
 from bundler.definition.spec import Spec
-from bundler.plan import Plan
+from bundler.planning.plan import Plan
 from bundles.descriptor import OCI_INDEX
 from bundles.digest import Digest
 from bundles.image import parse_manifest

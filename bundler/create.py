@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 from bundler.definition.spec import Spec, Wanted
 from bundler.export import export
 from bundler.leftover import Leftover, LeftoverSource, discard, set_aside
-from bundler.plan import Plan
+from bundler.planning.plan import Plan
 from bundler.source import Source
 from bundler.spool import Spool, SpooledSource
 from bundles.errors import NotFoundError, UsageError
@@ -25,7 +25,7 @@ from bundles.progress import Progress, human_size
 from bundles.writer import ArchiveWriter, Contents, Written
 
 if TYPE_CHECKING:
-    from bundler.recompress import Recompressed
+    from bundler.planning.recompress import Recompressed
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -144,7 +144,7 @@ def make_smaller(
     """
     result = None
     if spec.recompress:
-        from bundler.recompress import recompress
+        from bundler.planning.recompress import recompress
         from bundler.zstd import DEFAULT_LEVEL, Settings
 
         result = recompress(plan, source, Settings(spec.zstd_level or DEFAULT_LEVEL, threads), progress, workers)

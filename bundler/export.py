@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from bundler.endpoint import Endpoint
-from bundler.plan import Plan
+from bundler.planning.plan import Plan
 from bundler.source import Source
 from bundler.workers import in_parallel
 from bundles.descriptor import Descriptor

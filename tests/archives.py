@@ -11,8 +11,8 @@ from bundler.compose import compose
 from bundler.definition.spec import Spec, Wanted
 from bundler.download import BlobStream
 from bundler.endpoint import Endpoint
-from bundler.plan import Plan
-from bundler.resolve import resolve
+from bundler.planning.plan import Plan
+from bundler.planning.resolve import resolve
 from bundler.source import Source
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest

@@ -8,7 +8,6 @@ from typing import Any, Optional
 
 import click
 
-from bundler.base import read_base, subtract, summary
 from bundler.commands.lock import lock_path
 from bundler.commands.options import (
     Look,
@@ -30,10 +29,11 @@ from bundler.create import (
 from bundler.definition.load import Defined, define
 from bundler.definition.spec import TOOLCHAIN, Definition
 from bundler.export import DEFAULT_WORKERS
-from bundler.lock import PinnedSource, read_lock
-from bundler.plan import Plan
-from bundler.referrers import with_referrers
-from bundler.resolve import resolve
+from bundler.planning.delta import read_base, subtract, summary
+from bundler.planning.lockfile import PinnedSource, read_lock
+from bundler.planning.plan import Plan
+from bundler.planning.referrers import with_referrers
+from bundler.planning.resolve import resolve
 from bundler.selfrun import program
 from bundler.size import parse_size
 from bundler.source import RegistrySource, Source

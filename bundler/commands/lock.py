@@ -12,8 +12,8 @@ import click
 from bundler.commands.options import Registries, registry_options
 from bundler.definition.load import define
 from bundler.definition.spec import Definition
-from bundler.lock import Lock, PinnedSource, read_lock
-from bundler.resolve import resolve
+from bundler.planning.lockfile import Lock, PinnedSource, read_lock
+from bundler.planning.resolve import resolve
 from bundler.source import RegistrySource
 from bundles.cli import Output, common_options
 from bundles.digest import Digest

@@ -14,10 +14,10 @@ import pytest
 from bundler.compose import compose
 from bundler.definition.spec import Definition, Spec, combine
 from bundler.export import export
-from bundler.plan import Plan
-from bundler.recompress import recompress
-from bundler.referrers import with_referrers
-from bundler.resolve import resolve
+from bundler.planning.plan import Plan
+from bundler.planning.recompress import recompress
+from bundler.planning.referrers import with_referrers
+from bundler.planning.resolve import resolve
 from bundler.source import RegistrySource
 from bundler.spool import Spool, SpooledSource
 from bundler.zstd import Settings

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 from hypothesis import example as sample_of
 
 from bundler.definition.spec import Spec, Wanted
-from bundler.resolve import resolve
+from bundler.planning.resolve import resolve
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, UsageError

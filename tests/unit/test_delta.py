@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bundler.base import Known, read_base, subtract
 from bundler.definition.spec import Spec, Wanted
-from bundler.resolve import resolve
+from bundler.planning.delta import Known, read_base, subtract
+from bundler.planning.resolve import resolve
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, DamagedArchiveError, NetworkError, UsageError
 from bundles.manifest import Base

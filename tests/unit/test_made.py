@@ -20,9 +20,9 @@ from bundler.create import spool_beside
 from bundler.definition.spec import FromDaemon, Spec, Wanted
 from bundler.download import BlobStream
 from bundler.endpoint import Endpoint
-from bundler.plan import Plan
-from bundler.recompress import Recompressed, recompress
-from bundler.resolve import resolve
+from bundler.planning.plan import Plan
+from bundler.planning.recompress import Recompressed, recompress
+from bundler.planning.resolve import resolve
 from bundler.saved import read_saved
 from bundler.source import Source
 from bundler.spool import Local, Spool, SpooledSource

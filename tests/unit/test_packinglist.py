@@ -100,7 +100,7 @@ def with_labels(labels: dict[str, object], annotations: dict[str, object]) -> Ma
     root = content.add(base.media_type, json.dumps(manifest).encode(), AMD64)
     sample = made(image("x:1", platforms=(AMD64,)))
     from bundler.definition.spec import Spec, Wanted
-    from bundler.resolve import resolve
+    from bundler.planning.resolve import resolve
     from bundles.reference import Reference
 
     source = ContentSource(content, {"x:1": content.index(root)})

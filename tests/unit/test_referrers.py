@@ -19,8 +19,8 @@ from bundler.definition.spec import (
     combine,
 )
 from bundler.export import export
-from bundler.referrers import with_referrers
-from bundler.resolve import resolve
+from bundler.planning.referrers import with_referrers
+from bundler.planning.resolve import resolve
 from bundler.source import RegistrySource
 from bundler.spool import Spool, SpooledSource
 from bundles.descriptor import Descriptor

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bundler.definition.spec import Spec, Wanted
-from bundler.plan import Plan
-from bundler.resolve import resolve
+from bundler.planning.plan import Plan
+from bundler.planning.resolve import resolve
 from bundler.source import RegistrySource
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest

@@ -8,7 +8,7 @@ import pytest
 
 from bundler.compose import compose
 from bundler.definition.spec import Spec
-from bundler.plan import Plan, Resolved
+from bundler.planning.plan import Plan, Resolved
 from bundles.descriptor import Descriptor
 from bundles.errors import DamagedArchiveError
 from bundles.manifest import Image, PlatformContent

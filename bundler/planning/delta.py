@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bundler.plan import Plan
+from bundler.planning.plan import Plan
 from bundles.describe import read_json_start, read_manifest
 from bundles.digest import Digest
 from bundles.errors import UsageError

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Optional, Union
 
 from bundler.definition.spec import Spec, Wanted
-from bundler.plan import Plan, Resolved
+from bundler.planning.plan import Plan, Resolved
 from bundler.source import Source
 from bundles.descriptor import CONFIG_TYPES, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from bundles.digest import Digest

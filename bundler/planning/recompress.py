@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 from bundler import zstd
-from bundler.plan import Plan, Resolved
+from bundler.planning.plan import Plan, Resolved
 from bundler.saved import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
 from bundler.spool import Hashed, Local, SpooledSource
 from bundler.workers import in_parallel

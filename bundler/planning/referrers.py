@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bundler.plan import Plan, Resolved
+from bundler.planning.plan import Plan, Resolved
 from bundler.source import RegistrySource
 from bundler.workers import in_parallel
 from bundles.descriptor import CONFIG_TYPES, OCI_INDEX, Descriptor

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundler.definition.spec import Spec, Wanted
-from bundler.plan import Plan
+from bundler.planning.plan import Plan
 from bundler.source import Source, SourceAround
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
@@ -16,10 +15,9 @@ from bundler.definition.spec import Spec, Wanted
 from bundler.export import export
 from bundler.leftover import Leftover, LeftoverSource, discard, set_aside
 from bundler.planning.plan import Plan
-from bundler.source import Source
-from bundler.spool import Spool, SpooledSource
-from bundles.errors import NotFoundError, UsageError
-from bundles.journal import open_locked
+from bundler.sources.source import Source
+from bundler.sources.spool import Spool, SpooledSource
+from bundles.errors import NotFoundError
 from bundles.platform import Platform
 from bundles.progress import Progress, human_size
 from bundles.writer import ArchiveWriter, Contents, Written
@@ -44,55 +42,6 @@ class Made:
         return {"madeSize": self.size, "recompressed": changed}
 
 
-@contextlib.contextmanager
-def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> Iterator[Spool]:
-    """A spool in a directory beside the archive, removed at the end; what a failed run has recompressed waits in it.
-
-    Args:
-        target: the archive.
-        spec: whether anything is to be made at all.
-        keep: False to learn sizes and digests and to write nothing.
-        progress: is told what waits for the next run.
-
-    Raises:
-        BundleError: another process makes the same archive.
-        UsageError: no directory can be made there.
-    """
-    directory = target.with_name(f"{target.name}.spool")
-    # What a run has left is removed by the next one that ends well, whether or not that makes anything itself.
-    if not keep or not (spec.from_daemon or spec.recompress or directory.is_dir()):
-        yield Spool(None)
-        return
-    with contextlib.ExitStack() as stack:
-        try:
-            handle = open_locked(directory, target.name, lambda: _open_directory(directory))
-        except OSError as error:
-            raise UsageError(
-                f"`{directory}` cannot be written: {(error.strerror or str(error)).lower()}",
-                hint="choose another place with -o FILE",
-            ) from None
-        stack.callback(os.close, handle)
-        spool = Spool(directory)
-        spool.clear(all_of_it=False)
-        done = False
-        try:
-            yield spool
-            done = True
-        finally:
-            left = spool.clear(all_of_it=done)
-            if left:
-                what = f"{human_size(left)} of recompressed layers"
-                progress.message(f"note: {what} wait in {directory} for the next run")
-            # What else somebody has put there is not ours to remove.
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-
-
-def _open_directory(directory: Path) -> int:
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-
-
 def take_local(
     spec: Spec, source: Source, spool: Spool, threads: int, progress: Progress
 ) -> tuple[Spec, SpooledSource]:
@@ -105,9 +54,9 @@ def take_local(
     spooled = SpooledSource(source, spool)
     if not spec.from_daemon:
         return spec, spooled
-    from bundler.daemon import platforms, read_images
-    from bundler.saved import OCI_ZSTD_LAYER, ZSTD_NOTE
-    from bundler.zstd import DEFAULT_LEVEL, Settings
+    from bundler.sources.docker_engine import platforms, read_images
+    from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE
+    from bundler.sources.zstd import DEFAULT_LEVEL, Settings
 
     settings = Settings(spec.zstd_level or DEFAULT_LEVEL, threads)
     wanted = list(spec.images)
@@ -145,7 +94,7 @@ def make_smaller(
     result = None
     if spec.recompress:
         from bundler.planning.recompress import recompress
-        from bundler.zstd import DEFAULT_LEVEL, Settings
+        from bundler.sources.zstd import DEFAULT_LEVEL, Settings
 
         result = recompress(plan, source, Settings(spec.zstd_level or DEFAULT_LEVEL, threads), progress, workers)
         plan = dataclasses.replace(result.plan, notes=(*plan.notes, *result.notes()))

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Sequence
 from typing import Optional
 
-from bundler.endpoint import Endpoint
 from bundler.planning.plan import Plan
-from bundler.source import Source
+from bundler.sources.mirrors import Endpoint
+from bundler.sources.source import Source
 from bundler.workers import in_parallel
 from bundles.descriptor import Descriptor
 from bundles.errors import ContentError, InterruptedByUser

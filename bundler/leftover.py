@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional, Union
 
-from bundler.download import BlobStream
-from bundler.endpoint import Endpoint
-from bundler.source import Source, SourceAround
+from bundler.sources.mirrors import Endpoint
+from bundler.sources.source import BlobStream, Source, SourceAround
 from bundles.closing import Closing
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest

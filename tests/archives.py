@@ -9,11 +9,10 @@ from typing import Optional, Union
 
 from bundler.compose import compose
 from bundler.definition.spec import Spec, Wanted
-from bundler.download import BlobStream
-from bundler.endpoint import Endpoint
 from bundler.planning.plan import Plan
 from bundler.planning.resolve import resolve
-from bundler.source import Source
+from bundler.sources.mirrors import Endpoint
+from bundler.sources.source import BlobStream, Source
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import NotFoundError

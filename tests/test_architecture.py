@@ -15,16 +15,21 @@ MODULES = sorted(path for package in ("bundles", "bundler", "installer") for pat
 ALLOWED = {"bundles": {"bundles"}, "bundler": {"bundler", "bundles"}, "installer": {"installer", "bundles"}}
 # library -> the only modules that import it
 ONLY = {
-    "docker": {"bundler/credentials.py", "bundler/daemon.py", "installer/engine.py"},
+    "docker": {"bundler/sources/docker_config.py", "bundler/sources/docker_engine.py", "installer/engine.py"},
     "urllib3": {"bundles/connections.py", "bundles/failures.py", "bundles/transport.py"},
     "packaging": {"installer/version.py", "installer/engine.py", "installer/buildx.py"},
     "tqdm": {"bundles/progress.py"},
-    "tarfile": {"bundler/saved.py", "bundles/layout.py", "installer/dockerarchive.py", "installer/engine.py"},
+    "tarfile": {
+        "bundler/sources/docker_save.py",
+        "bundles/layout.py",
+        "installer/dockerarchive.py",
+        "installer/engine.py",
+    },
     "fcntl": {"bundles/journal.py"},
     "zipfile": {"bundler/selfrun.py"},
     "tomllib": {"bundler/definition/bundle_toml.py"},
     "tomli": {"bundler/definition/bundle_toml.py"},
-    "zstandard": {"bundler/zstd.py"},
+    "zstandard": {"bundler/sources/zstd.py"},
 }
 
 

@@ -23,20 +23,22 @@ from bundler.create import (
     Made,
     _write,
     make_smaller,
-    spool_beside,
     take_local,
 )
 from bundler.definition.load import Defined, define
 from bundler.definition.spec import TOOLCHAIN, Definition
 from bundler.export import DEFAULT_WORKERS
 from bundler.planning.delta import read_base, subtract, summary
-from bundler.planning.lockfile import PinnedSource, read_lock
+from bundler.planning.lockfile import read_lock
 from bundler.planning.plan import Plan
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
 from bundler.selfrun import program
 from bundler.size import parse_size
-from bundler.source import RegistrySource, Source
+from bundler.sources.pinned import PinnedSource
+from bundler.sources.registry import RegistrySource
+from bundler.sources.source import Source
+from bundler.sources.spool import spool_beside
 from bundles.cli import Output, common_options
 from bundles.errors import UsageError
 from bundles.parts import cut

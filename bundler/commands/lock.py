@@ -12,9 +12,10 @@ import click
 from bundler.commands.options import Registries, registry_options
 from bundler.definition.load import define
 from bundler.definition.spec import Definition
-from bundler.planning.lockfile import Lock, PinnedSource, read_lock
+from bundler.planning.lockfile import Lock, read_lock
 from bundler.planning.resolve import resolve
-from bundler.source import RegistrySource
+from bundler.sources.pinned import PinnedSource
+from bundler.sources.registry import RegistrySource
 from bundles.cli import Output, common_options
 from bundles.digest import Digest
 from bundles.errors import UsageError

@@ -11,8 +11,8 @@ from typing import Any, Optional, TypeVar
 
 import click
 
-from bundler.credentials import Credentials
 from bundler.definition.spec import FromDaemon
+from bundler.sources.docker_config import Credentials
 from bundles.errors import UsageError
 from bundles.transport import Settings
 

@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
-from bundler import zstd
 from bundler.planning.plan import Plan, Resolved
-from bundler.saved import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
-from bundler.spool import Hashed, Local, SpooledSource
+from bundler.sources import zstd
+from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
+from bundler.sources.spool import Hashed, Local, SpooledSource
 from bundler.workers import in_parallel
 from bundles.descriptor import (
     ATTESTATION_DIGEST,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bundler.planning.plan import Plan, Resolved
-from bundler.source import RegistrySource
+from bundler.sources.registry import RegistrySource
 from bundler.workers import in_parallel
 from bundles.descriptor import CONFIG_TYPES, OCI_INDEX, Descriptor
 from bundles.digest import Digest

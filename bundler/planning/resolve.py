@@ -10,7 +10,7 @@ from typing import Optional, Union
 
 from bundler.definition.spec import Spec, Wanted
 from bundler.planning.plan import Plan, Resolved
-from bundler.source import Source
+from bundler.sources.source import Source
 from bundles.descriptor import CONFIG_TYPES, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from bundles.digest import Digest
 from bundles.errors import (

@@ -18,9 +18,9 @@ from bundler.planning.plan import Plan
 from bundler.planning.recompress import recompress
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
-from bundler.source import RegistrySource
-from bundler.spool import Spool, SpooledSource
-from bundler.zstd import Settings
+from bundler.sources.registry import RegistrySource
+from bundler.sources.spool import Spool, SpooledSource
+from bundler.sources.zstd import Settings
 from bundles.descriptor import Descriptor
 from bundles.errors import AuthenticationError, BundleError, InterruptedByUser, NotFoundError
 from bundles.platform import Platform

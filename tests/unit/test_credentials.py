@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bundler.credentials import Credentials
+from bundler.sources.docker_config import Credentials
 from bundles.authentication import Credential
 from bundles.errors import AuthenticationError, BundleError, UsageError
 

@@ -10,10 +10,9 @@ import pytest
 
 from bundler.compose import compose
 from bundler.definition.spec import Spec
-from bundler.download import BlobStream
-from bundler.endpoint import Endpoint
 from bundler.export import Layer, export, in_order
-from bundler.source import Source
+from bundler.sources.mirrors import Endpoint
+from bundler.sources.source import BlobStream, Source
 from bundles.descriptor import OCI_LAYER, Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError

@@ -15,17 +15,15 @@ from typing import Any, Optional
 import pytest
 import zstandard
 
-from bundler import zstd
-from bundler.create import spool_beside
 from bundler.definition.spec import FromDaemon, Spec, Wanted
-from bundler.download import BlobStream
-from bundler.endpoint import Endpoint
 from bundler.planning.plan import Plan
 from bundler.planning.recompress import Recompressed, recompress
 from bundler.planning.resolve import resolve
-from bundler.saved import read_saved
-from bundler.source import Source
-from bundler.spool import Local, Spool, SpooledSource
+from bundler.sources import zstd
+from bundler.sources.docker_save import read_saved
+from bundler.sources.mirrors import Endpoint
+from bundler.sources.source import BlobStream, Source
+from bundler.sources.spool import Local, Spool, SpooledSource, spool_beside
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import BundleError, ContentError, NotFoundError, UnavailableError, UsageError

@@ -21,8 +21,8 @@ from bundler.definition.spec import (
 from bundler.export import export
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
-from bundler.source import RegistrySource
-from bundler.spool import Spool, SpooledSource
+from bundler.sources.registry import RegistrySource
+from bundler.sources.spool import Spool, SpooledSource
 from bundles.descriptor import Descriptor
 from bundles.errors import NetworkError
 from bundles.platform import Platform

@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from bundler.source import RegistrySource
+from bundler.sources.registry import RegistrySource
 from bundles.authentication import Credential
 from bundles.descriptor import Descriptor
 from bundles.errors import (

@@ -12,7 +12,7 @@ import pytest
 from bundler.definition.spec import Spec, Wanted
 from bundler.planning.plan import Plan
 from bundler.planning.resolve import resolve
-from bundler.source import RegistrySource
+from bundler.sources.registry import RegistrySource
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import AuthenticationError, ContentError, NetworkError, NotFoundError

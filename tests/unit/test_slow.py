@@ -10,7 +10,7 @@ from typing import Callable
 
 import pytest
 
-from bundler.source import RegistrySource
+from bundler.sources.registry import RegistrySource
 from bundles.errors import TooSlowError, UnavailableError
 from bundles.reference import Reference
 from bundles.transport import Transport

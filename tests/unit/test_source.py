@@ -13,8 +13,8 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from bundler.endpoint import Endpoint
-from bundler.source import RegistrySource
+from bundler.sources.mirrors import Endpoint
+from bundler.sources.registry import RegistrySource
 from bundles.authentication import Credential
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest

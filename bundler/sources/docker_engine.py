@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
-from bundler import zstd
 from bundler.definition.spec import FromDaemon
-from bundler.saved import index, read_saved
-from bundler.spool import Local, Spool
+from bundler.sources import zstd
+from bundler.sources.docker_save import index, read_saved
+from bundler.sources.spool import Local, Spool
 from bundles.descriptor import Descriptor
 from bundles.errors import HostError, NotFoundError, UsageError
 from bundles.image import config_platform, parse_index, parse_manifest

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
-from bundler.download import BlobStream, Download
-from bundler.endpoint import Endpoint
-from bundler.mirrors import Mirrors, all_failed
+from bundler.sources.download import Download
+from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
+from bundler.sources.source import BlobStream, Source
 from bundles.authentication import pull_scope
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
-from bundles.errors import ContentError, NetworkError, NotFoundError
+from bundles.errors import NetworkError, NotFoundError
 from bundles.reference import Reference
 from bundles.remote import fetch_list, fetch_manifest, fetch_referrers
 from bundles.transport import Transport
@@ -26,100 +25,8 @@ _SUGGESTIONS = 5
 _ALIKE = 0.5
 
 
-class Source(abc.ABC):
-    """Where images come from. Thread-safe.
-
-    root, data = source.manifest(Reference.parse("debian:12"))
-    for layer in parse_manifest(data).layers:
-        with source.open_blob(reference, layer) as stream:
-            ...
-
-    A manifest's bytes are verified here; a blob's are verified by whoever reads the stream to its end.
-    """
-
-    @abc.abstractmethod
-    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
-        """A manifest or index: its descriptor, computed from the bytes, and the bytes as they came.
-
-        Raises:
-            NotFoundError: it is not there; the message suggests tags that are.
-            NetworkError: it cannot be had.
-        """
-
-    @abc.abstractmethod
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        """Begin to read a blob at `offset`; the caller closes the stream and verifies the digest.
-
-        Args:
-            repository: any reference to the repository that has it.
-            descriptor: the blob.
-            offset: the first byte wanted.
-            avoid: endpoints that sent wrong bytes, see `BlobStream.endpoint`.
-
-        Raises:
-            ContentError: there is no endpoint besides those to avoid, or none sends content of this size.
-            NetworkError: no endpoint has it.
-        """
-
-    @abc.abstractmethod
-    def cancel(self) -> None:
-        """End what other threads wait for, with errors. Nothing can be had from the source afterwards."""
-
-    def read_blob(self, repository: Reference, descriptor: Descriptor, limit: int) -> bytes:
-        """A small blob as a whole, verified; an endpoint that sends wrong bytes is passed over.
-
-        Raises:
-            ContentError: it is larger than `limit`, or wrong wherever it comes from.
-            NetworkError: no endpoint has it.
-        """
-        what = f"the blob {descriptor.digest} of `{repository.familiar}`"
-        if descriptor.size > limit:
-            raise ContentError(f"{what} has {descriptor.size} bytes: expected at most {limit}")
-        avoid: frozenset[Endpoint] = frozenset()
-        while True:
-            with self.open_blob(repository, descriptor, 0, avoid) as stream:
-                data = bytearray()
-                buffer = bytearray(min(1 << 20, descriptor.size))
-                while count := stream.readinto(buffer):
-                    data += buffer[:count]
-                endpoint = stream.endpoint
-            if Digest.of(bytes(data)) == descriptor.digest:
-                return bytes(data)
-            if endpoint is None or endpoint in avoid:
-                raise ContentError(f"{what} has other bytes than its digest says")
-            avoid |= {endpoint}
-
-
-class SourceAround(Source):
-    """Another source; those that change something of it override just that."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-
-    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
-        return self._source.manifest(reference)
-
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        return self._source.open_blob(repository, descriptor, offset, avoid)
-
-    def cancel(self) -> None:
-        self._source.cancel()
-
-
 class RegistrySource(Source):
-    """Registries, each through its mirrors where there are some, see `bundler.mirrors.Mirrors`."""
+    """Registries, each through its mirrors where there are some, see `bundler.sources.mirrors.Mirrors`."""
 
     def __init__(self, transport: Transport, mirrors: Mapping[str, Sequence[str]]) -> None:
         self._transport = transport

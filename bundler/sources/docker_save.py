@@ -15,8 +15,8 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Optional
 
-from bundler import zstd
-from bundler.spool import Hashed, Local, Spool
+from bundler.sources import zstd
+from bundler.sources.spool import Hashed, Local, Spool
 from bundles.descriptor import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError, UsageError

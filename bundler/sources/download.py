@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import abc
 import re
 from typing import Optional, Union
 
-from bundler.endpoint import Endpoint
-from bundler.mirrors import Mirrors, all_failed
+from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
+from bundler.sources.source import BlobStream
 from bundles.authentication import pull_scope
-from bundles.closing import Closing
 from bundles.connections import Response
 from bundles.descriptor import Descriptor
 from bundles.errors import ContentError, NetworkError, TooSlowError, UnavailableError
@@ -20,32 +18,6 @@ _SKIP = 1 << 20
 # How much must come before an endpoint is forgiven that it was too slow.
 _PROGRESS = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.ASCII)
-
-
-class BlobStream(Closing):
-    """The bytes of one blob, from an offset on. A context manager, for one thread.
-
-    with source.open_blob(repository, descriptor) as stream:
-        while count := stream.readinto(buffer):
-            ...
-    """
-
-    @property
-    @abc.abstractmethod
-    def endpoint(self) -> Optional[Endpoint]:
-        """Who sent the last bytes; None before the first request."""
-
-    @abc.abstractmethod
-    def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
-        """Put the next bytes into `buffer`; 0 only at the end. Never more than the descriptor's size in all.
-
-        Raises:
-            NetworkError: the rest cannot be had.
-        """
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Give back the connection. May be called at any point, and more than once."""
 
 
 class Download(BlobStream):

@@ -6,6 +6,7 @@ there for the next run too, when this one fails.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -16,12 +17,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Optional, Union
 
-from bundler.download import BlobStream
-from bundler.endpoint import Endpoint
-from bundler.source import Source, SourceAround
+from bundler.definition.spec import Spec
+from bundler.sources.mirrors import Endpoint
+from bundler.sources.source import BlobStream, Source, SourceAround
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
-from bundles.errors import DiskFullError
+from bundles.errors import DiskFullError, UsageError
+from bundles.journal import open_locked
+from bundles.progress import Progress, human_size
 from bundles.reference import Reference
 
 # What is not whole yet; what was read from the local Docker, which has it still; what was fetched and made smaller.
@@ -230,3 +233,52 @@ class Hashed:
     @property
     def digest(self) -> Digest:
         return Digest(f"sha256:{self._digest.hexdigest()}")
+
+
+@contextlib.contextmanager
+def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> Iterator[Spool]:
+    """A spool in a directory beside the archive, removed at the end; what a failed run has recompressed waits in it.
+
+    Args:
+        target: the archive.
+        spec: whether anything is to be made at all.
+        keep: False to learn sizes and digests and to write nothing.
+        progress: is told what waits for the next run.
+
+    Raises:
+        BundleError: another process makes the same archive.
+        UsageError: no directory can be made there.
+    """
+    directory = target.with_name(f"{target.name}.spool")
+    # What a run has left is removed by the next one that ends well, whether or not that makes anything itself.
+    if not keep or not (spec.from_daemon or spec.recompress or directory.is_dir()):
+        yield Spool(None)
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = open_locked(directory, target.name, lambda: _open_directory(directory))
+        except OSError as error:
+            raise UsageError(
+                f"`{directory}` cannot be written: {(error.strerror or str(error)).lower()}",
+                hint="choose another place with -o FILE",
+            ) from None
+        stack.callback(os.close, handle)
+        spool = Spool(directory)
+        spool.clear(all_of_it=False)
+        done = False
+        try:
+            yield spool
+            done = True
+        finally:
+            left = spool.clear(all_of_it=done)
+            if left:
+                what = f"{human_size(left)} of recompressed layers"
+                progress.message(f"note: {what} wait in {directory} for the next run")
+            # What else somebody has put there is not ours to remove.
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+
+def _open_directory(directory: Path) -> int:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -1,0 +1,49 @@
+"""A source in front of another one that asks for locked references by their digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Mapping
+
+from bundler.sources.source import Source, SourceAround
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import NotFoundError
+from bundles.reference import Reference
+
+
+class PinnedSource(SourceAround):
+    """A source in which references stand for the digests that a lock gives them. Thread-safe.
+
+    `found` is what each reference that was asked for stood for.
+    """
+
+    def __init__(self, source: Source, pins: Mapping[Reference, Digest]) -> None:
+        super().__init__(source)
+        self._pins = pins
+        self._lock = threading.Lock()
+        self._found: dict[Reference, Digest] = {}
+
+    @property
+    def found(self) -> Mapping[Reference, Digest]:
+        with self._lock:
+            return dict(self._found)
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        pin = self._pins.get(reference)
+        try:
+            at = dataclasses.replace(reference, tag=None, digest=pin) if pin else reference
+            descriptor, data = self._source.manifest(at)
+        except NotFoundError as error:
+            if pin is None or reference.digest:
+                raise
+            raise NotFoundError(
+                f"`{reference.familiar}` is locked as {pin}, which is no longer there: {error.message}",
+                hint=f"bundle lock --upgrade {reference.familiar}",
+                status=error.status,
+                codes=error.codes,
+            ) from None
+        with self._lock:
+            self._found[reference] = descriptor.digest
+        return descriptor, data

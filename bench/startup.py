@@ -9,9 +9,9 @@ from pathlib import Path
 from bench.context import BUNDLE, Context
 from bench.measure import Sample, in_rounds, measure, megabytes, say
 from bench.report import Findings, Ratio, Table
-from bundler.compose import compose
 from bundler.definition.spec import Spec
-from bundler.selfrun import program
+from bundler.writing.contents import Contents, compose
+from bundler.writing.program import program
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.layout import (
@@ -23,7 +23,6 @@ from bundles.layout import (
     checksum_line,
     header,
 )
-from bundles.writer import Contents
 from tests.archives import AMD64, ARM64, image, made
 
 _SIZE = 20 * 10**9

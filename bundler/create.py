@@ -12,15 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from bundler.definition.spec import Spec, Wanted
-from bundler.export import export
-from bundler.leftover import Leftover, LeftoverSource, discard, set_aside
 from bundler.planning.plan import Plan
 from bundler.sources.source import Source
 from bundler.sources.spool import Spool, SpooledSource
+from bundler.writing.contents import Contents
+from bundler.writing.fetch import export
+from bundler.writing.previous import (
+    Leftover,
+    LeftoverSource,
+    discard,
+    set_aside,
+)
+from bundler.writing.writer import ArchiveWriter, Written
 from bundles.errors import NotFoundError
 from bundles.platform import Platform
 from bundles.progress import Progress, human_size
-from bundles.writer import ArchiveWriter, Contents, Written
 
 if TYPE_CHECKING:
     from bundler.planning.recompress import Recompressed

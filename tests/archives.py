@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional, Union
 
-from bundler.compose import compose
 from bundler.definition.spec import Spec, Wanted
 from bundler.planning.plan import Plan
 from bundler.planning.resolve import resolve
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream, Source
+from bundler.writing.contents import Contents, compose
+from bundler.writing.writer import ArchiveWriter, Written
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import NotFoundError
 from bundles.platform import Platform
 from bundles.reference import Reference
-from bundles.writer import ArchiveWriter, Contents, Written
 from tests.images import Content, layer
 
 PROGRAM = b"PK\x05\x06" + bytes(18)  # an empty zip

@@ -18,7 +18,6 @@ from bundler.commands.options import (
     pair,
     registry_options,
 )
-from bundler.compose import compose
 from bundler.create import (
     Made,
     _write,
@@ -27,18 +26,20 @@ from bundler.create import (
 )
 from bundler.definition.load import Defined, define
 from bundler.definition.spec import TOOLCHAIN, Definition
-from bundler.export import DEFAULT_WORKERS
 from bundler.planning.delta import read_base, subtract, summary
 from bundler.planning.lockfile import read_lock
 from bundler.planning.plan import Plan
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
-from bundler.selfrun import program
 from bundler.size import parse_size
 from bundler.sources.pinned import PinnedSource
 from bundler.sources.registry import RegistrySource
 from bundler.sources.source import Source
 from bundler.sources.spool import spool_beside
+from bundler.writing.contents import Contents, compose
+from bundler.writing.fetch import DEFAULT_WORKERS
+from bundler.writing.program import program
+from bundler.writing.writer import Written, check_directory
 from bundles.cli import Output, common_options
 from bundles.errors import UsageError
 from bundles.parts import cut
@@ -47,7 +48,6 @@ from bundles.progress import human_size
 from bundles.reference import Reference
 from bundles.signature import sign
 from bundles.transport import Transport
-from bundles.writer import Contents, Written, check_directory
 
 _PATH = click.Path(path_type=Path)
 

@@ -1,4 +1,4 @@
-"""Where images come from."""
+"""Where images come from when they come from registries."""
 
 from __future__ import annotations
 

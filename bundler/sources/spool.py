@@ -20,10 +20,10 @@ from typing import Optional, Union
 from bundler.definition.spec import Spec
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream, Source, SourceAround
+from bundler.writing.journal import open_locked
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import DiskFullError, UsageError
-from bundles.journal import open_locked
 from bundles.progress import Progress, human_size
 from bundles.reference import Reference
 

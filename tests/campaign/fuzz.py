@@ -16,11 +16,11 @@ from pathlib import Path
 import atheris  # type: ignore[import-not-found]
 
 with atheris.instrument_imports(include=["bundles", "installer.selection"]):
+    from bundler.writing.journal import _read
     from bundles.descriptor import Descriptor
     from bundles.digest import Digest
     from bundles.errors import BundleError
     from bundles.image import config_platform, media_type_of, parse_index, parse_json, parse_manifest
-    from bundles.journal import _read
     from bundles.layout import OCI_LAYOUT, checksum_line, header, padding
     from bundles.manifest import Manifest
     from bundles.platform import Platform

@@ -438,9 +438,9 @@ def test_docker_stopped_and_daemon_json_broken_are_both_said(bare: Air) -> None:
 
 
 def test_an_archive_for_other_hosts(bare: Air, usb: Path) -> None:
-    from bundler.compose import compose
     from bundler.definition.spec import Spec
-    from bundles.writer import ArchiveWriter
+    from bundler.writing.contents import compose
+    from bundler.writing.writer import ArchiveWriter
     from tests.archives import AMD64, ARM64, PROGRAM, image, made
 
     content = made(image("registry:3", "registry", (ARM64,), (9,)), image("debian:12", seeds=(1,)))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bundles import writer as writer_module
+from bundler.writing import writer as writer_module
+from bundler.writing.writer import ArchiveWriter
 from bundles.digest import Digest
 from bundles.errors import (
     ArchiveError,
@@ -28,7 +29,6 @@ from bundles.errors import (
 from bundles.layout import header
 from bundles.reader import Archive
 from bundles.reference import Reference
-from bundles.writer import ArchiveWriter
 from tests.archives import Made, example, image, made
 
 

@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from bundler.compose import compose
 from bundler.definition.spec import Definition, Spec, combine
-from bundler.export import export
 from bundler.planning.plan import Plan
 from bundler.planning.recompress import recompress
 from bundler.planning.referrers import with_referrers
@@ -21,13 +19,15 @@ from bundler.planning.resolve import resolve
 from bundler.sources.registry import RegistrySource
 from bundler.sources.spool import Spool, SpooledSource
 from bundler.sources.zstd import Settings
+from bundler.writing.contents import compose
+from bundler.writing.fetch import export
+from bundler.writing.writer import ArchiveWriter
 from bundles.descriptor import Descriptor
 from bundles.errors import AuthenticationError, BundleError, InterruptedByUser, NotFoundError
 from bundles.platform import Platform
 from bundles.progress import Silent
 from bundles.reference import Reference
 from bundles.transport import Transport
-from bundles.writer import ArchiveWriter
 from tests.archives import PROGRAM
 from tests.fake_registry import Certificate, FakeRegistry
 

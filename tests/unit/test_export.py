@@ -8,17 +8,17 @@ from typing import Optional
 
 import pytest
 
-from bundler.compose import compose
 from bundler.definition.spec import Spec
-from bundler.export import Layer, export, in_order
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream, Source
+from bundler.writing.contents import compose
+from bundler.writing.fetch import Layer, export, in_order
+from bundler.writing.writer import ArchiveWriter
 from bundles.descriptor import OCI_LAYER, Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError
 from bundles.progress import Silent
 from bundles.reference import Reference
-from bundles.writer import ArchiveWriter
 from tests.archives import AMD64, PROGRAM, image, made
 
 # Many more reads than the layers of these archives need: who comes so far goes on for ever.

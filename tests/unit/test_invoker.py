@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bundler.selfrun import _MAIN
+from bundler.writing.program import _MAIN
 from bundles.errors import HostError
 from bundles.reader import Archive
 from installer import files

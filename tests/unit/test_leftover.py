@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bundler import leftover
 from bundler.definition.spec import TOOLCHAIN
+from bundler.writing import previous
 from bundles.descriptor import Descriptor
 from bundles.layout import header
 from bundles.reader import Archive
@@ -83,14 +83,14 @@ def test_without_room_for_both_the_old_one_goes(registry: FakeRegistry, tmp_path
     journal.write_text(f"bundle {digest} 7\nsynced {layer} 5\n")
     (tmp_path / "offline.tar.partial").write_bytes(b"content")
     other = registry.blob("x", b"other bundle").digest
-    assert leftover.set_aside(tmp_path / "offline.tar", other, 1 << 60) > 0
+    assert previous.set_aside(tmp_path / "offline.tar", other, 1 << 60) > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["offline.tar.journal", "offline.tar.partial"]
-    leftover.set_aside(tmp_path / "offline.tar", digest, 1)
+    previous.set_aside(tmp_path / "offline.tar", digest, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["offline.tar.journal", "offline.tar.partial"]
-    leftover.set_aside(tmp_path / "offline.tar", other, 1)
+    previous.set_aside(tmp_path / "offline.tar", other, 1)
     names = ["offline.tar.previous.journal", "offline.tar.previous.partial"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    leftover.discard(tmp_path / "offline.tar")
+    previous.discard(tmp_path / "offline.tar")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_of_no_use_and_no_obstacle(registry: FakeRegistry
     for content in (bytes(2048) + header("bundle.json", len(data)) + data, b"", b"x" * 5000):
         previous.write_bytes(content)
         (tmp_path / "offline.tar.previous.journal").write_text(f"bundle {digest} 9000\nsynced {layer.digest} 5\n")
-        found = leftover.Leftover.of(path)
+        found = previous.Leftover.of(path)
         assert found
         with found:
             assert found.size_of([layer]) == 0

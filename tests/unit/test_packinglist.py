@@ -148,7 +148,7 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
 
 
 def test_parts_are_listed_each(tmp_path: Path) -> None:
-    from bundles.writer import ArchiveWriter
+    from bundler.writing.writer import ArchiveWriter
 
     contents = example()
     with ArchiveWriter(tmp_path / "offline.tar", contents.contents(), 100 * 1024) as writer:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from bundler.compose import compose
 from bundler.create import make_smaller
 from bundler.definition.spec import (
     Definition,
@@ -18,11 +17,13 @@ from bundler.definition.spec import (
     Wanted,
     combine,
 )
-from bundler.export import export
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
 from bundler.sources.registry import RegistrySource
 from bundler.sources.spool import Spool, SpooledSource
+from bundler.writing.contents import compose
+from bundler.writing.fetch import export
+from bundler.writing.writer import ArchiveWriter
 from bundles.descriptor import Descriptor
 from bundles.errors import NetworkError
 from bundles.platform import Platform
@@ -30,7 +31,6 @@ from bundles.progress import Silent
 from bundles.reader import Archive
 from bundles.reference import Reference
 from bundles.transport import Transport
-from bundles.writer import ArchiveWriter
 from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry

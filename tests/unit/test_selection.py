@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from bundler.compose import compose
 from bundler.definition.spec import Spec
 from bundler.planning.plan import Plan, Resolved
+from bundler.writing.contents import compose
+from bundler.writing.writer import ArchiveWriter
 from bundles.descriptor import Descriptor
 from bundles.errors import DamagedArchiveError
 from bundles.manifest import Image, PlatformContent
 from bundles.reader import Archive
 from bundles.reference import Reference
-from bundles.writer import ArchiveWriter
 from installer.address import Address
 from installer.selection import select
 from tests.archives import AMD64, PROGRAM

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from bundler.writing.writer import ArchiveWriter
 from bundles.cli import bundle, run
 from bundles.errors import ArchiveError, HostError, UntrustedArchiveError, UsageError
 from bundles.reader import Archive
 from bundles.signature import Signers, sign
-from bundles.writer import ArchiveWriter
 from tests.archives import Made, example, image, made
 
 

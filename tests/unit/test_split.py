@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from bundler.size import parse_size
+from bundler.writing.contents import Contents
+from bundler.writing.writer import ArchiveWriter, Written
 from bundles.cli import run
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, IncompleteArchiveError, UsageError
@@ -23,7 +25,6 @@ from bundles.layout import Layout
 from bundles.manifest import File
 from bundles.parts import cut
 from bundles.reader import Archive
-from bundles.writer import ArchiveWriter, Contents, Written
 from tests.archives import Made, example, image, made
 
 SPLIT = 30_000
@@ -348,7 +349,7 @@ def test_fat_file_systems_are_recognised(tmp_path: Path) -> None:
 def test_fat_is_refused_before_anything_is_written(
     sample: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bundles.writer.largest_file", lambda directory: 50_000)
+    monkeypatch.setattr("bundler.writing.writer.largest_file", lambda directory: 50_000)
     with pytest.raises(UsageError, match="is a FAT file system") as caught:
         sample.write(tmp_path / "offline.tar")
     assert caught.value.hint == "--split 4000MiB"

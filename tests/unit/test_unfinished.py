@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from bundles import writer as writer_module
+from bundler.writing import writer as writer_module
+from bundler.writing.contents import Contents
+from bundler.writing.journal import Journal
+from bundler.writing.partial_files import Unfinished
+from bundler.writing.running_hash import FrontierHasher
+from bundler.writing.writer import ArchiveWriter
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, DiskFullError, UsageError
-from bundles.frontier import FrontierHasher
-from bundles.journal import Journal
-from bundles.unfinished import Unfinished
-from bundles.writer import ArchiveWriter, Contents
 from tests.archives import Made, example, image, made
 
 
@@ -67,7 +68,7 @@ def test_after_a_start_of_the_machine_only_what_was_synced_counts(
     journal.written(blob, 1000)
     journal.synced({blob: 400})
     journal.close()
-    monkeypatch.setattr("bundles.journal._boot_id", lambda: "another")
+    monkeypatch.setattr("bundler.writing.journal._boot_id", lambda: "another")
     assert Journal(tmp_path / "journal", bundle).claims == {blob: 400}
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Optional
 
 import bundles
-from bundler.bootstrap import Bootstrap, filled
 from bundler.definition.spec import Spec
 from bundler.planning.plan import Plan
+from bundler.writing.install_script import Bootstrap, filled
 from bundles.descriptor import OCI_INDEX
 from bundles.digest import Digest
 from bundles.image import parse_manifest
+from bundles.layout import Layout
 from bundles.manifest import File, Image, Manifest
-from bundles.writer import Contents
 
 
 def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
@@ -88,3 +91,37 @@ def _docker_image(image: Image, data: bytes, suffix: str) -> dict[str, Any]:
 
 def _dump(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=True) + "\n").encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """All of an archive but its layers: `files`, `documents` (manifests and configs) and `program` as raw bytes.
+
+    `signature` is the entry for the signature of bundle.json when the manifest says that it is signed.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    documents: Mapping[Digest, bytes]
+    program: bytes
+    signature: Optional[bytes] = None
+
+    @functools.cached_property
+    def manifest_bytes(self) -> bytes:
+        """bundle.json."""
+        return self.manifest.to_bytes()
+
+    @functools.cached_property
+    def digest(self) -> Digest:
+        """The digest of bundle.json, which names the bundle."""
+        return Digest.of(self.manifest_bytes)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Where everything is in the archive."""
+        return self.manifest.layout(len(self.manifest_bytes))
+
+    def signed(self, sign: Callable[[bytes], bytes]) -> Contents:
+        """The same with a signature; `sign` makes it from bundle.json."""
+        manifest = dataclasses.replace(self.manifest, signed=True)
+        return dataclasses.replace(self, manifest=manifest, signature=sign(manifest.to_bytes()))

@@ -10,11 +10,16 @@ from bundler.planning.plan import Plan
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import Source
 from bundler.workers import in_parallel
+from bundler.writing.writer import (
+    CHUNK,
+    ArchiveWriter,
+    BlobSink,
+    Written,
+)
 from bundles.descriptor import Descriptor
 from bundles.errors import ContentError, InterruptedByUser
 from bundles.progress import Progress, Task
 from bundles.reference import Reference
-from bundles.writer import CHUNK, ArchiveWriter, BlobSink, Written
 
 DEFAULT_WORKERS = 4
 Layer = tuple[Descriptor, Reference]

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Sequence
 from typing import Optional
 
+from bundler.writing.partial_files import Unfinished
 from bundles.errors import ArchiveError, InterruptedByUser
 from bundles.layout import Entry, Layout
-from bundles.unfinished import Unfinished
 
 _CHUNK = 1 << 20
 

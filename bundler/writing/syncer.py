@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Optional
 
+from bundler.writing.journal import Journal
+from bundler.writing.partial_files import Unfinished
 from bundles.digest import Digest
-from bundles.journal import Journal
 from bundles.layout import Entry
-from bundles.unfinished import Unfinished
 
 # How much is written before it is pushed to the medium: what a power loss can cost. On a slow medium more comes in
 # during a sync, and the next one takes it all.

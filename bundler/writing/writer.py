@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Optional
 
+from bundler.writing.contents import Contents
+from bundler.writing.journal import Journal, journal_of
+from bundler.writing.partial_files import Unfinished, occupied, unfinished_files
+from bundler.writing.running_hash import FrontierHasher
+from bundler.writing.syncer import Syncer
 from bundles.closing import Closing
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, DiskFullError, UsageError
 from bundles.filesystem import free_space, largest_file, sync_directory, write_synced
-from bundles.frontier import FrontierHasher
 from bundles.interruption import held
-from bundles.journal import Journal, journal_of
 from bundles.layout import (
     CHECKSUM_NAME,
     END_OF_TAR,
@@ -31,55 +33,17 @@ from bundles.layout import (
     OCI_LAYOUT_NAME,
     SIGNATURE_NAME,
     Entry,
-    Layout,
     checksum_line,
     header,
     padding,
 )
-from bundles.manifest import Manifest
 from bundles.parts import begins_an_archive, cut, further_parts, part_name
 from bundles.progress import human_size
 from bundles.reader import Archive
-from bundles.syncer import Syncer
-from bundles.unfinished import Unfinished, occupied, unfinished_files
 
 CHUNK = 1 << 20
 # How much a blob grows between two lines of the journal: what an interruption can cost.
 _JOURNAL_STEP = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Contents:
-    """All of an archive but its layers: `files`, `documents` (manifests and configs) and `program` as raw bytes.
-
-    `signature` is the entry for the signature of bundle.json when the manifest says that it is signed.
-    """
-
-    manifest: Manifest
-    files: Mapping[str, bytes]
-    documents: Mapping[Digest, bytes]
-    program: bytes
-    signature: Optional[bytes] = None
-
-    @functools.cached_property
-    def manifest_bytes(self) -> bytes:
-        """bundle.json."""
-        return self.manifest.to_bytes()
-
-    @functools.cached_property
-    def digest(self) -> Digest:
-        """The digest of bundle.json, which names the bundle."""
-        return Digest.of(self.manifest_bytes)
-
-    @functools.cached_property
-    def layout(self) -> Layout:
-        """Where everything is in the archive."""
-        return self.manifest.layout(len(self.manifest_bytes))
-
-    def signed(self, sign: Callable[[bytes], bytes]) -> Contents:
-        """The same with a signature; `sign` makes it from bundle.json."""
-        manifest = dataclasses.replace(self.manifest, signed=True)
-        return dataclasses.replace(self, manifest=manifest, signature=sign(manifest.to_bytes()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from bench.measure import in_rounds, megabytes, say
 from bench.report import Findings, Ratio, Table
 from bench.workload import chosen, small
 from bundler.writing.fetch import DEFAULT_WORKERS
-from bundles.reader import Archive
+from bundles.archive.reader import Archive
 
 _ROUND_TRIP = 0.1
 _RATE = 100e6 / 8

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from bundles.archive.reader import Archive
 from bundles.progress import Silent
-from bundles.reader import Archive
 from bundles.transport import Settings, Transport
 from installer.address import Address
 from installer.push import Push

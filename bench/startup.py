@@ -12,9 +12,7 @@ from bench.report import Findings, Ratio, Table
 from bundler.definition.spec import Spec
 from bundler.writing.contents import Contents, compose
 from bundler.writing.program import program
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
-from bundles.layout import (
+from bundles.archive.layout import (
     CHECKSUM_NAME,
     END_OF_TAR,
     MANIFEST_NAME,
@@ -23,6 +21,8 @@ from bundles.layout import (
     checksum_line,
     header,
 )
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
 from tests.archives import AMD64, ARM64, image, made
 
 _SIZE = 20 * 10**9

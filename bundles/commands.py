@@ -7,12 +7,12 @@ from typing import Optional
 
 import click
 
+from bundles.archive.manifest import Image
+from bundles.archive.reader import Archive
 from bundles.cli import Output, common_options
 from bundles.files import write_whole
 from bundles.given import Given, archive_argument
-from bundles.manifest import Image
 from bundles.progress import human_size
-from bundles.reader import Archive
 
 
 @click.command()

@@ -10,10 +10,10 @@ from typing import Any, Optional, TypeVar
 
 import click
 
+from bundles.archive.reader import Archive
+from bundles.archive.signature import Signers
 from bundles.cli import running_archive
 from bundles.errors import UsageError
-from bundles.reader import Archive
-from bundles.signature import Signers
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)

@@ -13,12 +13,12 @@ from html import escape
 from pathlib import Path
 from typing import Any, Optional
 
+from bundles.archive.manifest import Image, PlatformContent
+from bundles.archive.reader import Archive
 from bundles.descriptor import CONFIG_TYPES, Descriptor
 from bundles.errors import UsageError
 from bundles.image import children, parse_json, parse_manifest
-from bundles.manifest import Image, PlatformContent
 from bundles.progress import Progress, human_size
-from bundles.reader import Archive
 
 _LABELS = "org.opencontainers.image."
 # The labels that come first, because they say what a thing is and under which terms; then the others by name.

@@ -1,6 +1,6 @@
 """One image for one platform as a tar stream that every Docker can load, composed from the archive while it is read.
 
-The stream is what `docker save` writes, see `bundles.savedimage`. It is never in memory or on disk here; layers are
+The stream is what `docker save` writes, see bundles/archive/docker_archive.py. Never in memory or on disk here; layers are
 verified on their way.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from bundles.archive.docker_archive import saved_blobs, saved_head
+from bundles.archive.layout import END_OF_TAR, header, padding
+from bundles.archive.reader import Archive
 from bundles.descriptor import Descriptor
 from bundles.image import parse_manifest
-from bundles.layout import END_OF_TAR, header, padding
-from bundles.reader import Archive
-from bundles.savedimage import saved_blobs, saved_head
 
 
 def stream(archive: Archive, manifest: Descriptor, name: str, advance: Callable[[int], None]) -> Iterator[bytes]:

@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from bundles.archive.reader import Archive
 from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError
 from bundles.progress import Progress, Silent
-from bundles.reader import Archive
 from installer import preflight
 from installer.binfmt import Emulation
 from installer.builder import Builder, BuildkitdConfig

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from bundles.archive.manifest import ROLES
+from bundles.archive.reader import Archive
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import UsageError
 from bundles.image import parse_manifest
-from bundles.manifest import ROLES
 from bundles.platform import Platform
-from bundles.reader import Archive
 from bundles.reference import Reference
 from installer import marks
 from installer.address import Address

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from bundles.archive.reader import Archive
 from bundles.errors import HostError, Problem
 from bundles.platform import Platform
 from bundles.progress import human_size
-from bundles.reader import Archive
 from installer import marks
 from installer.container import installed_address, installed_data
 from installer.engine import OLDEST_ENGINE, EngineInfo

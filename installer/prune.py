@@ -11,11 +11,11 @@ from typing import Any, Optional
 
 import click
 
+from bundles.archive.reader import Archive
 from bundles.cli import Output, common_options
 from bundles.errors import HostError
 from bundles.platform import Platform
 from bundles.progress import Silent
-from bundles.reader import Archive
 from installer import course
 from installer.connect import local_transport
 from installer.garbage import CollectGarbage, PruneImages, freed_text

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Optional, TypeVar
 
+from bundles.archive.reader import Archive, BlobReader
 from bundles.connections import BLOCK_SIZE
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
@@ -15,7 +16,6 @@ from bundles.errors import InterruptedByUser, NetworkError, Problem, Unreachable
 from bundles.image import parse_index
 from bundles.interruption import held
 from bundles.progress import Progress, Task
-from bundles.reader import Archive, BlobReader
 from installer.rebuild import rebuilt
 from installer.registry import Registry
 from installer.required import Required

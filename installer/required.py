@@ -6,11 +6,11 @@ import threading
 from collections.abc import Sequence
 from typing import Optional
 
+from bundles.archive.reader import Archive
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import Problem
 from bundles.progress import human_size
-from bundles.reader import Archive
 from installer.registry import Registry
 from installer.selection import Selected
 

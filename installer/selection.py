@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Optional
 
+from bundles.archive.manifest import Image
+from bundles.archive.reader import Archive
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import Problem
 from bundles.image import parse_index, parse_manifest
-from bundles.manifest import Image
 from bundles.platform import Platform
-from bundles.reader import Archive
 from installer.address import Address
 from installer.names import full_names, repositories
 

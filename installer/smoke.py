@@ -7,10 +7,10 @@ import posixpath
 from collections.abc import Sequence
 from typing import Any, Optional
 
+from bundles.archive.reader import Archive
 from bundles.errors import BundleError, UsageError
 from bundles.image import parse_json, parse_manifest
 from bundles.platform import Platform
-from bundles.reader import Archive
 from installer import marks
 from installer.builder import Builder
 from installer.dockercli import CommandError

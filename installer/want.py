@@ -10,13 +10,13 @@ from typing import Any, Optional
 
 import click
 
+from bundles.archive.want import Want
 from bundles.cli import Output, common_options
 from bundles.digest import Digest
 from bundles.errors import NetworkError, NotFoundError, UsageError
 from bundles.files import write_whole
 from bundles.image import parse_index, parse_manifest
 from bundles.transport import Settings, Transport
-from bundles.want import Want
 from installer.address import Address
 from installer.connect import bypass_proxies
 from installer.host import Places, read_json_file

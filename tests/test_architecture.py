@@ -21,7 +21,7 @@ ONLY = {
     "tqdm": {"bundles/progress.py"},
     "tarfile": {
         "bundler/sources/docker_save.py",
-        "bundles/layout.py",
+        "bundles/archive/layout.py",
         "installer/dockerarchive.py",
         "installer/engine.py",
     },

@@ -40,13 +40,13 @@ from bundler.writing.contents import Contents, compose
 from bundler.writing.fetch import DEFAULT_WORKERS
 from bundler.writing.program import program
 from bundler.writing.writer import Written, check_directory
+from bundles.archive.parts import cut
+from bundles.archive.signature import sign
 from bundles.cli import Output, common_options
 from bundles.errors import UsageError
-from bundles.parts import cut
 from bundles.platform import Platform
 from bundles.progress import human_size
 from bundles.reference import Reference
-from bundles.signature import sign
 from bundles.transport import Transport
 
 _PATH = click.Path(path_type=Path)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon
+from bundles.archive.manifest import check_name
 from bundles.errors import UsageError
-from bundles.manifest import check_name
 from bundles.platform import Platform
 from bundles.reference import Reference
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional
 
+from bundles.archive.manifest import check_name
 from bundles.errors import UsageError
-from bundles.manifest import check_name
 from bundles.platform import Platform
 from bundles.reference import Reference
 

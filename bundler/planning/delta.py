@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from bundler.planning.plan import Plan
-from bundles.describe import read_json_start, read_manifest
+from bundles.archive.manifest import Base, Manifest
+from bundles.archive.reader import read_json_start, read_manifest
+from bundles.archive.want import Want
 from bundles.digest import Digest
 from bundles.errors import UsageError
 from bundles.image import parse_json, parse_manifest
-from bundles.manifest import Base, Manifest
-from bundles.want import Want
 
 # What Docker loads from the archive itself: all of an image or nothing.
 _LOADED = frozenset({"registry", "buildkit", "buildx", "binfmt", "python"})

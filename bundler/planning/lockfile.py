@@ -23,10 +23,10 @@ from typing import Any, Optional
 
 from bundler.definition.spec import Spec, Wanted
 from bundler.planning.plan import Plan
+from bundles.archive.manifest import ROLES
 from bundles.digest import Digest
 from bundles.errors import ContentError, UsageError
 from bundles.image import parse_json
-from bundles.manifest import ROLES
 from bundles.platform import Platform
 from bundles.reference import Reference
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+from bundles.archive.manifest import Base, Image
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ContentError
-from bundles.manifest import Base, Image
 from bundles.reference import Reference
 
 

@@ -15,6 +15,7 @@ from bundler.sources import zstd
 from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
 from bundler.sources.spool import Hashed, Local, SpooledSource
 from bundler.workers import in_parallel
+from bundles.archive.manifest import Image
 from bundles.descriptor import (
     ATTESTATION_DIGEST,
     CONFIG_TYPES,
@@ -27,7 +28,6 @@ from bundles.descriptor import (
 from bundles.digest import Digest
 from bundles.errors import ContentError
 from bundles.image import parse_json, parse_manifest, walk
-from bundles.manifest import Image
 from bundles.progress import Progress, human_size
 from bundles.reference import Reference
 

@@ -11,6 +11,7 @@ from typing import Optional, Union
 from bundler.definition.spec import Spec, Wanted
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources.source import Source
+from bundles.archive.manifest import Image, PlatformContent
 from bundles.descriptor import CONFIG_TYPES, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from bundles.digest import Digest
 from bundles.errors import (
@@ -24,7 +25,6 @@ from bundles.errors import (
 )
 from bundles.image import MAX_CONFIG_SIZE, config_platform, parse_index, parse_manifest
 from bundles.interruption import held
-from bundles.manifest import Image, PlatformContent
 from bundles.platform import Platform
 from bundles.progress import human_size
 from bundles.reference import Reference

@@ -12,11 +12,11 @@ import bundles
 from bundler.definition.spec import Spec
 from bundler.planning.plan import Plan
 from bundler.writing.install_script import Bootstrap, filled
+from bundles.archive.layout import Layout
+from bundles.archive.manifest import File, Image, Manifest
 from bundles.descriptor import OCI_INDEX
 from bundles.digest import Digest
 from bundles.image import parse_manifest
-from bundles.layout import Layout
-from bundles.manifest import File, Image, Manifest
 
 
 def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Optional
 
 from bundler.planning.plan import Plan
+from bundles.archive.docker_archive import saved_blobs, saved_head
+from bundles.archive.layout import BLOCK, Layout
+from bundles.archive.manifest import File, Manifest, PlatformContent
 from bundles.digest import Digest
 from bundles.errors import BundleError
 from bundles.image import parse_manifest
-from bundles.layout import BLOCK, Layout
-from bundles.manifest import File, Manifest, PlatformContent
-from bundles.savedimage import saved_blobs, saved_head
 
 SCRIPT, HEADS = "install.sh", "python.tar"
 # As many digits as the size of any file has, so that the numbers do not change the size of the script.

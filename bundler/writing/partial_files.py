@@ -9,10 +9,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from bundles.archive.parts import further_parts
 from bundles.closing import Closing
 from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError
 from bundles.filesystem import sync_directory
-from bundles.parts import further_parts
 from bundles.progress import human_size
 
 PARTIAL = ".partial"

@@ -14,14 +14,14 @@ from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream, Source, SourceAround
 from bundler.writing.journal import Journal, described, journal_of
 from bundler.writing.partial_files import Unfinished, occupied, unfinished_files
+from bundles.archive.layout import BLOCK, Entry
+from bundles.archive.manifest import Manifest
+from bundles.archive.reader import manifest_size
 from bundles.closing import Closing
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import BundleError
 from bundles.filesystem import free_space
-from bundles.layout import BLOCK, Entry
-from bundles.manifest import Manifest
-from bundles.reader import manifest_size
 from bundles.reference import Reference
 
 # So that wrong bytes make the next try go elsewhere.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Optional
 
 from bundler.writing.partial_files import Unfinished
+from bundles.archive.layout import Entry, Layout
 from bundles.errors import ArchiveError, InterruptedByUser
-from bundles.layout import Entry, Layout
 
 _CHUNK = 1 << 20
 

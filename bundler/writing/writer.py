@@ -19,13 +19,7 @@ from bundler.writing.journal import Journal, journal_of
 from bundler.writing.partial_files import Unfinished, occupied, unfinished_files
 from bundler.writing.running_hash import FrontierHasher
 from bundler.writing.syncer import Syncer
-from bundles.closing import Closing
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
-from bundles.errors import ArchiveError, DiskFullError, UsageError
-from bundles.filesystem import free_space, largest_file, sync_directory, write_synced
-from bundles.interruption import held
-from bundles.layout import (
+from bundles.archive.layout import (
     CHECKSUM_NAME,
     END_OF_TAR,
     MANIFEST_NAME,
@@ -37,9 +31,20 @@ from bundles.layout import (
     header,
     padding,
 )
-from bundles.parts import begins_an_archive, cut, further_parts, part_name
+from bundles.archive.parts import (
+    begins_an_archive,
+    cut,
+    further_parts,
+    part_name,
+)
+from bundles.archive.reader import Archive
+from bundles.closing import Closing
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import ArchiveError, DiskFullError, UsageError
+from bundles.filesystem import free_space, largest_file, sync_directory, write_synced
+from bundles.interruption import held
 from bundles.progress import human_size
-from bundles.reader import Archive
 
 CHUNK = 1 << 20
 # How much a blob grows between two lines of the journal: what an interruption can cost.

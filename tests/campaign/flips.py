@@ -12,8 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bundles.archive.reader import Archive
 from bundles.errors import ArchiveError
-from bundles.reader import Archive
 from tests.archives import example
 
 

@@ -17,16 +17,21 @@ import atheris  # type: ignore[import-not-found]
 
 with atheris.instrument_imports(include=["bundles", "installer.selection"]):
     from bundler.writing.journal import _read
+    from bundles.archive.layout import (
+        OCI_LAYOUT,
+        checksum_line,
+        header,
+        padding,
+    )
+    from bundles.archive.manifest import Manifest
+    from bundles.archive.reader import Archive
+    from bundles.archive.signature import is_well_formed
     from bundles.descriptor import Descriptor
     from bundles.digest import Digest
     from bundles.errors import BundleError
     from bundles.image import config_platform, media_type_of, parse_index, parse_json, parse_manifest
-    from bundles.layout import OCI_LAYOUT, checksum_line, header, padding
-    from bundles.manifest import Manifest
     from bundles.platform import Platform
-    from bundles.reader import Archive
     from bundles.reference import Reference
-    from bundles.signature import is_well_formed
     from installer.address import Address
     from installer.selection import select
 

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from bundler.writing.writer import ArchiveWriter
+from bundles.archive.reader import Archive
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import UsageError
-from bundles.reader import Archive
 from tests.archives import example
 from tests.campaign import create, install, push
 from tests.campaign.disks import Disk

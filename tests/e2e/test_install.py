@@ -539,7 +539,7 @@ def test_ended_by_a_signal_it_goes_on(fresh: Air) -> None:
 
 
 def test_a_damaged_layer_is_named_and_nothing_is_tagged(fresh: Air, usb: Path, tmp_path: Path) -> None:
-    from bundles.reader import Archive
+    from bundles.archive.reader import Archive
 
     damaged = tmp_path / "damaged.tar"
     damaged.write_bytes((usb / "offline.tar").read_bytes())

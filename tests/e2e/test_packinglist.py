@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bundles.archive.reader import Archive
 from bundles.packinglist import packed_files, packing_list
 from bundles.progress import Silent
-from bundles.reader import Archive
 from tests.archives import example
 
 pytestmark = pytest.mark.e2e

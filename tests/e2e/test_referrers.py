@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bundler.definition.spec import TOOLCHAIN
+from bundles.archive.reader import Archive
 from bundles.progress import Silent
-from bundles.reader import Archive
 from bundles.transport import Transport
 from installer.address import Address
 from installer.push import Push

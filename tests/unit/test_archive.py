@@ -15,6 +15,8 @@ import pytest
 
 from bundler.writing import writer as writer_module
 from bundler.writing.writer import ArchiveWriter
+from bundles.archive.layout import header
+from bundles.archive.reader import Archive
 from bundles.digest import Digest
 from bundles.errors import (
     ArchiveError,
@@ -26,8 +28,6 @@ from bundles.errors import (
     NotABundleError,
     UsageError,
 )
-from bundles.layout import header
-from bundles.reader import Archive
 from bundles.reference import Reference
 from tests.archives import Made, example, image, made
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from bundles.archive.reader import Archive
 from bundles.image import parse_manifest
-from bundles.reader import Archive
 from installer.dockerarchive import stream
 from tests.archives import AMD64, ARM64, image, made
 

@@ -21,14 +21,14 @@ from bundler.definition.spec import Spec, Wanted
 from bundler.planning.resolve import resolve
 from bundler.writing.journal import Journal
 from bundler.writing.writer import ArchiveWriter
+from bundles.archive.layout import header, padding
+from bundles.archive.manifest import Manifest
+from bundles.archive.reader import Archive
 from bundles.descriptor import Descriptor
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, UsageError
 from bundles.image import parse_index, parse_manifest, walk
-from bundles.layout import header, padding
-from bundles.manifest import Manifest
 from bundles.platform import Platform
-from bundles.reader import Archive
 from bundles.reference import Reference
 from tests.archives import AMD64, ContentSource, Made, example
 from tests.images import Content, layer

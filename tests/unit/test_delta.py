@@ -13,12 +13,12 @@ import pytest
 from bundler.definition.spec import Spec, Wanted
 from bundler.planning.delta import Known, read_base, subtract
 from bundler.planning.resolve import resolve
+from bundles.archive.manifest import Base
+from bundles.archive.reader import Archive
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, DamagedArchiveError, NetworkError, UsageError
-from bundles.manifest import Base
 from bundles.platform import Platform
 from bundles.progress import Silent
-from bundles.reader import Archive
 from bundles.reference import Reference
 from bundles.transport import Transport
 from installer.address import Address

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bundles.archive.reader import Archive
 from bundles.errors import DamagedArchiveError
 from bundles.image import parse_manifest
 from bundles.platform import Platform
-from bundles.reader import Archive
 from installer.address import Address
 from installer.dockerarchive import content_size, stream
 from installer.job import Job, Options

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from bundles.archive.reader import Archive
 from bundles.digest import Digest
 from bundles.errors import DamagedArchiveError, HostError, InterruptedByUser, NetworkError
 from bundles.image import parse_index
 from bundles.platform import Platform
 from bundles.progress import Progress, Silent, Task
-from bundles.reader import Archive
 from bundles.transport import Transport
 from installer import marks, preflight
 from installer.address import Address

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bundler.writing.program import _MAIN
+from bundles.archive.reader import Archive
 from bundles.errors import HostError
-from bundles.reader import Archive
 from installer import files
 from installer.dockercli import DockerCLI
 from installer.host import Host

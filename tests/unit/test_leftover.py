@@ -11,9 +11,9 @@ import pytest
 
 from bundler.definition.spec import TOOLCHAIN
 from bundler.writing import previous
+from bundles.archive.layout import header
+from bundles.archive.reader import Archive
 from bundles.descriptor import Descriptor
-from bundles.layout import header
-from bundles.reader import Archive
 from tests.fake_registry import FakeRegistry
 from tests.images import noise
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bundles.archive.reader import Archive
 from bundles.digest import Digest
 from bundles.packinglist import packed_files, packing_list
 from bundles.progress import Silent
-from bundles.reader import Archive
 from tests.archives import AMD64, ARM64, ContentSource, Made, example, image, made
 from tests.images import Content, layer
 from tests.unit.test_cli import bundle

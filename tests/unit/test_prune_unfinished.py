@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from bundles.archive.reader import Archive
 from bundles.errors import HostError
 from bundles.progress import Silent
-from bundles.reader import Archive
 from bundles.transport import Transport
 from installer.address import Address
 from installer.installed import Brought, Installed, InstalledImage

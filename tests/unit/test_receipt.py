@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from bundles.archive.reader import Archive
 from bundles.digest import Digest
 from bundles.errors import HostError
 from bundles.platform import Platform
 from bundles.progress import Silent
-from bundles.reader import Archive
 from installer import install as installing
 from installer.doctor import doctor
 from installer.host import Host, Places

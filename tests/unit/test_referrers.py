@@ -24,11 +24,11 @@ from bundler.sources.spool import Spool, SpooledSource
 from bundler.writing.contents import compose
 from bundler.writing.fetch import export
 from bundler.writing.writer import ArchiveWriter
+from bundles.archive.reader import Archive
 from bundles.descriptor import Descriptor
 from bundles.errors import NetworkError
 from bundles.platform import Platform
 from bundles.progress import Silent
-from bundles.reader import Archive
 from bundles.reference import Reference
 from bundles.transport import Transport
 from installer.address import Address

@@ -10,10 +10,10 @@ from bundler.definition.spec import Spec
 from bundler.planning.plan import Plan, Resolved
 from bundler.writing.contents import compose
 from bundler.writing.writer import ArchiveWriter
+from bundles.archive.manifest import Image, PlatformContent
+from bundles.archive.reader import Archive
 from bundles.descriptor import Descriptor
 from bundles.errors import DamagedArchiveError
-from bundles.manifest import Image, PlatformContent
-from bundles.reader import Archive
 from bundles.reference import Reference
 from installer.address import Address
 from installer.selection import select

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from bundler.writing.writer import ArchiveWriter
+from bundles.archive.reader import Archive
+from bundles.archive.signature import Signers, sign
 from bundles.cli import bundle, run
 from bundles.errors import ArchiveError, HostError, UntrustedArchiveError, UsageError
-from bundles.reader import Archive
-from bundles.signature import Signers, sign
 from tests.archives import Made, example, image, made
 
 

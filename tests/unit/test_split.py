@@ -17,14 +17,14 @@ import pytest
 from bundler.size import parse_size
 from bundler.writing.contents import Contents
 from bundler.writing.writer import ArchiveWriter, Written
+from bundles.archive.layout import Layout
+from bundles.archive.manifest import File
+from bundles.archive.parts import cut
+from bundles.archive.reader import Archive
 from bundles.cli import run
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, IncompleteArchiveError, UsageError
 from bundles.filesystem import largest_file
-from bundles.layout import Layout
-from bundles.manifest import File
-from bundles.parts import cut
-from bundles.reader import Archive
 from tests.archives import Made, example, image, made
 
 SPLIT = 30_000

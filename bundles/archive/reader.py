@@ -16,20 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Optional
 
-from bundles.closing import Closing
-from bundles.descriptor import CONFIG_TYPES, Descriptor
-from bundles.digest import Digest
-from bundles.errors import (
-    ArchiveError,
-    DamagedArchiveError,
-    IncompleteArchiveError,
-    NotABundleError,
-    Problem,
-    UsageError,
-)
-from bundles.image import MAX_CONFIG_SIZE, parse_manifest, walk
-from bundles.interruption import held
-from bundles.layout import (
+from bundles.archive.layout import (
     BLOCK,
     CHECKSUM_NAME,
     END_OF_TAR,
@@ -43,13 +30,25 @@ from bundles.layout import (
     header,
     padding,
 )
-from bundles.manifest import MAX_SIZE, Image, Manifest
-from bundles.partcheck import check_parts
-from bundles.parts import is_first_part
+from bundles.archive.manifest import MAX_SIZE, Image, Manifest
+from bundles.archive.parts import is_first_part
+from bundles.archive.signature import Signers, is_well_formed
+from bundles.archive.volume import Volume, check_parts
+from bundles.closing import Closing
+from bundles.descriptor import CONFIG_TYPES, Descriptor
+from bundles.digest import Digest
+from bundles.errors import (
+    ArchiveError,
+    DamagedArchiveError,
+    IncompleteArchiveError,
+    NotABundleError,
+    Problem,
+    UsageError,
+)
+from bundles.image import MAX_CONFIG_SIZE, parse_manifest, walk
+from bundles.interruption import held
 from bundles.progress import Progress, Silent, Task
 from bundles.reference import Reference
-from bundles.signature import Signers, is_well_formed
-from bundles.volume import Volume
 
 CHUNK = 1 << 20
 _COPY_AGAIN = "copy the archive again from where it was created, and compare: sha256sum -c {name}.sha256"
@@ -425,3 +424,33 @@ def manifest_size(block: bytes) -> Optional[int]:
 def _alike(found: bytes, expected: bytes) -> bool:
     """Whether a damaged first block still shows a bundle: most of it is right."""
     return sum(a == b for a, b in zip(found, expected)) >= len(expected) - 8
+
+
+def read_json_start(path: Path) -> Optional[bytes]:
+    """The file when it begins as JSON does, else None: then it is an archive, or nothing.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            first = file.read(1)
+            return first + file.read(MAX_SIZE) if first == b"{" else None
+    except FileNotFoundError:
+        return None  # perhaps an archive in parts
+    except OSError as error:
+        raise UsageError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+
+
+def read_manifest(path: Path) -> tuple[Digest, Manifest]:
+    """The digest and the manifest of a bundle.
+
+    Raises:
+        UsageError: it cannot be read.
+        ArchiveError: it is neither an archive nor a bundle.json, or damaged.
+    """
+    data = read_json_start(path)
+    if data is not None:
+        return Digest.of(data), Manifest.parse(data)
+    with Archive(path) as archive:
+        return archive.digest, archive.manifest

@@ -11,8 +11,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from bundles.archive.layout import (
+    BLOCK,
+    OCI_LAYOUT,
+    OCI_LAYOUT_NAME,
+    Layout,
+    header,
+)
 from bundles.errors import IncompleteArchiveError, UsageError
-from bundles.layout import BLOCK, OCI_LAYOUT, OCI_LAYOUT_NAME, Layout, header
 from bundles.progress import human_size
 
 MAX_PARTS = 999

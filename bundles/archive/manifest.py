@@ -7,11 +7,7 @@ import json
 import re
 from typing import Any, Optional
 
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
-from bundles.errors import DamagedArchiveError, NewerFormatError, UsageError
-from bundles.image import parse_json
-from bundles.layout import (
+from bundles.archive.layout import (
     CHECKSUM_NAME,
     MANIFEST_NAME,
     OCI_LAYOUT,
@@ -20,6 +16,10 @@ from bundles.layout import (
     SIGNATURE_SIZE,
     Layout,
 )
+from bundles.descriptor import Descriptor
+from bundles.digest import Digest
+from bundles.errors import DamagedArchiveError, NewerFormatError, UsageError
+from bundles.image import parse_json
 from bundles.platform import Platform
 from bundles.reference import Reference
 

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import json
 
+from bundles.archive.layout import (
+    OCI_LAYOUT,
+    OCI_LAYOUT_NAME,
+    header,
+    padding,
+)
 from bundles.descriptor import OCI_INDEX, Descriptor
 from bundles.image import ImageManifest
-from bundles.layout import OCI_LAYOUT, OCI_LAYOUT_NAME, header, padding
 
 
 def saved_head(manifest: Descriptor, image: ImageManifest, name: str) -> bytes:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from bundles.archive.layout import SIGNATURE_SIZE
 from bundles.errors import BundleError, HostError, UntrustedArchiveError, UsageError
-from bundles.layout import SIGNATURE_SIZE
 
 NAMESPACE = "bundle"
 _BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----\n", b"-----END SSH SIGNATURE-----"

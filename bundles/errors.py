@@ -1,4 +1,4 @@
-"""Every error a user can meet, as one tree. `bundles.cli.run` is the only place that turns one into an exit code.
+"""Every error a user can meet, as one tree. `bundles.cli.app.run` is the only place that turns one into an exit code.
 
 BundleError                      1  failed
 ├── UsageError                   2  the command line, bundle.toml or a reference is wrong

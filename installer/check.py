@@ -11,8 +11,8 @@ from typing import Any, Optional
 
 import click
 
-from bundles.cli import Output, common_options
-from bundles.dockerfile import Settings, Use, uses
+from bundles.cli.output import Output, common_options
+from bundles.dockerfile.images import Settings, Use, uses
 from bundles.errors import HostError, NetworkError, UsageError
 from bundles.image import config_platform, parse_index, parse_manifest
 from bundles.platform import Platform

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 import click
 
 from bundles.archive.reader import Archive
-from bundles.cli import Output, common_options
+from bundles.cli.archive_argument import Given, archive_argument
+from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
-from bundles.given import Given, archive_argument
 from bundles.platform import Platform
 from bundles.progress import Progress
 from installer.course import asking, step_lines

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bundles.cli import Output, common_options
+from bundles.cli.output import Output, common_options
 from bundles.errors import HostError, UsageError
 from installer import course
 from installer.connect import local_transport

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.cli import program_name
+from bundles.cli.app import program_name
 from bundles.digest import Digest
 from bundles.errors import HostError, UsageError
 from bundles.platform import Platform

@@ -12,7 +12,7 @@ from typing import Any, Optional
 import click
 
 from bundles.archive.reader import Archive
-from bundles.cli import Output, common_options
+from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.platform import Platform
 from bundles.progress import Silent

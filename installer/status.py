@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bundles.cli import Output, common_options
+from bundles.cli.output import Output, common_options
 from bundles.errors import HostError, NetworkError
 from installer import kernel, marks
 from installer.connect import local_transport

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bundles.cli import Output, common_options
+from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from installer import course
 from installer.address import Address

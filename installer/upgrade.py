@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from bundles.cli import Output, common_options
-from bundles.given import Given, archive_argument
+from bundles.cli.archive_argument import Given, archive_argument
+from bundles.cli.output import Output, common_options
 from bundles.platform import Platform
 from installer.cli import installed as run
 from installer.cli import planned

@@ -11,7 +11,7 @@ from typing import Any, Optional
 import click
 
 from bundles.archive.want import Want
-from bundles.cli import Output, common_options
+from bundles.cli.output import Output, common_options
 from bundles.digest import Digest
 from bundles.errors import NetworkError, NotFoundError, UsageError
 from bundles.files import write_whole

@@ -42,7 +42,7 @@ from bundler.writing.program import program
 from bundler.writing.writer import Written, check_directory
 from bundles.archive.parts import cut
 from bundles.archive.signature import sign
-from bundles.cli import Output, common_options
+from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.platform import Platform
 from bundles.progress import human_size

@@ -16,7 +16,7 @@ from bundler.planning.lockfile import Lock, read_lock
 from bundler.planning.resolve import resolve
 from bundler.sources.pinned import PinnedSource
 from bundler.sources.registry import RegistrySource
-from bundles.cli import Output, common_options
+from bundles.cli.output import Output, common_options
 from bundles.digest import Digest
 from bundles.errors import UsageError
 from bundles.files import write_whole

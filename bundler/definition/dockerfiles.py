@@ -1,6 +1,6 @@
 """Where to look for images: Dockerfiles, directories of them, Compose files and Bake files.
 
-Dockerfiles are read here (`bundles.dockerfile`). What a Compose or Bake file means is for the tool it is written for to
+Dockerfiles are read here (bundles/dockerfile/). What a Compose or Bake file means is for the tool it is written for to
 say: `docker compose config` and `docker buildx bake --print` are asked, where they exist.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.dockerfile import Settings, Use, uses
+from bundles.dockerfile.images import Settings, Use, uses
 from bundles.errors import UsageError
 from bundles.platform import Platform
 from bundles.reference import Reference

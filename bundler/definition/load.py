@@ -15,7 +15,7 @@ from bundler.definition.spec import (
     combine,
     platforms_of,
 )
-from bundles.dockerfile import Settings, Use
+from bundles.dockerfile.images import Settings, Use
 from bundles.platform import Platform
 from bundles.reference import Reference
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bundler.definition.dockerfiles import scan
-from bundles.dockerfile import Settings, uses
+from bundles.dockerfile.images import Settings, uses
 from bundles.errors import UsageError
 from bundles.platform import Platform
 

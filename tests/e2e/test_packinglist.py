@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundles.archive.reader import Archive
-from bundles.packinglist import packed_files, packing_list
+from bundles.cli.packing_list import packed_files, packing_list
 from bundles.progress import Silent
 from tests.archives import example
 

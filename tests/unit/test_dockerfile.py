@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundles.dockerfile import Settings, parse, uses
+from bundles.dockerfile.expansion import Expansion
+from bundles.dockerfile.images import Settings, uses
+from bundles.dockerfile.parser import parse
 from bundles.errors import UsageError
-from bundles.expansion import Expansion
 from bundles.platform import Platform
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from bundles.cli import bundle
+from bundles.cli.app import bundle
 from tests.helptext import DOCUMENT, blocks, help_text
 
 ROOT = Path(__file__).parents[2]

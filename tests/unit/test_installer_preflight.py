@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 import pytest
 
-from bundles import cli
+from bundles.cli import app
 from bundles.errors import HostError, Problem
 from bundles.platform import Platform
 from bundles.transport import Settings, Transport
@@ -262,7 +262,7 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(tmp_path: Path, uns
 def test_next_steps_name_the_archive_as_it_was_called(
     started: str, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "running_archive", lambda: Path(started))
+    monkeypatch.setattr(app, "running_archive", lambda: Path(started))
     monkeypatch.setattr(sys, "argv", [started, "prune"])
     unused: Any = None
     with Transport(Settings(insecure=frozenset({"localhost:1"}))) as transport:

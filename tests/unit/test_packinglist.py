@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bundles.archive.reader import Archive
+from bundles.cli.packing_list import packed_files, packing_list
 from bundles.digest import Digest
-from bundles.packinglist import packed_files, packing_list
 from bundles.progress import Silent
 from tests.archives import AMD64, ARM64, ContentSource, Made, example, image, made
 from tests.images import Content, layer

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import pytest
 
 from bundler.definition.dockerfiles import Scan, scan
-from bundles.dockerfile import Settings
+from bundles.dockerfile.images import Settings
 from bundles.errors import UsageError
 from bundles.platform import Platform
 from tests.fake_registry import FakeRegistry

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bundler.writing.writer import ArchiveWriter
 from bundles.archive.reader import Archive
 from bundles.archive.signature import Signers, sign
-from bundles.cli import bundle, run
+from bundles.cli.app import bundle, run
 from bundles.errors import ArchiveError, HostError, UntrustedArchiveError, UsageError
 from tests.archives import Made, example, image, made
 

@@ -21,7 +21,7 @@ from bundles.archive.layout import Layout
 from bundles.archive.manifest import File
 from bundles.archive.parts import cut
 from bundles.archive.reader import Archive
-from bundles.cli import run
+from bundles.cli.app import run
 from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, IncompleteArchiveError, UsageError
 from bundles.filesystem import largest_file

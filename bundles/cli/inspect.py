@@ -9,9 +9,9 @@ import click
 
 from bundles.archive.manifest import Image
 from bundles.archive.reader import Archive
-from bundles.cli import Output, common_options
+from bundles.cli.archive_argument import Given, archive_argument
+from bundles.cli.output import Output, common_options
 from bundles.files import write_whole
-from bundles.given import Given, archive_argument
 from bundles.progress import human_size
 
 
@@ -49,7 +49,7 @@ def inspect(archive: Given, html: Optional[Path], output: Output) -> None:
     """Show what is inside ARCHIVE: images, platforms, digests and sizes."""
     with archive.open() as opened:
         if html:
-            from bundles.packinglist import packed_files, packing_list
+            from bundles.cli.packing_list import packed_files, packing_list
 
             write_whole(html, packing_list(opened, packed_files(opened, output.progress)).encode())
             output.progress.message(f"packing list: {html}")

@@ -6,10 +6,7 @@ the program inside an archive, which has no `bundler`, simply has no `create`.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import errno
-import functools
 import importlib
 import importlib.util
 import json
@@ -18,16 +15,15 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, TypeVar
+from typing import Optional
 
 import click
 
 import bundles
 from bundles.errors import BundleError, DiskFullError, UsageError
 from bundles.interruption import Interruption, explained
-from bundles.progress import Logged, Progress, for_stderr
 
 # name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
 _COMMANDS = {
@@ -41,10 +37,10 @@ _COMMANDS = {
     "doctor": ("installer.doctor:doctor", "Find what is wrong on this host, and mend it."),
     "prune": ("installer.prune:prune", "Remove images that the installed bundle no longer lists."),
     "uninstall": ("installer.uninstall:uninstall", "Remove from this host what installing made."),
-    "verify": ("bundles.commands:verify", "Check every byte of an archive against its digest."),
-    "diff": ("bundles.difference:diff", "Show what changes from one bundle to another."),
-    "inspect": ("bundles.commands:inspect", "Show what is inside an archive."),
-    "completion": ("bundles.completion:completion", "Print shell completion for bash, zsh or fish."),
+    "verify": ("bundles.cli.app.inspect:verify", "Check every byte of an archive against its digest."),
+    "diff": ("bundles.cli.app.diff:diff", "Show what changes from one bundle to another."),
+    "inspect": ("bundles.cli.app.inspect:inspect", "Show what is inside an archive."),
+    "completion": ("bundles.cli.app.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
 _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
 
@@ -93,50 +89,6 @@ def bundle() -> None:
     online$   bundle create ubuntu:24.04 python:3.12-slim --platform linux/amd64,linux/arm64 -o offline.tar
     offline$  python3 offline.tar install
     """
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """Where a command says things: results on stdout (one JSON document with --json), the rest through `progress`."""
-
-    json: bool
-    progress: Progress
-
-    def result(self, document: dict[str, Any], text: str) -> None:
-        """Print the result, as `document` for programs or as `text` for people."""
-        click.echo(json.dumps(document, indent=2) if self.json else text)
-
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def common_options(function: _F) -> Callable[..., Any]:
-    """Add --json, --quiet and --log-file to a command; the function gets them as one `output: Output`."""
-
-    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-    @click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
-    @click.option(
-        "--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Append all messages, with times, to FILE."
-    )
-    @functools.wraps(function)
-    def command(*args: Any, as_json: bool, quiet: bool, log_file: Optional[Path], **kwargs: Any) -> Any:
-        progress = for_stderr(quiet)
-        if log_file is None:
-            return function(*args, output=Output(as_json, progress), **kwargs)
-        try:
-            stream = os.fdopen(os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"the log file `{log_file}` cannot be written: {error.strerror}", hint="choose another --log-file"
-            ) from None
-        with stream:
-            try:
-                return function(*args, output=Output(as_json, Logged(progress, stream)), **kwargs)
-            except (BundleError, KeyboardInterrupt) as error:
-                stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} error: {error}\n")
-                raise
-
-    return command
 
 
 def running_archive() -> Optional[Path]:

@@ -12,7 +12,7 @@ import click
 
 from bundles.archive.reader import Archive
 from bundles.archive.signature import Signers
-from bundles.cli import running_archive
+from bundles.cli.app import running_archive
 from bundles.errors import UsageError
 
 _F = TypeVar("_F", bound=Callable[..., Any])

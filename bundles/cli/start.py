@@ -11,7 +11,7 @@ def main() -> None:
     # A shell's background jobs ignore Ctrl-C, and are to go on doing so.
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from bundles.cli import main as run
+    from bundles.cli.app import main as run
 
     signal.signal(signal.SIGINT, handler)
     run()

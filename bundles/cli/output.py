@@ -1,0 +1,60 @@
+"""Where a command says things, and the options for that which all commands have."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional, TypeVar
+
+import click
+
+from bundles.errors import BundleError, UsageError
+from bundles.progress import Logged, Progress, for_stderr
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where a command says things: results on stdout (one JSON document with --json), the rest through `progress`."""
+
+    json: bool
+    progress: Progress
+
+    def result(self, document: dict[str, Any], text: str) -> None:
+        """Print the result, as `document` for programs or as `text` for people."""
+        click.echo(json.dumps(document, indent=2) if self.json else text)
+
+
+def common_options(function: _F) -> Callable[..., Any]:
+    """Add --json, --quiet and --log-file to a command; the function gets them as one `output: Output`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
+    @click.option(
+        "--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Append all messages, with times, to FILE."
+    )
+    @functools.wraps(function)
+    def command(*args: Any, as_json: bool, quiet: bool, log_file: Optional[Path], **kwargs: Any) -> Any:
+        progress = for_stderr(quiet)
+        if log_file is None:
+            return function(*args, output=Output(as_json, progress), **kwargs)
+        try:
+            stream = os.fdopen(os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"the log file `{log_file}` cannot be written: {error.strerror}", hint="choose another --log-file"
+            ) from None
+        with stream:
+            try:
+                return function(*args, output=Output(as_json, Logged(progress, stream)), **kwargs)
+            except (BundleError, KeyboardInterrupt) as error:
+                stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} error: {error}\n")
+                raise
+
+    return command

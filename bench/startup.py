@@ -21,8 +21,8 @@ from bundles.archive.layout import (
     checksum_line,
     header,
 )
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from tests.archives import AMD64, ARM64, image, made
 
 _SIZE = 20 * 10**9

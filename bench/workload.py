@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bundles.descriptor import Descriptor
-from bundles.platform import Platform
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.platform import Platform
 from bundles.transport import Settings, Transport
 from installer.registry import Registry
 from tests.images import Content, layer

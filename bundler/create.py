@@ -25,7 +25,7 @@ from bundler.writing.previous import (
 )
 from bundler.writing.writer import ArchiveWriter, Written
 from bundles.errors import NotFoundError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from bundles.progress import Progress, human_size
 
 if TYPE_CHECKING:

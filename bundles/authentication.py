@@ -12,8 +12,8 @@ from typing import Callable, Optional
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from bundles.errors import AuthenticationError, UsageError
-from bundles.image import parse_json
-from bundles.reference import DOCKER_HUB
+from bundles.oci.image import parse_json
+from bundles.oci.reference import DOCKER_HUB
 
 # Tokens are a few KB; a registry that sends more is not sending a token.
 MAX_TOKEN_ANSWER = 1 << 20

@@ -7,10 +7,21 @@ from typing import Optional
 from urllib.parse import urljoin
 
 from bundles.authentication import pull_scope
-from bundles.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
-from bundles.digest import Digest
 from bundles.errors import ContentError, UsageError
-from bundles.image import MAX_MANIFEST_SIZE, media_type_of, parse_index, parse_json
+from bundles.oci.descriptor import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+)
+from bundles.oci.digest import Digest
+from bundles.oci.image import (
+    MAX_MANIFEST_SIZE,
+    media_type_of,
+    parse_index,
+    parse_json,
+)
 from bundles.transport import Transport
 
 MANIFEST_ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))

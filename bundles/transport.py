@@ -19,8 +19,8 @@ from bundles.authentication import (
 from bundles.closing import Closing
 from bundles.connections import Body, Connections, Response
 from bundles.errors import InterruptedByUser, NetworkError, UnavailableError, UnreachableError
+from bundles.oci.reference import DOCKER_HUB
 from bundles.origin import Origin, describe
-from bundles.reference import DOCKER_HUB
 from bundles.refusal import TEMPORARY, refusal
 
 _T = TypeVar("_T")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Optional
 
 from bundles.errors import HostError, Problem
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from bundles.progress import Progress
 from installer import kernel, marks
 from installer.engine import Container, NewContainer

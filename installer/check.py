@@ -14,8 +14,8 @@ import click
 from bundles.cli.output import Output, common_options
 from bundles.dockerfile.images import Settings, Use, uses
 from bundles.errors import HostError, NetworkError, UsageError
-from bundles.image import config_platform, parse_index, parse_manifest
-from bundles.platform import Platform
+from bundles.oci.image import config_platform, parse_index, parse_manifest
+from bundles.oci.platform import Platform
 from installer.connect import local_transport
 from installer.dockercli import DockerCLI
 from installer.engine import Endpoint, Engine

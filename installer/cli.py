@@ -14,7 +14,7 @@ from bundles.archive.reader import Archive
 from bundles.cli.archive_argument import Given, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from bundles.progress import Progress
 from installer.course import asking, step_lines
 

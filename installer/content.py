@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Optional
 
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import NotFoundError
-from bundles.image import walk
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import walk
 from installer.registry import Registry
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from bundles.archive.docker_archive import saved_blobs, saved_head
 from bundles.archive.layout import END_OF_TAR, header, padding
 from bundles.archive.reader import Archive
-from bundles.descriptor import Descriptor
-from bundles.image import parse_manifest
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.image import parse_manifest
 
 
 def stream(archive: Archive, manifest: Descriptor, name: str, advance: Callable[[int], None]) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from typing import Any, Optional, Union, cast
 from packaging.version import Version
 
 from bundles.errors import BundleError, DiskFullError, HostError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from installer import marks
 from installer.version import version_of
 

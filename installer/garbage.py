@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import HostError, NetworkError, Problem
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from bundles.progress import human_size
 from installer import marks
 from installer.container import RegistryContainer, is_ours

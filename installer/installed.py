@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.cli.app import program_name
-from bundles.digest import Digest
 from bundles.errors import HostError, UsageError
-from bundles.platform import Platform
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
 from installer.address import Address
 from installer.container import installed_address
 from installer.files import lock, write_atomically

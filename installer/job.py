@@ -10,12 +10,12 @@ from typing import Any, Optional
 
 from bundles.archive.manifest import ROLES
 from bundles.archive.reader import Archive
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import UsageError
-from bundles.image import parse_manifest
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_manifest
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from installer import marks
 from installer.address import Address
 from installer.names import local_name, mirrors

@@ -11,7 +11,7 @@ import os
 import struct
 import subprocess
 
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 
 # architecture -> (ELF machine, 64 bits, big endian, code of `exit(0)`)
 _EXITS = {

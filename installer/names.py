@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from bundles.digest import Digest
-from bundles.reference import DOCKER_HUB, Reference
+from bundles.oci.digest import Digest
+from bundles.oci.reference import DOCKER_HUB, Reference
 from installer.address import Address
 
 _NOT_A_NAME = re.compile(r"[^a-z0-9.-]+")

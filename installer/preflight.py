@@ -11,7 +11,7 @@ from typing import Optional
 
 from bundles.archive.reader import Archive
 from bundles.errors import HostError, Problem
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from bundles.progress import human_size
 from installer import marks
 from installer.container import installed_address, installed_data

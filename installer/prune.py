@@ -14,7 +14,7 @@ import click
 from bundles.archive.reader import Archive
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from bundles.progress import Silent
 from installer import course
 from installer.connect import local_transport

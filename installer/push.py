@@ -10,11 +10,11 @@ from typing import Optional, TypeVar
 
 from bundles.archive.reader import Archive, BlobReader
 from bundles.connections import BLOCK_SIZE
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import InterruptedByUser, NetworkError, Problem, UnreachableError
-from bundles.image import parse_index
 from bundles.interruption import held
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_index
 from bundles.progress import Progress, Task
 from installer.rebuild import rebuilt
 from installer.registry import Registry

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
-from bundles.image import parse_json
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_json
 
 
 def rebuilt(data: bytes, keep: Callable[[Digest], bool], moved: Mapping[Digest, Descriptor]) -> bytes:

@@ -30,8 +30,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from bundles.digest import Digest
 from bundles.errors import HostError
+from bundles.oci.digest import Digest
 from installer import marks
 from installer.files import missing_directories, write_atomically
 from installer.host import Host, read_json_file

@@ -9,10 +9,10 @@ from urllib.parse import urljoin
 
 from bundles.authentication import pull_scope, push_scope
 from bundles.connections import Response
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError, UnreachableError
-from bundles.image import MAX_CONFIG_SIZE
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import MAX_CONFIG_SIZE
 from bundles.remote import MANIFEST_ACCEPT, announced_digest, digest_or_none, fetch_list, fetch_manifest
 from bundles.transport import Transport, Upload
 

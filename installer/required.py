@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Optional
 
 from bundles.archive.reader import Archive
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import Problem
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from bundles.progress import human_size
 from installer.registry import Registry
 from installer.selection import Selected

@@ -8,11 +8,11 @@ from typing import Optional
 
 from bundles.archive.manifest import Image
 from bundles.archive.reader import Archive
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import Problem
-from bundles.image import parse_index, parse_manifest
-from bundles.platform import Platform
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_index, parse_manifest
+from bundles.oci.platform import Platform
 from installer.address import Address
 from installer.names import full_names, repositories
 

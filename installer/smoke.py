@@ -9,8 +9,8 @@ from typing import Any, Optional
 
 from bundles.archive.reader import Archive
 from bundles.errors import BundleError, UsageError
-from bundles.image import parse_json, parse_manifest
-from bundles.platform import Platform
+from bundles.oci.image import parse_json, parse_manifest
+from bundles.oci.platform import Platform
 from installer import marks
 from installer.builder import Builder
 from installer.dockercli import CommandError

@@ -9,7 +9,7 @@ import click
 
 from bundles.cli.archive_argument import Given, archive_argument
 from bundles.cli.output import Output, common_options
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from installer.cli import installed as run
 from installer.cli import planned
 from installer.course import asking

@@ -12,10 +12,10 @@ import click
 
 from bundles.archive.want import Want
 from bundles.cli.output import Output, common_options
-from bundles.digest import Digest
 from bundles.errors import NetworkError, NotFoundError, UsageError
 from bundles.files import write_whole
-from bundles.image import parse_index, parse_manifest
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_index, parse_manifest
 from bundles.transport import Settings, Transport
 from installer.address import Address
 from installer.connect import bypass_proxies

@@ -14,11 +14,11 @@ from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream, Source
 from bundler.writing.contents import Contents, compose
 from bundler.writing.writer import ArchiveWriter, Written
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import NotFoundError
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from tests.images import Content, layer
 
 PROGRAM = b"PK\x05\x06" + bytes(18)  # an empty zip

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 from urllib.parse import parse_qs, urlsplit
 
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from tests.images import Content
 
 _ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>blobs|manifests|tags)/(?P<rest>.+)")

@@ -10,9 +10,9 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Union
 
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
-from bundles.platform import Platform
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
 
 INDEX = {
     "oci": "application/vnd.oci.image.index.v1+json",

@@ -44,9 +44,9 @@ from bundles.archive.parts import cut
 from bundles.archive.signature import sign
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from bundles.progress import human_size
-from bundles.reference import Reference
 from bundles.transport import Transport
 
 _PATH = click.Path(path_type=Path)

@@ -17,11 +17,11 @@ from bundler.planning.resolve import resolve
 from bundler.sources.pinned import PinnedSource
 from bundler.sources.registry import RegistrySource
 from bundles.cli.output import Output, common_options
-from bundles.digest import Digest
 from bundles.errors import UsageError
 from bundles.files import write_whole
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 from bundles.progress import human_size
-from bundles.reference import Reference
 from bundles.transport import Transport
 
 

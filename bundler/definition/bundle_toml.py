@@ -11,8 +11,8 @@ from typing import Any, Optional
 from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 if sys.version_info >= (3, 11):
     import tomllib

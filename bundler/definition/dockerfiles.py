@@ -17,8 +17,8 @@ from typing import Any, Optional
 
 from bundles.dockerfile.images import Settings, Use, uses
 from bundles.errors import UsageError
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 # The names that `docker compose` and `docker buildx bake` look for themselves.
 _COMPOSE = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")

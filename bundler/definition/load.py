@@ -16,8 +16,8 @@ from bundler.definition.spec import (
     platforms_of,
 )
 from bundles.dockerfile.images import Settings, Use
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 
 @dataclasses.dataclass(frozen=True)

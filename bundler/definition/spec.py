@@ -9,8 +9,8 @@ from typing import Optional
 
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 TOOLCHAIN = {
     "registry": "registry:3",

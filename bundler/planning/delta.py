@@ -16,9 +16,9 @@ from bundler.planning.plan import Plan
 from bundles.archive.manifest import Base, Manifest
 from bundles.archive.reader import read_json_start, read_manifest
 from bundles.archive.want import Want
-from bundles.digest import Digest
 from bundles.errors import UsageError
-from bundles.image import parse_json, parse_manifest
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_json, parse_manifest
 
 # What Docker loads from the archive itself: all of an image or nothing.
 _LOADED = frozenset({"registry", "buildkit", "buildx", "binfmt", "python"})

@@ -24,11 +24,11 @@ from typing import Any, Optional
 from bundler.definition.spec import Spec, Wanted
 from bundler.planning.plan import Plan
 from bundles.archive.manifest import ROLES
-from bundles.digest import Digest
 from bundles.errors import ContentError, UsageError
-from bundles.image import parse_json
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_json
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 FORMAT = 1
 

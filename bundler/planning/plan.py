@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from bundles.archive.manifest import Base, Image
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import ContentError
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,8 @@ from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
 from bundler.sources.spool import Hashed, Local, SpooledSource
 from bundler.workers import in_parallel
 from bundles.archive.manifest import Image
-from bundles.descriptor import (
+from bundles.errors import ContentError
+from bundles.oci.descriptor import (
     ATTESTATION_DIGEST,
     CONFIG_TYPES,
     OCI_CONFIG,
@@ -25,11 +26,10 @@ from bundles.descriptor import (
     OCI_MANIFEST,
     Descriptor,
 )
-from bundles.digest import Digest
-from bundles.errors import ContentError
-from bundles.image import parse_json, parse_manifest, walk
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_json, parse_manifest, walk
+from bundles.oci.reference import Reference
 from bundles.progress import Progress, human_size
-from bundles.reference import Reference
 
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 # What may be recompressed, and what it is called in an OCI manifest when it is not.

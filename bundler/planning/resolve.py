@@ -12,8 +12,6 @@ from bundler.definition.spec import Spec, Wanted
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources.source import Source
 from bundles.archive.manifest import Image, PlatformContent
-from bundles.descriptor import CONFIG_TYPES, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
-from bundles.digest import Digest
 from bundles.errors import (
     AuthenticationError,
     BundleError,
@@ -23,11 +21,24 @@ from bundles.errors import (
     Problem,
     UsageError,
 )
-from bundles.image import MAX_CONFIG_SIZE, config_platform, parse_index, parse_manifest
 from bundles.interruption import held
-from bundles.platform import Platform
+from bundles.oci.descriptor import (
+    CONFIG_TYPES,
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    Descriptor,
+)
+from bundles.oci.digest import Digest
+from bundles.oci.image import (
+    MAX_CONFIG_SIZE,
+    config_platform,
+    parse_index,
+    parse_manifest,
+)
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from bundles.progress import human_size
-from bundles.reference import Reference
 
 # Resolving waits for round trips, not for bytes.
 _WORKERS = 16

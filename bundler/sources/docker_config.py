@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from bundles.authentication import Credential
 from bundles.errors import AuthenticationError, UsageError
-from bundles.reference import DOCKER_HUB
+from bundles.oci.reference import DOCKER_HUB
 
 if TYPE_CHECKING:
     from docker.auth import AuthConfig

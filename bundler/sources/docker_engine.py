@@ -12,11 +12,11 @@ from bundler.definition.spec import FromDaemon
 from bundler.sources import zstd
 from bundler.sources.docker_save import index, read_saved
 from bundler.sources.spool import Local, Spool
-from bundles.descriptor import Descriptor
 from bundles.errors import HostError, NotFoundError, UsageError
-from bundles.image import config_platform, parse_index, parse_manifest
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.image import config_platform, parse_index, parse_manifest
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 # An engine may think for minutes before it begins to send an image.
 _TIMEOUT = 900

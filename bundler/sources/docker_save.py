@@ -17,11 +17,22 @@ from typing import IO, Any, Optional
 
 from bundler.sources import zstd
 from bundler.sources.spool import Hashed, Local, Spool
-from bundles.descriptor import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor
-from bundles.digest import Digest
 from bundles.errors import ContentError, UsageError
-from bundles.image import MAX_CONFIG_SIZE, parse_index, parse_json, parse_manifest
-from bundles.platform import Platform
+from bundles.oci.descriptor import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Descriptor,
+)
+from bundles.oci.digest import Digest
+from bundles.oci.image import (
+    MAX_CONFIG_SIZE,
+    parse_index,
+    parse_json,
+    parse_manifest,
+)
+from bundles.oci.platform import Platform
 
 OCI_ZSTD_LAYER = f"{OCI_LAYER}+zstd"
 ZSTD_NOTE = "`docker pull` of zstd layers needs Docker 23.0 or later on the host; builds do not"

@@ -9,9 +9,9 @@ from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
 from bundler.sources.source import BlobStream
 from bundles.authentication import pull_scope
 from bundles.connections import Response
-from bundles.descriptor import Descriptor
 from bundles.errors import ContentError, NetworkError, TooSlowError, UnavailableError
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.reference import Reference
 from bundles.transport import Transport
 
 _SKIP = 1 << 20

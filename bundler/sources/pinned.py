@@ -7,10 +7,10 @@ import threading
 from collections.abc import Mapping
 
 from bundler.sources.source import Source, SourceAround
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import NotFoundError
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 
 
 class PinnedSource(SourceAround):

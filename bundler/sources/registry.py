@@ -11,10 +11,10 @@ from bundler.sources.download import Download
 from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
 from bundler.sources.source import BlobStream, Source
 from bundles.authentication import pull_scope
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import NetworkError, NotFoundError
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 from bundles.remote import fetch_list, fetch_manifest, fetch_referrers
 from bundles.transport import Transport
 

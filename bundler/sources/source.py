@@ -7,10 +7,10 @@ from typing import Optional, Union
 
 from bundler.sources.mirrors import Endpoint
 from bundles.closing import Closing
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import ContentError
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 
 
 class Source(abc.ABC):

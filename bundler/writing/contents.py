@@ -14,9 +14,9 @@ from bundler.planning.plan import Plan
 from bundler.writing.install_script import Bootstrap, filled
 from bundles.archive.layout import Layout
 from bundles.archive.manifest import File, Image, Manifest
-from bundles.descriptor import OCI_INDEX
-from bundles.digest import Digest
-from bundles.image import parse_manifest
+from bundles.oci.descriptor import OCI_INDEX
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_manifest
 
 
 def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:

@@ -16,10 +16,10 @@ from bundler.writing.writer import (
     BlobSink,
     Written,
 )
-from bundles.descriptor import Descriptor
 from bundles.errors import ContentError, InterruptedByUser
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.reference import Reference
 from bundles.progress import Progress, Task
-from bundles.reference import Reference
 
 DEFAULT_WORKERS = 4
 Layer = tuple[Descriptor, Reference]

@@ -18,9 +18,9 @@ from bundler.planning.plan import Plan
 from bundles.archive.docker_archive import saved_blobs, saved_head
 from bundles.archive.layout import BLOCK, Layout
 from bundles.archive.manifest import File, Manifest, PlatformContent
-from bundles.digest import Digest
 from bundles.errors import BundleError
-from bundles.image import parse_manifest
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_manifest
 
 SCRIPT, HEADS = "install.sh", "python.tar"
 # As many digits as the size of any file has, so that the numbers do not change the size of the script.

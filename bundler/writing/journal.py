@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
 
-from bundles.digest import Digest
 from bundles.errors import BundleError, UsageError
+from bundles.oci.digest import Digest
 
 # More than any size has.
 _DIGITS = 20

@@ -18,11 +18,11 @@ from bundles.archive.layout import BLOCK, Entry
 from bundles.archive.manifest import Manifest
 from bundles.archive.reader import manifest_size
 from bundles.closing import Closing
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import BundleError
 from bundles.filesystem import free_space
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 
 # So that wrong bytes make the next try go elsewhere.
 _HERE = Endpoint("previous")

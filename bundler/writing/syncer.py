@@ -8,7 +8,7 @@ from typing import Optional
 from bundler.writing.journal import Journal
 from bundler.writing.partial_files import Unfinished
 from bundles.archive.layout import Entry
-from bundles.digest import Digest
+from bundles.oci.digest import Digest
 
 # How much is written before it is pushed to the medium: what a power loss can cost. On a slow medium more comes in
 # during a sync, and the next one takes it all.

@@ -39,11 +39,11 @@ from bundles.archive.parts import (
 )
 from bundles.archive.reader import Archive
 from bundles.closing import Closing
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import ArchiveError, DiskFullError, UsageError
 from bundles.filesystem import free_space, largest_file, sync_directory, write_synced
 from bundles.interruption import held
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from bundles.progress import human_size
 
 CHUNK = 1 << 20

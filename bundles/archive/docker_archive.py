@@ -14,8 +14,8 @@ from bundles.archive.layout import (
     header,
     padding,
 )
-from bundles.descriptor import OCI_INDEX, Descriptor
-from bundles.image import ImageManifest
+from bundles.oci.descriptor import OCI_INDEX, Descriptor
+from bundles.oci.image import ImageManifest
 
 
 def saved_head(manifest: Descriptor, image: ImageManifest, name: str) -> bytes:

@@ -21,7 +21,7 @@ import dataclasses
 import tarfile
 from collections.abc import Iterable
 
-from bundles.digest import Digest
+from bundles.oci.digest import Digest
 
 BLOCK = 512
 OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'

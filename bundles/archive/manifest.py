@@ -16,12 +16,12 @@ from bundles.archive.layout import (
     SIGNATURE_SIZE,
     Layout,
 )
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import DamagedArchiveError, NewerFormatError, UsageError
-from bundles.image import parse_json
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_json
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 FORMAT = 1
 # A bundle of 1,000 images has about 3 MB of bundle.json; the limit keeps a hostile one from filling the memory.

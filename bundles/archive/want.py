@@ -13,8 +13,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bundles.digest import Digest
 from bundles.errors import UsageError
+from bundles.oci.digest import Digest
 
 FORMAT = 1
 

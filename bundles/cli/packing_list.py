@@ -15,9 +15,9 @@ from typing import Any, Optional
 
 from bundles.archive.manifest import Image, PlatformContent
 from bundles.archive.reader import Archive
-from bundles.descriptor import CONFIG_TYPES, Descriptor
 from bundles.errors import UsageError
-from bundles.image import children, parse_json, parse_manifest
+from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
+from bundles.oci.image import children, parse_json, parse_manifest
 from bundles.progress import Progress, human_size
 
 _LABELS = "org.opencontainers.image."

@@ -17,8 +17,8 @@ from typing import Optional
 from bundles.dockerfile.expansion import Expansion
 from bundles.dockerfile.parser import Instruction, _directives, _instruction, _words, _wrong, parse
 from bundles.errors import UsageError
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 _STAGE = re.compile(r"[a-z][a-z0-9_.-]*", re.ASCII)
 # BuildKit refuses them after ONBUILD (frontend/dockerfile/instructions/parse.go, parseOnBuild).

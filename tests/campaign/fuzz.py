@@ -26,12 +26,18 @@ with atheris.instrument_imports(include=["bundles", "installer.selection"]):
     from bundles.archive.manifest import Manifest
     from bundles.archive.reader import Archive
     from bundles.archive.signature import is_well_formed
-    from bundles.descriptor import Descriptor
-    from bundles.digest import Digest
     from bundles.errors import BundleError
-    from bundles.image import config_platform, media_type_of, parse_index, parse_json, parse_manifest
-    from bundles.platform import Platform
-    from bundles.reference import Reference
+    from bundles.oci.descriptor import Descriptor
+    from bundles.oci.digest import Digest
+    from bundles.oci.image import (
+        config_platform,
+        media_type_of,
+        parse_index,
+        parse_json,
+        parse_manifest,
+    )
+    from bundles.oci.platform import Platform
+    from bundles.oci.reference import Reference
     from installer.address import Address
     from installer.selection import select
 

@@ -15,7 +15,7 @@ import pytest
 from bundler.definition.dockerfiles import scan
 from bundles.dockerfile.images import Settings, uses
 from bundles.errors import UsageError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 
 pytestmark = pytest.mark.e2e
 

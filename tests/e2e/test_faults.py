@@ -13,9 +13,9 @@ import pytest
 
 from bundler.writing.writer import ArchiveWriter
 from bundles.archive.reader import Archive
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import UsageError
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from tests.archives import example
 from tests.campaign import create, install, push
 from tests.campaign.disks import Disk

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from bundles.descriptor import Descriptor
-from bundles.image import parse_index, parse_manifest
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.image import parse_index, parse_manifest
 from bundles.transport import Settings, Transport
 from installer.registry import Registry
 

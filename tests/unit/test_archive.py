@@ -17,7 +17,6 @@ from bundler.writing import writer as writer_module
 from bundler.writing.writer import ArchiveWriter
 from bundles.archive.layout import header
 from bundles.archive.reader import Archive
-from bundles.digest import Digest
 from bundles.errors import (
     ArchiveError,
     BundleError,
@@ -28,7 +27,8 @@ from bundles.errors import (
     NotABundleError,
     UsageError,
 )
-from bundles.reference import Reference
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 from tests.archives import Made, example, image, made
 
 

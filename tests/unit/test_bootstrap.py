@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bundles.archive.reader import Archive
-from bundles.image import parse_manifest
+from bundles.oci.image import parse_manifest
 from installer.dockerarchive import stream
 from tests.archives import AMD64, ARM64, image, made
 

@@ -22,11 +22,11 @@ from bundler.sources.zstd import Settings
 from bundler.writing.contents import compose
 from bundler.writing.fetch import export
 from bundler.writing.writer import ArchiveWriter
-from bundles.descriptor import Descriptor
 from bundles.errors import AuthenticationError, BundleError, InterruptedByUser, NotFoundError
-from bundles.platform import Platform
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from bundles.progress import Silent
-from bundles.reference import Reference
 from bundles.transport import Transport
 from tests.archives import PROGRAM
 from tests.fake_registry import Certificate, FakeRegistry

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bundles.errors import HostError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from installer import daemon
 from installer.address import Address
 from installer.daemon import ForbidInsecureRegistry, InsecureRegistry

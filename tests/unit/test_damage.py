@@ -24,12 +24,12 @@ from bundler.writing.writer import ArchiveWriter
 from bundles.archive.layout import header, padding
 from bundles.archive.manifest import Manifest
 from bundles.archive.reader import Archive
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, UsageError
-from bundles.image import parse_index, parse_manifest, walk
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_index, parse_manifest, walk
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from tests.archives import AMD64, ContentSource, Made, example
 from tests.images import Content, layer
 

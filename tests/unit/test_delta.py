@@ -15,11 +15,11 @@ from bundler.planning.delta import Known, read_base, subtract
 from bundler.planning.resolve import resolve
 from bundles.archive.manifest import Base
 from bundles.archive.reader import Archive
-from bundles.digest import Digest
 from bundles.errors import ArchiveError, DamagedArchiveError, NetworkError, UsageError
-from bundles.platform import Platform
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from bundles.progress import Silent
-from bundles.reference import Reference
 from bundles.transport import Transport
 from installer.address import Address
 from installer.push import Push

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from bundles.progress import Silent
 from installer.address import Address
 from installer.diagnosis import Diagnosis

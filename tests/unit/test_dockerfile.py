@@ -12,7 +12,7 @@ from bundles.dockerfile.expansion import Expansion
 from bundles.dockerfile.images import Settings, uses
 from bundles.dockerfile.parser import parse
 from bundles.errors import UsageError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 BOTH = ("amd64", "arm64")

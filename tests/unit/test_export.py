@@ -14,11 +14,11 @@ from bundler.sources.source import BlobStream, Source
 from bundler.writing.contents import compose
 from bundler.writing.fetch import Layer, export, in_order
 from bundler.writing.writer import ArchiveWriter
-from bundles.descriptor import OCI_LAYER, Descriptor
-from bundles.digest import Digest
 from bundles.errors import ContentError
+from bundles.oci.descriptor import OCI_LAYER, Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 from bundles.progress import Silent
-from bundles.reference import Reference
 from tests.archives import AMD64, PROGRAM, image, made
 
 # Many more reads than the layers of these archives need: who comes so far goes on for ever.

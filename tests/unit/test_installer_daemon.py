@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bundles.errors import HostError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from installer.daemon import free_name, is_insecure, merged
 from installer.engine import EngineInfo
 

@@ -11,8 +11,8 @@ import pytest
 
 from bundles.archive.reader import Archive
 from bundles.errors import DamagedArchiveError
-from bundles.image import parse_manifest
-from bundles.platform import Platform
+from bundles.oci.image import parse_manifest
+from bundles.oci.platform import Platform
 from installer.address import Address
 from installer.dockerarchive import content_size, stream
 from installer.job import Job, Options

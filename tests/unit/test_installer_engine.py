@@ -10,7 +10,7 @@ import pytest
 from docker.errors import NotFound
 
 from bundles.errors import HostError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from installer.address import Address
 from installer.engine import Container, Endpoint, Engine, Outcome
 from installer.garbage import CollectGarbage

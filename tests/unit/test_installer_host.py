@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from bundles.errors import HostError, UsageError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from bundles.progress import Silent
 from installer import files, kernel, marks
 from installer.binfmt import Emulation

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from bundles.descriptor import OCI_INDEX, Descriptor
-from bundles.digest import Digest
 from bundles.errors import HostError
+from bundles.oci.descriptor import OCI_INDEX, Descriptor
+from bundles.oci.digest import Digest
 from bundles.transport import Settings, Transport
 from installer import made
 from installer.daemon import without

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from bundles.digest import Digest
 from bundles.errors import UsageError
-from bundles.reference import Reference
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 from installer.address import Address
 from installer.buildkitd import config_text
 from installer.names import full_names, local_name, mirrors, repositories

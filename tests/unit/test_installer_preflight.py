@@ -17,7 +17,7 @@ import pytest
 
 from bundles.cli import app
 from bundles.errors import HostError, Problem
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from bundles.transport import Settings, Transport
 from installer import buildx, marks, preflight
 from installer.address import Address

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from bundles.archive.reader import Archive
-from bundles.digest import Digest
 from bundles.errors import DamagedArchiveError, HostError, InterruptedByUser, NetworkError
-from bundles.image import parse_index
-from bundles.platform import Platform
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_index
+from bundles.oci.platform import Platform
 from bundles.progress import Progress, Silent, Task
 from bundles.transport import Transport
 from installer import marks, preflight

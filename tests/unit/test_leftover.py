@@ -13,7 +13,7 @@ from bundler.definition.spec import TOOLCHAIN
 from bundler.writing import previous
 from bundles.archive.layout import header
 from bundles.archive.reader import Archive
-from bundles.descriptor import Descriptor
+from bundles.oci.descriptor import Descriptor
 from tests.fake_registry import FakeRegistry
 from tests.images import noise
 

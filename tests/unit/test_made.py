@@ -24,12 +24,12 @@ from bundler.sources.docker_save import read_saved
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream, Source
 from bundler.sources.spool import Local, Spool, SpooledSource, spool_beside
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import BundleError, ContentError, NotFoundError, UnavailableError, UsageError
-from bundles.platform import Platform
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from bundles.progress import Silent
-from bundles.reference import Reference
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 FAST = zstd.Settings(1, 1)

@@ -13,7 +13,7 @@ import pytest
 
 from bundles.archive.reader import Archive
 from bundles.cli.packing_list import packed_files, packing_list
-from bundles.digest import Digest
+from bundles.oci.digest import Digest
 from bundles.progress import Silent
 from tests.archives import AMD64, ARM64, ContentSource, Made, example, image, made
 from tests.images import Content, layer
@@ -101,7 +101,7 @@ def with_labels(labels: dict[str, object], annotations: dict[str, object]) -> Ma
     sample = made(image("x:1", platforms=(AMD64,)))
     from bundler.definition.spec import Spec, Wanted
     from bundler.planning.resolve import resolve
-    from bundles.reference import Reference
+    from bundles.oci.reference import Reference
 
     source = ContentSource(content, {"x:1": content.index(root)})
     wanted = (Wanted(Reference.parse("x:1"), "base", (AMD64,)),)

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bundles.archive.reader import Archive
-from bundles.digest import Digest
 from bundles.errors import HostError
-from bundles.platform import Platform
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
 from bundles.progress import Silent
 from installer import install as installing
 from installer.doctor import doctor

@@ -25,11 +25,11 @@ from bundler.writing.contents import compose
 from bundler.writing.fetch import export
 from bundler.writing.writer import ArchiveWriter
 from bundles.archive.reader import Archive
-from bundles.descriptor import Descriptor
 from bundles.errors import NetworkError
-from bundles.platform import Platform
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from bundles.progress import Silent
-from bundles.reference import Reference
 from bundles.transport import Transport
 from installer.address import Address
 from installer.push import Push

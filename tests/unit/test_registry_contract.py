@@ -18,7 +18,6 @@ import pytest
 
 from bundler.sources.registry import RegistrySource
 from bundles.authentication import Credential
-from bundles.descriptor import Descriptor
 from bundles.errors import (
     AuthenticationError,
     ContentError,
@@ -28,7 +27,8 @@ from bundles.errors import (
     UnavailableError,
     UnreachableError,
 )
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.reference import Reference
 from bundles.transport import Transport
 from installer.registry import Registry
 from tests.conftest import RealRegistry

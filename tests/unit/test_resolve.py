@@ -13,11 +13,11 @@ from bundler.definition.spec import Spec, Wanted
 from bundler.planning.plan import Plan
 from bundler.planning.resolve import resolve
 from bundler.sources.registry import RegistrySource
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import AuthenticationError, ContentError, NetworkError, NotFoundError
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from bundles.transport import Transport
 from tests.fake_registry import FakeRegistry
 from tests.images import CONFIG, LAYER, layer_tar

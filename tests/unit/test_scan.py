@@ -12,7 +12,7 @@ import pytest
 from bundler.definition.dockerfiles import Scan, scan
 from bundles.dockerfile.images import Settings
 from bundles.errors import UsageError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 from tests.fake_registry import FakeRegistry
 from tests.unit.test_cli import bundle
 from tests.unit.test_cli import hub as hub  # noqa: PLC0414  a fixture

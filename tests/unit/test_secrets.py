@@ -16,7 +16,7 @@ from typing import Any, Callable
 import pytest
 
 from bundler.definition.spec import TOOLCHAIN
-from bundles.digest import Digest
+from bundles.oci.digest import Digest
 from tests.fake_registry import FakeRegistry
 from tests.images import noise
 

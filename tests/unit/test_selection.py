@@ -12,9 +12,9 @@ from bundler.writing.contents import compose
 from bundler.writing.writer import ArchiveWriter
 from bundles.archive.manifest import Image, PlatformContent
 from bundles.archive.reader import Archive
-from bundles.descriptor import Descriptor
 from bundles.errors import DamagedArchiveError
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.reference import Reference
 from installer.address import Address
 from installer.selection import select
 from tests.archives import AMD64, PROGRAM

@@ -12,7 +12,7 @@ import pytest
 
 from bundler.sources.registry import RegistrySource
 from bundles.errors import TooSlowError, UnavailableError
-from bundles.reference import Reference
+from bundles.oci.reference import Reference
 from bundles.transport import Transport
 from tests.fake_registry import Certificate, FakeRegistry
 from tests.images import noise

@@ -16,8 +16,6 @@ import pytest
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.registry import RegistrySource
 from bundles.authentication import Credential
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import (
     AuthenticationError,
     ContentError,
@@ -27,7 +25,9 @@ from bundles.errors import (
     UnreachableError,
     UsageError,
 )
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 from bundles.transport import Transport
 from tests.fake_registry import Certificate, FakeRegistry
 from tests.images import noise

@@ -10,8 +10,8 @@ import pytest
 from bundler.definition.bundle_toml import read_definition
 from bundler.definition.spec import Definition, combine
 from bundles.errors import UsageError
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 WHOLE = """
 name = "team-base"

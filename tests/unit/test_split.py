@@ -22,9 +22,9 @@ from bundles.archive.manifest import File
 from bundles.archive.parts import cut
 from bundles.archive.reader import Archive
 from bundles.cli.app import run
-from bundles.digest import Digest
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, IncompleteArchiveError, UsageError
 from bundles.filesystem import largest_file
+from bundles.oci.digest import Digest
 from tests.archives import Made, example, image, made
 
 SPLIT = 30_000

@@ -14,8 +14,8 @@ from bundler.writing.journal import Journal
 from bundler.writing.partial_files import Unfinished
 from bundler.writing.running_hash import FrontierHasher
 from bundler.writing.writer import ArchiveWriter
-from bundles.digest import Digest
 from bundles.errors import ArchiveError, DiskFullError, UsageError
+from bundles.oci.digest import Digest
 from tests.archives import Made, example, image, made
 
 

@@ -12,9 +12,9 @@ from typing import Any, Optional
 
 import pytest
 
-from bundles.descriptor import Descriptor
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from installer.address import Address
 from installer.engine import Container
 from installer.host import Host, Places

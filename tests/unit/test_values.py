@@ -6,12 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
 from bundles.errors import BundleError, Problem, UsageError
-from bundles.image import children, media_type_of, parse_index, parse_manifest
-from bundles.platform import Platform
-from bundles.reference import Reference
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import (
+    children,
+    media_type_of,
+    parse_index,
+    parse_manifest,
+)
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 
 HEX = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 

@@ -6,8 +6,8 @@ import dataclasses
 import re
 from typing import Optional
 
-from bundles.digest import Digest
 from bundles.errors import UsageError
+from bundles.oci.digest import Digest
 
 DOCKER_HUB = "docker.io"
 

@@ -10,10 +10,16 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
-from bundles.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
-from bundles.digest import Digest
 from bundles.errors import UsageError
-from bundles.platform import Platform
+from bundles.oci.descriptor import (
+    DOCKER_INDEX,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+)
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
 
 # distribution and containerd refuse larger manifests (distribution-spec: registries should accept 4 MiB).
 MAX_MANIFEST_SIZE = 4 << 20

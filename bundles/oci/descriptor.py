@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Optional
 
-from bundles.digest import Digest
 from bundles.errors import UsageError
-from bundles.platform import Platform
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

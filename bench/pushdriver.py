@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bundles.archive.reader import Archive
 from bundles.progress import Silent
-from bundles.transport import Settings, Transport
+from bundles.registry.transport import Settings, Transport
 from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry

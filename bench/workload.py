@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
-from bundles.transport import Settings, Transport
+from bundles.registry.transport import Settings, Transport
 from installer.registry import Registry
 from tests.images import Content, layer
 from tests.testbed import ORIGIN, gotools, start_origin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from bundles.transport import Settings, Transport
+from bundles.registry.transport import Settings, Transport
 from installer.address import Address
 
 

@@ -9,13 +9,13 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Optional, TypeVar
 
 from bundles.archive.reader import Archive, BlobReader
-from bundles.connections import BLOCK_SIZE
 from bundles.errors import InterruptedByUser, NetworkError, Problem, UnreachableError
 from bundles.interruption import held
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index
 from bundles.progress import Progress, Task
+from bundles.registry.connections import BLOCK_SIZE
 from installer.rebuild import rebuilt
 from installer.registry import Registry
 from installer.required import Required

@@ -7,14 +7,20 @@ from collections.abc import Iterator
 from typing import Optional
 from urllib.parse import urljoin
 
-from bundles.authentication import pull_scope, push_scope
-from bundles.connections import Response
 from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError, UnreachableError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE
-from bundles.remote import MANIFEST_ACCEPT, announced_digest, digest_or_none, fetch_list, fetch_manifest
-from bundles.transport import Transport, Upload
+from bundles.registry.auth import pull_scope, push_scope
+from bundles.registry.connections import Response
+from bundles.registry.read import (
+    MANIFEST_ACCEPT,
+    announced_digest,
+    digest_or_none,
+    fetch_list,
+    fetch_manifest,
+)
+from bundles.registry.transport import Transport, Upload
 
 # An answer to a write has no body worth reading.
 _ANSWER_LIMIT = 1 << 20

@@ -16,7 +16,7 @@ from bundles.errors import NetworkError, NotFoundError, UsageError
 from bundles.files import write_whole
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest
-from bundles.transport import Settings, Transport
+from bundles.registry.transport import Settings, Transport
 from installer.address import Address
 from installer.connect import bypass_proxies
 from installer.host import Places, read_json_file

@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import pytest
 
-from bundles.transport import Settings, Transport
+from bundles.registry.transport import Settings, Transport
 from tests.fake_registry import Certificate, FakeRegistry
 
 

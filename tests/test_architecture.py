@@ -16,7 +16,11 @@ ALLOWED = {"bundles": {"bundles"}, "bundler": {"bundler", "bundles"}, "installer
 # library -> the only modules that import it
 ONLY = {
     "docker": {"bundler/sources/docker_config.py", "bundler/sources/docker_engine.py", "installer/engine.py"},
-    "urllib3": {"bundles/connections.py", "bundles/failures.py", "bundles/transport.py"},
+    "urllib3": {
+        "bundles/registry/connections.py",
+        "bundles/registry/connection_errors.py",
+        "bundles/registry/transport.py",
+    },
     "packaging": {"installer/version.py", "installer/engine.py", "installer/buildx.py"},
     "tqdm": {"bundles/progress.py"},
     "tarfile": {

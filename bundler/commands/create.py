@@ -47,7 +47,7 @@ from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.progress import human_size
-from bundles.transport import Transport
+from bundles.registry.transport import Transport
 
 _PATH = click.Path(path_type=Path)
 

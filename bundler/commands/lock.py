@@ -22,7 +22,7 @@ from bundles.files import write_whole
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from bundles.progress import human_size
-from bundles.transport import Transport
+from bundles.registry.transport import Transport
 
 
 @click.command()

@@ -14,7 +14,7 @@ import click
 from bundler.definition.spec import FromDaemon
 from bundler.sources.docker_config import Credentials
 from bundles.errors import UsageError
-from bundles.transport import Settings
+from bundles.registry.transport import Settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

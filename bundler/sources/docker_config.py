@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from bundles.authentication import Credential
 from bundles.errors import AuthenticationError, UsageError
 from bundles.oci.reference import DOCKER_HUB
+from bundles.registry.auth import Credential
 
 if TYPE_CHECKING:
     from docker.auth import AuthConfig

@@ -7,12 +7,12 @@ from typing import Optional, Union
 
 from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
 from bundler.sources.source import BlobStream
-from bundles.authentication import pull_scope
-from bundles.connections import Response
 from bundles.errors import ContentError, NetworkError, TooSlowError, UnavailableError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference
-from bundles.transport import Transport
+from bundles.registry.auth import pull_scope
+from bundles.registry.connections import Response
+from bundles.registry.transport import Transport
 
 _SKIP = 1 << 20
 # How much must come before an endpoint is forgiven that it was too slow.

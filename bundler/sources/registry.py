@@ -10,13 +10,13 @@ from typing import Optional
 from bundler.sources.download import Download
 from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
 from bundler.sources.source import BlobStream, Source
-from bundles.authentication import pull_scope
 from bundles.errors import NetworkError, NotFoundError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from bundles.remote import fetch_list, fetch_manifest, fetch_referrers
-from bundles.transport import Transport
+from bundles.registry.auth import pull_scope
+from bundles.registry.read import fetch_list, fetch_manifest, fetch_referrers
+from bundles.registry.transport import Transport
 
 # Enough for a mistyped tag; Docker Hub's largest repositories have thousands of pages.
 _TAG_PAGES = 10

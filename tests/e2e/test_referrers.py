@@ -15,7 +15,7 @@ import pytest
 from bundler.definition.spec import TOOLCHAIN
 from bundles.archive.reader import Archive
 from bundles.progress import Silent
-from bundles.transport import Transport
+from bundles.registry.transport import Transport
 from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry

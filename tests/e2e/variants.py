@@ -6,7 +6,7 @@ import json
 
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.image import parse_index, parse_manifest
-from bundles.transport import Settings, Transport
+from bundles.registry.transport import Settings, Transport
 from installer.registry import Registry
 
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundles.authentication import Authenticator, Challenge, Credential, TokenAnswer, merge_scopes, parse_challenges
+from bundles.registry.auth import (
+    Authenticator,
+    Challenge,
+    Credential,
+    TokenAnswer,
+    merge_scopes,
+    parse_challenges,
+)
 
 DOCKER_HUB = (
     'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",'

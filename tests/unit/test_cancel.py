@@ -27,7 +27,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.progress import Silent
-from bundles.transport import Transport
+from bundles.registry.transport import Transport
 from tests.archives import PROGRAM
 from tests.fake_registry import Certificate, FakeRegistry
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from bundler.sources.docker_config import Credentials
-from bundles.authentication import Credential
 from bundles.errors import AuthenticationError, BundleError, UsageError
+from bundles.registry.auth import Credential
 
 SECRET = "hunter2-secret"
 HUB = "https://index.docker.io/v1/"

@@ -17,7 +17,7 @@ import pytest
 from bundles.errors import HostError
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
-from bundles.transport import Settings, Transport
+from bundles.registry.transport import Settings, Transport
 from installer import made
 from installer.daemon import without
 from installer.garbage import PruneImages

@@ -18,7 +18,7 @@ import pytest
 from bundles.cli import app
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
-from bundles.transport import Settings, Transport
+from bundles.registry.transport import Settings, Transport
 from installer import buildx, marks, preflight
 from installer.address import Address
 from installer.builder import Builder, BuildkitdConfig

@@ -19,7 +19,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index
 from bundles.oci.platform import Platform
 from bundles.progress import Progress, Silent, Task
-from bundles.transport import Transport
+from bundles.registry.transport import Transport
 from installer import marks, preflight
 from installer.address import Address
 from installer.engine import Container

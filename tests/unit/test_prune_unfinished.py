@@ -11,7 +11,7 @@ import pytest
 from bundles.archive.reader import Archive
 from bundles.errors import HostError
 from bundles.progress import Silent
-from bundles.transport import Transport
+from bundles.registry.transport import Transport
 from installer.address import Address
 from installer.installed import Brought, Installed, InstalledImage
 from installer.job import Job, Options

@@ -30,7 +30,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.progress import Silent
-from bundles.transport import Transport
+from bundles.registry.transport import Transport
 from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry

@@ -17,7 +17,6 @@ from typing import Any, Callable, Optional
 import pytest
 
 from bundler.sources.registry import RegistrySource
-from bundles.authentication import Credential
 from bundles.errors import (
     AuthenticationError,
     ContentError,
@@ -29,7 +28,8 @@ from bundles.errors import (
 )
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference
-from bundles.transport import Transport
+from bundles.registry.auth import Credential
+from bundles.registry.transport import Transport
 from installer.registry import Registry
 from tests.conftest import RealRegistry
 from tests.fake_registry import FakeRegistry

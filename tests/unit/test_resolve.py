@@ -18,7 +18,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.transport import Transport
+from bundles.registry.transport import Transport
 from tests.fake_registry import FakeRegistry
 from tests.images import CONFIG, LAYER, layer_tar
 

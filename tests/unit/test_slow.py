@@ -13,7 +13,7 @@ import pytest
 from bundler.sources.registry import RegistrySource
 from bundles.errors import TooSlowError, UnavailableError
 from bundles.oci.reference import Reference
-from bundles.transport import Transport
+from bundles.registry.transport import Transport
 from tests.fake_registry import Certificate, FakeRegistry
 from tests.images import noise
 
@@ -23,7 +23,7 @@ DATA = noise(1, 4_000_000)
 @pytest.fixture
 def impatient(connect: Callable[..., Transport], monkeypatch: pytest.MonkeyPatch) -> Transport:
     """Half a second instead of a minute, and 100 KB/s instead of 1; what drips has 10."""
-    monkeypatch.setattr("bundles.connections._SLOWEST", 100_000)
+    monkeypatch.setattr("bundles.registry.connections._SLOWEST", 100_000)
     return connect(timeout=(5.0, 0.5), attempts=3)
 
 

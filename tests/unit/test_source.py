@@ -15,7 +15,6 @@ import pytest
 
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.registry import RegistrySource
-from bundles.authentication import Credential
 from bundles.errors import (
     AuthenticationError,
     ContentError,
@@ -28,7 +27,8 @@ from bundles.errors import (
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from bundles.transport import Transport
+from bundles.registry.auth import Credential
+from bundles.registry.transport import Transport
 from tests.fake_registry import Certificate, FakeRegistry
 from tests.images import noise
 

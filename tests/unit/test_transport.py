@@ -16,7 +16,6 @@ from typing import Any, Callable, Optional, Union
 
 import pytest
 
-from bundles.authentication import Credential, pull_scope, push_scope
 from bundles.errors import (
     AuthenticationError,
     ContentError,
@@ -28,7 +27,8 @@ from bundles.errors import (
     UnreachableError,
     UsageError,
 )
-from bundles.transport import Settings, Transport
+from bundles.registry.auth import Credential, pull_scope, push_scope
+from bundles.registry.transport import Settings, Transport
 from tests.fake_registry import Certificate, FakeRegistry
 
 SECRET = "hunter2-secret"
@@ -804,8 +804,8 @@ def test_no_proxy(
 
 
 def test_networks_in_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bundles.origin import Origin
-    from bundles.proxies import Proxies
+    from bundles.registry.proxies import Proxies
+    from bundles.registry.urls import Origin
 
     monkeypatch.setenv("HTTPS_PROXY", "proxy:3128")
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/8, fd00::/8,[fe80::1]")

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 from bundles.errors import UsageError
-from bundles.origin import Origin, is_loopback
+from bundles.registry.urls import Origin, is_loopback
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,9 +26,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError
-from bundles.failures import translated
-from bundles.origin import Origin, describe, is_loopback
-from bundles.proxies import Proxies, Proxy
+from bundles.registry.connection_errors import translated
+from bundles.registry.proxies import Proxies, Proxy
+from bundles.registry.urls import Origin, describe, is_loopback
 
 # urllib3 logs the full address of every request, signed query strings included, at DEBUG.
 logging.getLogger("urllib3").setLevel(logging.INFO)

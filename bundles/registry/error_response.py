@@ -7,9 +7,9 @@ import json
 import time
 from typing import Any, Optional
 
-from bundles.authentication import login_command, scope_subject
-from bundles.connections import Response
 from bundles.errors import AuthenticationError, NetworkError, NotFoundError, UnavailableError
+from bundles.registry.auth import login_command, scope_subject
+from bundles.registry.connections import Response
 
 TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
 _ERROR_LIMIT = 64 << 10

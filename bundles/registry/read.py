@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Optional
 from urllib.parse import urljoin
 
-from bundles.authentication import pull_scope
 from bundles.errors import ContentError, UsageError
 from bundles.oci.descriptor import (
     DOCKER_INDEX,
@@ -22,7 +21,8 @@ from bundles.oci.image import (
     parse_index,
     parse_json,
 )
-from bundles.transport import Transport
+from bundles.registry.auth import pull_scope
+from bundles.registry.transport import Transport
 
 MANIFEST_ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
 _MAX_LIST_SIZE = 16 << 20

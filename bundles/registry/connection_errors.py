@@ -14,7 +14,7 @@ from typing import Optional
 from urllib3 import exceptions
 
 from bundles.errors import BundleError, NetworkError, TooSlowError, UnavailableError, UnreachableError
-from bundles.origin import Origin, describe, is_loopback
+from bundles.registry.urls import Origin, describe, is_loopback
 
 # OpenSSL's names for "that was not TLS", over its versions.
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"})

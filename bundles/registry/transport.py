@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Callable, Optional, TypeVar, Union
 from urllib.parse import urljoin
 
-from bundles.authentication import (
+from bundles.closing import Closing
+from bundles.errors import InterruptedByUser, NetworkError, UnavailableError, UnreachableError
+from bundles.oci.reference import DOCKER_HUB
+from bundles.registry.auth import (
     MAX_TOKEN_ANSWER,
     Authenticator,
     Credential,
     TokenAnswer,
 )
-from bundles.closing import Closing
-from bundles.connections import Body, Connections, Response
-from bundles.errors import InterruptedByUser, NetworkError, UnavailableError, UnreachableError
-from bundles.oci.reference import DOCKER_HUB
-from bundles.origin import Origin, describe
-from bundles.refusal import TEMPORARY, refusal
+from bundles.registry.connections import Body, Connections, Response
+from bundles.registry.error_response import TEMPORARY, refusal
+from bundles.registry.urls import Origin, describe
 
 _T = TypeVar("_T")
 # What an upload sends: bytes, or a callable that gives a fresh body for each try. A bare body is sent once only.
@@ -115,7 +115,7 @@ class Transport(Closing):
             method: HTTP method.
             host: the registry.
             path: below it, beginning with `/v2/`, or an absolute URL.
-            scope: the access needed, see `bundles.authentication.pull_scope`.
+            scope: the access needed, see `bundles.registry.auth.pull_scope`.
             headers: more headers.
             body: what to upload.
             expect: the statuses that are no error.

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from bundles.archive.reader import Archive
-from bundles.progress import Silent
 from bundles.registry.transport import Settings, Transport
+from bundles.runtime.progress import Silent
 from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry

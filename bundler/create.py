@@ -26,7 +26,8 @@ from bundler.writing.previous import (
 from bundler.writing.writer import ArchiveWriter, Written
 from bundles.errors import NotFoundError
 from bundles.oci.platform import Platform
-from bundles.progress import Progress, human_size
+from bundles.runtime.progress import Progress
+from bundles.runtime.sizes import human_size
 
 if TYPE_CHECKING:
     from bundler.planning.recompress import Recompressed

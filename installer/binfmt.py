@@ -18,7 +18,7 @@ from typing import Optional
 
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
-from bundles.progress import Progress
+from bundles.runtime.progress import Progress
 from installer import kernel, marks
 from installer.engine import Container, NewContainer
 from installer.host import Host

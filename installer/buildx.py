@@ -10,7 +10,7 @@ from typing import Optional
 from packaging.version import Version
 
 from bundles.errors import HostError, Problem
-from bundles.progress import Progress
+from bundles.runtime.progress import Progress
 from installer.files import is_writable, missing_directories, read_optional, write_atomically
 from installer.host import Host
 from installer.images import left_to_base, load

@@ -16,11 +16,12 @@ from bundles.dockerfile.images import Settings, Use, uses
 from bundles.errors import HostError, NetworkError, UsageError
 from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
+from bundles.runtime.program import own_command
 from installer.connect import local_transport
 from installer.dockercli import DockerCLI
 from installer.engine import Endpoint, Engine
 from installer.host import Host, Places
-from installer.installed import Installed, own_command
+from installer.installed import Installed
 from installer.invoker import environment_of_invoker
 from installer.job import Wanted
 from installer.names import repositories

@@ -15,7 +15,7 @@ from bundles.cli.archive_argument import Given, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
-from bundles.progress import Progress
+from bundles.runtime.progress import Progress
 from installer.course import asking, step_lines
 
 if TYPE_CHECKING:

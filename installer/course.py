@@ -9,7 +9,7 @@ from typing import Any, Optional
 import click
 
 from bundles.errors import HostError, Problem
-from bundles.progress import Progress
+from bundles.runtime.progress import Progress
 from installer.host import Host
 from installer.step import Change, Step, shortened
 

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, NetworkError, UsageError
-from bundles.progress import Progress, human_size
+from bundles.runtime.program import own_command
+from bundles.runtime.progress import Progress
+from bundles.runtime.sizes import human_size
 from installer import marks
 from installer.binfmt import Emulation
 from installer.builder import Builder, BuildkitdConfig
@@ -26,7 +28,7 @@ from installer.content import content
 from installer.daemon import InsecureRegistry
 from installer.files import usable_size
 from installer.host import Host
-from installer.installed import Installed, InstalledImage, own_command
+from installer.installed import Installed, InstalledImage
 from installer.job import is_directory
 from installer.registry import Registry
 from installer.restart import RestartPolicies

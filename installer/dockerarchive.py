@@ -1,7 +1,7 @@
 """One image for one platform as a tar stream that every Docker can load, composed from the archive while it is read.
 
-The stream is what `docker save` writes (bundles/archive/docker_archive.py). It is never in memory or on disk here; layers
-are verified on their way.
+The stream is what `docker save` writes (bundles/archive/docker_archive.py). It is never in memory or on disk here;
+layers are verified on their way.
 """
 
 from __future__ import annotations

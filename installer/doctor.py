@@ -11,11 +11,12 @@ import click
 
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError, UsageError
+from bundles.runtime.program import own_command
 from installer import course
 from installer.connect import local_transport
 from installer.diagnosis import Diagnosis
 from installer.host import Host
-from installer.installed import Installed, own_command
+from installer.installed import Installed
 from installer.made import note_digests, remember
 from installer.registry import Registry
 from installer.status import finding_lines

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import BundleError, HostError
-from bundles.filesystem import free_space
+from bundles.runtime.filesystem import free_space
 
 
 def read_optional(path: Path) -> Optional[bytes]:

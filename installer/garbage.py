@@ -21,12 +21,13 @@ from typing import Optional
 from bundles.errors import HostError, NetworkError, Problem
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.progress import human_size
+from bundles.runtime.program import own_command
+from bundles.runtime.sizes import human_size
 from installer import marks
 from installer.container import RegistryContainer, is_ours
 from installer.content import Content, content
 from installer.host import Host
-from installer.installed import Brought, Installed, own_command
+from installer.installed import Brought, Installed
 from installer.job import is_directory
 from installer.registry import Registry
 from installer.step import Change, Step

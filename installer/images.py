@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from bundles.errors import HostError, Problem
-from bundles.progress import Progress
+from bundles.runtime.progress import Progress
 from installer.dockerarchive import content_size, stream
 from installer.host import Host
 from installer.job import Job, Tool

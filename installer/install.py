@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from bundles.archive.reader import Archive
 from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError
-from bundles.progress import Progress, Silent
+from bundles.runtime.progress import Progress, Silent
 from installer import preflight
 from installer.binfmt import Emulation
 from installer.builder import Builder, BuildkitdConfig

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.cli.app import program_name
 from bundles.errors import HostError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
@@ -150,8 +149,3 @@ def _nothing(host: Host, path: Path) -> HostError:
             hint="run this as that user (or with sudo); or write a receipt of your own: python3 ARCHIVE install",
         )
     return HostError(f"nothing is installed here: there is no receipt at `{path}`", hint="python3 ARCHIVE install")
-
-
-def own_command(arguments: str) -> str:
-    """How a person runs this program again with other arguments."""
-    return f"{program_name()} {arguments}"

@@ -12,13 +12,13 @@ from typing import Optional
 from bundles.archive.reader import Archive
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
-from bundles.progress import human_size
+from bundles.runtime.program import own_command
+from bundles.runtime.sizes import human_size
 from installer import marks
 from installer.container import installed_address, installed_data
 from installer.engine import OLDEST_ENGINE, EngineInfo
 from installer.files import is_seen, usable_size
 from installer.host import Host
-from installer.installed import own_command
 from installer.job import Job, Options, is_directory
 from installer.step import Step
 

@@ -15,7 +15,7 @@ from bundles.archive.reader import Archive
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
-from bundles.progress import Silent
+from bundles.runtime.progress import Silent
 from installer import course
 from installer.connect import local_transport
 from installer.garbage import CollectGarbage, PruneImages, freed_text

@@ -10,12 +10,12 @@ from typing import Optional, TypeVar
 
 from bundles.archive.reader import Archive, BlobReader
 from bundles.errors import InterruptedByUser, NetworkError, Problem, UnreachableError
-from bundles.interruption import held
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index
-from bundles.progress import Progress, Task
 from bundles.registry.connections import BLOCK_SIZE
+from bundles.runtime.progress import Progress, Task
+from bundles.runtime.signals import held
 from installer.rebuild import rebuilt
 from installer.registry import Registry
 from installer.required import Required

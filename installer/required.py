@@ -10,7 +10,7 @@ from bundles.archive.reader import Archive
 from bundles.errors import Problem
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.progress import human_size
+from bundles.runtime.sizes import human_size
 from installer.registry import Registry
 from installer.selection import Selected
 

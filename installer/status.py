@@ -10,11 +10,12 @@ import click
 
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError, NetworkError
+from bundles.runtime.program import own_command
 from installer import kernel, marks
 from installer.connect import local_transport
 from installer.diagnosis import Diagnosis, Finding
 from installer.host import Host
-from installer.installed import Installed, own_command
+from installer.installed import Installed
 from installer.registry import Registry
 
 

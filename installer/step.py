@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from bundles.errors import Problem
-from bundles.progress import human_size
+from bundles.runtime.sizes import human_size
 
 
 @dataclasses.dataclass(frozen=True)

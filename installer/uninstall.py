@@ -12,11 +12,12 @@ import click
 
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
+from bundles.runtime.program import own_command
 from installer import course
 from installer.address import Address
 from installer.daemon import ForbidInsecureRegistry
 from installer.host import Host
-from installer.installed import Installed, own_command
+from installer.installed import Installed
 from installer.removal import RemoveBuilder, RemoveEmulation, RemoveFiles, RemoveImages, RemovePassing, RemoveRegistry
 from installer.step import Step
 

@@ -10,11 +10,12 @@ import click
 from bundles.cli.archive_argument import Given, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.oci.platform import Platform
+from bundles.runtime.program import own_command
 from installer.cli import installed as run
 from installer.cli import planned
 from installer.course import asking
 from installer.host import Host
-from installer.installed import Installed, own_command
+from installer.installed import Installed
 from installer.job import Job, Options
 
 

@@ -13,10 +13,10 @@ import click
 from bundles.archive.want import Want
 from bundles.cli.output import Output, common_options
 from bundles.errors import NetworkError, NotFoundError, UsageError
-from bundles.files import write_whole
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest
 from bundles.registry.transport import Settings, Transport
+from bundles.runtime.filesystem import write_whole
 from installer.address import Address
 from installer.connect import bypass_proxies
 from installer.host import Places, read_json_file

@@ -22,7 +22,7 @@ ONLY = {
         "bundles/registry/transport.py",
     },
     "packaging": {"installer/version.py", "installer/engine.py", "installer/buildx.py"},
-    "tqdm": {"bundles/progress.py"},
+    "tqdm": {"bundles/runtime/progress.py"},
     "tarfile": {
         "bundler/sources/docker_save.py",
         "bundles/archive/layout.py",

@@ -31,7 +31,6 @@ from bundler.planning.lockfile import read_lock
 from bundler.planning.plan import Plan
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
-from bundler.size import parse_size
 from bundler.sources.pinned import PinnedSource
 from bundler.sources.registry import RegistrySource
 from bundler.sources.source import Source
@@ -46,8 +45,8 @@ from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.progress import human_size
 from bundles.registry.transport import Transport
+from bundles.runtime.sizes import human_size, parse_size
 
 _PATH = click.Path(path_type=Path)
 

@@ -18,11 +18,11 @@ from bundler.sources.pinned import PinnedSource
 from bundler.sources.registry import RegistrySource
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
-from bundles.files import write_whole
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from bundles.progress import human_size
 from bundles.registry.transport import Transport
+from bundles.runtime.filesystem import write_whole
+from bundles.runtime.sizes import human_size
 
 
 @click.command()

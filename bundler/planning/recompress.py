@@ -14,7 +14,6 @@ from bundler.planning.plan import Plan, Resolved
 from bundler.sources import zstd
 from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
 from bundler.sources.spool import Hashed, Local, SpooledSource
-from bundler.workers import in_parallel
 from bundles.archive.manifest import Image
 from bundles.errors import ContentError
 from bundles.oci.descriptor import (
@@ -29,7 +28,9 @@ from bundles.oci.descriptor import (
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_json, parse_manifest, walk
 from bundles.oci.reference import Reference
-from bundles.progress import Progress, human_size
+from bundles.runtime.progress import Progress
+from bundles.runtime.sizes import human_size
+from bundles.runtime.workers import in_parallel
 
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 # What may be recompressed, and what it is called in an OCI manifest when it is not.

@@ -14,13 +14,13 @@ from typing import Any
 
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources.registry import RegistrySource
-from bundler.workers import in_parallel
 from bundles.archive.manifest import Image, PlatformContent
 from bundles.errors import ContentError, UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, parse_index, parse_manifest
 from bundles.oci.reference import Reference
+from bundles.runtime.workers import in_parallel
 
 _COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
 _WORKERS = 16

@@ -21,7 +21,6 @@ from bundles.errors import (
     Problem,
     UsageError,
 )
-from bundles.interruption import held
 from bundles.oci.descriptor import (
     CONFIG_TYPES,
     DOCKER_INDEX,
@@ -38,7 +37,8 @@ from bundles.oci.image import (
 )
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.progress import human_size
+from bundles.runtime.signals import held
+from bundles.runtime.sizes import human_size
 
 # Resolving waits for round trips, not for bytes.
 _WORKERS = 16

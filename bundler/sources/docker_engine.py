@@ -17,6 +17,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.runtime.streams import _Stream
 
 # An engine may think for minutes before it begins to send an image.
 _TIMEOUT = 900
@@ -101,23 +102,3 @@ def _merged(wanted: FromDaemon, parts: Sequence[Local]) -> Local:
         documents.update({known: data for known, data in part.documents.items() if not known.is_index})
     root, data = index([children[platform] for platform in sorted(children)])
     return Local(root, {**documents, root: data})
-
-
-class _Stream:
-    """Pieces as the object with `read` that tarfile wants."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces, self._rest = pieces, memoryview(b"")
-
-    def read(self, size: int) -> bytes:
-        parts, missing = [], size
-        while missing:
-            if not self._rest:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    break
-                self._rest = memoryview(piece)
-            parts.append(self._rest[:missing])
-            missing -= len(parts[-1])
-            self._rest = self._rest[len(parts[-1]) :]
-        return b"".join(parts)

@@ -6,11 +6,11 @@ import abc
 from typing import Optional, Union
 
 from bundler.sources.mirrors import Endpoint
-from bundles.closing import Closing
 from bundles.errors import ContentError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
+from bundles.runtime.closing import Closing
 
 
 class Source(abc.ABC):

@@ -20,12 +20,13 @@ from typing import Optional, Union
 from bundler.definition.spec import Spec
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream, Source, SourceAround
-from bundler.writing.journal import open_locked
 from bundles.errors import DiskFullError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from bundles.progress import Progress, human_size
+from bundles.runtime.filesystem import open_locked
+from bundles.runtime.progress import Progress
+from bundles.runtime.sizes import human_size
 
 # What is not whole yet; what was read from the local Docker, which has it still; what was fetched and made smaller.
 _UNFINISHED, _READ, _MADE = ".unfinished", ".read", ".made"

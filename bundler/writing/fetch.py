@@ -9,7 +9,6 @@ from typing import Optional
 from bundler.planning.plan import Plan
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import Source
-from bundler.workers import in_parallel
 from bundler.writing.writer import (
     CHUNK,
     ArchiveWriter,
@@ -19,7 +18,8 @@ from bundler.writing.writer import (
 from bundles.errors import ContentError, InterruptedByUser
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference
-from bundles.progress import Progress, Task
+from bundles.runtime.progress import Progress, Task
+from bundles.runtime.workers import in_parallel
 
 DEFAULT_WORKERS = 4
 Layer = tuple[Descriptor, Reference]

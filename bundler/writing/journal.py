@@ -9,16 +9,14 @@ It only ever grows, so that a run that ends while it begins loses nothing. It is
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import BundleError, UsageError
+from bundles.errors import UsageError
 from bundles.oci.digest import Digest
+from bundles.runtime.filesystem import open_locked
 
 # More than any size has.
 _DIGITS = 20
@@ -131,42 +129,6 @@ def described(path: Path) -> Optional[tuple[Digest, str]]:
         return (Digest(words[1]), words[2]) if len(words) == 3 and words[0] == "bundle" else None
     except (OSError, UsageError):
         return None
-
-
-def open_locked(path: Path, archive: str, opened: Callable[[], int]) -> int:
-    """A file or directory that is locked for the one writer of an archive, until it is closed.
-
-    On a file system without locks it is only opened: two runs at once are then the user's to avoid.
-
-    Args:
-        path: what is locked.
-        archive: the archive's name.
-        opened: opens it, and makes it when it is not there.
-
-    Raises:
-        BundleError: another process has it.
-    """
-    while True:
-        file = opened()
-        _lock(file, archive)
-        try:
-            if os.path.samestat(os.fstat(file), path.stat()):
-                return file
-        except FileNotFoundError:
-            pass
-        os.close(file)  # another writer ended, and took it along, while this one waited for the lock
-
-
-def _lock(file: int, archive: str) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(file)
-            raise BundleError(
-                f"`{archive}` is being written by another `bundle create`",
-                hint="wait for it to end, or choose another -o FILE",
-            ) from None
 
 
 def _content(file: int) -> bytes:

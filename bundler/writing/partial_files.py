@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundles.archive.parts import further_parts
-from bundles.closing import Closing
 from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError
-from bundles.filesystem import sync_directory
-from bundles.progress import human_size
+from bundles.runtime.closing import Closing
+from bundles.runtime.filesystem import sync_directory
+from bundles.runtime.sizes import human_size
 
 PARTIAL = ".partial"
 

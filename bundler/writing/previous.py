@@ -17,12 +17,12 @@ from bundler.writing.partial_files import Unfinished, occupied, unfinished_files
 from bundles.archive.layout import BLOCK, Entry
 from bundles.archive.manifest import Manifest
 from bundles.archive.reader import manifest_size
-from bundles.closing import Closing
 from bundles.errors import BundleError
-from bundles.filesystem import free_space
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
+from bundles.runtime.closing import Closing
+from bundles.runtime.filesystem import free_space
 
 # So that wrong bytes make the next try go elsewhere.
 _HERE = Endpoint("previous")

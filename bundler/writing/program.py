@@ -47,7 +47,7 @@ if sys.version_info < (3, 9):
         % (sys.version_info[0], sys.version_info[1], archive, archive)
     )
 
-from bundles.start import main
+from bundles.cli.start import main
 
 main()
 """

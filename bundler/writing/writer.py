@@ -38,13 +38,18 @@ from bundles.archive.parts import (
     part_name,
 )
 from bundles.archive.reader import Archive
-from bundles.closing import Closing
 from bundles.errors import ArchiveError, DiskFullError, UsageError
-from bundles.filesystem import free_space, largest_file, sync_directory, write_synced
-from bundles.interruption import held
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.progress import human_size
+from bundles.runtime.closing import Closing
+from bundles.runtime.filesystem import (
+    free_space,
+    largest_file,
+    sync_directory,
+    write_synced,
+)
+from bundles.runtime.signals import held
+from bundles.runtime.sizes import human_size
 
 CHUNK = 1 << 20
 # How much a blob grows between two lines of the journal: what an interruption can cost.

@@ -19,7 +19,7 @@ from bundles.archive.layout import (
     header,
 )
 from bundles.errors import IncompleteArchiveError, UsageError
-from bundles.progress import human_size
+from bundles.runtime.sizes import human_size
 
 MAX_PARTS = 999
 _PART = re.compile(r"(.+)\.([0-9]{3})", re.ASCII)

@@ -34,7 +34,6 @@ from bundles.archive.manifest import MAX_SIZE, Image, Manifest
 from bundles.archive.parts import is_first_part
 from bundles.archive.signature import Signers, is_well_formed
 from bundles.archive.volume import Volume, check_parts
-from bundles.closing import Closing
 from bundles.errors import (
     ArchiveError,
     DamagedArchiveError,
@@ -43,12 +42,13 @@ from bundles.errors import (
     Problem,
     UsageError,
 )
-from bundles.interruption import held
 from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, parse_manifest, walk
 from bundles.oci.reference import Reference
-from bundles.progress import Progress, Silent, Task
+from bundles.runtime.closing import Closing
+from bundles.runtime.progress import Progress, Silent, Task
+from bundles.runtime.signals import held
 
 CHUNK = 1 << 20
 _COPY_AGAIN = "copy the archive again from where it was created, and compare: sha256sum -c {name}.sha256"

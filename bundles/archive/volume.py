@@ -12,9 +12,9 @@ from typing import Optional
 
 from bundles.archive.layout import BLOCK, Layout, header
 from bundles.archive.parts import find, part_name
-from bundles.closing import Closing
 from bundles.errors import ArchiveError, DamagedArchiveError, IncompleteArchiveError, Problem, ReadError
 from bundles.oci.digest import Digest
+from bundles.runtime.closing import Closing
 
 _HINT = "sha256sum -c {name}.sha256 says which parts are right; copy the others again"
 _FOREIGN = "is damaged, or a part of another archive"

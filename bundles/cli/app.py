@@ -12,18 +12,17 @@ import importlib.util
 import json
 import logging
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Optional
 
 import click
 
 import bundles
 from bundles.errors import BundleError, DiskFullError, UsageError
-from bundles.interruption import Interruption, explained
+from bundles.runtime.program import program_name
+from bundles.runtime.signals import Interruption, explained
 
 # name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
 _COMMANDS = {
@@ -91,12 +90,6 @@ def bundle() -> None:
     """
 
 
-def running_archive() -> Optional[Path]:
-    """The archive, or the last part of one, that this program was started from; None when it is an installed one."""
-    place = Path(bundles.__file__).parent.parent
-    return place if place.is_file() else None
-
-
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Run the command line and exit."""
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
@@ -147,11 +140,6 @@ def _explained(error: BaseException) -> BundleError:
         )
     click.echo("".join(traceback.format_exception(type(error), error, error.__traceback__)), err=True)
     return BundleError(f"a defect in this program: {type(error).__name__}: {error}", hint="report the lines above")
-
-
-def program_name() -> str:
-    """How a person runs this program from the same directory."""
-    return f"python3 {shlex.quote(sys.argv[0])}" if running_archive() else "bundle"
 
 
 def _report(error: BundleError, arguments: list[str]) -> int:

@@ -12,8 +12,8 @@ import click
 
 from bundles.archive.reader import Archive
 from bundles.archive.signature import Signers
-from bundles.cli.app import running_archive
 from bundles.errors import UsageError
+from bundles.runtime.program import running_archive
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)

@@ -10,7 +10,7 @@ import click
 from bundles.archive.manifest import Image, Manifest
 from bundles.archive.reader import read_manifest
 from bundles.cli.output import Output, common_options
-from bundles.progress import human_size
+from bundles.runtime.sizes import human_size
 
 _PATH = click.Path(path_type=Path)
 

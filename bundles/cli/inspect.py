@@ -11,8 +11,8 @@ from bundles.archive.manifest import Image
 from bundles.archive.reader import Archive
 from bundles.cli.archive_argument import Given, archive_argument
 from bundles.cli.output import Output, common_options
-from bundles.files import write_whole
-from bundles.progress import human_size
+from bundles.runtime.filesystem import write_whole
+from bundles.runtime.sizes import human_size
 
 
 @click.command()

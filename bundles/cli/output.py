@@ -14,7 +14,7 @@ from typing import Any, Optional, TypeVar
 import click
 
 from bundles.errors import BundleError, UsageError
-from bundles.progress import Logged, Progress, for_stderr
+from bundles.runtime.progress import Logged, Progress, for_stderr
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -18,7 +18,8 @@ from bundles.archive.reader import Archive
 from bundles.errors import UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
 from bundles.oci.image import children, parse_json, parse_manifest
-from bundles.progress import Progress, human_size
+from bundles.runtime.progress import Progress
+from bundles.runtime.sizes import human_size
 
 _LABELS = "org.opencontainers.image."
 # The labels that come first, because they say what a thing is and under which terms; then the others by name.

@@ -1,4 +1,4 @@
-"""Dockerfiles as instructions: directives, escapes, line continuations, comments and heredocs, as BuildKit reads them."""
+"""Dockerfiles as instructions: directives, escapes, continuations, comments and heredocs, as BuildKit reads them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Callable, Optional, TypeVar, Union
 from urllib.parse import urljoin
 
-from bundles.closing import Closing
 from bundles.errors import InterruptedByUser, NetworkError, UnavailableError, UnreachableError
 from bundles.oci.reference import DOCKER_HUB
 from bundles.registry.auth import (
@@ -22,6 +21,7 @@ from bundles.registry.auth import (
 from bundles.registry.connections import Body, Connections, Response
 from bundles.registry.error_response import TEMPORARY, refusal
 from bundles.registry.urls import Origin, describe
+from bundles.runtime.closing import Closing
 
 _T = TypeVar("_T")
 # What an upload sends: bytes, or a callable that gives a fresh body for each try. A bare body is sent once only.

@@ -34,7 +34,7 @@ KINDS = (
 )  # fmt: skip
 # What one interruption may cost: for each of 4 workers a line of the journal (1 MiB), a chunk and the sockets' buffers.
 ALLOWANCE = 4 * ((1 << 20) + (1 << 20) + (256 << 10))
-_MAIN = "from bundles.cli import main; main()"
+_MAIN = "from bundles.cli.app import main; main()"
 _ROOT = Path(__file__).parent.parent.parent
 _OVERHEAD = 300_000  # headers and manifests
 

@@ -87,7 +87,7 @@ class Campaign:
         # Emulation is the whole machine's, and others use it at the same time.
         command = ["create", *_IMAGES, f"--mirror=docker.io={ORIGIN}", "--split", "64MiB", "--without=binfmt"]
         command += ["--platform", "linux/amd64", "-o", str(self._stick.mount_point / "offline.tar"), "-q"]
-        subprocess.run([sys.executable, "-c", "from bundles.cli import main; main()", *command], check=True)
+        subprocess.run([sys.executable, "-c", "from bundles.cli.app import main; main()", *command], check=True)
         self._last = max(path.name for path in self._stick.mount_point.glob("offline.tar.0??"))
         self.host = self._stack.enter_context(Host(name="campaign"))
         self.host.mount_in(self._data.mount_point, "/data", readonly=False)

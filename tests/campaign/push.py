@@ -168,7 +168,7 @@ class Campaign:
                 command += [f"--mirror=docker.io={online.host}", *split]
                 command += [f"--without={role}" for role in TOOLCHAIN]
                 subprocess.run(
-                    [sys.executable, "-c", "from bundles.cli import main; main()", *map(str, command)],
+                    [sys.executable, "-c", "from bundles.cli.app import main; main()", *map(str, command)],
                     check=True,
                     cwd=self._source,
                 )

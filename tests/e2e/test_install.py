@@ -102,7 +102,7 @@ def usb(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-o",
         str(directory / "offline.tar"),
     ]
-    subprocess.run([sys.executable, "-c", "from bundles.cli import main; main()", *command], check=True)
+    subprocess.run([sys.executable, "-c", "from bundles.cli.app import main; main()", *command], check=True)
     return directory
 
 

@@ -160,7 +160,7 @@ def usb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def create(name: str, *lines: str) -> None:
         (directory / f"{name}.toml").write_text("\n".join([f'name = "{name}"', *lines]) + "\n")
         command = ["create", "-f", str(directory / f"{name}.toml"), "--mirror", f"docker.io={ORIGIN}", "-q"]
-        main = "from bundles.cli import main; main()"
+        main = "from bundles.cli.app import main; main()"
         subprocess.run([sys.executable, "-c", main, *command, "-o", str(directory / f"{name}.tar")], check=True)
 
     platforms = 'platforms = ["linux/amd64", "linux/arm64"]'

@@ -14,8 +14,8 @@ import pytest
 
 from bundler.definition.spec import TOOLCHAIN
 from bundles.archive.reader import Archive
-from bundles.progress import Silent
 from bundles.registry.transport import Transport
+from bundles.runtime.progress import Silent
 from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry

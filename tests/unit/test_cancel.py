@@ -26,8 +26,8 @@ from bundles.errors import AuthenticationError, BundleError, InterruptedByUser, 
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.progress import Silent
 from bundles.registry.transport import Transport
+from bundles.runtime.progress import Silent
 from tests.archives import PROGRAM
 from tests.fake_registry import Certificate, FakeRegistry
 

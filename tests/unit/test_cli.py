@@ -32,7 +32,7 @@ def hub(registry: FakeRegistry) -> FakeRegistry:
 
 
 def bundle(*arguments: object, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from bundles.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from bundles.cli.app import main; main()", *map(str, arguments)]
     environment = {"PYTHONPATH": str(ROOT), "HOME": str(cwd), "PATH": "/usr/bin:/bin"}
     return subprocess.run(
         command, cwd=cwd, env=environment, check=False, capture_output=True, text=True, timeout=60, **options
@@ -168,7 +168,7 @@ def test_errors_as_json(tmp_path: Path) -> None:
 )
 def test_interrupted(hub: FakeRegistry, tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
     hub.fault("GET", "/library/debian/blobs/", times=-1, drip=0.2)
-    program = "from bundles.cli import main; main()"
+    program = "from bundles.cli.app import main; main()"
     command = [sys.executable, "-c", program, "create", "debian:12", "--mirror", f"docker.io={hub.host}"]
     command += ["--log-file", "log"]
     environment = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}

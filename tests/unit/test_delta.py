@@ -19,8 +19,8 @@ from bundles.errors import ArchiveError, DamagedArchiveError, NetworkError, Usag
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.progress import Silent
 from bundles.registry.transport import Transport
+from bundles.runtime.progress import Silent
 from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from bundles.oci.platform import Platform
-from bundles.progress import Silent
+from bundles.runtime.progress import Silent
 from installer.address import Address
 from installer.diagnosis import Diagnosis
 from installer.host import Host, Places

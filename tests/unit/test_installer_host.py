@@ -17,7 +17,7 @@ import pytest
 
 from bundles.errors import HostError, UsageError
 from bundles.oci.platform import Platform
-from bundles.progress import Silent
+from bundles.runtime.progress import Silent
 from installer import files, kernel, marks
 from installer.binfmt import Emulation
 from installer.buildx import OLDEST_BUILDX

@@ -18,8 +18,8 @@ from bundles.errors import DamagedArchiveError, HostError, InterruptedByUser, Ne
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index
 from bundles.oci.platform import Platform
-from bundles.progress import Progress, Silent, Task
 from bundles.registry.transport import Transport
+from bundles.runtime.progress import Progress, Silent, Task
 from installer import marks, preflight
 from installer.address import Address
 from installer.engine import Container

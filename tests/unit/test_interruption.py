@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bundles.interruption import held
+from bundles.runtime.signals import held
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,7 +110,7 @@ def test_ctrl_c_while_the_program_is_still_being_read(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     # A shell's background job, as these tests may be, ignores Ctrl-C.
     heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command = [sys.executable, "-c", heeding + "from bundles.start import main; main()", "--help"]
+    command = [sys.executable, "-c", heeding + "from bundles.cli.start import main; main()", "--help"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip

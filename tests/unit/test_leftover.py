@@ -17,7 +17,7 @@ from bundles.oci.descriptor import Descriptor
 from tests.fake_registry import FakeRegistry
 from tests.images import noise
 
-COMMAND = [sys.executable, "-c", "from bundles.cli import main; main()", "create", "--platform", "linux/amd64"]
+COMMAND = [sys.executable, "-c", "from bundles.cli.app import main; main()", "create", "--platform", "linux/amd64"]
 WITHOUT = [f"--without={role}" for role in TOOLCHAIN]
 
 

@@ -210,7 +210,7 @@ def test_same_lock_same_bytes_wherever_it_is_used(hub: FakeRegistry, project: Pa
         place = tmp_path / f"machine {number}"
         shutil.copytree(project, place)
         environment = {"PYTHONPATH": str(ROOT), "HOME": str(place), "PATH": "/usr/bin:/bin", **around}
-        command = f'umask {environment.pop("umask")}; exec "$0" -c \'from bundles.cli import main; main()\' "$@"'
+        command = f'umask {environment.pop("umask")}; exec "$0" -c \'from bundles.cli.app import main; main()\' "$@"'
         subprocess.run(
             ["sh", "-c", command, program, "create", "-f", str(place / "bundle.toml"), "-o", str(place / "x.tar")],
             cwd="/" if number % 2 else place, env=environment, check=True, capture_output=True, timeout=120,

@@ -29,7 +29,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.progress import Silent
+from bundles.runtime.progress import Silent
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 FAST = zstd.Settings(1, 1)

@@ -14,7 +14,7 @@ import pytest
 from bundles.archive.reader import Archive
 from bundles.cli.packing_list import packed_files, packing_list
 from bundles.oci.digest import Digest
-from bundles.progress import Silent
+from bundles.runtime.progress import Silent
 from tests.archives import AMD64, ARM64, ContentSource, Made, example, image, made
 from tests.images import Content, layer
 from tests.unit.test_cli import bundle

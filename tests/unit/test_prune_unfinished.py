@@ -10,8 +10,8 @@ import pytest
 
 from bundles.archive.reader import Archive
 from bundles.errors import HostError
-from bundles.progress import Silent
 from bundles.registry.transport import Transport
+from bundles.runtime.progress import Silent
 from installer.address import Address
 from installer.installed import Brought, Installed, InstalledImage
 from installer.job import Job, Options

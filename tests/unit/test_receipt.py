@@ -17,7 +17,7 @@ from bundles.archive.reader import Archive
 from bundles.errors import HostError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
-from bundles.progress import Silent
+from bundles.runtime.progress import Silent
 from installer import install as installing
 from installer.doctor import doctor
 from installer.host import Host, Places

@@ -29,8 +29,8 @@ from bundles.errors import NetworkError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.progress import Silent
 from bundles.registry.transport import Transport
+from bundles.runtime.progress import Silent
 from installer.address import Address
 from installer.push import Push
 from installer.registry import Registry

@@ -24,7 +24,7 @@ PASSWORD = "Planted-Passw0rd-81b7"
 PROXY_PASSWORD = "Planted-Pr0xy-55aa"
 SIGNATURE = "X-Amz-Signature=planted5ignature2c9e"
 LAYER = str(Digest.of(noise(0, 3_000_000)))
-COMMAND = [sys.executable, "-c", "from bundles.cli import main; main()", "create"]
+COMMAND = [sys.executable, "-c", "from bundles.cli.app import main; main()", "create"]
 WITHOUT = [f"--without={role}" for role in TOOLCHAIN]
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from bundler.size import parse_size
 from bundler.writing.contents import Contents
 from bundler.writing.writer import ArchiveWriter, Written
 from bundles.archive.layout import Layout
@@ -23,8 +22,9 @@ from bundles.archive.parts import cut
 from bundles.archive.reader import Archive
 from bundles.cli.app import run
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, IncompleteArchiveError, UsageError
-from bundles.filesystem import largest_file
 from bundles.oci.digest import Digest
+from bundles.runtime.filesystem import largest_file
+from bundles.runtime.sizes import parse_size
 from tests.archives import Made, example, image, made
 
 SPLIT = 30_000

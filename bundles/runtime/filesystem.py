@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
+
+from bundles.errors import BundleError, UsageError
 
 # The largest file of FAT32: its size field has 32 bits.
 FAT_LIMIT = 4_294_967_295
@@ -69,3 +73,61 @@ def write_synced(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def open_locked(path: Path, archive: str, opened: Callable[[], int]) -> int:
+    """A file or directory that is locked for the one writer of an archive, until it is closed.
+
+    On a file system without locks it is only opened: two runs at once are then the user's to avoid.
+
+    Args:
+        path: what is locked.
+        archive: the archive's name.
+        opened: opens it, and makes it when it is not there.
+
+    Raises:
+        BundleError: another process has it.
+    """
+    while True:
+        file = opened()
+        _lock(file, archive)
+        try:
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        os.close(file)  # another writer ended, and took it along, while this one waited for the lock
+
+
+def _lock(file: int, archive: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(file)
+            raise BundleError(
+                f"`{archive}` is being written by another `bundle create`",
+                hint="wait for it to end, or choose another -o FILE",
+            ) from None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name beside it, then give it its name: it is whole or as it was.
+
+    Raises:
+        UsageError: it cannot be written.
+        OSError: no space (errno ENOSPC), which the command line reports as such.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "is a directory")
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(
+            f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}",
+            hint="name a file in a directory that exists and that you may write to",
+        ) from None

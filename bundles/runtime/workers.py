@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Callable, TypeVar
 
-from bundles.interruption import held
+from bundles.runtime.signals import held
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

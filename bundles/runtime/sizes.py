@@ -32,3 +32,12 @@ def parse_size(text: str) -> int:
     if size < 1:
         raise UsageError(f"`{text[:40]}` is too small: expected at least one byte")
     return size
+
+
+def human_size(count: float) -> str:
+    """A number of bytes for people, in powers of 1024: `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

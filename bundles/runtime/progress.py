@@ -12,7 +12,8 @@ import threading
 import time
 from typing import Optional, TextIO
 
-from bundles.closing import Closing
+from bundles.runtime.closing import Closing
+from bundles.runtime.sizes import human_size
 
 # A plain line at most this often, in seconds, so that a log of a long job stays readable.
 _LINE_INTERVAL = 5.0
@@ -58,15 +59,6 @@ class Silent(Progress):
 
     def task(self, label: str, total: int) -> Task:
         return _SilentTask()
-
-
-def human_size(count: float) -> str:
-    """A number of bytes for people, in powers of 1024: `1.5 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 class _LineTask(Task):

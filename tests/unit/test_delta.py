@@ -22,10 +22,10 @@ from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.address import Address
+from installer.commands.want import holdings, pinned
 from installer.push import Push
 from installer.registry import Registry
 from installer.selection import select
-from installer.want import holdings, pinned
 from tests.archives import AMD64, ContentSource, Made, image, made
 from tests.fake_registry import FakeRegistry
 from tests.images import Content

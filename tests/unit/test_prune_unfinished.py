@@ -13,9 +13,9 @@ from bundles.errors import HostError
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.address import Address
+from installer.commands.prune import _of_archive, _of_receipt
 from installer.installed import Brought, Installed, InstalledImage
 from installer.job import Job, Options
-from installer.prune import _of_archive, _of_receipt
 from installer.push import Push, places
 from installer.registry import Registry
 from tests.archives import AMD64, Made, example

@@ -19,14 +19,14 @@ from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer import install as installing
-from installer.doctor import doctor
+from installer.commands.doctor import doctor
+from installer.commands.prune import prune
+from installer.commands.uninstall import uninstall
 from installer.host import Host, Places
 from installer.installed import Installed
 from installer.job import Job, Options
-from installer.prune import prune
 from installer.receipt import Receipt
 from installer.step import Change, Step
-from installer.uninstall import uninstall
 from tests.archives import example
 
 AMD64 = Platform("linux", "amd64")

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from installer.check import check
-from installer.want import want
+from installer.commands.check import check
+from installer.commands.want import want
 from tests.fake_registry import FakeRegistry
 
 

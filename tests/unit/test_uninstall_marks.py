@@ -16,12 +16,12 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from installer.address import Address
+from installer.commands.uninstall import _steps
 from installer.engine import Container
 from installer.host import Host, Places
 from installer.installed import Installed
 from installer.job import Tool, Wanted
 from installer.removal import RemoveBuilder, RemoveEmulation, RemoveImages, RemovePassing, RemoveRegistry
-from installer.uninstall import _steps
 
 AMD64 = Platform("linux", "amd64")
 BUILDER = "buildx_buildkit_cross-builder0"

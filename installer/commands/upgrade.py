@@ -11,12 +11,12 @@ from bundles.cli.archive_argument import Given, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
-from installer.cli import installed as run
-from installer.cli import planned
-from installer.course import asking
+from installer.commands.install import installed as run
+from installer.commands.install import planned
 from installer.host import Host
 from installer.installed import Installed
 from installer.job import Job, Options
+from installer.runner import asking
 
 
 @click.command()

@@ -12,14 +12,14 @@ import click
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError, UsageError
 from bundles.runtime.program import own_command
-from installer import course
+from installer import runner
+from installer.commands.status import finding_lines
 from installer.connect import local_transport
 from installer.diagnosis import Diagnosis
 from installer.host import Host
 from installer.installed import Installed
 from installer.made import note_digests, remember
 from installer.registry import Registry
-from installer.status import finding_lines
 
 
 @click.command()
@@ -35,7 +35,7 @@ def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Outp
     """
     if yes and not fix:
         raise UsageError("--yes needs --fix", hint=own_command("doctor --fix --yes"))
-    host = Host.this(os.environ, course.asking())
+    host = Host.this(os.environ, runner.asking())
     mends = fix and not plan
     with contextlib.ExitStack() as stack:
         installed = stack.enter_context(Installed.locked(host)) if mends else Installed.read(host)
@@ -47,23 +47,23 @@ def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Outp
         steps = [step for step in diagnosis.steps if step.name in names]
         document: dict[str, Any] = {
             "findings": [finding.to_json() for finding in findings],
-            "steps": course.plan(steps),
+            "steps": runner.plan(steps),
         }
         if mends and steps:
-            course.check(steps, host, yes=yes)
+            runner.check(steps, host, yes=yes)
 
-            def done(changes: course.Changes) -> None:
+            def done(changes: runner.Changes) -> None:
                 remember(installed.made, (), changes, host)
                 note_digests(installed.made, changes)
                 installed.save(host)
 
-            document["steps"] = course.perform(steps, output.progress, done)
+            document["steps"] = runner.perform(steps, output.progress, done)
             findings = diagnosis.findings(thorough=True)
             document["left"] = [finding.to_json() for finding in findings]
     lines = [] if mends and steps else finding_lines(findings)
     if document["steps"]:
         title = "mended" if mends else f"what {own_command('doctor --fix')} does"
-        lines += ["", title, *course.step_lines(document["steps"], "nothing to do", sys.maxsize)]
+        lines += ["", title, *runner.step_lines(document["steps"], "nothing to do", sys.maxsize)]
     if mends and steps and findings:
         lines += ["", "left", *finding_lines(findings)]
     document["healthy"] = not findings

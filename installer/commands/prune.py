@@ -16,7 +16,7 @@ from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
-from installer import course
+from installer import runner
 from installer.connect import local_transport
 from installer.garbage import CollectGarbage, PruneImages, freed_text
 from installer.host import Host
@@ -48,13 +48,13 @@ def prune(*, archive: Optional[Path], plan: bool, output: Output) -> None:
         # What is garbage is seen before the images are gone, and said with them.
         loaded = RemoveImages(installed, host, [tool.name for tool in installed.wanted.tools.values()])
         steps: list[Step] = [images, garbage, loaded]
-        course.check(steps, host, yes=True)
-        planned = course.plan(steps)
+        runner.check(steps, host, yes=True)
+        planned = runner.plan(steps)
         if plan:
             output.result({"steps": planned, "notes": list(images.notes())}, _text(planned, images.notes(), ""))
             return
         document = _perform(installed, host, images, garbage, output)
-        document["steps"] += course.perform([loaded], output.progress)
+        document["steps"] += runner.perform([loaded], output.progress)
     output.result(document, _text(document["steps"], document["notes"], freed_text(document["freed"])))
 
 
@@ -67,7 +67,7 @@ def _perform(
         # Interrupted from here on, the next run collects what this one did not.
         installed.document["garbage"] = True
         installed.save(host)
-    steps += course.perform([images], output.progress)
+    steps += runner.perform([images], output.progress)
     notes = list(images.notes())
     if due:
         output.progress.message(f"garbage: {due[0]}")
@@ -123,5 +123,5 @@ def _of_archive(path: Path, installed: Installed, registry: Registry) -> list[Br
 def _text(steps: list[dict[str, Any]], notes: Any, end: str) -> str:
     if not any(step["changes"] for step in steps):
         return "\n".join([*(f"note: {note}" for note in notes), "nothing to do"])
-    lines = course.step_lines(steps, "nothing to do", sys.maxsize)
+    lines = runner.step_lines(steps, "nothing to do", sys.maxsize)
     return "\n".join([*lines, *(f"note: {note}" for note in notes), *([end] if end else [])])

@@ -13,7 +13,7 @@ import click
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.runtime.program import own_command
-from installer import course
+from installer import runner
 from installer.address import Address
 from installer.daemon import ForbidInsecureRegistry
 from installer.host import Host
@@ -32,13 +32,13 @@ def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
 
     Files that were changed since they were installed stay, and are named.
     """
-    host = Host.this(os.environ, course.asking())
+    host = Host.this(os.environ, runner.asking())
     installed = Installed.read(host)
     steps = _steps(installed, host, data)
     if plan:
-        _say(course.plan(steps), steps, output)
+        _say(runner.plan(steps), steps, output)
         return
-    course.check(steps, host, yes=True)
+    runner.check(steps, host, yes=True)
     if not yes:
         _ask(host, installed, data)
     with Installed.locked(host) as now:
@@ -48,7 +48,7 @@ def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
                 "another run has changed what is installed meanwhile, and nothing has been removed",
                 hint=own_command("uninstall --plan"),
             )
-        results = course.perform(steps, output.progress)
+        results = runner.perform(steps, output.progress)
     _say(results, steps, output)
 
 
@@ -80,5 +80,5 @@ def _ask(host: Host, installed: Installed, data: bool) -> None:
 
 def _say(results: list[dict[str, Any]], steps: list[Step], output: Output) -> None:
     notes = [note for step in steps for note in step.notes()]
-    text = course.step_lines(results, "nothing to do", sys.maxsize)
+    text = runner.step_lines(results, "nothing to do", sys.maxsize)
     output.result({"steps": results, "notes": notes}, "\n".join([*text, *(f"note: {note}" for note in notes)]))

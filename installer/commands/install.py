@@ -16,7 +16,7 @@ from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Progress
-from installer.course import asking, step_lines
+from installer.runner import asking, step_lines
 
 if TYPE_CHECKING:
     from installer.host import Host

@@ -19,9 +19,10 @@ from typing import Optional
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Progress
-from installer import kernel, marks
-from installer.engine import Container, NewContainer
-from installer.host import Host
+from installer.host import kernel
+from installer.host.docker_engine import Container, NewContainer
+from installer.host.host import Host
+from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
 from installer.images import load, loading
 from installer.job import Job, Tool, Wanted
 from installer.keeper import PATH, keeper
@@ -56,7 +57,7 @@ class Emulation(Step):
         ]
 
     def _container(self) -> Optional[Container]:
-        return self._host.engine.container(marks.EMULATION_CONTAINER)
+        return self._host.engine.container(EMULATION_CONTAINER)
 
     def _tool(self) -> Optional[Tool]:
         """The image to do it with, where it can be done."""
@@ -73,12 +74,12 @@ class Emulation(Step):
 
     def _wanted(self, tool: Tool, container: Optional[Container]) -> NewContainer:
         """The container, for what the kernel lacks now and what an earlier one of ours registers already."""
-        before = container.labels.get(marks.LABEL_ARCHITECTURES, "").split(",") if container else []
+        before = container.labels.get(LABEL_ARCHITECTURES, "").split(",") if container else []
         asked = [platform.architecture for platform in self._job.platforms]
         missing = [platform.architecture for platform in self._missing()]
         names = ",".join(sorted({name for name in before if name in asked} | set(missing)))
         program = keeper(self._job.host_platform.architecture) or b""
-        wanted = marks.fingerprint(
+        wanted = fingerprint(
             {
                 "image": str(tool.manifest.digest),
                 "keeper": hashlib.sha256(program).hexdigest(),
@@ -86,12 +87,12 @@ class Emulation(Step):
             }
         )
         return NewContainer(
-            name=marks.EMULATION_CONTAINER,
+            name=EMULATION_CONTAINER,
             image=tool.name,
             labels={
-                marks.LABEL_ROLE: "emulation",
-                marks.LABEL_WANTED: wanted,
-                marks.LABEL_ARCHITECTURES: names,
+                LABEL_ROLE: "emulation",
+                LABEL_WANTED: wanted,
+                LABEL_ARCHITECTURES: names,
             },
             command=["--install", names],
             files={PATH: program},
@@ -105,7 +106,7 @@ class Emulation(Step):
         if self._tool() is None:
             return []
         container = self._container()
-        if container is None or container.labels.get(marks.LABEL_ROLE) == "emulation":
+        if container is None or container.labels.get(LABEL_ROLE) == "emulation":
             return []
         return [
             Problem(
@@ -124,8 +125,8 @@ class Emulation(Step):
         if container is None:
             if not missing:
                 return []
-            change = Change("start", "container", marks.EMULATION_CONTAINER, detail)
-        elif container.labels.get(marks.LABEL_WANTED) != self._wanted(tool, container).labels[marks.LABEL_WANTED]:
+            change = Change("start", "container", EMULATION_CONTAINER, detail)
+        elif container.labels.get(LABEL_WANTED) != self._wanted(tool, container).labels[LABEL_WANTED]:
             change = Change("replace", "container", container.name, detail)
         elif missing or not container.is_running:
             change = Change("restart", "container", container.name, f"it was {container.state}")
@@ -165,8 +166,8 @@ class Emulation(Step):
         container = self._container()
         wanted = self._wanted(tool, container)
         if container is not None:
-            if container.labels.get(marks.LABEL_WANTED) != wanted.labels[marks.LABEL_WANTED]:
-                unregister(self._host, container, container.labels.get(marks.LABEL_ARCHITECTURES, "").split(","))
+            if container.labels.get(LABEL_WANTED) != wanted.labels[LABEL_WANTED]:
+                unregister(self._host, container, container.labels.get(LABEL_ARCHITECTURES, "").split(","))
             engine.remove_container(container.name)
         entrypoint, _ = engine.image_start(tool.name)
         engine.create_container(NewContainer(**{**vars(wanted), "entrypoint": [PATH, *entrypoint]}))
@@ -187,7 +188,7 @@ class Emulation(Step):
         if refused:
             known = f"; it says that the kernel runs {', '.join(_supported(log))}" if _supported(log) else ""
             raise HostError(
-                f"`{tool.name} --install {wanted.labels[marks.LABEL_ARCHITECTURES]}` did not register "
+                f"`{tool.name} --install {wanted.labels[LABEL_ARCHITECTURES]}` did not register "
                 f"{', '.join(map(str, refused))}{known}\n{log[-2000:]}",
                 hint=f"docker logs {wanted.name}",
             )

@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
-from installer import marks
 from installer.buildkitd import FIRST_LINE, config_text
-from installer.dockercli import CommandError
-from installer.files import is_writable, read_optional, write_atomically
-from installer.host import Host, read_json_file
+from installer.host.docker_cli import CommandError
+from installer.host.files import is_writable, read_json_file, read_optional, write_atomically
+from installer.host.host import Host
+from installer.host.labels import ENVIRONMENT, fingerprint
 from installer.job import Wanted
 from installer.step import Change, Step
 
-_DRIVER_MARK = f"env.{marks.ENVIRONMENT}"
+_DRIVER_MARK = f"env.{ENVIRONMENT}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Builder(Step):
     def mark(self) -> str:
         """The name of the wanted state."""
         tool = self._job.tool("buildkit")
-        return marks.fingerprint(
+        return fingerprint(
             {
                 "image": [self.image, str(tool and tool.manifest.digest)],
                 "config": config_text(self._job.address, self._job.mirrors),
@@ -132,7 +132,7 @@ class Builder(Step):
             )
         elif instance is None:
             container = self._host.engine.container(self._container)
-            if container is not None and marks.ENVIRONMENT not in container.environment:
+            if container is not None and ENVIRONMENT not in container.environment:
                 problems.append(
                     Problem(
                         f"container `{self._container}`",
@@ -149,7 +149,7 @@ class Builder(Step):
             return [Change("create", "builder", self._name, detail)]
         container = self._host.engine.container(self._container)
         if instance.mark != self.mark or (
-            container is not None and container.environment.get(marks.ENVIRONMENT) != self.mark
+            container is not None and container.environment.get(ENVIRONMENT) != self.mark
         ):
             detail += "; the build cache is kept"
             if instance.nodes[1:]:
@@ -167,7 +167,7 @@ class Builder(Step):
     def apply(self, changes: Sequence[Change]) -> None:
         instance = self._instance()
         container = self._host.engine.container(self._container)
-        outdated = container is not None and container.environment.get(marks.ENVIRONMENT) != self.mark
+        outdated = container is not None and container.environment.get(ENVIRONMENT) != self.mark
         if instance is not None and (instance.mark != self.mark or outdated):
             self._host.cli.run(["buildx", "rm", "--keep-state", self._name])
             instance = None

@@ -11,12 +11,17 @@ from packaging.version import Version
 
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Progress
-from installer.files import is_writable, missing_directories, read_optional, write_atomically
-from installer.host import Host
+from installer.host.files import (
+    is_writable,
+    missing_directories,
+    read_optional,
+    write_atomically,
+)
+from installer.host.host import Host
+from installer.host.versions import version_of
 from installer.images import left_to_base, load
 from installer.job import Job
 from installer.step import Change, Step
-from installer.version import version_of
 
 # --buildkitd-config came with 0.13 (buildx#2273).
 OLDEST_BUILDX = Version("0.13")

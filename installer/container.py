@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, NetworkError, Problem
-from installer import marks
 from installer.address import Address
-from installer.engine import Container, NewContainer
-from installer.files import is_seen, read_optional
-from installer.host import Host
+from installer.host.docker_engine import Container, NewContainer
+from installer.host.files import is_seen, read_optional
+from installer.host.host import Host
+from installer.host.labels import (
+    GARBAGE_CONTAINER,
+    LABEL_ADDRESS,
+    LABEL_DATA,
+    LABEL_ROLE,
+    LABEL_WANTED,
+    REGISTRY_CONTAINER,
+    REGISTRY_DIRECTORY,
+    fingerprint,
+)
 from installer.job import Wanted, is_directory
 from installer.registry import Registry
 from installer.step import Change, Step
@@ -28,19 +37,19 @@ _START_SECONDS = 30.0
 
 
 def is_ours(container: Container) -> bool:
-    return container.labels.get(marks.LABEL_ROLE) == "registry"
+    return container.labels.get(LABEL_ROLE) == "registry"
 
 
 def installed_data(container: Optional[Container]) -> Optional[str]:
     """Where our registry keeps its data since the last time, or None."""
-    return container.labels.get(marks.LABEL_DATA) if container is not None and is_ours(container) else None
+    return container.labels.get(LABEL_DATA) if container is not None and is_ours(container) else None
 
 
 def installed_address(container: Optional[Container]) -> Optional[Address]:
     """Where our registry was put the last time, or None."""
-    if container is None or not is_ours(container) or marks.LABEL_ADDRESS not in container.labels:
+    if container is None or not is_ours(container) or LABEL_ADDRESS not in container.labels:
         return None
-    return Address.parse(container.labels[marks.LABEL_ADDRESS])
+    return Address.parse(container.labels[LABEL_ADDRESS])
 
 
 def _is_absent(path: Path) -> bool:
@@ -85,8 +94,8 @@ class RegistryContainer(Step):
             "OTEL_TRACES_EXPORTER": "none",
         }
         publish = (self._job.address.listen_ip(), self._job.address.port)
-        bind = f"{data}:{marks.REGISTRY_DIRECTORY}{relabel}"
-        wanted = marks.fingerprint(
+        bind = f"{data}:{REGISTRY_DIRECTORY}{relabel}"
+        wanted = fingerprint(
             {
                 "image": str(tool.manifest.digest),
                 "environment": environment,
@@ -97,13 +106,13 @@ class RegistryContainer(Step):
             }
         )
         return NewContainer(
-            name=marks.REGISTRY_CONTAINER,
+            name=REGISTRY_CONTAINER,
             image=tool.name,
             labels={
-                marks.LABEL_ROLE: "registry",
-                marks.LABEL_WANTED: wanted,
-                marks.LABEL_ADDRESS: str(self._job.address),
-                marks.LABEL_DATA: data,
+                LABEL_ROLE: "registry",
+                LABEL_WANTED: wanted,
+                LABEL_ADDRESS: str(self._job.address),
+                LABEL_DATA: data,
             },
             environment=environment,
             publish={_PORT: publish},
@@ -115,7 +124,7 @@ class RegistryContainer(Step):
         container = None
         # Without an engine, which is a problem of its own, the port and the address can still be looked at.
         with contextlib.suppress(HostError):
-            container = self._host.engine.container(marks.REGISTRY_CONTAINER)
+            container = self._host.engine.container(REGISTRY_CONTAINER)
         if container is not None and not is_ours(container):
             problems.append(
                 Problem(
@@ -207,14 +216,14 @@ class RegistryContainer(Step):
         ip, port = wanted.publish[_PORT]
         where = f"{ip}:{port}, data in {self._job.data}"
         if container is None:
-            data = wanted.labels[marks.LABEL_DATA]
+            data = wanted.labels[LABEL_DATA]
             if is_directory(data):
                 made = _is_absent(self._host.places.seen(Path(data)))
             else:
                 made = not self._host.engine.has_volume(data)
             place = [Change("create", "directory" if is_directory(data) else "volume", data)] if made else []
             return [*place, Change("start", "container", wanted.name, f"{wanted.image} on {where}")]
-        if container.labels.get(marks.LABEL_WANTED) != wanted.labels[marks.LABEL_WANTED]:
+        if container.labels.get(LABEL_WANTED) != wanted.labels[LABEL_WANTED]:
             old = installed_data(container)
             kept = "the data is kept"
             if old is not None and old != self._job.data:
@@ -228,15 +237,15 @@ class RegistryContainer(Step):
         engine = self._host.engine
         wanted = self._wanted()
         container = engine.container(wanted.name)
-        if container is not None and container.labels.get(marks.LABEL_WANTED) != wanted.labels[marks.LABEL_WANTED]:
+        if container is not None and container.labels.get(LABEL_WANTED) != wanted.labels[LABEL_WANTED]:
             engine.remove_container(wanted.name)
             container = None
         # Left by a `prune` that was killed: it must not go on deleting while others push.
-        engine.remove_passing(marks.GARBAGE_CONTAINER)
+        engine.remove_passing(GARBAGE_CONTAINER)
         if container is None:
-            data = wanted.labels[marks.LABEL_DATA]
+            data = wanted.labels[LABEL_DATA]
             if not is_directory(data):
-                engine.create_volume(data, {marks.LABEL_ROLE: "registry"})
+                engine.create_volume(data, {LABEL_ROLE: "registry"})
             engine.create_container(wanted)
         else:
             engine.start_container(wanted.name)
@@ -248,7 +257,7 @@ class RegistryContainer(Step):
         Raises:
             HostError: it has ended, or does not answer in time.
         """
-        name = marks.REGISTRY_CONTAINER
+        name = REGISTRY_CONTAINER
         deadline = time.monotonic() + _START_SECONDS
         while True:
             try:

@@ -7,10 +7,8 @@ there is kept. The daemon reads this setting again on SIGHUP, so it is never res
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import os
-import re
 import shlex
 import signal
 import time
@@ -19,48 +17,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
-from installer.engine import EngineInfo
-from installer.files import is_writable, read_optional, write_atomically
-from installer.host import Host
+from installer.host.daemon_json import _KEY, free_name, is_insecure, merged, without
+from installer.host.files import is_writable, read_optional, write_atomically
+from installer.host.host import Host
 from installer.job import Wanted
 from installer.step import Change, Step
 
-_KEY = "insecure-registries"
 _RELOAD_SECONDS = 15.0
 _AS_ROOT = "run this with sudo"
-
-
-def merged(text: str, address: str) -> str:
-    """daemon.json with `address` among its insecure registries; everything else as it was.
-
-    Raises:
-        HostError: the text is not a JSON object, or the setting is not a list.
-    """
-    try:
-        value: Any = json.loads(text) if text.strip() else {}
-    except ValueError as error:
-        raise HostError(f"it is not valid JSON: {error}", hint="mend it: the daemon would not start with it") from None
-    if not isinstance(value, dict):
-        raise HostError("it is not a JSON object")
-    registries = value.get(_KEY, [])
-    if not isinstance(registries, list):
-        raise HostError(f"`{_KEY}` is not a list")
-    if address in registries:
-        return text
-    value[_KEY] = [*registries, address]
-    indent = re.search(r'\n([ \t]+)"', text)
-    return json.dumps(value, indent=indent.group(1) if indent else 2, ensure_ascii=False) + "\n"
-
-
-def is_insecure(info: EngineInfo, address: str, ip: str) -> bool:
-    """Whether the daemon, as it runs now, speaks plain HTTP to that registry."""
-    for entry in info.insecure_registries:
-        if entry == address:
-            return True
-        with contextlib.suppress(ValueError):
-            if "/" in entry and ipaddress.ip_address(ip) in ipaddress.ip_network(entry, strict=False):
-                return True
-    return False
 
 
 class InsecureRegistry(Step):
@@ -334,35 +298,6 @@ class ForbidInsecureRegistry(InsecureRegistry):
             path.unlink()
         else:
             write_atomically(path, [final], mode)
-
-
-def without(text: str, address: str) -> str:
-    """daemon.json without `address` among its insecure registries, and without the setting when that was all.
-
-    Raises:
-        HostError: the text is not a JSON object.
-    """
-    try:
-        value: Any = json.loads(text) if text.strip() else {}
-    except ValueError as error:
-        raise HostError(f"it is not valid JSON: {error}") from None
-    registries = value.get(_KEY) if isinstance(value, dict) else None
-    if not isinstance(registries, list) or address not in registries:
-        return text
-    value[_KEY] = [entry for entry in registries if entry != address]
-    if not value[_KEY]:
-        del value[_KEY]
-    indent = re.search(r'\n([ \t]+)"', text)
-    return json.dumps(value, indent=indent.group(1) if indent else 2, ensure_ascii=False) + "\n"
-
-
-def free_name(path: Path) -> Path:
-    """Where the copy of what was there goes: the first name that is not taken."""
-    for number in range(1000):
-        place = path.with_name(f"{path.name}.before-bundle" + (f".{number}" if number else ""))
-        if not place.exists():
-            return place
-    raise HostError(f"`{path.parent}` is full of copies of {path.name}", hint=f"rm {path}.before-bundle.*")
 
 
 def _may_signal(pid: Optional[int]) -> bool:

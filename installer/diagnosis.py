@@ -20,14 +20,14 @@ from bundles.errors import HostError, NetworkError, UsageError
 from bundles.runtime.program import own_command
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
-from installer import marks
 from installer.binfmt import Emulation
 from installer.builder import Builder, BuildkitdConfig
 from installer.container import RegistryContainer, is_ours
 from installer.content import content
 from installer.daemon import InsecureRegistry
-from installer.files import usable_size
-from installer.host import Host
+from installer.host.files import usable_size
+from installer.host.host import Host
+from installer.host.labels import REGISTRY_CONTAINER
 from installer.installed import Installed, InstalledImage
 from installer.job import is_directory
 from installer.registry import Registry
@@ -128,8 +128,8 @@ class Diagnosis:
         return wrong
 
     def _registry_container(self) -> Iterator[Finding]:
-        container = self._host.engine.container(marks.REGISTRY_CONTAINER)
-        name = marks.REGISTRY_CONTAINER
+        container = self._host.engine.container(REGISTRY_CONTAINER)
+        name = REGISTRY_CONTAINER
         tool = self._installed.wanted.tool("registry")
         if container is None:
             message = f"the container `{name}` is gone; its data, in {self._installed.wanted.data}, is apart from it"

@@ -23,10 +23,10 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
-from installer import marks
 from installer.container import RegistryContainer, is_ours
 from installer.content import Content, content
-from installer.host import Host
+from installer.host.host import Host
+from installer.host.labels import GARBAGE_CONTAINER, LABEL_ROLE, REGISTRY_CONTAINER
 from installer.installed import Brought, Installed
 from installer.job import is_directory
 from installer.registry import Registry
@@ -171,7 +171,7 @@ class CollectGarbage(Step):
         """The bytes that became free on the disk, None where that cannot be seen."""
 
     def problems(self) -> Sequence[Problem]:
-        container = self._host.engine.container(marks.REGISTRY_CONTAINER)
+        container = self._host.engine.container(REGISTRY_CONTAINER)
         if container is not None and is_ours(container):
             return []
         return [
@@ -183,13 +183,13 @@ class CollectGarbage(Step):
         if not removals and not self._due:
             return []
         detail = f"in {self._data}; the registry stops for as long as that takes"
-        return [Change("collect", "garbage", marks.REGISTRY_CONTAINER, detail, self._images.expected())]
+        return [Change("collect", "garbage", REGISTRY_CONTAINER, detail, self._images.expected())]
 
     def apply(self, changes: Sequence[Change]) -> None:
         engine = self._host.engine
-        container = engine.container(marks.REGISTRY_CONTAINER)
+        container = engine.container(REGISTRY_CONTAINER)
         if container is None:
-            raise HostError(f"the container `{marks.REGISTRY_CONTAINER}` is gone", hint=own_command("doctor"))
+            raise HostError(f"the container `{REGISTRY_CONTAINER}` is gone", hint=own_command("doctor"))
         _, command = engine.image_start(container.image_id)
         configurations = [word for word in command if word.endswith((".yml", ".yaml"))]
         if not configurations:
@@ -200,8 +200,8 @@ class CollectGarbage(Step):
             outcome = engine.run(
                 container.image_id,
                 ["garbage-collect", configurations[-1]],
-                name=marks.GARBAGE_CONTAINER,
-                labels={marks.LABEL_ROLE: "garbage"},
+                name=GARBAGE_CONTAINER,
+                labels={LABEL_ROLE: "garbage"},
                 environment=container.environment,
                 volumes_from=container.name,
                 ready=self._check_stopped,
@@ -221,7 +221,7 @@ class CollectGarbage(Step):
 
     def _check_stopped(self) -> None:
         """Each user has a lock of their own: an install of another one may have started the registry again."""
-        container = self._host.engine.container(marks.REGISTRY_CONTAINER)
+        container = self._host.engine.container(REGISTRY_CONTAINER)
         if container is not None and container.is_running:
             raise HostError(
                 f"the container `{container.name}` was started by somebody else, and garbage is only collected "

@@ -8,7 +8,7 @@ from typing import Optional
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Progress
 from installer.dockerarchive import content_size, stream
-from installer.host import Host
+from installer.host.host import Host
 from installer.job import Job, Tool
 from installer.step import Change, Step
 

@@ -16,8 +16,8 @@ from installer.buildx import BuildxPlugin
 from installer.connect import local_transport
 from installer.container import RegistryContainer
 from installer.daemon import InsecureRegistry
-from installer.files import lock, usable_size
-from installer.host import Host
+from installer.host.files import lock, usable_size
+from installer.host.host import Host
 from installer.images import LoadImages
 from installer.job import Job, Options
 from installer.push import Push

@@ -14,10 +14,10 @@ from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from installer.address import Address
 from installer.container import installed_address
-from installer.files import lock, write_atomically
-from installer.host import Host, read_json_file
+from installer.host.files import lock, read_json_file, write_atomically
+from installer.host.host import Host
+from installer.host.labels import REGISTRY_CONTAINER
 from installer.job import Tool, Wanted
-from installer.marks import REGISTRY_CONTAINER
 
 
 @dataclasses.dataclass(frozen=True)

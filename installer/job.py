@@ -16,8 +16,8 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from installer import marks
 from installer.address import Address
+from installer.host.labels import REGISTRY_VOLUME
 from installer.names import local_name, mirrors
 from installer.selection import Selected, select
 
@@ -138,7 +138,7 @@ class Job(Wanted):
         Reads the archive's documents, which must have been checked.
         """
         address = options.registry or installed_address or Address.parse(DEFAULT_REGISTRY)
-        data = options.data or installed_data or marks.REGISTRY_VOLUME
+        data = options.data or installed_data or REGISTRY_VOLUME
         images = select(archive, address, options.platforms)
         found = ((role, _tool(archive, role, host_platform, address)) for role in ROLES if role != "base")
         return cls(

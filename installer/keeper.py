@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from installer import kernel
+from installer.host import kernel
 
 PATH = "/bundle-keeper"
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from installer.files import missing_directories
-from installer.host import Host
+from installer.host.files import missing_directories
+from installer.host.host import Host
 from installer.step import Change
 
 # What is gone by itself, or lives inside the registry.

@@ -14,11 +14,11 @@ from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
-from installer import marks
 from installer.container import installed_address, installed_data
-from installer.engine import OLDEST_ENGINE, EngineInfo
-from installer.files import is_seen, usable_size
-from installer.host import Host
+from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
+from installer.host.files import is_seen, usable_size
+from installer.host.host import Host
+from installer.host.labels import REGISTRY_CONTAINER
 from installer.job import Job, Options, is_directory
 from installer.step import Step
 
@@ -39,7 +39,7 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
     info, container = None, None
     try:
         info = host.engine.info()
-        container = host.engine.container(marks.REGISTRY_CONTAINER)
+        container = host.engine.container(REGISTRY_CONTAINER)
     except HostError as error:
         problems.append(error.as_problem("Docker"))
     platform = info.platform if info else Platform("linux", os.uname().machine)
@@ -171,14 +171,14 @@ def _clashes(job: Job) -> list[Problem]:
 def has_other_data(job: Job, host: Host) -> bool:
     """Whether our registry keeps its data elsewhere than the job wants: then the step `registry` replaces it."""
     with contextlib.suppress(HostError):
-        data = installed_data(host.engine.container(marks.REGISTRY_CONTAINER))
+        data = installed_data(host.engine.container(REGISTRY_CONTAINER))
         return data is not None and data != job.data
     return False
 
 
 def _keeps_unseen_data(job: Job, host: Host) -> bool:
     """Whether the data is that of a registry of ours which does not serve it where it could be asked what it has."""
-    container = host.engine.container(marks.REGISTRY_CONTAINER)
+    container = host.engine.container(REGISTRY_CONTAINER)
     if container is None:
         return False
     if installed_data(container) != job.data:

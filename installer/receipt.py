@@ -32,9 +32,9 @@ from typing import Any, Optional
 
 from bundles.errors import HostError
 from bundles.oci.digest import Digest
-from installer import marks
-from installer.files import missing_directories, write_atomically
-from installer.host import Host, read_json_file
+from installer.host.files import missing_directories, read_json_file, write_atomically
+from installer.host.host import Host
+from installer.host.labels import REGISTRY_CONTAINER
 from installer.job import Job
 from installer.made import note_digests, note_interrupted, remember
 from installer.push import Place, places
@@ -135,7 +135,7 @@ class Receipt:
             },
             "registry": {
                 "address": str(job.address),
-                "container": marks.REGISTRY_CONTAINER,
+                "container": REGISTRY_CONTAINER,
                 "image": registry and str(registry.reference),
                 "digest": registry and str(registry.root),
                 "data": job.data,

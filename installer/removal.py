@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import HostError, Problem
-from installer import marks
+from bundles.errors import Problem
 from installer.binfmt import unregister
 from installer.builder import builder_mark
 from installer.container import installed_address, installed_data, is_ours
-from installer.engine import Container
-from installer.files import partial_of, write_atomically
-from installer.host import PLUGIN, Host
+from installer.host.docker_engine import Container
+from installer.host.files import _remove_file, _remove_tree, _word, partial_of, write_atomically
+from installer.host.host import Host
+from installer.host.labels import (
+    EMULATION_CONTAINER,
+    ENVIRONMENT,
+    LABEL_ARCHITECTURES,
+    LABEL_ROLE,
+    PASSING_CONTAINERS,
+    REGISTRY_CONTAINER,
+)
+from installer.host.paths import PLUGIN
 from installer.installed import Installed
 from installer.job import is_directory
 from installer.made import file_digest
@@ -44,11 +50,11 @@ class RemovePassing(Step):
         self._host = host
 
     def look(self) -> Sequence[Change]:
-        found = map(self._host.engine.container, marks.PASSING_CONTAINERS)
+        found = map(self._host.engine.container, PASSING_CONTAINERS)
         return [
             Change("remove", "container", container.name, "an interrupted run has left it")
             for container in found
-            if container is not None and marks.LABEL_ROLE in container.labels
+            if container is not None and LABEL_ROLE in container.labels
         ]
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -67,7 +73,7 @@ class RemoveBuilder(Step):
 
     def _container(self, name: str) -> Optional[Container]:
         container = self._host.engine.container(f"{_BUILDER_PREFIX}{name}0")
-        return container if container is not None and marks.ENVIRONMENT in container.environment else None
+        return container if container is not None and ENVIRONMENT in container.environment else None
 
     def look(self) -> Sequence[Change]:
         return [
@@ -110,17 +116,17 @@ class RemoveEmulation(Step):
         self._host = host
 
     def look(self) -> Sequence[Change]:
-        container = self._host.engine.container(marks.EMULATION_CONTAINER)
-        if container is None or container.labels.get(marks.LABEL_ROLE) != "emulation":
+        container = self._host.engine.container(EMULATION_CONTAINER)
+        if container is None or container.labels.get(LABEL_ROLE) != "emulation":
             return []
-        names = container.labels.get(marks.LABEL_ARCHITECTURES, "")
+        names = container.labels.get(LABEL_ARCHITECTURES, "")
         registered = [Change("unregister", "emulation", f"linux/{name}") for name in names.split(",") if name]
         return [*registered, Change("remove", "container", container.name)]
 
     def apply(self, changes: Sequence[Change]) -> None:
-        container = self._host.engine.container(marks.EMULATION_CONTAINER)
+        container = self._host.engine.container(EMULATION_CONTAINER)
         if container is not None:
-            unregister(self._host, container, container.labels.get(marks.LABEL_ARCHITECTURES, "").split(","))
+            unregister(self._host, container, container.labels.get(LABEL_ARCHITECTURES, "").split(","))
             self._host.engine.remove_container(container.name)
 
 
@@ -141,7 +147,7 @@ class RemoveRegistry(Step):
         return container if container is not None and self._is_of_this_installation(container) else None
 
     def _marked(self) -> Optional[Container]:
-        container = self._host.engine.container(marks.REGISTRY_CONTAINER)
+        container = self._host.engine.container(REGISTRY_CONTAINER)
         return container if container is not None and is_ours(container) else None
 
     def _is_of_this_installation(self, container: Container) -> bool:
@@ -154,7 +160,7 @@ class RemoveRegistry(Step):
             # It is in use, and goes on to be.
             return False
         labels = self._host.engine.volume_labels(self._data)
-        return labels is not None and (self._volume_is_made or labels.get(marks.LABEL_ROLE) == "registry")
+        return labels is not None and (self._volume_is_made or labels.get(LABEL_ROLE) == "registry")
 
     def _directory(self) -> Optional[Path]:
         """What of a directory goes: all of it when it was made for us, else what the registry wrote there."""
@@ -197,7 +203,7 @@ class RemoveRegistry(Step):
     def _volume_notes(self) -> Sequence[str]:
         return [
             f"the volume {name} stays: it holds the images of another installation; docker volume rm {name}"
-            for name in self._host.engine.volumes_labelled(marks.LABEL_ROLE, "registry")
+            for name in self._host.engine.volumes_labelled(LABEL_ROLE, "registry")
             if name != self._data
         ]
 
@@ -333,31 +339,6 @@ class RemoveFiles(Step):
         if docker in directories:
             for name in _DOCKER_OWN:
                 _remove_file(docker / name)
-
-
-def _word(path: Path | str) -> str:
-    """A path as one word of a command that a person types."""
-    return shlex.quote(str(path))
-
-
-def _remove_file(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise HostError(
-            f"`{path}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm {_word(path)}"
-        ) from None
-
-
-def _remove_tree(place: Path) -> None:
-    try:
-        shutil.rmtree(place)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise HostError(
-            f"`{place}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm -r {_word(place)}"
-        ) from None
 
 
 def _may_remove(place: Path) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from installer import marks
-from installer.host import Host
+from installer.host.host import Host
+from installer.host.labels import EMULATION_CONTAINER, ENVIRONMENT, LABEL_ROLE, REGISTRY_CONTAINER
 from installer.job import Wanted
 from installer.step import Change, Step
 
@@ -21,8 +21,8 @@ class RestartPolicies(Step):
         self._host = host
         # buildx gives its containers `unless-stopped`.
         self._policies = {
-            marks.REGISTRY_CONTAINER: "always",
-            marks.EMULATION_CONTAINER: "always",
+            REGISTRY_CONTAINER: "always",
+            EMULATION_CONTAINER: "always",
             f"buildx_buildkit_{job.builder}0": "unless-stopped",
         }
 
@@ -30,9 +30,7 @@ class RestartPolicies(Step):
         changes = []
         for name, policy in self._policies.items():
             container = self._host.engine.container(name)
-            marked = container is not None and (
-                marks.LABEL_ROLE in container.labels or marks.ENVIRONMENT in container.environment
-            )
+            marked = container is not None and (LABEL_ROLE in container.labels or ENVIRONMENT in container.environment)
             if container is not None and marked and container.restart not in _COMES_BACK:
                 changes.append(Change("set", "restart policy", name, policy))
         return changes

@@ -10,7 +10,7 @@ import click
 
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Progress
-from installer.host import Host
+from installer.host.host import Host
 from installer.step import Change, Step, shortened
 
 Changes = Sequence[Change]

@@ -11,10 +11,10 @@ from bundles.archive.reader import Archive
 from bundles.errors import BundleError, UsageError
 from bundles.oci.image import parse_json, parse_manifest
 from bundles.oci.platform import Platform
-from installer import marks
 from installer.builder import Builder
-from installer.dockercli import CommandError
-from installer.host import Host
+from installer.host.docker_cli import CommandError
+from installer.host.host import Host
+from installer.host.labels import REGISTRY_CONTAINER, fingerprint
 from installer.job import Job
 from installer.receipt import Receipt
 from installer.selection import Selected
@@ -68,7 +68,7 @@ class SmokeTest(Step):
         self._receipt.test = self._key()
 
     def _key(self) -> str:
-        return marks.fingerprint({"bundle": str(self._job.archive.digest), "builder": self._builder.mark})
+        return fingerprint({"bundle": str(self._job.archive.digest), "builder": self._builder.mark})
 
     def _trials(self) -> list[Trial]:
         """As few builds as cover every platform, from images with a shell where there are such."""
@@ -92,7 +92,7 @@ class SmokeTest(Step):
                 hint = "is there emulation for what this host does not run? does `docker run --privileged` work?"
             else:
                 message = f"a test build FROM {trial.base} failed"
-                hint = f"docker logs buildx_buildkit_{self._job.builder}0; docker logs {marks.REGISTRY_CONTAINER}"
+                hint = f"docker logs buildx_buildkit_{self._job.builder}0; docker logs {REGISTRY_CONTAINER}"
             if self._job.address.is_name:
                 hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
             platforms = ", ".join(map(str, trial.platforms))

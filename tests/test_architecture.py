@@ -15,19 +15,23 @@ MODULES = sorted(path for package in ("bundles", "bundler", "installer") for pat
 ALLOWED = {"bundles": {"bundles"}, "bundler": {"bundler", "bundles"}, "installer": {"installer", "bundles"}}
 # library -> the only modules that import it
 ONLY = {
-    "docker": {"bundler/sources/docker_config.py", "bundler/sources/docker_engine.py", "installer/engine.py"},
+    "docker": {
+        "bundler/sources/docker_config.py",
+        "bundler/sources/docker_engine.py",
+        "installer/host/docker_engine.py",
+    },
     "urllib3": {
         "bundles/registry/connections.py",
         "bundles/registry/connection_errors.py",
         "bundles/registry/transport.py",
     },
-    "packaging": {"installer/version.py", "installer/engine.py", "installer/buildx.py"},
+    "packaging": {"installer/host/versions.py", "installer/host/docker_engine.py", "installer/buildx.py"},
     "tqdm": {"bundles/runtime/progress.py"},
     "tarfile": {
         "bundler/sources/docker_save.py",
         "bundles/archive/layout.py",
         "installer/dockerarchive.py",
-        "installer/engine.py",
+        "installer/host/docker_engine.py",
     },
     "fcntl": {"bundler/writing/journal.py"},
     "zipfile": {"bundler/writing/program.py"},

@@ -18,11 +18,12 @@ from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from installer.connect import local_transport
-from installer.dockercli import DockerCLI
-from installer.engine import Endpoint, Engine
-from installer.host import Host, Places
+from installer.host.docker_cli import DockerCLI
+from installer.host.docker_engine import Endpoint, Engine
+from installer.host.host import Host
+from installer.host.paths import Places
+from installer.host.sudo import environment_of_invoker
 from installer.installed import Installed
-from installer.invoker import environment_of_invoker
 from installer.job import Wanted
 from installer.names import repositories
 from installer.registry import Registry

@@ -19,7 +19,7 @@ from bundles.runtime.progress import Progress
 from installer.runner import asking, step_lines
 
 if TYPE_CHECKING:
-    from installer.host import Host
+    from installer.host.host import Host
     from installer.job import Options
 
 _T = TypeVar("_T")
@@ -59,7 +59,7 @@ def install(
     Only what is missing is done: a second run changes nothing, and an interrupted one goes on.
     """
     from installer.address import Address
-    from installer.host import Host
+    from installer.host.host import Host
     from installer.job import Options
 
     options = Options(

@@ -19,7 +19,7 @@ from bundles.runtime.progress import Silent
 from installer import runner
 from installer.connect import local_transport
 from installer.garbage import CollectGarbage, PruneImages, freed_text
-from installer.host import Host
+from installer.host.host import Host
 from installer.installed import Brought, Installed
 from installer.job import Job, Options
 from installer.push import Push, places

@@ -11,10 +11,11 @@ import click
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError, NetworkError
 from bundles.runtime.program import own_command
-from installer import kernel, marks
 from installer.connect import local_transport
 from installer.diagnosis import Diagnosis, Finding
-from installer.host import Host
+from installer.host import kernel
+from installer.host.host import Host
+from installer.host.labels import REGISTRY_CONTAINER
 from installer.installed import Installed
 from installer.registry import Registry
 
@@ -42,13 +43,13 @@ def describe(installed: Installed, host: Host, diagnosis: Diagnosis) -> dict[str
     wanted = installed.wanted
     findings = diagnosis.findings(thorough=False)
     running = not any(finding.check == "docker" for finding in findings)
-    container = host.engine.container(marks.REGISTRY_CONTAINER) if running else None
+    container = host.engine.container(REGISTRY_CONTAINER) if running else None
     trouble = diagnosis.answers() if running else "Docker does not answer"
     return {
         "bundle": {**installed.document["bundle"], "installed": installed.document["finished"]},
         "registry": {
             "address": str(wanted.address),
-            "container": marks.REGISTRY_CONTAINER,
+            "container": REGISTRY_CONTAINER,
             "state": container.state if container else None,
             "answers": trouble is None,
             "data": wanted.data,

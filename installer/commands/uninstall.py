@@ -16,7 +16,7 @@ from bundles.runtime.program import own_command
 from installer import runner
 from installer.address import Address
 from installer.daemon import ForbidInsecureRegistry
-from installer.host import Host
+from installer.host.host import Host
 from installer.installed import Installed
 from installer.removal import RemoveBuilder, RemoveEmulation, RemoveFiles, RemoveImages, RemovePassing, RemoveRegistry
 from installer.step import Step

@@ -13,7 +13,7 @@ from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from installer.commands.install import installed as run
 from installer.commands.install import planned
-from installer.host import Host
+from installer.host.host import Host
 from installer.installed import Installed
 from installer.job import Job, Options
 from installer.runner import asking

@@ -19,8 +19,9 @@ from bundles.registry.transport import Settings, Transport
 from bundles.runtime.filesystem import write_whole
 from installer.address import Address
 from installer.connect import bypass_proxies
-from installer.host import Places, read_json_file
-from installer.invoker import environment_of_invoker
+from installer.host.files import read_json_file
+from installer.host.paths import Places
+from installer.host.sudo import environment_of_invoker
 from installer.job import DEFAULT_REGISTRY
 from installer.registry import Registry
 

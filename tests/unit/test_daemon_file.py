@@ -15,8 +15,9 @@ from bundles.oci.platform import Platform
 from installer import daemon
 from installer.address import Address
 from installer.daemon import ForbidInsecureRegistry, InsecureRegistry
-from installer.engine import EngineInfo
-from installer.host import Host, Places
+from installer.host.docker_engine import EngineInfo
+from installer.host.host import Host
+from installer.host.paths import Places
 from installer.job import Wanted
 
 ADDRESS = "192.168.10.10:5000"

@@ -9,7 +9,8 @@ from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer.address import Address
 from installer.diagnosis import Diagnosis
-from installer.host import Host, Places
+from installer.host.host import Host
+from installer.host.paths import Places
 from installer.installed import Installed
 from installer.job import Wanted
 

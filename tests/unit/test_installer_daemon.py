@@ -9,8 +9,8 @@ import pytest
 
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
-from installer.daemon import free_name, is_insecure, merged
-from installer.engine import EngineInfo
+from installer.host.daemon_json import free_name, is_insecure, merged
+from installer.host.docker_engine import EngineInfo
 
 ADDRESS = "192.168.10.10:5000"
 

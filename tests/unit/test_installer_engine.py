@@ -12,9 +12,14 @@ from docker.errors import NotFound
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from installer.address import Address
-from installer.engine import Container, Endpoint, Engine, Outcome
 from installer.garbage import CollectGarbage
-from installer.host import Host
+from installer.host.docker_engine import (
+    Container,
+    Endpoint,
+    Engine,
+    Outcome,
+)
+from installer.host.host import Host
 from installer.installed import Installed
 from installer.job import Wanted
 

@@ -18,16 +18,18 @@ import pytest
 from bundles.errors import HostError, UsageError
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
-from installer import files, kernel, marks
 from installer.binfmt import Emulation
 from installer.buildx import OLDEST_BUILDX
-from installer.dockercli import CommandError, DockerCLI
-from installer.engine import Endpoint, endpoint_from_json
-from installer.host import Places, read_json_file
+from installer.host import files, kernel
+from installer.host.docker_cli import CommandError, DockerCLI
+from installer.host.docker_engine import Endpoint, endpoint_from_json
+from installer.host.files import read_json_file
+from installer.host.labels import EMULATION_CONTAINER, fingerprint
+from installer.host.paths import Places
+from installer.host.versions import version_of
 from installer.job import Options
 from installer.smoke import _starts_shell, _was_built_with_shell
 from installer.step import Change, shortened
-from installer.version import version_of
 
 
 def test_a_file_is_whole_and_has_its_mode(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_emulation_is_not_missing_for_what_the_kernel_cannot_be_asked_about() ->
         step = Emulation(job, host, Silent(), lambda platform: False)
         missing.append([change.name for change in step.look()])
         assert bool(step.notes()) is (architecture == "arm64")
-    assert missing == [[], ["linux/arm64", marks.EMULATION_CONTAINER]]
+    assert missing == [[], ["linux/arm64", EMULATION_CONTAINER]]
 
 
 def test_places_follow_the_environment() -> None:
@@ -253,8 +255,8 @@ def test_which_images_have_a_shell(config: Any, history: Any, expected: bool) ->
 
 
 def test_fingerprints_are_equal_for_equal_states() -> None:
-    assert marks.fingerprint({"a": 1, "b": [2]}) == marks.fingerprint({"b": [2], "a": 1})
-    assert marks.fingerprint({"a": 1}) != marks.fingerprint({"a": 2})
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
 
 
 def test_a_long_list_is_shortened_for_people() -> None:

@@ -19,8 +19,8 @@ from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.registry.transport import Settings, Transport
 from installer import made
-from installer.daemon import without
 from installer.garbage import PruneImages
+from installer.host.daemon_json import without
 from installer.installed import Brought, Installed
 from installer.keeper import keeper
 from installer.registry import Registry

@@ -19,17 +19,18 @@ from bundles.cli import app
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
-from installer import buildx, marks, preflight
+from installer import buildx, preflight
 from installer.address import Address
 from installer.builder import Builder, BuildkitdConfig
 from installer.container import RegistryContainer
-from installer.engine import Container
 from installer.garbage import PruneImages
-from installer.host import Places
+from installer.host.docker_engine import Container
+from installer.host.labels import ENVIRONMENT, LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
+from installer.host.paths import Places
+from installer.host.relay import Finished
 from installer.installed import Installed
 from installer.job import Options
 from installer.registry import Registry
-from installer.relay import Finished
 from installer.step import Change
 
 
@@ -160,7 +161,7 @@ def test_the_buildkitd_toml_of_our_builder_is_ours_whatever_became_of_it(tmp_pat
     path = places(tmp_path).buildkitd_config("cross-builder")
     record = places(tmp_path).buildx_config / "instances" / "cross-builder"
     record.parent.mkdir(parents=True)
-    node = {"Name": "cross-builder0", "DriverOpts": {f"env.{marks.ENVIRONMENT}": "abc"}}
+    node = {"Name": "cross-builder0", "DriverOpts": {f"env.{ENVIRONMENT}": "abc"}}
     record.write_text(json.dumps({"Name": "cross-builder", "Driver": "docker-container", "Nodes": [node]}))
     path.write_text("[x]\n")
     assert config_step(tmp_path).problems() == []
@@ -196,10 +197,10 @@ def test_another_container_that_has_the_port_is_stopped_for_good(tmp_path: Path,
 
 def test_our_own_registry_is_in_nobodys_way_under_another_name_of_its_address(tmp_path: Path, taken: str) -> None:
     port = Address.parse(taken).port
-    labels = {marks.LABEL_ROLE: "registry", marks.LABEL_ADDRESS: f"localhost:{port}"}
+    labels = {LABEL_ROLE: "registry", LABEL_ADDRESS: f"localhost:{port}"}
     assert registry_problems(tmp_path, taken, Engine(container("registry", labels), ("registry",))) == []
     # It listens on another address there, so that the holder of this one is somebody else.
-    labels[marks.LABEL_ADDRESS] = f"127.0.0.2:{port}"
+    labels[LABEL_ADDRESS] = f"127.0.0.2:{port}"
     for holders, who in ((("registry",), "another process"), (("registry", "other"), "the container `other`")):
         (problem,) = registry_problems(tmp_path, taken, Engine(container("registry", labels), holders))
         assert problem.message == f"port {port} is taken by {who}"
@@ -207,10 +208,10 @@ def test_our_own_registry_is_in_nobodys_way_under_another_name_of_its_address(tm
 
 def test_another_name_of_its_address_replaces_the_registry(tmp_path: Path) -> None:
     wanted = [
-        registry_step(tmp_path, address=address)._wanted().labels[marks.LABEL_WANTED]
+        registry_step(tmp_path, address=address)._wanted().labels[LABEL_WANTED]
         for address in ("localhost:5000", "127.0.0.1:5000")
     ]
-    labels = {marks.LABEL_ROLE: "registry", marks.LABEL_DATA: "volume", marks.LABEL_WANTED: wanted[0]}
+    labels = {LABEL_ROLE: "registry", LABEL_DATA: "volume", LABEL_WANTED: wanted[0]}
     engine = Engine(container("registry", labels))
     assert registry_step(tmp_path, engine, address="localhost:5000").look() == []
     (change,) = registry_step(tmp_path, engine, address="127.0.0.1:5000").look()
@@ -284,7 +285,11 @@ def test_next_steps_name_the_archive_as_it_was_called(
     ],
 )
 def test_replacing_the_registry_says_what_becomes_of_the_data(data: str, says: str, tmp_path: Path) -> None:
-    labels = {marks.LABEL_ROLE: "registry", marks.LABEL_DATA: "volume", marks.LABEL_WANTED: "what an older one wanted"}
+    labels = {
+        LABEL_ROLE: "registry",
+        LABEL_DATA: "volume",
+        LABEL_WANTED: "what an older one wanted",
+    }
     (change,) = registry_step(tmp_path, Engine(container("registry", labels)), data=data).look()
     assert (change.action, change.name) == ("replace", "registry")
     assert change.detail == f"registry:3 on 127.0.0.1:5000, {says}"
@@ -305,7 +310,7 @@ def test_nodes_that_a_user_added_to_the_builder_do_not_go_without_a_word(tmp_pat
     details = []
     for names in (("cross-builder0",), ("cross-builder0", "fast", "far")):
         nodes: list[dict[str, Any]] = [{"Name": name, "DriverOpts": {}} for name in names]
-        nodes[0]["DriverOpts"] = {f"env.{marks.ENVIRONMENT}": "what an older one wanted"}
+        nodes[0]["DriverOpts"] = {f"env.{ENVIRONMENT}": "what an older one wanted"}
         record.write_text(json.dumps({"Name": "cross-builder", "Driver": "docker-container", "Nodes": nodes}))
         (change,) = Builder(job, host).look()
         assert (change.action, change.name) == ("recreate", "cross-builder")

@@ -20,10 +20,11 @@ from bundles.oci.image import parse_index
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Progress, Silent, Task
-from installer import marks, preflight
+from installer import preflight
 from installer.address import Address
-from installer.engine import Container
-from installer.host import Places
+from installer.host.docker_engine import Container
+from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE
+from installer.host.paths import Places
 from installer.push import Push, places
 from installer.registry import Registry
 from installer.selection import left_out, select
@@ -286,7 +287,7 @@ def test_what_a_registry_has_that_is_about_to_go_does_not_count(
 ) -> None:
     install(push_to(registry.host, archive, connect))
     everything = push_to("127.0.0.1:1", archive, connect).look()
-    labels = {marks.LABEL_ROLE: "registry", marks.LABEL_ADDRESS: registry.host, marks.LABEL_DATA: "old"}
+    labels = {LABEL_ROLE: "registry", LABEL_ADDRESS: registry.host, LABEL_DATA: "old"}
     engine = SimpleNamespace(
         container=lambda name: Container("id", name, "sha256:0", "running", labels, {}, "always"),
         has_volume=lambda name: name == "used before",
@@ -308,7 +309,7 @@ def test_what_a_registry_has_that_is_about_to_go_does_not_count(
     assert [problem.subject for problem in caught.value.problems] == ["disk space for /new"]
     # What is there already is not known, and perhaps enough.
     check("used before", 0)
-    labels[marks.LABEL_DATA] = "used before"
+    labels[LABEL_DATA] = "used before"
     assert push.look() == []
 
 

@@ -15,13 +15,13 @@ import pytest
 from bundler.writing.program import _MAIN
 from bundles.archive.reader import Archive
 from bundles.errors import HostError
-from installer import files
-from installer.dockercli import DockerCLI
-from installer.host import Host
-from installer.invoker import environment_of_invoker, hand_over
+from installer.host import files
+from installer.host.docker_cli import DockerCLI
+from installer.host.host import Host
+from installer.host.relay import Relay
+from installer.host.sudo import environment_of_invoker, hand_over
 from installer.job import Options
 from installer.preflight import settle
-from installer.relay import Relay
 from tests.archives import example
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -22,7 +22,8 @@ from installer import install as installing
 from installer.commands.doctor import doctor
 from installer.commands.prune import prune
 from installer.commands.uninstall import uninstall
-from installer.host import Host, Places
+from installer.host.host import Host
+from installer.host.paths import Places
 from installer.installed import Installed
 from installer.job import Job, Options
 from installer.receipt import Receipt

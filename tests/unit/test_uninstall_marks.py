@@ -17,8 +17,9 @@ from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from installer.address import Address
 from installer.commands.uninstall import _steps
-from installer.engine import Container
-from installer.host import Host, Places
+from installer.host.docker_engine import Container
+from installer.host.host import Host
+from installer.host.paths import Places
 from installer.installed import Installed
 from installer.job import Tool, Wanted
 from installer.removal import RemoveBuilder, RemoveEmulation, RemoveImages, RemovePassing, RemoveRegistry

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from bundles.errors import BundleError, HostError
 from bundles.runtime.filesystem import free_space
@@ -161,3 +163,47 @@ def lock(path: Path) -> Iterator[None]:
         except OSError as error:
             raise _refused(path, error) from None
         yield
+
+
+def _word(path: Path | str) -> str:
+    """A path as one word of a command that a person types."""
+    return shlex.quote(str(path))
+
+
+def _remove_file(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"`{path}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm {_word(path)}"
+        ) from None
+
+
+def _remove_tree(place: Path) -> None:
+    try:
+        shutil.rmtree(place)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise HostError(
+            f"`{place}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm -r {_word(place)}"
+        ) from None
+
+
+def read_json_file(path: Path) -> Optional[dict[str, Any]]:
+    """A JSON object that another program keeps on the host; None when the file is not there.
+
+    Raises:
+        HostError: it cannot be read, or is not a JSON object.
+    """
+    data = read_optional(path)
+    if data is None:
+        return None
+    try:
+        value = json.loads(data) if data.strip() else {}
+    except ValueError as error:
+        hint = f"python3 -m json.tool {shlex.quote(str(path))}"
+        raise HostError(f"`{path}` is not valid JSON: {error}", hint=hint) from None
+    if not isinstance(value, dict):
+        raise HostError(f"`{path}` is not a JSON object")
+    return value

@@ -1,20 +1,11 @@
-"""The host that an archive is installed on: its engine, its docker command, and the places we may write to."""
+"""Where on a host the files are that installing reads and writes."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
-
-from bundles.errors import HostError
-from installer.dockercli import DockerCLI
-from installer.engine import Engine
-from installer.files import read_optional
-from installer.invoker import environment_of_invoker
 
 # The file name by which docker finds the plugin.
 PLUGIN = "docker-buildx"
@@ -79,42 +70,3 @@ class Places:
     @property
     def binfmt(self) -> Path:
         return self.proc / "sys/fs/binfmt_misc"
-
-
-@dataclasses.dataclass(frozen=True)
-class Host:
-    """The nouns that installing talks to.
-
-    `ask` puts a yes-or-no question to the person who is there; None when nobody is.
-    """
-
-    engine: Engine
-    cli: DockerCLI
-    places: Places
-    ask: Optional[Callable[[str], bool]] = None
-
-    @classmethod
-    def this(cls, environment: Mapping[str, str], ask: Optional[Callable[[str], bool]]) -> Host:
-        """The host this program runs on."""
-        environment = environment_of_invoker(environment)
-        cli = DockerCLI(environment)
-        return cls(Engine(cli.endpoint()), cli, Places.of(environment), ask)
-
-
-def read_json_file(path: Path) -> Optional[dict[str, Any]]:
-    """A JSON object that another program keeps on the host; None when the file is not there.
-
-    Raises:
-        HostError: it cannot be read, or is not a JSON object.
-    """
-    data = read_optional(path)
-    if data is None:
-        return None
-    try:
-        value = json.loads(data) if data.strip() else {}
-    except ValueError as error:
-        hint = f"python3 -m json.tool {shlex.quote(str(path))}"
-        raise HostError(f"`{path}` is not valid JSON: {error}", hint=hint) from None
-    if not isinstance(value, dict):
-        raise HostError(f"`{path}` is not a JSON object")
-    return value

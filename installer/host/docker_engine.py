@@ -20,8 +20,8 @@ from packaging.version import Version
 
 from bundles.errors import BundleError, DiskFullError, HostError
 from bundles.oci.platform import Platform
-from installer import marks
-from installer.version import version_of
+from installer.host.labels import COPY_CONTAINER, LABEL_ROLE
+from installer.host.versions import version_of
 
 OLDEST_ENGINE = Version("20.10")
 # Loading an image may take minutes before the engine says a word.
@@ -393,7 +393,7 @@ class Engine:
     def remove_passing(self, name: str) -> None:
         """Remove what a killed run has left of a container of that name; one without our mark stays."""
         left = self.container(name)
-        if left is not None and marks.LABEL_ROLE in left.labels:
+        if left is not None and LABEL_ROLE in left.labels:
             self.remove_container(name)
 
     def logs(self, name: str, lines: int = 10) -> str:
@@ -458,14 +458,14 @@ class Engine:
         client = self._client
         with self._translated(f"read `{path}` from `{image}`"):
             # What an interrupted run has left of the same.
-            self.remove_passing(marks.COPY_CONTAINER)
+            self.remove_passing(COPY_CONTAINER)
             # A command is needed to create a container; this one never runs.
             identity = client.create_container(
                 image=image,
                 command=[path],
                 network_disabled=True,
-                name=marks.COPY_CONTAINER,
-                labels={marks.LABEL_ROLE: "copy"},
+                name=COPY_CONTAINER,
+                labels={LABEL_ROLE: "copy"},
                 use_config_proxy=False,
             )["Id"]
             try:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import BundleError, HostError
-from installer.engine import Endpoint, endpoint_from_json
-from installer.invoker import hand_over
-from installer.relay import Finished, Relay
+from installer.host.docker_engine import Endpoint, endpoint_from_json
+from installer.host.relay import Finished, Relay
+from installer.host.sudo import hand_over
 
 
 class CommandError(BundleError):
@@ -26,7 +26,7 @@ class DockerCLI:
 
     Args:
         environment: the variables the command gets; DOCKER_HOST, DOCKER_CONTEXT and DOCKER_CONFIG among them. With
-            BUNDLE_RELAY the command is run through that directory, see `installer.relay`.
+            BUNDLE_RELAY the command is run through that directory, see `installer.host.host.relay`.
     """
 
     def __init__(self, environment: Optional[Mapping[str, str]] = None) -> None:

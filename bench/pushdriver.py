@@ -8,10 +8,10 @@ from pathlib import Path
 from bundles.archive.reader import Archive
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.progress import Silent
-from installer.address import Address
+from installer.model.address import Address
+from installer.model.selection import select
 from installer.push import Push
 from installer.registry import Registry
-from installer.selection import select
 
 
 def main() -> None:

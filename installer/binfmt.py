@@ -24,9 +24,9 @@ from installer.host.docker_engine import Container, NewContainer
 from installer.host.host import Host
 from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
 from installer.images import load, loading
-from installer.job import Job, Tool, Wanted
 from installer.keeper import PATH, keeper
-from installer.step import Change, Step
+from installer.model.job import Job, Tool, Wanted
+from installer.model.step import Change, Step
 
 _REGISTER_SECONDS = 20.0
 

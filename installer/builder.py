@@ -18,8 +18,8 @@ from installer.host.docker_cli import CommandError
 from installer.host.files import is_writable, read_json_file, read_optional, write_atomically
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, fingerprint
-from installer.job import Wanted
-from installer.step import Change, Step
+from installer.model.job import Wanted
+from installer.model.step import Change, Step
 
 _DRIVER_MARK = f"env.{ENVIRONMENT}"
 

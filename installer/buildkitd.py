@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from installer.address import Address
+from installer.model.address import Address
 
 FIRST_LINE = "# Written by `bundle install`."
 """How a file of ours begins."""

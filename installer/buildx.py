@@ -20,8 +20,8 @@ from installer.host.files import (
 from installer.host.host import Host
 from installer.host.versions import version_of
 from installer.images import left_to_base, load
-from installer.job import Job
-from installer.step import Change, Step
+from installer.model.job import Job
+from installer.model.step import Change, Step
 
 # --buildkitd-config came with 0.13 (buildx#2273).
 OLDEST_BUILDX = Version("0.13")

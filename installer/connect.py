@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from bundles.registry.transport import Settings, Transport
-from installer.address import Address
+from installer.model.address import Address
 
 
 def local_transport(address: Address, *, attempts: int = 4) -> Transport:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, NetworkError, Problem
-from installer.address import Address
 from installer.host.docker_engine import Container, NewContainer
 from installer.host.files import is_seen, read_optional
 from installer.host.host import Host
@@ -27,29 +26,14 @@ from installer.host.labels import (
     REGISTRY_DIRECTORY,
     fingerprint,
 )
-from installer.job import Wanted, is_directory
+from installer.model.installed_registry import installed_address, installed_data, is_ours
+from installer.model.job import Wanted, is_directory
+from installer.model.step import Change, Step
 from installer.registry import Registry
-from installer.step import Change, Step
 
 # The port on which the registry image listens, inside its container.
 _PORT = 5000
 _START_SECONDS = 30.0
-
-
-def is_ours(container: Container) -> bool:
-    return container.labels.get(LABEL_ROLE) == "registry"
-
-
-def installed_data(container: Optional[Container]) -> Optional[str]:
-    """Where our registry keeps its data since the last time, or None."""
-    return container.labels.get(LABEL_DATA) if container is not None and is_ours(container) else None
-
-
-def installed_address(container: Optional[Container]) -> Optional[Address]:
-    """Where our registry was put the last time, or None."""
-    if container is None or not is_ours(container) or LABEL_ADDRESS not in container.labels:
-        return None
-    return Address.parse(container.labels[LABEL_ADDRESS])
 
 
 def _is_absent(path: Path) -> bool:

@@ -20,8 +20,8 @@ from bundles.errors import HostError, Problem
 from installer.host.daemon_json import _KEY, free_name, is_insecure, merged, without
 from installer.host.files import is_writable, read_optional, write_atomically
 from installer.host.host import Host
-from installer.job import Wanted
-from installer.step import Change, Step
+from installer.model.job import Wanted
+from installer.model.step import Change, Step
 
 _RELOAD_SECONDS = 15.0
 _AS_ROOT = "run this with sudo"

@@ -22,17 +22,18 @@ from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
 from installer.binfmt import Emulation
 from installer.builder import Builder, BuildkitdConfig
-from installer.container import RegistryContainer, is_ours
+from installer.container import RegistryContainer
 from installer.content import content
 from installer.daemon import InsecureRegistry
 from installer.host.files import usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.installed import Installed, InstalledImage
-from installer.job import is_directory
+from installer.model.installed_registry import is_ours
+from installer.model.job import is_directory
+from installer.model.step import Step
 from installer.registry import Registry
 from installer.restart import RestartPolicies
-from installer.step import Step
 
 # A clock may be a little off; certificates, image times and logs only suffer from hours.
 _CLOCK_SLACK = datetime.timedelta(hours=1)

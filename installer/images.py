@@ -9,8 +9,8 @@ from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Progress
 from installer.dockerarchive import content_size, stream
 from installer.host.host import Host
-from installer.job import Job, Tool
-from installer.step import Change, Step
+from installer.model.job import Job, Tool
+from installer.model.step import Change, Step
 
 
 def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:

@@ -19,12 +19,12 @@ from installer.daemon import InsecureRegistry
 from installer.host.files import lock, usable_size
 from installer.host.host import Host
 from installer.images import LoadImages
-from installer.job import Job, Options
+from installer.model.job import Job, Options
+from installer.model.step import Change, Step, shortened
 from installer.push import Push
 from installer.receipt import Receipt
 from installer.registry import Registry
 from installer.smoke import SmokeTest
-from installer.step import Change, Step, shortened
 
 
 @dataclasses.dataclass(frozen=True)

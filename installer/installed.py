@@ -12,12 +12,12 @@ from typing import Any, Optional
 from bundles.errors import HostError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
-from installer.address import Address
-from installer.container import installed_address
 from installer.host.files import lock, read_json_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.job import Tool, Wanted
+from installer.model.address import Address
+from installer.model.installed_registry import installed_address
+from installer.model.job import Tool, Wanted
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from installer.host.files import missing_directories
 from installer.host.host import Host
-from installer.step import Change
+from installer.model.step import Change
 
 # What is gone by itself, or lives inside the registry.
 _PASSING = frozenset({"blobs", "test image", "tag", "digest", "restart policy"})

@@ -14,13 +14,13 @@ from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
-from installer.container import installed_address, installed_data
 from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
 from installer.host.files import is_seen, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.job import Job, Options, is_directory
-from installer.step import Step
+from installer.model.installed_registry import installed_address, installed_data
+from installer.model.job import Job, Options, is_directory
+from installer.model.step import Step
 
 # Docker copies an image it loads to a temporary directory first, and its layers grow when they are unpacked.
 _UNPACKED = 4

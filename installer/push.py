@@ -16,35 +16,16 @@ from bundles.oci.image import parse_index
 from bundles.registry.connections import BLOCK_SIZE
 from bundles.runtime.progress import Progress, Task
 from bundles.runtime.signals import held
+from installer.model.selection import Place, Selected, places
+from installer.model.step import Change, Step
 from installer.rebuild import rebuilt
 from installer.registry import Registry
 from installer.required import Required
-from installer.selection import Selected
-from installer.step import Change, Step
 
 # A registry on the same disk gains nothing from more.
 _WORKERS = 4
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """An image and one of the repositories that are to hold it."""
-
-    image: Selected
-    repository: str
-
-    @property
-    def name(self) -> str:
-        return (
-            f"{self.repository}:{self.image.tag}" if self.image.tag else f"{self.repository}@{self.image.root.digest}"
-        )
-
-
-def places(images: Sequence[Selected]) -> list[Place]:
-    """Every place that is to hold one of the images, in order."""
-    return [Place(image, repository) for image in images for repository in image.repositories]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,11 +35,10 @@ from bundles.oci.digest import Digest
 from installer.host.files import missing_directories, read_json_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.job import Job
 from installer.made import note_digests, note_interrupted, remember
-from installer.push import Place, places
-from installer.selection import left_out
-from installer.step import Change, Step
+from installer.model.job import Job
+from installer.model.selection import Place, left_out, places
+from installer.model.step import Change, Step
 
 
 class Receipt:

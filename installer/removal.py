@@ -16,7 +16,6 @@ from typing import Optional
 from bundles.errors import Problem
 from installer.binfmt import unregister
 from installer.builder import builder_mark
-from installer.container import installed_address, installed_data, is_ours
 from installer.host.docker_engine import Container
 from installer.host.files import _remove_file, _remove_tree, _word, partial_of, write_atomically
 from installer.host.host import Host
@@ -30,9 +29,10 @@ from installer.host.labels import (
 )
 from installer.host.paths import PLUGIN
 from installer.installed import Installed
-from installer.job import is_directory
 from installer.made import file_digest
-from installer.step import Change, Step
+from installer.model.installed_registry import installed_address, installed_data, is_ours
+from installer.model.job import is_directory
+from installer.model.step import Change, Step
 
 # What buildx keeps beside its builders, for itself.
 _BUILDX_OWN = (".lock", ".buildNodeID", "current", "instances", "activity", "defaults", "refs", "history")

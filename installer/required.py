@@ -11,8 +11,8 @@ from bundles.errors import Problem
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.sizes import human_size
+from installer.model.selection import Selected
 from installer.registry import Registry
-from installer.selection import Selected
 
 _SHOWN = 20
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from installer.host.host import Host
 from installer.host.labels import EMULATION_CONTAINER, ENVIRONMENT, LABEL_ROLE, REGISTRY_CONTAINER
-from installer.job import Wanted
-from installer.step import Change, Step
+from installer.model.job import Wanted
+from installer.model.step import Change, Step
 
 _COMES_BACK = frozenset({"always", "unless-stopped"})
 

@@ -11,7 +11,7 @@ import click
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Progress
 from installer.host.host import Host
-from installer.step import Change, Step, shortened
+from installer.model.step import Change, Step, shortened
 
 Changes = Sequence[Change]
 

@@ -15,10 +15,10 @@ from installer.builder import Builder
 from installer.host.docker_cli import CommandError
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, fingerprint
-from installer.job import Job
+from installer.model.job import Job
+from installer.model.selection import Selected
+from installer.model.step import Change, Step
 from installer.receipt import Receipt
-from installer.selection import Selected
-from installer.step import Change, Step
 
 # Docker's config.json may have them, with passwords; buildx would put them into the history of the build.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY")

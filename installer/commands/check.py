@@ -24,8 +24,8 @@ from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
 from installer.installed import Installed
-from installer.job import Wanted
-from installer.names import repositories
+from installer.model.job import Wanted
+from installer.model.naming import repositories
 from installer.registry import Registry
 
 

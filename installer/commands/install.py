@@ -20,7 +20,7 @@ from installer.runner import asking, step_lines
 
 if TYPE_CHECKING:
     from installer.host.host import Host
-    from installer.job import Options
+    from installer.model.job import Options
 
 _T = TypeVar("_T")
 
@@ -58,9 +58,9 @@ def install(
 
     Only what is missing is done: a second run changes nothing, and an interrupted one goes on.
     """
-    from installer.address import Address
     from installer.host.host import Host
-    from installer.job import Options
+    from installer.model.address import Address
+    from installer.model.job import Options
 
     options = Options(
         registry=_option("--registry", Address.parse, registry) if registry else None,

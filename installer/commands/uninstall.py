@@ -14,12 +14,12 @@ from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.runtime.program import own_command
 from installer import runner
-from installer.address import Address
 from installer.daemon import ForbidInsecureRegistry
 from installer.host.host import Host
 from installer.installed import Installed
+from installer.model.address import Address
+from installer.model.step import Step
 from installer.removal import RemoveBuilder, RemoveEmulation, RemoveFiles, RemoveImages, RemovePassing, RemoveRegistry
-from installer.step import Step
 
 
 @click.command()

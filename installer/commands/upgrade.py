@@ -15,7 +15,7 @@ from installer.commands.install import installed as run
 from installer.commands.install import planned
 from installer.host.host import Host
 from installer.installed import Installed
-from installer.job import Job, Options
+from installer.model.job import Job, Options
 from installer.runner import asking
 
 

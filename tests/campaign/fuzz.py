@@ -15,7 +15,7 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-not-found]
 
-with atheris.instrument_imports(include=["bundles", "installer.selection"]):
+with atheris.instrument_imports(include=["bundles", "installer.model.selection"]):
     from bundler.writing.journal import _read
     from bundles.archive.layout import (
         OCI_LAYOUT,
@@ -38,8 +38,8 @@ with atheris.instrument_imports(include=["bundles", "installer.selection"]):
     )
     from bundles.oci.platform import Platform
     from bundles.oci.reference import Reference
-    from installer.address import Address
-    from installer.selection import select
+    from installer.model.address import Address
+    from installer.model.selection import select
 
 from tests.archives import example
 

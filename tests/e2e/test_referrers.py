@@ -16,10 +16,10 @@ from bundler.definition.spec import TOOLCHAIN
 from bundles.archive.reader import Archive
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
-from installer.address import Address
+from installer.model.address import Address
+from installer.model.selection import select
 from installer.push import Push
 from installer.registry import Registry
-from installer.selection import select
 from tests.conftest import RealRegistry
 from tests.testbed import ORIGIN, gotools, start_origin
 

@@ -13,12 +13,12 @@ import pytest
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from installer import daemon
-from installer.address import Address
 from installer.daemon import ForbidInsecureRegistry, InsecureRegistry
 from installer.host.docker_engine import EngineInfo
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.job import Wanted
+from installer.model.address import Address
+from installer.model.job import Wanted
 
 ADDRESS = "192.168.10.10:5000"
 AMD64 = Platform("linux", "amd64")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
-from installer.address import Address
 from installer.diagnosis import Diagnosis
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.installed import Installed
-from installer.job import Wanted
+from installer.model.address import Address
+from installer.model.job import Wanted
 
 AMD64 = Platform("linux", "amd64")
 

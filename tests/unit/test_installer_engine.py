@@ -11,7 +11,6 @@ from docker.errors import NotFound
 
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
-from installer.address import Address
 from installer.garbage import CollectGarbage
 from installer.host.docker_engine import (
     Container,
@@ -21,7 +20,8 @@ from installer.host.docker_engine import (
 )
 from installer.host.host import Host
 from installer.installed import Installed
-from installer.job import Wanted
+from installer.model.address import Address
+from installer.model.job import Wanted
 
 GARBAGE = "bundle-garbage-collect"
 

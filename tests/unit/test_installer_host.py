@@ -27,9 +27,9 @@ from installer.host.files import read_json_file
 from installer.host.labels import EMULATION_CONTAINER, fingerprint
 from installer.host.paths import Places
 from installer.host.versions import version_of
-from installer.job import Options
+from installer.model.job import Options
+from installer.model.step import Change, shortened
 from installer.smoke import _starts_shell, _was_built_with_shell
-from installer.step import Change, shortened
 
 
 def test_a_file_is_whole_and_has_its_mode(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from installer.garbage import PruneImages
 from installer.host.daemon_json import without
 from installer.installed import Brought, Installed
 from installer.keeper import keeper
+from installer.model.step import Change
 from installer.registry import Registry
-from installer.step import Change
 from tests.fake_registry import FakeRegistry
 
 

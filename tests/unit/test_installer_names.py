@@ -9,9 +9,14 @@ import pytest
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from installer.address import Address
 from installer.buildkitd import config_text
-from installer.names import full_names, local_name, mirrors, repositories
+from installer.model.address import Address
+from installer.model.naming import (
+    full_names,
+    local_name,
+    mirrors,
+    repositories,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib

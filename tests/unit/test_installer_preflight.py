@@ -20,7 +20,6 @@ from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from installer import buildx, preflight
-from installer.address import Address
 from installer.builder import Builder, BuildkitdConfig
 from installer.container import RegistryContainer
 from installer.garbage import PruneImages
@@ -29,9 +28,10 @@ from installer.host.labels import ENVIRONMENT, LABEL_ADDRESS, LABEL_DATA, LABEL_
 from installer.host.paths import Places
 from installer.host.relay import Finished
 from installer.installed import Installed
-from installer.job import Options
+from installer.model.address import Address
+from installer.model.job import Options
+from installer.model.step import Change
 from installer.registry import Registry
-from installer.step import Change
 
 
 @dataclasses.dataclass

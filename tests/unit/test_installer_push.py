@@ -21,13 +21,13 @@ from bundles.oci.platform import Platform
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Progress, Silent, Task
 from installer import preflight
-from installer.address import Address
 from installer.host.docker_engine import Container
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE
 from installer.host.paths import Places
-from installer.push import Push, places
+from installer.model.address import Address
+from installer.model.selection import left_out, places, select
+from installer.push import Push
 from installer.registry import Registry
-from installer.selection import left_out, select
 from tests.archives import AMD64, ARM64, Made, example, image, made
 from tests.fake_registry import FakeRegistry, Fault
 from tests.unit.test_cancel import PATIENT, Stall

@@ -20,7 +20,7 @@ from installer.host.docker_cli import DockerCLI
 from installer.host.host import Host
 from installer.host.relay import Relay
 from installer.host.sudo import environment_of_invoker, hand_over
-from installer.job import Options
+from installer.model.job import Options
 from installer.preflight import settle
 from tests.archives import example
 

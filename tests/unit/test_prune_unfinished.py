@@ -12,11 +12,12 @@ from bundles.archive.reader import Archive
 from bundles.errors import HostError
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
-from installer.address import Address
 from installer.commands.prune import _of_archive, _of_receipt
 from installer.installed import Brought, Installed, InstalledImage
-from installer.job import Job, Options
-from installer.push import Push, places
+from installer.model.address import Address
+from installer.model.job import Job, Options
+from installer.model.selection import places
+from installer.push import Push
 from installer.registry import Registry
 from tests.archives import AMD64, Made, example
 from tests.fake_registry import FakeRegistry

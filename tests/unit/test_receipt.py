@@ -25,9 +25,9 @@ from installer.commands.uninstall import uninstall
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.installed import Installed
-from installer.job import Job, Options
+from installer.model.job import Job, Options
+from installer.model.step import Change, Step
 from installer.receipt import Receipt
-from installer.step import Change, Step
 from tests.archives import example
 
 AMD64 = Platform("linux", "amd64")

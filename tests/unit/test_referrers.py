@@ -31,10 +31,10 @@ from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
-from installer.address import Address
+from installer.model.address import Address
+from installer.model.selection import select
 from installer.push import Push
 from installer.registry import Registry
-from installer.selection import select
 from tests.archives import PROGRAM
 from tests.fake_registry import FakeRegistry
 

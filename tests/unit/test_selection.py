@@ -15,8 +15,8 @@ from bundles.archive.reader import Archive
 from bundles.errors import DamagedArchiveError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference
-from installer.address import Address
-from installer.selection import select
+from installer.model.address import Address
+from installer.model.selection import select
 from tests.archives import AMD64, PROGRAM
 from tests.images import Content, layer
 

@@ -15,13 +15,13 @@ import pytest
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from installer.address import Address
 from installer.commands.uninstall import _steps
 from installer.host.docker_engine import Container
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.installed import Installed
-from installer.job import Tool, Wanted
+from installer.model.address import Address
+from installer.model.job import Tool, Wanted
 from installer.removal import RemoveBuilder, RemoveEmulation, RemoveImages, RemovePassing, RemoveRegistry
 
 AMD64 = Platform("linux", "amd64")

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from bundles.oci.digest import Digest
 from bundles.oci.reference import DOCKER_HUB, Reference
-from installer.address import Address
+from installer.model.address import Address
 
 _NOT_A_NAME = re.compile(r"[^a-z0-9.-]+")
 

@@ -13,8 +13,8 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest
 from bundles.oci.platform import Platform
-from installer.address import Address
-from installer.names import full_names, repositories
+from installer.model.address import Address
+from installer.model.naming import full_names, repositories
 
 # Indexes inside one another: images have one level, or two.
 _MAX_DEPTH = 16
@@ -126,3 +126,22 @@ class _Tree:
         wanted = [child for child in children if child.attests not in self._dropped]
         # A list, not a generator: every child is to be collected.
         return any([self.collect(child, depth + 1) for child in wanted]) or not children
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """An image and one of the repositories that are to hold it."""
+
+    image: Selected
+    repository: str
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.repository}:{self.image.tag}" if self.image.tag else f"{self.repository}@{self.image.root.digest}"
+        )
+
+
+def places(images: Sequence[Selected]) -> list[Place]:
+    """Every place that is to hold one of the images, in order."""
+    return [Place(image, repository) for image in images for repository in image.repositories]

@@ -16,10 +16,10 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from installer.address import Address
 from installer.host.labels import REGISTRY_VOLUME
-from installer.names import local_name, mirrors
-from installer.selection import Selected, select
+from installer.model.address import Address
+from installer.model.naming import local_name, mirrors
+from installer.model.selection import Selected, select
 
 DEFAULT_REGISTRY = "localhost:5000"
 DEFAULT_BUILDER = "cross-builder"

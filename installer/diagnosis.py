@@ -28,10 +28,10 @@ from installer.daemon import InsecureRegistry
 from installer.host.files import usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.installed import Installed, InstalledImage
 from installer.model.installed_registry import is_ours
 from installer.model.job import is_directory
 from installer.model.step import Step
+from installer.receipt.installed import Installed, InstalledImage
 from installer.registry import Registry
 from installer.restart import RestartPolicies
 

@@ -27,10 +27,10 @@ from installer.container import RegistryContainer
 from installer.content import Content, content
 from installer.host.host import Host
 from installer.host.labels import GARBAGE_CONTAINER, LABEL_ROLE, REGISTRY_CONTAINER
-from installer.installed import Brought, Installed
 from installer.model.installed_registry import is_ours
 from installer.model.job import is_directory
 from installer.model.step import Change, Step
+from installer.receipt.installed import Brought, Installed
 from installer.registry import Registry
 
 

@@ -22,7 +22,7 @@ from installer.images import LoadImages
 from installer.model.job import Job, Options
 from installer.model.step import Change, Step, shortened
 from installer.push import Push
-from installer.receipt import Receipt
+from installer.receipt.receipt import Receipt
 from installer.registry import Registry
 from installer.smoke import SmokeTest
 

@@ -28,11 +28,11 @@ from installer.host.labels import (
     REGISTRY_CONTAINER,
 )
 from installer.host.paths import PLUGIN
-from installer.installed import Installed
-from installer.made import file_digest
 from installer.model.installed_registry import installed_address, installed_data, is_ours
 from installer.model.job import is_directory
 from installer.model.step import Change, Step
+from installer.receipt.installed import Installed
+from installer.receipt.ledger import file_digest
 
 # What buildx keeps beside its builders, for itself.
 _BUILDX_OWN = (".lock", ".buildNodeID", "current", "instances", "activity", "defaults", "refs", "history")

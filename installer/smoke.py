@@ -18,7 +18,7 @@ from installer.host.labels import REGISTRY_CONTAINER, fingerprint
 from installer.model.job import Job
 from installer.model.selection import Selected
 from installer.model.step import Change, Step
-from installer.receipt import Receipt
+from installer.receipt.receipt import Receipt
 
 # Docker's config.json may have them, with passwords; buildx would put them into the history of the build.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY")

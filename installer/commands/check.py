@@ -23,9 +23,9 @@ from installer.host.docker_engine import Endpoint, Engine
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
-from installer.installed import Installed
 from installer.model.job import Wanted
 from installer.model.naming import repositories
+from installer.receipt.installed import Installed
 from installer.registry import Registry
 
 

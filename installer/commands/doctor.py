@@ -17,8 +17,8 @@ from installer.commands.status import finding_lines
 from installer.connect import local_transport
 from installer.diagnosis import Diagnosis
 from installer.host.host import Host
-from installer.installed import Installed
-from installer.made import note_digests, remember
+from installer.receipt.installed import Installed
+from installer.receipt.ledger import note_digests, remember
 from installer.registry import Registry
 
 

@@ -20,11 +20,11 @@ from installer import runner
 from installer.connect import local_transport
 from installer.garbage import CollectGarbage, PruneImages, freed_text
 from installer.host.host import Host
-from installer.installed import Brought, Installed
 from installer.model.job import Job, Options
 from installer.model.selection import places
 from installer.model.step import Step
 from installer.push import Push
+from installer.receipt.installed import Brought, Installed
 from installer.registry import Registry
 from installer.removal import RemoveImages
 

@@ -16,7 +16,7 @@ from installer.diagnosis import Diagnosis, Finding
 from installer.host import kernel
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.installed import Installed
+from installer.receipt.installed import Installed
 from installer.registry import Registry
 
 

@@ -16,9 +16,9 @@ from bundles.runtime.program import own_command
 from installer import runner
 from installer.daemon import ForbidInsecureRegistry
 from installer.host.host import Host
-from installer.installed import Installed
 from installer.model.address import Address
 from installer.model.step import Step
+from installer.receipt.installed import Installed
 from installer.removal import RemoveBuilder, RemoveEmulation, RemoveFiles, RemoveImages, RemovePassing, RemoveRegistry
 
 

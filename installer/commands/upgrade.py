@@ -14,8 +14,8 @@ from bundles.runtime.program import own_command
 from installer.commands.install import installed as run
 from installer.commands.install import planned
 from installer.host.host import Host
-from installer.installed import Installed
 from installer.model.job import Job, Options
+from installer.receipt.installed import Installed
 from installer.runner import asking
 
 

@@ -10,9 +10,9 @@ from bundles.runtime.progress import Silent
 from installer.diagnosis import Diagnosis
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.installed import Installed
 from installer.model.address import Address
 from installer.model.job import Wanted
+from installer.receipt.installed import Installed
 
 AMD64 = Platform("linux", "amd64")
 

@@ -19,9 +19,9 @@ from installer.host.docker_engine import (
     Outcome,
 )
 from installer.host.host import Host
-from installer.installed import Installed
 from installer.model.address import Address
 from installer.model.job import Wanted
+from installer.receipt.installed import Installed
 
 GARBAGE = "bundle-garbage-collect"
 

@@ -18,12 +18,12 @@ from bundles.errors import HostError
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.registry.transport import Settings, Transport
-from installer import made
 from installer.garbage import PruneImages
 from installer.host.daemon_json import without
-from installer.installed import Brought, Installed
 from installer.keeper import keeper
 from installer.model.step import Change
+from installer.receipt import ledger
+from installer.receipt.installed import Brought, Installed
 from installer.registry import Registry
 from tests.fake_registry import FakeRegistry
 
@@ -198,17 +198,17 @@ def test_what_was_made_is_listed_once_with_its_directories(tmp_path: Path) -> No
     file = tmp_path / "a" / "b" / "file"
     changes = [Change("write", "file", str(file)), Change("upload", "blobs", "3"), Change("push", "tag", "x:1")]
     for _ in range(2):
-        made.remember(entries, (), changes, None)  # type: ignore[arg-type]  # no builder, no daemon.json
+        ledger.remember(entries, (), changes, None)  # type: ignore[arg-type]  # no builder, no daemon.json
     assert [(entry["kind"], Path(entry["name"]).name) for entry in entries] == [
         ("directory", "a"),
         ("directory", "b"),
         ("file", "file"),
     ]
-    made.note_digests(entries, changes)
+    ledger.note_digests(entries, changes)
     assert entries[2]["digest"] is None
     file.parent.mkdir(parents=True)
     file.write_bytes(b"x")
-    made.note_digests(entries, changes)
+    ledger.note_digests(entries, changes)
     assert entries[2]["digest"] == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
 
 

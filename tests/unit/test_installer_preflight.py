@@ -27,10 +27,10 @@ from installer.host.docker_engine import Container
 from installer.host.labels import ENVIRONMENT, LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
 from installer.host.paths import Places
 from installer.host.relay import Finished
-from installer.installed import Installed
 from installer.model.address import Address
 from installer.model.job import Options
 from installer.model.step import Change
+from installer.receipt.installed import Installed
 from installer.registry import Registry
 
 

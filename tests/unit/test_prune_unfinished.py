@@ -13,11 +13,11 @@ from bundles.errors import HostError
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.commands.prune import _of_archive, _of_receipt
-from installer.installed import Brought, Installed, InstalledImage
 from installer.model.address import Address
 from installer.model.job import Job, Options
 from installer.model.selection import places
 from installer.push import Push
+from installer.receipt.installed import Brought, Installed, InstalledImage
 from installer.registry import Registry
 from tests.archives import AMD64, Made, example
 from tests.fake_registry import FakeRegistry

@@ -24,10 +24,10 @@ from installer.commands.prune import prune
 from installer.commands.uninstall import uninstall
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.installed import Installed
 from installer.model.job import Job, Options
 from installer.model.step import Change, Step
-from installer.receipt import Receipt
+from installer.receipt.installed import Installed
+from installer.receipt.receipt import Receipt
 from tests.archives import example
 
 AMD64 = Platform("linux", "amd64")

@@ -19,9 +19,9 @@ from installer.commands.uninstall import _steps
 from installer.host.docker_engine import Container
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.installed import Installed
 from installer.model.address import Address
 from installer.model.job import Tool, Wanted
+from installer.receipt.installed import Installed
 from installer.removal import RemoveBuilder, RemoveEmulation, RemoveImages, RemovePassing, RemoveRegistry
 
 AMD64 = Platform("linux", "amd64")

@@ -35,10 +35,10 @@ from bundles.oci.digest import Digest
 from installer.host.files import missing_directories, read_json_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.made import note_digests, note_interrupted, remember
 from installer.model.job import Job
 from installer.model.selection import Place, left_out, places
 from installer.model.step import Change, Step
+from installer.receipt.ledger import note_digests, note_interrupted, remember
 
 
 class Receipt:

@@ -11,7 +11,7 @@ from bundles.runtime.progress import Silent
 from installer.model.address import Address
 from installer.model.selection import select
 from installer.push import Push
-from installer.registry import Registry
+from installer.registry.client import Registry
 
 
 def main() -> None:

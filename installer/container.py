@@ -29,7 +29,7 @@ from installer.host.labels import (
 from installer.model.installed_registry import installed_address, installed_data, is_ours
 from installer.model.job import Wanted, is_directory
 from installer.model.step import Change, Step
-from installer.registry import Registry
+from installer.registry.client import Registry
 
 # The port on which the registry image listens, inside its container.
 _PORT = 5000

@@ -23,7 +23,6 @@ from bundles.runtime.sizes import human_size
 from installer.binfmt import Emulation
 from installer.builder import Builder, BuildkitdConfig
 from installer.container import RegistryContainer
-from installer.content import content
 from installer.daemon import InsecureRegistry
 from installer.host.files import usable_size
 from installer.host.host import Host
@@ -32,7 +31,8 @@ from installer.model.installed_registry import is_ours
 from installer.model.job import is_directory
 from installer.model.step import Step
 from installer.receipt.installed import Installed, InstalledImage
-from installer.registry import Registry
+from installer.registry.client import Registry
+from installer.registry.tree import content
 from installer.restart import RestartPolicies
 
 # A clock may be a little off; certificates, image times and logs only suffer from hours.

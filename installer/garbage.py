@@ -24,14 +24,14 @@ from bundles.oci.digest import Digest
 from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
 from installer.container import RegistryContainer
-from installer.content import Content, content
 from installer.host.host import Host
 from installer.host.labels import GARBAGE_CONTAINER, LABEL_ROLE, REGISTRY_CONTAINER
 from installer.model.installed_registry import is_ours
 from installer.model.job import is_directory
 from installer.model.step import Change, Step
 from installer.receipt.installed import Brought, Installed
-from installer.registry import Registry
+from installer.registry.client import Registry
+from installer.registry.tree import Content, content
 
 
 class PruneImages(Step):

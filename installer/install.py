@@ -13,7 +13,6 @@ from installer import preflight
 from installer.binfmt import Emulation
 from installer.builder import Builder, BuildkitdConfig
 from installer.buildx import BuildxPlugin
-from installer.connect import local_transport
 from installer.container import RegistryContainer
 from installer.daemon import InsecureRegistry
 from installer.host.files import lock, usable_size
@@ -23,7 +22,8 @@ from installer.model.job import Job, Options
 from installer.model.step import Change, Step, shortened
 from installer.push import Push
 from installer.receipt.receipt import Receipt
-from installer.registry import Registry
+from installer.registry.client import Registry
+from installer.registry.connection import local_transport
 from installer.smoke import SmokeTest
 
 

@@ -18,9 +18,9 @@ from bundles.runtime.progress import Progress, Task
 from bundles.runtime.signals import held
 from installer.model.selection import Place, Selected, places
 from installer.model.step import Change, Step
-from installer.rebuild import rebuilt
-from installer.registry import Registry
-from installer.required import Required
+from installer.registry.client import Registry
+from installer.registry.delta_layers import Required
+from installer.registry.sparse_index import rebuilt
 
 # A registry on the same disk gains nothing from more.
 _WORKERS = 4

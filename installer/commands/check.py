@@ -17,7 +17,6 @@ from bundles.errors import HostError, NetworkError, UsageError
 from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
-from installer.connect import local_transport
 from installer.host.docker_cli import DockerCLI
 from installer.host.docker_engine import Endpoint, Engine
 from installer.host.host import Host
@@ -26,7 +25,8 @@ from installer.host.sudo import environment_of_invoker
 from installer.model.job import Wanted
 from installer.model.naming import repositories
 from installer.receipt.installed import Installed
-from installer.registry import Registry
+from installer.registry.client import Registry
+from installer.registry.connection import local_transport
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,12 +14,12 @@ from bundles.errors import HostError, UsageError
 from bundles.runtime.program import own_command
 from installer import runner
 from installer.commands.status import finding_lines
-from installer.connect import local_transport
 from installer.diagnosis import Diagnosis
 from installer.host.host import Host
 from installer.receipt.installed import Installed
 from installer.receipt.ledger import note_digests, remember
-from installer.registry import Registry
+from installer.registry.client import Registry
+from installer.registry.connection import local_transport
 
 
 @click.command()

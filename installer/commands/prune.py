@@ -17,7 +17,6 @@ from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer import runner
-from installer.connect import local_transport
 from installer.garbage import CollectGarbage, PruneImages, freed_text
 from installer.host.host import Host
 from installer.model.job import Job, Options
@@ -25,7 +24,8 @@ from installer.model.selection import places
 from installer.model.step import Step
 from installer.push import Push
 from installer.receipt.installed import Brought, Installed
-from installer.registry import Registry
+from installer.registry.client import Registry
+from installer.registry.connection import local_transport
 from installer.removal import RemoveImages
 
 

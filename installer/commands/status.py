@@ -11,13 +11,13 @@ import click
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError, NetworkError
 from bundles.runtime.program import own_command
-from installer.connect import local_transport
 from installer.diagnosis import Diagnosis, Finding
 from installer.host import kernel
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.receipt.installed import Installed
-from installer.registry import Registry
+from installer.registry.client import Registry
+from installer.registry.connection import local_transport
 
 
 @click.command()

@@ -17,13 +17,13 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.filesystem import write_whole
-from installer.connect import bypass_proxies
 from installer.host.files import read_json_file
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
 from installer.model.address import Address
 from installer.model.job import DEFAULT_REGISTRY
-from installer.registry import Registry
+from installer.registry.client import Registry
+from installer.registry.connection import bypass_proxies
 
 _WORKERS = 4
 

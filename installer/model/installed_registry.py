@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The registry that an earlier run installed, as its container says: whether it is ours, its address, its data."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import json
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.image import parse_index, parse_manifest
 from bundles.registry.transport import Settings, Transport
-from installer.registry import Registry
+from installer.registry.client import Registry
 
 
 def make_variant(origin: str, repository: str, tag: str, new_tag: str, note: str) -> str:

@@ -25,7 +25,7 @@ from installer.commands.want import holdings, pinned
 from installer.model.address import Address
 from installer.model.selection import select
 from installer.push import Push
-from installer.registry import Registry
+from installer.registry.client import Registry
 from tests.archives import AMD64, ContentSource, Made, image, made
 from tests.fake_registry import FakeRegistry
 from tests.images import Content

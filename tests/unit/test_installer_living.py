@@ -24,7 +24,7 @@ from installer.keeper import keeper
 from installer.model.step import Change
 from installer.receipt import ledger
 from installer.receipt.installed import Brought, Installed
-from installer.registry import Registry
+from installer.registry.client import Registry
 from tests.fake_registry import FakeRegistry
 
 

@@ -31,7 +31,7 @@ from installer.model.address import Address
 from installer.model.job import Options
 from installer.model.step import Change
 from installer.receipt.installed import Installed
-from installer.registry import Registry
+from installer.registry.client import Registry
 
 
 @dataclasses.dataclass

@@ -18,7 +18,7 @@ from installer.model.job import Job, Options
 from installer.model.selection import places
 from installer.push import Push
 from installer.receipt.installed import Brought, Installed, InstalledImage
-from installer.registry import Registry
+from installer.registry.client import Registry
 from tests.archives import AMD64, Made, example
 from tests.fake_registry import FakeRegistry
 

@@ -30,7 +30,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference
 from bundles.registry.auth import Credential
 from bundles.registry.transport import Transport
-from installer.registry import Registry
+from installer.registry.client import Registry
 from tests.conftest import RealRegistry
 from tests.fake_registry import FakeRegistry
 from tests.images import Content, noise

@@ -12,7 +12,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.sizes import human_size
 from installer.model.selection import Selected
-from installer.registry import Registry
+from installer.registry.client import Registry
 
 _SHOWN = 20
 

@@ -9,7 +9,7 @@ from bundles.errors import NotFoundError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import walk
-from installer.registry import Registry
+from installer.registry.client import Registry
 
 
 @dataclasses.dataclass(frozen=True)

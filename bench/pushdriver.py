@@ -10,8 +10,8 @@ from bundles.registry.transport import Settings, Transport
 from bundles.runtime.progress import Silent
 from installer.model.address import Address
 from installer.model.selection import select
-from installer.push import Push
 from installer.registry.client import Registry
+from installer.steps.push import Push
 
 
 def main() -> None:

@@ -20,10 +20,6 @@ from bundles.errors import HostError, NetworkError, UsageError
 from bundles.runtime.program import own_command
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
-from installer.binfmt import Emulation
-from installer.builder import Builder, BuildkitdConfig
-from installer.container import RegistryContainer
-from installer.daemon import InsecureRegistry
 from installer.host.files import usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
@@ -33,7 +29,11 @@ from installer.model.step import Step
 from installer.receipt.installed import Installed, InstalledImage
 from installer.registry.client import Registry
 from installer.registry.tree import content
-from installer.restart import RestartPolicies
+from installer.steps.builder import Builder, BuildkitdConfig
+from installer.steps.emulation import Emulation
+from installer.steps.insecure_registry import InsecureRegistry
+from installer.steps.registry_container import RegistryContainer
+from installer.steps.restart_policies import RestartPolicies
 
 # A clock may be a little off; certificates, image times and logs only suffer from hours.
 _CLOCK_SLACK = datetime.timedelta(hours=1)

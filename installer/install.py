@@ -10,21 +10,21 @@ from bundles.archive.reader import Archive
 from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError
 from bundles.runtime.progress import Progress, Silent
 from installer import preflight
-from installer.binfmt import Emulation
-from installer.builder import Builder, BuildkitdConfig
-from installer.buildx import BuildxPlugin
-from installer.container import RegistryContainer
-from installer.daemon import InsecureRegistry
 from installer.host.files import lock, usable_size
 from installer.host.host import Host
-from installer.images import LoadImages
 from installer.model.job import Job, Options
 from installer.model.step import Change, Step, shortened
-from installer.push import Push
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport
-from installer.smoke import SmokeTest
+from installer.steps.builder import Builder, BuildkitdConfig
+from installer.steps.buildx_plugin import BuildxPlugin
+from installer.steps.emulation import Emulation
+from installer.steps.insecure_registry import InsecureRegistry
+from installer.steps.push import Push
+from installer.steps.registry_container import RegistryContainer
+from installer.steps.smoke_test import SmokeTest
+from installer.steps.toolchain_images import LoadImages
 
 
 @dataclasses.dataclass(frozen=True)

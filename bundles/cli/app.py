@@ -36,10 +36,10 @@ _COMMANDS = {
     "doctor": ("installer.commands.doctor:doctor", "Find what is wrong on this host, and mend it."),
     "prune": ("installer.commands.prune:prune", "Remove images that the installed bundle no longer lists."),
     "uninstall": ("installer.commands.uninstall:uninstall", "Remove from this host what installing made."),
-    "verify": ("bundles.cli.app.inspect:verify", "Check every byte of an archive against its digest."),
-    "diff": ("bundles.cli.app.diff:diff", "Show what changes from one bundle to another."),
-    "inspect": ("bundles.cli.app.inspect:inspect", "Show what is inside an archive."),
-    "completion": ("bundles.cli.app.completion:completion", "Print shell completion for bash, zsh or fish."),
+    "verify": ("bundles.cli.inspect:verify", "Check every byte of an archive against its digest."),
+    "diff": ("bundles.cli.diff:diff", "Show what changes from one bundle to another."),
+    "inspect": ("bundles.cli.inspect:inspect", "Show what is inside an archive."),
+    "completion": ("bundles.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
 _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
 

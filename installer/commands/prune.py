@@ -17,16 +17,16 @@ from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer import runner
-from installer.garbage import CollectGarbage, PruneImages, freed_text
 from installer.host.host import Host
 from installer.model.job import Job, Options
 from installer.model.selection import places
 from installer.model.step import Step
-from installer.push import Push
 from installer.receipt.installed import Brought, Installed
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport
-from installer.removal import RemoveImages
+from installer.steps.prune_registry import CollectGarbage, PruneImages, freed_text
+from installer.steps.push import Push
+from installer.steps.toolchain_images import RemoveImages
 
 
 @click.command()

@@ -14,12 +14,16 @@ from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.runtime.program import own_command
 from installer import runner
-from installer.daemon import ForbidInsecureRegistry
 from installer.host.host import Host
 from installer.model.address import Address
 from installer.model.step import Step
 from installer.receipt.installed import Installed
-from installer.removal import RemoveBuilder, RemoveEmulation, RemoveFiles, RemoveImages, RemovePassing, RemoveRegistry
+from installer.steps.builder import RemoveBuilder
+from installer.steps.emulation import RemoveEmulation
+from installer.steps.insecure_registry import ForbidInsecureRegistry
+from installer.steps.leftovers import RemoveFiles, RemovePassing
+from installer.steps.registry_container import RemoveRegistry
+from installer.steps.toolchain_images import RemoveImages
 
 
 @click.command()

@@ -16,7 +16,7 @@ import pytest
 
 from bundles.archive.reader import Archive
 from bundles.oci.image import parse_manifest
-from installer.dockerarchive import stream
+from installer.steps.toolchain_images import stream
 from tests.archives import AMD64, ARM64, image, made
 
 # A docker command that keeps what it is given; what it is asked for is in the files of the directory $FAKE.

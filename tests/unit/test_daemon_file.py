@@ -12,13 +12,13 @@ import pytest
 
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
-from installer import daemon
-from installer.daemon import ForbidInsecureRegistry, InsecureRegistry
 from installer.host.docker_engine import EngineInfo
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.job import Wanted
+from installer.steps import insecure_registry
+from installer.steps.insecure_registry import ForbidInsecureRegistry, InsecureRegistry
 
 ADDRESS = "192.168.10.10:5000"
 AMD64 = Platform("linux", "amd64")
@@ -53,7 +53,7 @@ class Place:
         self.engine = FakeEngine(self.file)
         self.signals: list[int] = []
         monkeypatch.setattr(os, "kill", lambda pid, _: self.signals.append(pid))
-        monkeypatch.setattr(daemon, "_RELOAD_SECONDS", 0.0)
+        monkeypatch.setattr(insecure_registry, "_RELOAD_SECONDS", 0.0)
         self.places = Places(
             root / "docker", root / "buildx", root / "state", self.file, root / "docker.pid", root / "proc"
         )
@@ -153,7 +153,7 @@ def test_a_broken_file_is_said_when_docker_does_not_run(place: Place, monkeypatc
 
 
 def test_the_commands_for_root_make_the_directory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "is_writable", lambda _: False)
+    monkeypatch.setattr(insecure_registry, "is_writable", lambda _: False)
     place.etc.rmdir()
     (problem,) = place.allow().problems()
     assert problem.hint is not None
@@ -165,7 +165,7 @@ def test_the_commands_for_root_make_the_directory(place: Place, monkeypatch: pyt
 
 
 def test_the_commands_for_root_show_no_proxies(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "is_writable", lambda _: False)
+    monkeypatch.setattr(insecure_registry, "is_writable", lambda _: False)
     place.file.write_text('{"proxies": {"http-proxy": "http://user:S3cret@proxy.corp:3128"}}')
     (problem,) = place.allow().problems()
     assert problem.hint is not None

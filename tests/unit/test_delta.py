@@ -24,8 +24,8 @@ from bundles.runtime.progress import Silent
 from installer.commands.want import holdings, pinned
 from installer.model.address import Address
 from installer.model.selection import select
-from installer.push import Push
 from installer.registry.client import Registry
+from installer.steps.push import Push
 from tests.archives import AMD64, ContentSource, Made, image, made
 from tests.fake_registry import FakeRegistry
 from tests.images import Content

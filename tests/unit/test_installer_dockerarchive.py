@@ -13,9 +13,9 @@ from bundles.archive.reader import Archive
 from bundles.errors import DamagedArchiveError
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
-from installer.dockerarchive import content_size, stream
 from installer.model.address import Address
 from installer.model.job import Job, Options
+from installer.steps.toolchain_images import content_size, stream
 from tests.archives import AMD64, example
 
 NAME = "localhost:5000/library/registry:3"

@@ -11,7 +11,6 @@ from docker.errors import NotFound
 
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
-from installer.garbage import CollectGarbage
 from installer.host.docker_engine import (
     Container,
     Endpoint,
@@ -22,6 +21,7 @@ from installer.host.host import Host
 from installer.model.address import Address
 from installer.model.job import Wanted
 from installer.receipt.installed import Installed
+from installer.steps.prune_registry import CollectGarbage
 
 GARBAGE = "bundle-garbage-collect"
 

@@ -18,8 +18,6 @@ import pytest
 from bundles.errors import HostError, UsageError
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
-from installer.binfmt import Emulation
-from installer.buildx import OLDEST_BUILDX
 from installer.host import files, kernel
 from installer.host.docker_cli import CommandError, DockerCLI
 from installer.host.docker_engine import Endpoint, endpoint_from_json
@@ -29,7 +27,9 @@ from installer.host.paths import Places
 from installer.host.versions import version_of
 from installer.model.job import Options
 from installer.model.step import Change, shortened
-from installer.smoke import _starts_shell, _was_built_with_shell
+from installer.steps.buildx_plugin import OLDEST_BUILDX
+from installer.steps.emulation import Emulation
+from installer.steps.smoke_test import _starts_shell, _was_built_with_shell
 
 
 def test_a_file_is_whole_and_has_its_mode(tmp_path: Path) -> None:

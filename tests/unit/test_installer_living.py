@@ -18,13 +18,13 @@ from bundles.errors import HostError
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.registry.transport import Settings, Transport
-from installer.garbage import PruneImages
 from installer.host.daemon_json import without
-from installer.keeper import keeper
 from installer.model.step import Change
 from installer.receipt import ledger
 from installer.receipt.installed import Brought, Installed
 from installer.registry.client import Registry
+from installer.steps.emulation_init import keeper
+from installer.steps.prune_registry import PruneImages
 from tests.fake_registry import FakeRegistry
 
 
@@ -217,7 +217,7 @@ def test_what_was_made_is_listed_once_with_its_directories(tmp_path: Path) -> No
 def test_why_delete_untagged_is_never_used(tmp_path: Path, flags: tuple[str, ...], whole: bool) -> None:
     """distribution 3: an index that is sparse in one repository costs the other one, which has it whole, its layers.
 
-    When this fails for `--delete-untagged` the registry has been mended, and installer/garbage.py may be simpler.
+    When this fails for `--delete-untagged` the registry has been mended, and steps/prune_registry.py may be simpler.
     """
     from tests.conftest import RealRegistry, _program
 

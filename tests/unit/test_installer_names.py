@@ -9,7 +9,6 @@ import pytest
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from installer.buildkitd import config_text
 from installer.model.address import Address
 from installer.model.naming import (
     full_names,
@@ -17,6 +16,7 @@ from installer.model.naming import (
     mirrors,
     repositories,
 )
+from installer.steps.builder import config_text
 
 if sys.version_info >= (3, 11):
     import tomllib

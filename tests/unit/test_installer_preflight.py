@@ -19,10 +19,7 @@ from bundles.cli import app
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
-from installer import buildx, preflight
-from installer.builder import Builder, BuildkitdConfig
-from installer.container import RegistryContainer
-from installer.garbage import PruneImages
+from installer import preflight
 from installer.host.docker_engine import Container
 from installer.host.labels import ENVIRONMENT, LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
 from installer.host.paths import Places
@@ -32,6 +29,10 @@ from installer.model.job import Options
 from installer.model.step import Change
 from installer.receipt.installed import Installed
 from installer.registry.client import Registry
+from installer.steps import buildx_plugin
+from installer.steps.builder import Builder, BuildkitdConfig
+from installer.steps.prune_registry import PruneImages
+from installer.steps.registry_container import RegistryContainer
 
 
 @dataclasses.dataclass
@@ -114,7 +115,7 @@ class CLI:
 
 
 def test_the_users_plugin_is_kept_over_several_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buildx, "load", lambda *arguments: None)
+    monkeypatch.setattr(buildx_plugin, "load", lambda *arguments: None)
     engine: Any = SimpleNamespace(read_file=lambda image, path: iter([b"ours"]), remove_image=lambda name: None)
     job: Any = SimpleNamespace(
         options=SimpleNamespace(system=False), tool=lambda role: SimpleNamespace(name="buildx:1")
@@ -122,7 +123,7 @@ def test_the_users_plugin_is_kept_over_several_tries(tmp_path: Path, monkeypatch
     # What is installed goes on saying that it is too old: it does not work.
     host: Any = SimpleNamespace(engine=engine, places=places(tmp_path), cli=CLI("0.10.0"))
     unused: Any = None
-    step = buildx.BuildxPlugin(job, host, unused)
+    step = buildx_plugin.BuildxPlugin(job, host, unused)
     plugin = host.places.buildx_plugin
     plugin.parent.mkdir(parents=True)
     plugin.write_bytes(b"the user's")

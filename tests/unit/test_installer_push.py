@@ -26,8 +26,8 @@ from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE
 from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.selection import left_out, places, select
-from installer.push import Push
 from installer.registry.client import Registry
+from installer.steps.push import Push
 from tests.archives import AMD64, ARM64, Made, example, image, made
 from tests.fake_registry import FakeRegistry, Fault
 from tests.unit.test_cancel import PATIENT, Stall

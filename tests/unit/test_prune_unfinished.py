@@ -16,9 +16,9 @@ from installer.commands.prune import _of_archive, _of_receipt
 from installer.model.address import Address
 from installer.model.job import Job, Options
 from installer.model.selection import places
-from installer.push import Push
 from installer.receipt.installed import Brought, Installed, InstalledImage
 from installer.registry.client import Registry
+from installer.steps.push import Push
 from tests.archives import AMD64, Made, example
 from tests.fake_registry import FakeRegistry
 

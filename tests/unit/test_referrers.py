@@ -33,8 +33,8 @@ from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.model.address import Address
 from installer.model.selection import select
-from installer.push import Push
 from installer.registry.client import Registry
+from installer.steps.push import Push
 from tests.archives import PROGRAM
 from tests.fake_registry import FakeRegistry
 

@@ -22,7 +22,11 @@ from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.job import Tool, Wanted
 from installer.receipt.installed import Installed
-from installer.removal import RemoveBuilder, RemoveEmulation, RemoveImages, RemovePassing, RemoveRegistry
+from installer.steps.builder import RemoveBuilder
+from installer.steps.emulation import RemoveEmulation
+from installer.steps.leftovers import RemovePassing
+from installer.steps.registry_container import RemoveRegistry
+from installer.steps.toolchain_images import RemoveImages
 
 AMD64 = Platform("linux", "amd64")
 BUILDER = "buildx_buildkit_cross-builder0"

@@ -19,9 +19,9 @@ from installer.host.files import (
 )
 from installer.host.host import Host
 from installer.host.versions import version_of
-from installer.images import left_to_base, load
 from installer.model.job import Job
 from installer.model.step import Change, Step
+from installer.steps.toolchain_images import left_to_base, load
 
 # --buildkitd-config came with 0.13 (buildx#2273).
 OLDEST_BUILDX = Version("0.13")

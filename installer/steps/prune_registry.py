@@ -23,7 +23,6 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
-from installer.container import RegistryContainer
 from installer.host.host import Host
 from installer.host.labels import GARBAGE_CONTAINER, LABEL_ROLE, REGISTRY_CONTAINER
 from installer.model.installed_registry import is_ours
@@ -32,6 +31,7 @@ from installer.model.step import Change, Step
 from installer.receipt.installed import Brought, Installed
 from installer.registry.client import Registry
 from installer.registry.tree import Content, content
+from installer.steps.registry_container import RegistryContainer
 
 
 class PruneImages(Step):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Optional
 
+from bundles.archive.docker_archive import saved_blobs, saved_head
+from bundles.archive.layout import END_OF_TAR, header, padding
+from bundles.archive.reader import Archive
 from bundles.errors import HostError, Problem
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.image import parse_manifest
 from bundles.runtime.progress import Progress
-from installer.dockerarchive import content_size, stream
 from installer.host.host import Host
+from installer.host.paths import PLUGIN
 from installer.model.job import Job, Tool
 from installer.model.step import Change, Step
+from installer.receipt.installed import Installed
 
 
 def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
@@ -96,3 +103,66 @@ class LoadImages(Step):
     def apply(self, changes: Sequence[Change]) -> None:
         for tool in self._tools:
             load(self._job, self._host, tool, self._progress)
+
+
+class RemoveImages(Step):
+    """Removes images that were loaded into Docker. One that a container of somebody else uses stays.
+
+    Args:
+        keep: the names of those that are still needed.
+    """
+
+    name = "docker images"
+
+    def __init__(self, installed: Installed, host: Host, keep: Sequence[str] = ()) -> None:
+        self._host = host
+        names = installed.names_made("image")
+        buildx = installed.wanted.tool("buildx")
+        if buildx is not None and any(Path(name).name == PLUGIN for name in installed.names_made("file")):
+            # It is loaded to take the plugin out of it, and removed at once: there only when a run was killed between.
+            names = [*names, buildx.name]
+        self._names = [name for name in names if name not in keep]
+        self._kept: Sequence[str] = ()
+
+    def look(self) -> Sequence[Change]:
+        engine = self._host.engine
+        # One that is known by its id only goes when nobody has given it a name.
+        return [
+            Change("remove", "image", name)
+            for name in self._names
+            if engine.image_id(name) and not (name.startswith("sha256:") and engine.image_names(name))
+        ]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._host.engine.remove_image(change.name)
+        self._kept = [change.name for change in self.look()]
+
+    def notes(self) -> Sequence[str]:
+        return [f"the image {name} stays: something else uses it" for name in self._kept]
+
+
+def stream(archive: Archive, manifest: Descriptor, name: str, advance: Callable[[int], None]) -> Iterator[bytes]:
+    """The tar of the image that `manifest` describes, tagged `name`; `advance` is told the bytes of each chunk.
+
+    Raises:
+        DamagedArchiveError: while it is read, before the last byte of a damaged blob.
+    """
+    image = parse_manifest(archive.read_document(manifest))
+    yield saved_head(manifest, image, name)
+    for blob in saved_blobs(manifest, image):
+        yield header(blob.digest.blob_path, blob.size)
+        reader = archive.open_blob(blob)
+        chunk = reader.read()
+        while chunk:
+            advance(len(chunk))
+            yield chunk
+            chunk = reader.read()
+        yield bytes(padding(blob.size))
+    yield END_OF_TAR
+
+
+def content_size(archive: Archive, manifest: Descriptor) -> int:
+    """The bytes of blobs in that stream."""
+    image = parse_manifest(archive.read_document(manifest))
+    return sum(blob.size for blob in saved_blobs(manifest, image))

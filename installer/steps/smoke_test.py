@@ -11,7 +11,6 @@ from bundles.archive.reader import Archive
 from bundles.errors import BundleError, UsageError
 from bundles.oci.image import parse_json, parse_manifest
 from bundles.oci.platform import Platform
-from installer.builder import Builder
 from installer.host.docker_cli import CommandError
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, fingerprint
@@ -19,6 +18,7 @@ from installer.model.job import Job
 from installer.model.selection import Selected
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
+from installer.steps.builder import Builder
 
 # Docker's config.json may have them, with passwords; buildx would put them into the history of the build.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY")

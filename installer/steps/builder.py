@@ -8,18 +8,26 @@ builder whose state is another is made anew; its build cache, a volume, is kept.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
-from installer.buildkitd import FIRST_LINE, config_text
 from installer.host.docker_cli import CommandError
-from installer.host.files import is_writable, read_json_file, read_optional, write_atomically
+from installer.host.docker_engine import Container
+from installer.host.files import _remove_tree, is_writable, read_json_file, read_optional, write_atomically
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, fingerprint
+from installer.model.address import Address
 from installer.model.job import Wanted
 from installer.model.step import Change, Step
+from installer.receipt.installed import Installed
+
+FIRST_LINE = "# Written by `bundle install`."
+
+# How buildx names the container of a builder's node, before the builder's name and the node's number.
+_BUILDER_PREFIX = "buildx_buildkit_"
 
 _DRIVER_MARK = f"env.{ENVIRONMENT}"
 
@@ -215,3 +223,64 @@ def _instance_of(value: dict[str, Any]) -> Instance:
     mark = options[0].get(_DRIVER_MARK) if options else None
     names = tuple(str((node or {}).get("Name", "")) for node in nodes)
     return Instance(str(value.get("Driver", "")), names, str(mark) if mark else None)
+
+
+class RemoveBuilder(Step):
+    """Removes the builders, with their build cache."""
+
+    name = "builder"
+
+    def __init__(self, installed: Installed, host: Host) -> None:
+        self._made, self._host = installed.names_made("builder"), host
+        self._names = list(dict.fromkeys((*self._made, installed.wanted.builder)))
+
+    def _container(self, name: str) -> Optional[Container]:
+        container = self._host.engine.container(f"{_BUILDER_PREFIX}{name}0")
+        return container if container is not None and ENVIRONMENT in container.environment else None
+
+    def look(self) -> Sequence[Change]:
+        return [
+            Change("remove", "builder", name, "with its build cache")
+            for name in self._names
+            if builder_mark(self._host, name) or (name in self._made and self._container(name))
+        ]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            name = change.name
+            if builder_mark(self._host, name):
+                self._host.cli.run(["buildx", "rm", "--force", name])
+            container = self._container(name)
+            if container is not None:
+                # buildx has no record of it any more.
+                self._host.engine.remove_container(container.name)
+                self._host.engine.remove_volume(f"{container.name}_state")
+            for kind in ("activity", "refs"):
+                _remove_tree(self._host.places.buildx_config / kind / name)
+
+    def notes(self) -> Sequence[str]:
+        going = {change.name for change in self.look()}
+        names = [name[len(_BUILDER_PREFIX) : -1] for name in self._host.engine.container_names(_BUILDER_PREFIX)]
+        left = [self._container(name) for name in names if name not in going]
+        return [
+            f"the container {container.name} stays: it is the builder of another user, or of an installation whose "
+            f"receipt is lost; docker rm -f {container.name}; docker volume rm {container.name}_state"
+            for container in left
+            if container is not None
+        ]
+
+
+def config_text(address: Address, mirrors: Mapping[str, str]) -> str:
+    """The content of buildkitd.toml for the registry at `address`; the same input gives the same text."""
+    # JSON strings are TOML basic strings.
+    lines = [
+        f"{FIRST_LINE} BuildKit reads it when the builder is created, so run `bundle install`",
+        "# again rather than editing it.",
+        "",
+        f"[registry.{json.dumps(str(address))}]",
+        "  http = true",
+        "  insecure = true",
+    ]
+    for registry, mirror in mirrors.items():
+        lines += ["", f"[registry.{json.dumps(registry)}]", f"  mirrors = [{json.dumps(mirror)}]"]
+    return "\n".join(lines) + "\n"

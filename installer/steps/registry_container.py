@@ -14,7 +14,7 @@ from typing import Optional
 
 from bundles.errors import HostError, NetworkError, Problem
 from installer.host.docker_engine import Container, NewContainer
-from installer.host.files import is_seen, read_optional
+from installer.host.files import _remove_tree, _word, is_seen, read_optional
 from installer.host.host import Host
 from installer.host.labels import (
     GARBAGE_CONTAINER,
@@ -29,6 +29,7 @@ from installer.host.labels import (
 from installer.model.installed_registry import installed_address, installed_data, is_ours
 from installer.model.job import Wanted, is_directory
 from installer.model.step import Change, Step
+from installer.receipt.installed import Installed
 from installer.registry.client import Registry
 
 # The port on which the registry image listens, inside its container.
@@ -261,3 +262,108 @@ class RegistryContainer(Step):
                     f"the container `{name}` ended as soon as it was started\n{self._host.engine.logs(name)}",
                     hint=f"docker logs {name}",
                 )
+
+
+class RemoveRegistry(Step):
+    """Removes the registry's container; its data only when that was asked for."""
+
+    name = "registry"
+
+    def __init__(self, installed: Installed, host: Host, *, data: bool) -> None:
+        self._host, self._with_data = host, data
+        self._made = installed.names_made("container")
+        self._data, self._address = installed.wanted.data, installed.wanted.address
+        self._volume_is_made = self._data in installed.names_made("volume")
+        self._directory_is_ours = self._data in installed.names_made("directory")
+
+    def _container(self) -> Optional[Container]:
+        container = self._marked()
+        return container if container is not None and self._is_of_this_installation(container) else None
+
+    def _marked(self) -> Optional[Container]:
+        container = self._host.engine.container(REGISTRY_CONTAINER)
+        return container if container is not None and is_ours(container) else None
+
+    def _is_of_this_installation(self, container: Container) -> bool:
+        where = installed_address(container), installed_data(container)
+        return container.name in self._made or where == (self._address, self._data)
+
+    def _volume_is_ours(self) -> bool:
+        container = self._marked()
+        if container is not None and self._container() is None and installed_data(container) == self._data:
+            # It is in use, and goes on to be.
+            return False
+        labels = self._host.engine.volume_labels(self._data)
+        return labels is not None and (self._volume_is_made or labels.get(LABEL_ROLE) == "registry")
+
+    def _directory(self) -> Optional[Path]:
+        """What of a directory goes: all of it when it was made for us, else what the registry wrote there."""
+        if not is_directory(self._data):
+            return None
+        place = self._host.places.seen(Path(self._data))
+        place = place if self._directory_is_ours else place / "docker" / "registry"
+        return place if place.exists() else None
+
+    def problems(self) -> Sequence[Problem]:
+        place = self._directory() if self._with_data else None
+        if place is None or _may_remove(place):
+            return []
+        return [Problem(str(place), "it belongs to root", f"run this with sudo; or: sudo rm -r {_word(place)}")]
+
+    def look(self) -> Sequence[Change]:
+        container = self._container()
+        changes = [] if container is None else [Change("remove", "container", container.name)]
+        if not self._with_data:
+            return changes
+        if is_directory(self._data):
+            place = self._directory()
+            return [*changes, *([Change("remove", "directory", str(place), "all images in it")] if place else [])]
+        if self._volume_is_ours():
+            return [*changes, Change("remove", "volume", self._data, "all images in it")]
+        return changes
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.kind == "container":
+                self._host.engine.remove_container(change.name)
+            elif change.kind == "volume":
+                self._host.engine.remove_volume(change.name)
+            else:
+                _remove_tree(Path(change.name))
+
+    def notes(self) -> Sequence[str]:
+        return [*self._container_notes(), *self._data_notes(), *self._volume_notes()]
+
+    def _volume_notes(self) -> Sequence[str]:
+        return [
+            f"the volume {name} stays: it holds the images of another installation; docker volume rm {name}"
+            for name in self._host.engine.volumes_labelled(LABEL_ROLE, "registry")
+            if name != self._data
+        ]
+
+    def _container_notes(self) -> Sequence[str]:
+        container = self._marked()
+        if container is None or self._is_of_this_installation(container):
+            return []
+        return [
+            f"the container {container.name} stays: it is of another installation, at {installed_address(container)}; "
+            f"docker rm -f {container.name}"
+        ]
+
+    def _data_notes(self) -> Sequence[str]:
+        if self._with_data:
+            if is_directory(self._data) or not self._host.engine.has_volume(self._data) or self._volume_is_ours():
+                return []
+            return [
+                f"the volume {self._data} stays: it is in use, or this program did not make it; "
+                f"docker volume rm {self._data}"
+            ]
+        if is_directory(self._data):
+            there, command = self._directory() is not None, f"sudo rm -r {_word(self._data)}"
+        else:
+            there, command = self._host.engine.has_volume(self._data), f"docker volume rm {self._data}"
+        return [f"the images stay in {self._data}; a new installation finds them there, or: {command}"] if there else []
+
+
+def _may_remove(place: Path) -> bool:
+    return os.access(place, os.W_OK | os.X_OK) and os.access(place.parent, os.W_OK | os.X_OK)

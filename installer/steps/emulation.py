@@ -23,10 +23,10 @@ from installer.host import kernel
 from installer.host.docker_engine import Container, NewContainer
 from installer.host.host import Host
 from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
-from installer.images import load, loading
-from installer.keeper import PATH, keeper
 from installer.model.job import Job, Tool, Wanted
 from installer.model.step import Change, Step
+from installer.steps.emulation_init import PATH, keeper
+from installer.steps.toolchain_images import load, loading
 
 _REGISTER_SECONDS = 20.0
 
@@ -218,3 +218,26 @@ def _supported(log: str) -> list[str]:
         return [str(name) for name in value["supported"]]
     except (ValueError, KeyError, TypeError):
         return []
+
+
+class RemoveEmulation(Step):
+    """Takes the emulators that installing registered out of the kernel, and removes the container that does it."""
+
+    name = "emulation"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def look(self) -> Sequence[Change]:
+        container = self._host.engine.container(EMULATION_CONTAINER)
+        if container is None or container.labels.get(LABEL_ROLE) != "emulation":
+            return []
+        names = container.labels.get(LABEL_ARCHITECTURES, "")
+        registered = [Change("unregister", "emulation", f"linux/{name}") for name in names.split(",") if name]
+        return [*registered, Change("remove", "container", container.name)]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        container = self._host.engine.container(EMULATION_CONTAINER)
+        if container is not None:
+            unregister(self._host, container, container.labels.get(LABEL_ARCHITECTURES, "").split(","))
+            self._host.engine.remove_container(container.name)

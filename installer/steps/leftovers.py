@@ -1,0 +1,121 @@
+"""Taking away what installing made, and nothing else: each step is the reverse of one of installing.
+
+What was made is what the receipt lists and what still bears our mark. A receipt that was lost and written anew does not
+list what was there already: then the mark is enough, where it is of this installation. What a step cannot prove to be
+ours, or what was changed since, it leaves, and says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from installer.host.files import _remove_file, _remove_tree, _word, partial_of, write_atomically
+from installer.host.host import Host
+from installer.host.labels import (
+    LABEL_ROLE,
+    PASSING_CONTAINERS,
+)
+from installer.host.paths import PLUGIN
+from installer.model.step import Change, Step
+from installer.receipt.installed import Installed
+from installer.receipt.ledger import file_digest
+
+# What buildx keeps beside its builders, for itself.
+_BUILDX_OWN = (".lock", ".buildNodeID", "current", "instances", "activity", "defaults", "refs", "history")
+_DOCKER_OWN = (".token_seed", ".token_seed.lock")
+
+
+class RemovePassing(Step):
+    """Removes the containers that a killed run has left: as long as they are there, Docker keeps images and volumes."""
+
+    name = "left over"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def look(self) -> Sequence[Change]:
+        found = map(self._host.engine.container, PASSING_CONTAINERS)
+        return [
+            Change("remove", "container", container.name, "an interrupted run has left it")
+            for container in found
+            if container is not None and LABEL_ROLE in container.labels
+        ]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._host.engine.remove_container(change.name)
+
+
+class RemoveFiles(Step):
+    """Removes the files that were made and are unchanged, and what a killed run left half-written of them, puts a
+    replaced plugin back, then the directories that were made for them and are empty; at last the receipt."""
+
+    name = "files"
+
+    def __init__(self, installed: Installed, host: Host) -> None:
+        self._installed, self._host = installed, host
+        self._changed: list[Path] = []
+        self._unsure: list[Path] = []
+
+    def look(self) -> Sequence[Change]:
+        self._changed, self._unsure = [], []
+        changes = []
+        replaced = self._host.places.buildx_replaced
+        written = [Path(name) for name in self._installed.names_made("file")]
+        for path in dict.fromkeys((*written, replaced, self._host.places.receipt)):
+            if partial_of(path).exists():
+                changes.append(Change("remove", "file", str(partial_of(path))))
+        for entry in self._installed.made:
+            path = Path(str(entry.get("name")))
+            if entry.get("kind") != "file" or not path.exists() or path == replaced:
+                continue
+            if file_digest(path) != entry.get("digest"):
+                (self._unsure if entry.get("writing") else self._changed).append(path)
+            elif path.name == PLUGIN and replaced.exists():
+                changes.append(Change("restore", "file", str(path), f"from {replaced}"))
+            else:
+                changes.append(Change("remove", "file", str(path)))
+        for path in (replaced, self._host.places.receipt):
+            if path.exists():
+                changes.append(Change("remove", "file", str(path)))
+        return changes
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            path = Path(change.name)
+            if change.action == "restore":
+                write_atomically(path, [self._host.places.buildx_replaced.read_bytes()], 0o755)
+            elif path != self._host.places.receipt:
+                _remove_file(path)
+        (self._host.places.state / "lock").unlink(missing_ok=True)
+        directories = [Path(name) for name in self._installed.names_made("directory")]
+        self._clear_bookkeeping(directories)
+        # The receipt goes last: interrupted before, the next run still knows what is left.
+        _remove_file(self._host.places.receipt)
+        for directory in sorted(directories, key=lambda place: -len(place.parts)):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+    def notes(self) -> Sequence[str]:
+        return [
+            *(f"{path} stays: it was changed since it was installed" for path in self._changed),
+            *(
+                f"{path} stays: installing was interrupted when it was to be written, and it may be what was there "
+                f"before; rm {_word(path)}"
+                for path in self._unsure
+            ),
+        ]
+
+    def _clear_bookkeeping(self, directories: Sequence[Path]) -> None:
+        """Remove what buildx and docker keep for themselves, where the directory was made for us and nothing else is
+        there."""
+        config, docker = self._host.places.buildx_config, self._host.places.docker_config
+        if config in directories and not any((config / "instances").glob("*")):
+            for name in _BUILDX_OWN:
+                place = config / name
+                _remove_tree(place) if place.is_dir() else _remove_file(place)
+        if docker in directories:
+            for name in _DOCKER_OWN:
+                _remove_file(docker / name)

@@ -26,7 +26,7 @@ class DockerCLI:
 
     Args:
         environment: the variables the command gets; DOCKER_HOST, DOCKER_CONTEXT and DOCKER_CONFIG among them. With
-            BUNDLE_RELAY the command is run through that directory, see `installer.host.host.relay`.
+            BUNDLE_RELAY the command is run through that directory, see `installer.host.relay`.
     """
 
     def __init__(self, environment: Optional[Mapping[str, str]] = None) -> None:

@@ -37,7 +37,7 @@ import sys
 from pathlib import Path
 from bundles import cli
 from bundles.progress import Silent
-from bundles.reader import Archive
+from bundles.archive.reader import Archive
 from bundles.transport import Settings, Transport
 from installer.address import Address
 from installer.push import Push

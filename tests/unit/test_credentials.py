@@ -202,7 +202,7 @@ def test_each_host_is_asked_once(tmp_path: Path, helper: Any) -> None:
 def test_docker_is_imported_only_when_there_are_logins(tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from bundler.credentials import Credentials\n"
+        "from bundler.sources.docker_config import Credentials\n"
         f"assert Credentials(__import__('pathlib').Path({str(tmp_path)!r})).get('ghcr.io') is None\n"
         "assert 'docker' not in sys.modules\n"
     )

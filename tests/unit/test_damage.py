@@ -234,7 +234,7 @@ _MEASURED = """
 import resource, sys
 from pathlib import Path
 from bundles.errors import ArchiveError
-from bundles.reader import Archive
+from bundles.archive.reader import Archive
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     with Archive(Path(sys.argv[1])) as archive:

@@ -67,7 +67,7 @@ def test_what_root_writes_belongs_to_the_owner_of_the_directory(tmp_path: Path) 
 
 def test_one_installation_at_a_time(tmp_path: Path) -> None:
     place = tmp_path / "state" / "lock"
-    program = f"from pathlib import Path; from installer import files\nwith files.lock(Path({str(place)!r})): pass"
+    program = f"from pathlib import Path; from installer.host import files\nwith files.lock(Path({str(place)!r})): pass"
 
     def other() -> str:
         return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stderr

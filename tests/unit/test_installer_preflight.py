@@ -15,10 +15,10 @@ from typing import Any, Optional
 
 import pytest
 
-from bundles.cli import app
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
+from bundles.runtime import program
 from installer import preflight
 from installer.host.docker_engine import Container
 from installer.host.labels import ENVIRONMENT, LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
@@ -255,27 +255,27 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(tmp_path: Path, uns
 
 
 @pytest.mark.parametrize(
-    ("started", "program"),
+    ("started", "called"),
     [
         ("/usb/offline.tar", "python3 /usb/offline.tar"),
         ("a stick/offline.tar.002", "python3 'a stick/offline.tar.002'"),
     ],
 )
 def test_next_steps_name_the_archive_as_it_was_called(
-    started: str, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: str, called: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "running_archive", lambda: Path(started))
+    monkeypatch.setattr(program, "running_archive", lambda: Path(started))
     monkeypatch.setattr(sys, "argv", [started, "prune"])
     unused: Any = None
     with Transport(Settings(insecure=frozenset({"localhost:1"}))) as transport:
         installed = Installed({}, unused, (), ())
         (problem,) = PruneImages(installed, Registry(transport, "localhost:1"), ()).problems()
-    assert problem.hint == f"{program} doctor"
+    assert problem.hint == f"{called} doctor"
     manifest = SimpleNamespace(platforms=(Platform("linux", "amd64"),))
     archive: Any = SimpleNamespace(path=Path("a b.tar"), manifest=manifest)
     options = Options(platforms=(Platform("linux", "s390x"),))
     (problem,) = preflight._platform_problems(archive, options)
-    assert problem.hint == f"{program} inspect 'a b.tar'"
+    assert problem.hint == f"{called} inspect 'a b.tar'"
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_other_threads_are_left_alone() -> None:
 
 _SLOW_TO_END = """
 import sys, time
-from bundles.interruption import Interruption
+from bundles.runtime.signals import Interruption
 Interruption().install()
 try:
     print("ready", flush=True)

@@ -98,9 +98,9 @@ def test_what_cannot_be_read_is_of_no_use_and_no_obstacle(registry: FakeRegistry
     path = tmp_path / "offline.tar"
     data = b'{"format": 99}\n'
     digest, layer = registry.blob("x", data).digest, registry.blob("x", b"layer")
-    previous = tmp_path / "offline.tar.previous.partial"
+    left = tmp_path / "offline.tar.previous.partial"
     for content in (bytes(2048) + header("bundle.json", len(data)) + data, b"", b"x" * 5000):
-        previous.write_bytes(content)
+        left.write_bytes(content)
         (tmp_path / "offline.tar.previous.journal").write_text(f"bundle {digest} 9000\nsynced {layer.digest} 5\n")
         found = previous.Leftover.of(path)
         assert found

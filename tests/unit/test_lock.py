@@ -192,7 +192,7 @@ def interpreters() -> list[str]:
 
 
 def _can_run(program: str) -> bool:
-    script = "import bundler.cli, bundler.selfrun; bundler.selfrun.program()"
+    script = "import bundler.commands.create, bundler.writing.program; bundler.writing.program.program()"
     done = subprocess.run([program, "-c", script], env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
     return done.returncode == 0
 

@@ -19,7 +19,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from tests.images import Content, layer
+from tests.support.images import Content, layer
 
 PROGRAM = b"PK\x05\x06" + bytes(18)  # an empty zip
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")

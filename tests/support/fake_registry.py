@@ -32,7 +32,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from tests.images import Content
+from tests.support.images import Content
 
 _ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>blobs|manifests|tags)/(?P<rest>.+)")
 

@@ -10,8 +10,8 @@ import pytest
 
 from bundles.cli.app import bundle
 from tests.helptext import DOCUMENT, blocks, help_text
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = bundle.list_commands(click.Context(bundle))
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,41 +27,14 @@ from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
-from tests.archives import PROGRAM
-from tests.fake_registry import Certificate, FakeRegistry
+from tests.support.archives import PROGRAM
+from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.stall import PATIENT, Stall
 
 Connect = Callable[..., Transport]
+
+
 # Longer than any registry here keeps anybody waiting.
-PATIENT = (5.0, 600.0)
-
-
-class Stall:
-    """Requests that are not answered before `release`, or within half a minute."""
-
-    def __init__(self) -> None:
-        self.asked, self._released = threading.Event(), threading.Event()
-        self._outcomes: queue.Queue[bool] = queue.Queue()
-
-    def wait(self) -> None:
-        self.asked.set()
-        self._outcomes.put(self._released.wait(30))
-
-    def release(self) -> None:
-        self._released.set()
-
-    @property
-    def outlasted(self) -> bool:
-        """Whether the first of them was still unanswered when it was released."""
-        return self._outcomes.get(timeout=60)
-
-
-@pytest.fixture
-def stall() -> Iterator[Stall]:
-    stall = Stall()
-    yield stall
-    stall.release()
-
-
 def planned(registry: FakeRegistry, transport: Transport) -> tuple[Spec, Plan, RegistrySource, list[Descriptor]]:
     """An image of two layers, resolved."""
     registry.tag("app", "1", registry.index(registry.image("linux/amd64", layers=2)))

@@ -17,8 +17,8 @@ import pytest
 
 from bundler.definition.spec import TOOLCHAIN
 from bundles.oci.digest import Digest
-from tests.fake_registry import FakeRegistry
-from tests.images import noise
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import noise
 
 PASSWORD = "Planted-Passw0rd-81b7"
 PROXY_PASSWORD = "Planted-Pr0xy-55aa"

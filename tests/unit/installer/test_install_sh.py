@@ -17,7 +17,8 @@ import pytest
 from bundles.archive.reader import Archive
 from bundles.oci.image import parse_manifest
 from installer.steps.toolchain_images import stream
-from tests.archives import AMD64, ARM64, image, made
+from tests.support import ROOT
+from tests.support.archives import AMD64, ARM64, image, made
 
 # A docker command that keeps what it is given; what it is asked for is in the files of the directory $FAKE.
 DOCKER = """\
@@ -174,7 +175,7 @@ def test_only_what_writes_a_file_may_write_where_it_is_called(
 @pytest.mark.parametrize("shell", list(SHELLS))
 def test_what_is_the_containers_own_is_not_mounted(shell: str, place: str, mounted: bool, tmp_path: Path) -> None:
     """The function alone: a test cannot make directories at the root. What it asks of the disk is answered for it."""
-    text = (Path(__file__).parents[2] / "installer" / "install.sh").read_text()
+    text = (ROOT / "installer" / "install.sh").read_text()
     function = text[text.index("mount_once() {") : text.index("bind() {")]
     for asks, answered in (('$(cd "$place" && pwd -P)', "$place"), ('[ ! -d "$place" ]', "false")):
         assert asks in function
@@ -252,7 +253,7 @@ def test_without_a_python_image_the_script_says_so(site: Site, tmp_path: Path) -
 
 @pytest.mark.e2e
 def test_shellcheck_finds_nothing(archive: Path) -> None:
-    script = Path(__file__).parents[2] / "installer" / "install.sh"
+    script = ROOT / "installer" / "install.sh"
     with tarfile.open(archive) as tar:
         member = tar.extractfile("install.sh")
         assert member

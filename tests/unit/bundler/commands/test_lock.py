@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.fake_registry import FakeRegistry
-from tests.unit.test_cli import ROOT, bundle
-from tests.unit.test_cli import hub as hub  # noqa: PLC0414  a fixture
+from tests.support import ROOT
+from tests.support.fake_registry import FakeRegistry
+from tests.support.program import bundle
 
 DEFINITION = """\
 name = "team"

@@ -13,9 +13,8 @@ from bundler.definition.dockerfiles import Scan, scan
 from bundles.dockerfile.images import Settings
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
-from tests.fake_registry import FakeRegistry
-from tests.unit.test_cli import bundle
-from tests.unit.test_cli import hub as hub  # noqa: PLC0414  a fixture
+from tests.support.fake_registry import FakeRegistry
+from tests.support.program import bundle
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 

@@ -35,8 +35,8 @@ from installer.model.address import Address
 from installer.model.selection import select
 from installer.registry.client import Registry
 from installer.steps.push import Push
-from tests.archives import PROGRAM
-from tests.fake_registry import FakeRegistry
+from tests.support.archives import PROGRAM
+from tests.support.fake_registry import FakeRegistry
 
 Connect = Callable[..., Transport]
 EMPTY = "application/vnd.oci.empty.v1+json"

@@ -19,8 +19,8 @@ from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
-from tests.fake_registry import FakeRegistry
-from tests.images import CONFIG, LAYER, layer_tar
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import CONFIG, LAYER, layer_tar
 
 AMD64, ARM64, ARMV7 = Platform("linux", "amd64"), Platform("linux", "arm64"), Platform("linux", "arm", "v7")
 

@@ -17,6 +17,7 @@ import pytest
 from bundler.sources.docker_config import Credentials
 from bundles.errors import AuthenticationError, BundleError, UsageError
 from bundles.registry.auth import Credential
+from tests.support import ROOT
 
 SECRET = "hunter2-secret"
 HUB = "https://index.docker.io/v1/"
@@ -206,4 +207,4 @@ def test_docker_is_imported_only_when_there_are_logins(tmp_path: Path) -> None:
         f"assert Credentials(__import__('pathlib').Path({str(tmp_path)!r})).get('ghcr.io') is None\n"
         "assert 'docker' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

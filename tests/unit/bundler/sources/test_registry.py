@@ -29,8 +29,8 @@ from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from bundles.registry.auth import Credential
 from bundles.registry.transport import Transport
-from tests.fake_registry import Certificate, FakeRegistry
-from tests.images import noise
+from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.images import noise
 
 Make = Callable[..., FakeRegistry]
 Connect = Callable[..., Transport]

@@ -19,7 +19,7 @@ from bundles.oci.descriptor import OCI_LAYER, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from bundles.runtime.progress import Silent
-from tests.archives import AMD64, PROGRAM, image, made
+from tests.support.archives import AMD64, PROGRAM, image, made
 
 # Many more reads than the layers of these archives need: who comes so far goes on for ever.
 ENOUGH = 1000

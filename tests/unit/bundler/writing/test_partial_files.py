@@ -16,7 +16,7 @@ from bundler.writing.running_hash import FrontierHasher
 from bundler.writing.writer import ArchiveWriter
 from bundles.errors import ArchiveError, DiskFullError, UsageError
 from bundles.oci.digest import Digest
-from tests.archives import Made, example, image, made
+from tests.support.archives import Made, example, image, made
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from bundler.writing import previous
 from bundles.archive.layout import header
 from bundles.archive.reader import Archive
 from bundles.oci.descriptor import Descriptor
-from tests.fake_registry import FakeRegistry
-from tests.images import noise
+from tests.support import ROOT
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import noise
 
 COMMAND = [sys.executable, "-c", "from bundles.cli.app import main; main()", "create", "--platform", "linux/amd64"]
 WITHOUT = [f"--without={role}" for role in TOOLCHAIN]
@@ -23,7 +24,7 @@ WITHOUT = [f"--without={role}" for role in TOOLCHAIN]
 
 def create(registry: FakeRegistry, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, f"{registry.host}/a:1", f"{registry.host}/b:1", *WITHOUT, "-o", "offline.tar", *options]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(directory), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {"PATH": os.environ["PATH"], "HOME": str(directory), "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=directory)
 
 

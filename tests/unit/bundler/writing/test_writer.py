@@ -29,7 +29,7 @@ from bundles.errors import (
 )
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from tests.archives import Made, example, image, made
+from tests.support.archives import Made, example, image, made
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest, walk
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from tests.archives import AMD64, ContentSource, Made, example
-from tests.images import Content, layer
+from tests.support.archives import AMD64, ContentSource, Made, example
+from tests.support.images import Content, layer
 
 _ANY_JSON = strategies.recursive(
     strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats() | strategies.text(),

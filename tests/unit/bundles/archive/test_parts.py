@@ -25,7 +25,7 @@ from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, Incom
 from bundles.oci.digest import Digest
 from bundles.runtime.filesystem import largest_file
 from bundles.runtime.sizes import parse_size
-from tests.archives import Made, example, image, made
+from tests.support.archives import Made, example, image, made
 
 SPLIT = 30_000
 

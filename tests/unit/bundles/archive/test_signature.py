@@ -13,7 +13,7 @@ from bundles.archive.reader import Archive
 from bundles.archive.signature import Signers, sign
 from bundles.cli.app import bundle, run
 from bundles.errors import ArchiveError, HostError, UntrustedArchiveError, UsageError
-from tests.archives import Made, example, image, made
+from tests.support.archives import Made, example, image, made
 
 
 def make_key(directory: Path, name: str, *options: str) -> Path:

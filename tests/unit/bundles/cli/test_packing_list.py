@@ -15,9 +15,9 @@ from bundles.archive.reader import Archive
 from bundles.cli.packing_list import packed_files, packing_list
 from bundles.oci.digest import Digest
 from bundles.runtime.progress import Silent
-from tests.archives import AMD64, ARM64, ContentSource, Made, example, image, made
-from tests.images import Content, layer
-from tests.unit.test_cli import bundle
+from tests.support.archives import AMD64, ARM64, ContentSource, Made, example, image, made
+from tests.support.images import Content, layer
+from tests.support.program import bundle
 
 HOSTILE = "<script>alert('x')</script>&\"\x00\x1b[31m\u202e"
 

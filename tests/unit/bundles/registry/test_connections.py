@@ -14,8 +14,8 @@ from bundler.sources.registry import RegistrySource
 from bundles.errors import TooSlowError, UnavailableError
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
-from tests.fake_registry import Certificate, FakeRegistry
-from tests.images import noise
+from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.images import noise
 
 DATA = noise(1, 4_000_000)
 

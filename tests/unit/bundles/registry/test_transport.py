@@ -29,7 +29,7 @@ from bundles.errors import (
 )
 from bundles.registry.auth import Credential, pull_scope, push_scope
 from bundles.registry.transport import Settings, Transport
-from tests.fake_registry import Certificate, FakeRegistry
+from tests.support.fake_registry import Certificate, FakeRegistry
 
 SECRET = "hunter2-secret"
 Make = Callable[..., FakeRegistry]

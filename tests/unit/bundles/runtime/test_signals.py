@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from bundles.runtime.signals import held
-
-ROOT = Path(__file__).parents[2]
+from tests.support import ROOT
 
 
 @pytest.fixture

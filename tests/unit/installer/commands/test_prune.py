@@ -19,8 +19,8 @@ from installer.model.selection import places
 from installer.receipt.installed import Brought, Installed, InstalledImage
 from installer.registry.client import Registry
 from installer.steps.push import Push
-from tests.archives import AMD64, Made, example
-from tests.fake_registry import FakeRegistry
+from tests.support.archives import AMD64, Made, example
+from tests.support.fake_registry import FakeRegistry
 
 Connect = Callable[..., Transport]
 

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from installer.commands.check import check
-from installer.commands.want import want
-from tests.fake_registry import FakeRegistry
+from bundles.cli.app import bundle
+from tests.support.fake_registry import FakeRegistry
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_want(receipt: Path, registry: FakeRegistry, tmp_path: Path) -> None:
     receipt.write_text(json.dumps({"registry": {"address": registry.host}}))
     path = tmp_path / "want.json"
-    result = CliRunner().invoke(want, ["-o", str(path)], catch_exceptions=False)
+    result = CliRunner().invoke(bundle, ["want", "-o", str(path)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert json.loads(path.read_bytes())["name"] == f"registry {registry.host}"
 
@@ -47,5 +46,5 @@ def test_check(receipt: Path, tmp_path: Path) -> None:
     receipt.write_text("{")
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text("FROM scratch\n")
-    result = CliRunner().invoke(check, [str(dockerfile)])
+    result = CliRunner().invoke(bundle, ["check", str(dockerfile)])
     assert str(receipt) in f"{result.exception} {result.output}"

@@ -22,7 +22,8 @@ from installer.host.relay import Relay
 from installer.host.sudo import environment_of_invoker, hand_over
 from installer.model.job import Options
 from installer.preflight import settle
-from tests.archives import example
+from tests.support import ROOT
+from tests.support.archives import example
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -105,7 +106,7 @@ def test_an_old_python_gets_a_line_that_names_the_other_way(version: str, name: 
 
 def test_the_relay_carries_words_input_and_results(tmp_path: Path) -> None:
     """The other side is the function of install.sh itself."""
-    script = (Path(__file__).parents[2] / "installer" / "install.sh").read_text()
+    script = (ROOT / "installer" / "install.sh").read_text()
     body = script[script.index("relay() {") : script.index("clean_up() {")]
     for name in ("ask", "answer"):
         os.mkfifo(tmp_path / name)

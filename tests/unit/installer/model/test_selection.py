@@ -17,8 +17,8 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference
 from installer.model.address import Address
 from installer.model.selection import select
-from tests.archives import AMD64, PROGRAM
-from tests.images import Content, layer
+from tests.support.archives import AMD64, PROGRAM
+from tests.support.images import Content, layer
 
 
 def nested(path: Path, levels: int, times: int = 1) -> Path:

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bundles.archive.reader import Archive
+from bundles.cli.app import bundle
 from bundles.errors import HostError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
@@ -28,7 +29,7 @@ from installer.model.job import Job, Options
 from installer.model.step import Change, Step
 from installer.receipt.installed import Installed
 from installer.receipt.receipt import Receipt
-from tests.archives import example
+from tests.support.archives import example
 
 AMD64 = Platform("linux", "amd64")
 OTHERS = {"kind": "file", "name": "/plugin", "digest": "sha256:1"}
@@ -194,7 +195,8 @@ def invoked_notes(host: Host, monkeypatch: pytest.MonkeyPatch, *arguments: str) 
 def invoke(command: Any, host: Host, monkeypatch: pytest.MonkeyPatch, *arguments: str, ask: Any = None) -> Result:
     answering = Host(host.engine, host.cli, host.places, ask)
     monkeypatch.setattr(Host, "this", lambda *_: answering)
-    return CliRunner().invoke(command, [*arguments])
+    # Through `bundle`: click keeps the --help of whatever first ran a command.
+    return CliRunner().invoke(bundle, [command.name, *arguments])
 
 
 def test_uninstall_removes_nothing_when_a_run_ended_while_a_person_thought(

@@ -25,7 +25,7 @@ from installer.receipt.installed import Brought, Installed
 from installer.registry.client import Registry
 from installer.steps.emulation_init import keeper
 from installer.steps.prune_registry import PruneImages
-from tests.fake_registry import FakeRegistry
+from tests.support.fake_registry import FakeRegistry
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_why_delete_untagged_is_never_used(tmp_path: Path, flags: tuple[str, ...
 
     When this fails for `--delete-untagged` the registry has been mended, and steps/prune_registry.py may be simpler.
     """
-    from tests.conftest import RealRegistry, _program
+    from tests.support.real_registry import RealRegistry, registry_program
 
     with RealRegistry("distribution3", tmp_path) as real, Transport(Settings(insecure=frozenset({real.host}))) as http:
         registry = Registry(http, real.host)
@@ -229,7 +229,7 @@ def test_why_delete_untagged_is_never_used(tmp_path: Path, flags: tuple[str, ...
         for place in (full, sparse):
             place.index(amd64, arm64, tag="1")
         there = Repository(registry, "c/by-digest").manifest(3)
-    command = [str(_program("distribution3")), "garbage-collect", *flags, str(tmp_path / "registry.json")]
+    command = [str(registry_program("distribution3")), "garbage-collect", *flags, str(tmp_path / "registry.json")]
     subprocess.run(command, check=True, capture_output=True, env={"OTEL_TRACES_EXPORTER": "none"})
     with RealRegistry("distribution3", tmp_path) as real, Transport(Settings(insecure=frozenset({real.host}))) as http:
         registry = Registry(http, real.host)

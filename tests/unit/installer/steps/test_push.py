@@ -28,10 +28,9 @@ from installer.model.address import Address
 from installer.model.selection import left_out, places, select
 from installer.registry.client import Registry
 from installer.steps.push import Push
-from tests.archives import AMD64, ARM64, Made, example, image, made
-from tests.fake_registry import FakeRegistry, Fault
-from tests.unit.test_cancel import PATIENT, Stall
-from tests.unit.test_cancel import stall as stall  # noqa: PLC0414  a fixture
+from tests.support.archives import AMD64, ARM64, Made, example, image, made
+from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.stall import PATIENT, Stall
 
 Connect = Callable[..., Transport]
 ARM_V7 = Platform("linux", "arm", "v7")

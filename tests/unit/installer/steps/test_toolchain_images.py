@@ -16,7 +16,7 @@ from bundles.oci.platform import Platform
 from installer.model.address import Address
 from installer.model.job import Job, Options
 from installer.steps.toolchain_images import content_size, stream
-from tests.archives import AMD64, example
+from tests.support.archives import AMD64, example
 
 NAME = "localhost:5000/library/registry:3"
 

@@ -12,6 +12,7 @@ from typing import Any, Callable
 import pytest
 
 from bundles.registry.transport import Settings, Transport
+from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.real_registry import RealRegistry
 from tests.support.stall import Stall
@@ -35,6 +36,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
 def registry() -> Iterator[FakeRegistry]:
     """A registry that fails when told to."""
     with FakeRegistry() as fake:
+        yield fake
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    """A Docker Engine with nothing in it, that refuses when told to."""
+    with FakeEngine() as fake:
         yield fake
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from bundler.sources.zstd import Settings
 from bundler.writing.contents import compose
 from bundler.writing.fetch import export
 from bundler.writing.writer import ArchiveWriter
-from bundles.errors import AuthenticationError, BundleError, InterruptedByUser, NotFoundError
+from bundles.errors import AuthenticationError, NotFoundError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
@@ -102,30 +100,3 @@ def test_nor_the_search_for_signatures(registry: FakeRegistry, connect: Connect,
         with_referrers(plan, source)
     stall.release()
     assert stall.outlasted
-
-
-def test_closing_a_transport_ends_a_tls_handshake(connect: Connect) -> None:
-    transport = connect(timeout=(30.0, 600.0), attempts=1)
-    ends: list[bytes] = []
-    errors: list[BaseException] = []
-
-    def ask(host: str) -> None:
-        try:
-            transport.request("GET", host, "/v2/", scope="")
-        except BundleError as error:
-            errors.append(error)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        asking = threading.Thread(target=ask, args=(f"127.0.0.1:{server.getsockname()[1]}",))
-        asking.start()
-        connection, _ = server.accept()
-        with connection:
-            connection.settimeout(10)
-            assert connection.recv(1)[:1] == b"\x16"  # a ClientHello, which nobody answers
-            transport.close()
-            while data := connection.recv(4096):
-                ends.append(data)
-            ends.append(data)
-        asking.join(60)
-    assert ends[-1] == b""
-    assert [type(error) for error in errors] == [InterruptedByUser]

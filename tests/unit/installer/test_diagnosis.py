@@ -13,22 +13,16 @@ from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.job import Wanted
 from installer.receipt.installed import Installed
+from tests.support.fake_engine import FakeEngine
 
 AMD64 = Platform("linux", "amd64")
 
 
-class EmptyEngine:
-    """An engine without a container."""
-
-    def container(self, _: str) -> None:
-        return None
-
-
-def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(tmp_path: Path) -> None:
+def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(engine: FakeEngine, tmp_path: Path) -> None:
     archive = "/media/my stick/off'line.tar"
     wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
     installed = Installed({"bundle": {"archive": archive}}, wanted, (), ())
-    host = Host(EmptyEngine(), None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
+    host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     diagnosis = Diagnosis(installed, host, None, Silent())  # type: ignore[arg-type]
     (finding,) = diagnosis._registry_container()
     assert "its image" in finding.message

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -182,25 +182,6 @@ def test_content_that_differs_from_its_name_is_refused(kind: str) -> None:
 def test_what_docker_save_does_not_write_is_an_error(data: bytes) -> None:
     with pytest.raises(ContentError, match="what Docker gave for `app:1` cannot be read"):
         read_saved(io.BytesIO(data), "app:1", Spool(None), FAST)
-
-
-def test_the_number_of_threads_does_not_change_the_bytes() -> None:
-    data = b"".join(hashlib.sha256(bytes([n % 251, n // 251])).digest() * 8 for n in range(40_000))
-    packed = [b"".join(zstd.compress(zstd.chunks(io.BytesIO(data).read), zstd.Settings(3, n))) for n in (1, 2, 3)]
-    assert packed[0] == packed[1] == packed[2]
-    assert zstandard.ZstdDecompressor().decompressobj().decompress(packed[0]) == data
-
-
-def test_gzip_with_several_members_and_padding_is_read_whole() -> None:
-    data = gzip.compress(b"one" * 100) + gzip.compress(b"two" * 100) + bytes(600)
-
-    def pieces(size: int) -> Iterator[bytes]:
-        return (data[start : start + size] for start in range(0, len(data), size))
-
-    for size in (2, 7, 50, len(data)):
-        assert b"".join(zstd.decompress(pieces(size), "it")) == b"one" * 100 + b"two" * 100
-    with pytest.raises(ContentError, match="it is not valid gzip: it ends early"):
-        list(zstd.decompress(iter([data[:20]]), "it"))
 
 
 class MemorySource(Source):

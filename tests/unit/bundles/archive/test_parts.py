@@ -23,8 +23,6 @@ from bundles.archive.reader import Archive
 from bundles.cli.app import run
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, IncompleteArchiveError, UsageError
 from bundles.oci.digest import Digest
-from bundles.runtime.filesystem import largest_file
-from bundles.runtime.sizes import parse_size
 from tests.support.archives import Made, example, image, made
 
 SPLIT = 30_000
@@ -314,36 +312,6 @@ def test_cuts_of_large_archives() -> None:
         cut(layout, 1 << 20)
     with pytest.raises(UsageError, match="expected at most 999"):
         cut(layout, 5 << 20)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("4000MiB", 4_194_304_000), ("4GB", 4_000_000_000), ("4 GiB", 4_294_967_296), ("650mb", 650_000_000),
-     ("1.5GiB", 1_610_612_736), ("4294967295", 4_294_967_295), ("1TiB", 1_099_511_627_776), ("7B", 7)],
-)  # fmt: skip
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize(
-    "text", ["", "4G", "4M", "-4MiB", "0", "0.1B", "1e9", "MiB", "4 000MiB", "٤MiB", "4PiB", "9" * 30]
-)
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(UsageError):
-        parse_size(text)
-
-
-def test_fat_file_systems_are_recognised(tmp_path: Path) -> None:
-    mounts = tmp_path / "mountinfo"
-    usb = tmp_path / "my usb"
-    usb.mkdir()
-    mounts.write_text(
-        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
-        f"36 22 8:17 / {str(usb.resolve()).replace(' ', chr(92) + '040')} rw,nosuid shared:1 - vfat /dev/sdb1 rw\n"
-    )
-    assert largest_file(usb, mounts) == 4_294_967_295
-    assert largest_file(tmp_path, mounts) is None
-    assert largest_file(usb, tmp_path / "none") is None
 
 
 def test_fat_is_refused_before_anything_is_written(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundles.errors import BundleError, Problem, UsageError
+from bundles.errors import BundleError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import (
@@ -207,12 +207,3 @@ def test_media_type_of(data: bytes, content_type: str, expected: str) -> None:
 def test_schema_1_is_named() -> None:
     with pytest.raises(UsageError, match="schema 1"):
         media_type_of(b'{"schemaVersion":1}', "application/vnd.docker.distribution.manifest.v1+prettyjws")
-
-
-def test_a_next_step_that_problems_share_is_said_once() -> None:
-    problems = (Problem("a", "1", "x"), Problem("b", "2", "x"), Problem("c", "3"), Problem("d", "4", "x"))
-    lines = str(BundleError("all wrong", problems=problems, hint="begin again")).splitlines()
-    assert lines == [
-        "all wrong", "  - a: 1", "  - b: 2", "    next, for these 2: x", "  - c: 3", "  - d: 4", "    next: x",
-        "  next: begin again",
-    ]  # fmt: skip

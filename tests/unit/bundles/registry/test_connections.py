@@ -11,7 +11,12 @@ from typing import Callable
 import pytest
 
 from bundler.sources.registry import RegistrySource
-from bundles.errors import TooSlowError, UnavailableError
+from bundles.errors import (
+    BundleError,
+    InterruptedByUser,
+    TooSlowError,
+    UnavailableError,
+)
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
 from tests.support.fake_registry import Certificate, FakeRegistry
@@ -113,3 +118,30 @@ def test_framing_that_drips_is_given_up(connect: Callable[..., Transport]) -> No
 
 
 ACCEPT = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+
+
+def test_closing_a_transport_ends_a_tls_handshake(connect: Callable[..., Transport]) -> None:
+    transport = connect(timeout=(30.0, 600.0), attempts=1)
+    ends: list[bytes] = []
+    errors: list[BaseException] = []
+
+    def ask(host: str) -> None:
+        try:
+            transport.request("GET", host, "/v2/", scope="")
+        except BundleError as error:
+            errors.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asking = threading.Thread(target=ask, args=(f"127.0.0.1:{server.getsockname()[1]}",))
+        asking.start()
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(10)
+            assert connection.recv(1)[:1] == b"\x16"  # a ClientHello, which nobody answers
+            transport.close()
+            while data := connection.recv(4096):
+                ends.append(data)
+            ends.append(data)
+        asking.join(60)
+    assert ends[-1] == b""
+    assert [type(error) for error in errors] == [InterruptedByUser]

@@ -6,9 +6,8 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 
@@ -16,7 +15,6 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from installer.commands.uninstall import _steps
-from installer.host.docker_engine import Container
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
@@ -27,56 +25,16 @@ from installer.steps.emulation import RemoveEmulation
 from installer.steps.leftovers import RemovePassing
 from installer.steps.registry_container import RemoveRegistry
 from installer.steps.toolchain_images import RemoveImages
+from tests.support.fake_engine import FakeEngine
 
 AMD64 = Platform("linux", "amd64")
 BUILDER = "buildx_buildkit_cross-builder0"
 
 
-class FakeEngine:
-    """Containers and volumes that only can be looked at and removed."""
-
-    def __init__(self) -> None:
-        self.containers: dict[str, Container] = {}
-        self.volumes: dict[str, Mapping[str, str]] = {}
-        self.images: list[str] = []
-
-    def add(self, name: str, labels: Mapping[str, str], **environment: str) -> None:
-        self.containers[name] = Container("1", name, "sha256:1", "running", labels, environment)
-
-    def container(self, name: str) -> Optional[Container]:
-        return self.containers.get(name)
-
-    def volume_labels(self, name: str) -> Optional[Mapping[str, str]]:
-        return self.volumes.get(name)
-
-    def has_volume(self, name: str) -> bool:
-        return name in self.volumes
-
-    def volumes_labelled(self, label: str, value: str) -> tuple[str, ...]:
-        return tuple(name for name, labels in self.volumes.items() if labels.get(label) == value)
-
-    def container_names(self, prefix: str) -> tuple[str, ...]:
-        return tuple(name for name in self.containers if name.startswith(prefix))
-
-    def remove_container(self, name: str) -> None:
-        del self.containers[name]
-
-    def image_id(self, name: str) -> Optional[str]:
-        return "sha256:1" if name in self.images else None
-
-    def remove_volume(self, name: str) -> None:
-        self.volumes.pop(name, None)
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
 @pytest.fixture
 def host(engine: FakeEngine, tmp_path: Path) -> Host:
     places = Places(tmp_path / "docker", tmp_path / "buildx", tmp_path / "state", root=tmp_path)
-    return Host(engine, None, places)  # type: ignore[arg-type]
+    return Host(engine.engine, None, places)  # type: ignore[arg-type]
 
 
 def installed(*made: tuple[str, str]) -> Installed:
@@ -204,5 +162,5 @@ def test_the_image_of_the_plugin_goes_where_it_was_loaded_for_it(
     found = installed(*made)
     found = dataclasses.replace(found, wanted=dataclasses.replace(found.wanted, tools={"buildx": tool}))
     assert RemoveImages(found, host).look() == []
-    engine.images.append(name)
+    engine.images[name] = {}
     assert [change.name for change in RemoveImages(found, host).look()] == [name] * goes

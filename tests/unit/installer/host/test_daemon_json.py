@@ -9,7 +9,7 @@ import pytest
 
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
-from installer.host.daemon_json import free_name, is_insecure, merged
+from installer.host.daemon_json import free_name, is_insecure, merged, without
 from installer.host.docker_engine import EngineInfo
 
 ADDRESS = "192.168.10.10:5000"
@@ -69,3 +69,14 @@ def test_what_the_daemon_says_decides(entries: tuple[str, ...], expected: bool) 
 )
 def test_the_oldest_engine(version: str, old: bool) -> None:
     assert EngineInfo(version, Platform("linux", "amd64"), "", (), ()).is_old is old
+
+
+def test_an_entry_leaves_daemon_json_as_it_was() -> None:
+    before = '{\n    "log-level": "warn",\n    "insecure-registries": [\n        "a:1",\n        "b:2"\n    ]\n}\n'
+    assert json.loads(without(before, "a:1")) == {"log-level": "warn", "insecure-registries": ["b:2"]}
+    assert without(before, "a:1").startswith('{\n    "log-level"')
+    assert without(before, "c:3") == before
+    assert json.loads(without('{"insecure-registries": ["a:1"]}', "a:1")) == {}
+    assert without("", "a:1") == ""
+    with pytest.raises(HostError, match="not valid JSON"):
+        without("{", "a:1")

@@ -2,145 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any, Optional
+import json
 
 import pytest
-from docker.errors import NotFound
 
 from bundles.errors import HostError
-from bundles.oci.platform import Platform
 from installer.host.docker_engine import (
-    Container,
     Endpoint,
-    Engine,
-    Outcome,
+    endpoint_from_json,
 )
-from installer.host.host import Host
-from installer.model.address import Address
-from installer.model.job import Wanted
-from installer.receipt.installed import Installed
-from installer.steps.prune_registry import CollectGarbage
+from tests.support.fake_engine import FakeEngine
 
 GARBAGE = "bundle-garbage-collect"
+MARK = {"offline-bundle.role": "garbage"}
 
 
-class Docker:
-    """As much of docker-py's client as is needed to run a container; what is done is in `done`."""
-
-    def __init__(self, *left: tuple[str, dict[str, str]]) -> None:
-        self.containers = dict(left)
-        self.done: list[str] = []
-
-    def inspect_container(self, name: str) -> Any:
-        if name not in self.containers:
-            raise NotFound("no such container")
-        labels = self.containers[name]
-        return {
-            "Id": name,
-            "Name": f"/{name}",
-            "Image": "",
-            "State": {"Status": "exited"},
-            "Config": {"Labels": labels},
-        }
-
-    def create_host_config(self, **_: Any) -> Any:
-        return {}
-
-    def create_container(self, *, name: str, labels: dict[str, str], **_: Any) -> Any:
-        if name in self.containers:
-            raise NotFound("conflict: the name is in use")
-        self.containers[name] = labels
-        self.done.append("create")
-        return {"Id": name}
-
-    def stop(self, name: str, timeout: int) -> None:
-        pass
-
-    def start(self, name: str) -> None:
-        self.done.append("start")
-
-    def wait(self, name: str) -> Any:
-        return {"StatusCode": 0}
-
-    def logs(self, name: str, **_: Any) -> bytes:
-        return b""
-
-    def remove_container(self, name: str, **_: Any) -> None:
-        del self.containers[name]
-        self.done.append("remove")
+def test_one_that_a_killed_run_left_is_replaced(engine: FakeEngine) -> None:
+    engine.add(GARBAGE, MARK)
+    engine.exit_code = 3
+    assert engine.engine.run("image", [], name=GARBAGE, labels=MARK).code == 3
+    assert [each.partition(" ")[0] for each in engine.done] == ["stop", "remove", "create", "start", "remove"]
+    assert engine.containers == {}
 
 
-def engine_of(docker: Docker) -> Engine:
-    engine = Engine(Endpoint())
-    engine._connected = docker
-    return engine
-
-
-def test_one_that_a_killed_run_left_is_replaced() -> None:
-    docker = Docker((GARBAGE, {"offline-bundle.role": "garbage"}))
-    outcome = engine_of(docker).run("image", [], name=GARBAGE, labels={"offline-bundle.role": "garbage"})
-    assert (outcome.code, docker.done, docker.containers) == (0, ["remove", "create", "start", "remove"], {})
-
-
-def test_one_without_our_mark_stays() -> None:
-    docker = Docker((GARBAGE, {}))
+def test_one_without_our_mark_stays(engine: FakeEngine) -> None:
+    engine.add(GARBAGE, {})
     with pytest.raises(HostError, match="the name is in use"):
-        engine_of(docker).run("image", [], name=GARBAGE)
-    assert (docker.done, list(docker.containers)) == ([], [GARBAGE])
+        engine.engine.run("image", [], name=GARBAGE)
+    assert (engine.done, list(engine.containers)) == ([], [GARBAGE])
 
 
-def test_what_is_not_to_start_is_removed() -> None:
-    docker = Docker()
-
+def test_what_is_not_to_start_is_removed(engine: FakeEngine) -> None:
     def ready() -> None:
-        assert docker.containers == {GARBAGE: {"offline-bundle.role": "garbage"}}
+        (container,) = engine.containers.values()
+        assert (container.state, container.labels) == ("created", MARK)
         raise HostError("not now")
 
     with pytest.raises(HostError, match="not now"):
-        engine_of(docker).run("image", [], name=GARBAGE, labels={"offline-bundle.role": "garbage"}, ready=ready)
-    assert (docker.done, docker.containers) == (["create", "remove"], {})
+        engine.engine.run("image", [], name=GARBAGE, labels=MARK, ready=ready)
+    assert (engine.done, engine.containers) == ([f"create {GARBAGE}", f"remove {GARBAGE}"], {})
 
 
-class Busy:
-    """An engine on which somebody starts the registry as soon as it was stopped."""
-
-    state = "running"
-
-    def container(self, name: str) -> Container:
-        return Container("1", name, "sha256:1", self.state, {"offline-bundle.role": "registry"}, {})
-
-    def image_start(self, name: str) -> tuple[list[str], list[str]]:
-        return [], ["serve", "/etc/config.yml"]
-
-    def data_size(self, data: str) -> Optional[int]:
-        return None
-
-    def stop_container(self, name: str) -> None:
-        pass
-
-    def start_container(self, name: str) -> None:
-        pass
-
-    def run(self, image: str, arguments: Sequence[str], *, labels: Any, ready: Any, **_: Any) -> Outcome:
-        assert labels == {"offline-bundle.role": "garbage"}
-        ready()
-        return Outcome(0, "", "")
-
-
-@pytest.mark.parametrize("state", ["running", "exited"])
-def test_garbage_is_not_collected_while_the_registry_runs(state: str) -> None:
-    engine = Busy()
-    engine.state = state
-    amd64 = Platform("linux", "amd64")
-    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {})
-    registry: Any = SimpleNamespace(ping=lambda: None)
-    host: Any = Host(engine, None, None)  # type: ignore[arg-type]
-    step = CollectGarbage(Installed({}, wanted, (), ()), host, None, registry, True)  # type: ignore[arg-type]
-    if state == "running":
-        with pytest.raises(HostError, match="started by somebody else"):
-            step.apply(())
-    else:
-        step.apply(())
-        assert step.freed is None
+def test_the_endpoint_is_what_docker_says() -> None:
+    text = json.dumps([{"Name": "default", "Endpoints": {"docker": {"Host": "unix:///run/x.sock"}}}])
+    assert endpoint_from_json(text, None) == Endpoint("unix:///run/x.sock", "default")
+    assert endpoint_from_json(text, None).socket_path == "/run/x.sock"
+    remote = json.dumps([{"Name": "far", "Endpoints": {"docker": {"Host": "ssh://far"}}}])
+    assert endpoint_from_json(remote, None).socket_path is None
+    with pytest.raises(HostError, match="context inspect"):
+        endpoint_from_json("[]", None)

@@ -15,7 +15,6 @@ from click.testing import CliRunner, Result
 
 from bundles.archive.reader import Archive
 from bundles.cli.app import bundle
-from bundles.errors import HostError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
@@ -30,31 +29,10 @@ from installer.model.step import Change, Step
 from installer.receipt.installed import Installed
 from installer.receipt.receipt import Receipt
 from tests.support.archives import example
+from tests.support.fake_engine import FakeEngine
 
 AMD64 = Platform("linux", "amd64")
 OTHERS = {"kind": "file", "name": "/plugin", "digest": "sha256:1"}
-
-
-class Engine:
-    """One on which nothing is left."""
-
-    def container(self, name: str) -> None:
-        return None
-
-    def container_names(self, prefix: str) -> tuple[str, ...]:
-        return ()
-
-    def image_id(self, name: str) -> None:
-        return None
-
-    def has_volume(self, name: str) -> bool:
-        return False
-
-    def volumes_labelled(self, label: str, value: str) -> tuple[str, ...]:
-        return ()
-
-    def info(self) -> Any:
-        raise HostError("Docker is not running")
 
 
 class Write(Step):
@@ -76,9 +54,10 @@ class Write(Step):
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
+def host(engine: FakeEngine, tmp_path: Path) -> Host:
+    engine.refuse("GET /info", "not now")
     places = Places(tmp_path / "docker", tmp_path / "buildx", tmp_path / "home/state", root=tmp_path)
-    return Host(Engine(), None, places)  # type: ignore[arg-type]
+    return Host(engine.engine, None, places)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -12,45 +12,34 @@ import pytest
 
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
-from installer.host.docker_engine import EngineInfo
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.job import Wanted
 from installer.steps import insecure_registry
 from installer.steps.insecure_registry import ForbidInsecureRegistry, InsecureRegistry
+from tests.support.fake_engine import FakeEngine
 
 ADDRESS = "192.168.10.10:5000"
 AMD64 = Platform("linux", "amd64")
 
 
-class FakeEngine:
-    """Allows plain HTTP to what the file says, as dockerd does after SIGHUP."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.allowed: tuple[str, ...] | None = None
-        self.security: tuple[str, ...] = ()
-
-    def info(self) -> EngineInfo:
-        allowed = self.allowed
-        if allowed is None:
-            value = json.loads(self.file.read_text()) if self.file.exists() else {}
-            allowed = tuple(value.get("insecure-registries", ()))
-        return EngineInfo("28.5.2", AMD64, "/var/lib/docker", self.security, allowed)
-
-
 class Place:
-    """A host with one dockerd, whose files are below a directory."""
+    """A host with one dockerd, whose files are below a directory.
 
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    It allows plain HTTP to what daemon.json says, as dockerd does after SIGHUP, or to what `allowed` says.
+    """
+
+    def __init__(self, root: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.etc, self.elsewhere = root / "etc/docker", root / "elsewhere"
         for directory in (self.etc, self.elsewhere, root / "proc/77"):
             directory.mkdir(parents=True)
         (root / "proc/77/comm").write_text("dockerd\n")
         (root / "proc/77/cmdline").write_text("dockerd\0")
         self.file = self.etc / "daemon.json"
-        self.engine = FakeEngine(self.file)
+        self.allowed: tuple[str, ...] | None = None
+        self.engine = engine
+        engine.insecure = self._insecure
         self.signals: list[int] = []
         monkeypatch.setattr(os, "kill", lambda pid, _: self.signals.append(pid))
         monkeypatch.setattr(insecure_registry, "_RELOAD_SECONDS", 0.0)
@@ -59,8 +48,14 @@ class Place:
         )
         self.wanted = Wanted(Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
 
+    def _insecure(self) -> tuple[str, ...]:
+        if self.allowed is not None:
+            return self.allowed
+        value = json.loads(self.file.read_text()) if self.file.exists() else {}
+        return tuple(value.get("insecure-registries", ()))
+
     def host(self, **changes: Any) -> Host:
-        return Host(self.engine, None, dataclasses.replace(self.places, **changes))  # type: ignore[arg-type]
+        return Host(self.engine.engine, None, dataclasses.replace(self.places, **changes))  # type: ignore[arg-type]
 
     def allow(self, **changes: Any) -> InsecureRegistry:
         return InsecureRegistry(self.wanted, self.host(**changes))
@@ -70,8 +65,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    return Place(tmp_path, monkeypatch)
+def place(tmp_path: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Place:
+    return Place(tmp_path, engine, monkeypatch)
 
 
 def test_a_link_stays_one_and_its_target_is_written(place: Place) -> None:
@@ -97,10 +92,10 @@ def test_in_a_container_a_link_to_elsewhere_is_refused(place: Place, tmp_path: P
     assert problem.message == "`/srv/not-in-this-container/daemon.json` cannot be reached from the container"
     assert problem.hint is not None
     assert "tee" not in problem.hint
-    place.engine.allowed = (ADDRESS,)
+    place.allowed = (ADDRESS,)
     assert [found.message for found in place.forbid(root=seen).problems()] == [problem.message]
     place.file.unlink()
-    place.engine.allowed = None
+    place.allowed = None
     assert place.allow(root=seen).problems() == []
 
 
@@ -133,17 +128,14 @@ def test_a_file_that_cannot_be_read_matters_only_when_it_is_needed(
 ) -> None:
     place.file.write_text("{}")
     unreadable(monkeypatch)
-    place.engine.allowed = (ADDRESS,)
+    place.allowed = (ADDRESS,)
     assert place.allow().problems() == []
     # Taking the entry away again needs it.
     assert [problem.hint for problem in place.forbid().problems()] == ["run this with sudo"]
 
 
-def test_a_broken_file_is_said_when_docker_does_not_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def info(_: FakeEngine) -> EngineInfo:
-        raise HostError("Docker is not running")
-
-    monkeypatch.setattr(FakeEngine, "info", info)
+def test_a_broken_file_is_said_when_docker_does_not_run(place: Place) -> None:
+    place.engine.stop()
     place.file.write_text("{")
     (problem,) = place.allow().problems()
     assert "not valid JSON" in problem.message
@@ -208,7 +200,7 @@ def test_an_empty_list_that_was_there_before_stays(place: Place) -> None:
 def test_rootless_docker_reads_another_file(place: Place, tmp_path: Path) -> None:
     place.engine.security = ("name=rootless",)
     place.file.write_text("{")
-    place.engine.allowed = ()
+    place.allowed = ()
     for root in (Path("/"), tmp_path / "host"):
         (problem,) = place.allow(root=root).problems()
         assert problem.subject == "rootless Docker"

@@ -1,13 +1,9 @@
-"""What comes after an installation, as far as it can be seen without a host: prune, the keeper, daemon.json."""
+"""Pruning: what goes from the registry, what stays, and when its garbage is collected."""
 
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +13,16 @@ import pytest
 from bundles.errors import HostError
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
-from installer.host.daemon_json import without
+from installer.host.host import Host
+from installer.model.address import Address
+from installer.model.job import Wanted
 from installer.model.step import Change
-from installer.receipt import ledger
 from installer.receipt.installed import Brought, Installed
 from installer.registry.client import Registry
-from installer.steps.emulation_init import keeper
-from installer.steps.prune_registry import PruneImages
+from installer.steps.prune_registry import CollectGarbage, PruneImages
+from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import FakeRegistry
 
 
@@ -145,73 +143,6 @@ def test_what_becomes_garbage_is_counted_once_and_only_where_nothing_else_has_it
     assert expected in (of_going, of_going + used.size)
 
 
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A directory that every user may read: those of `tmp_path` are closed to others."""
-    with tempfile.TemporaryDirectory() as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
-
-
-@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
-def test_the_keeper_starts_its_program_and_stays(architecture: str, shared: Path) -> None:
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}[architecture]
-    found = shutil.which(f"qemu-{machine}-static")
-    if platform.machine() != machine and found is None:
-        pytest.skip("qemu-user-static is not installed")
-    emulator = [] if platform.machine() == machine else [str(found)]
-    program = keeper(architecture)
-    assert program is not None
-    assert len(program) < 400
-    path = shared / "keeper"
-    path.write_bytes(program)
-    path.chmod(0o755)
-    # As nobody the mount that it tries is refused, and nothing outside is touched.
-    user: dict[str, Any] = {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
-    command = [*emulator, str(path), "/bin/sh", "-c", 'echo "$0 $HOME"', "two words"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"HOME": "/home/x"}, **user)
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "two words /home/x\n"
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.3)
-        process.kill()
-
-
-def test_hosts_without_a_keeper() -> None:
-    assert keeper("s390x") is None
-
-
-def test_an_entry_leaves_daemon_json_as_it_was() -> None:
-    before = '{\n    "log-level": "warn",\n    "insecure-registries": [\n        "a:1",\n        "b:2"\n    ]\n}\n'
-    assert json.loads(without(before, "a:1")) == {"log-level": "warn", "insecure-registries": ["b:2"]}
-    assert without(before, "a:1").startswith('{\n    "log-level"')
-    assert without(before, "c:3") == before
-    assert json.loads(without('{"insecure-registries": ["a:1"]}', "a:1")) == {}
-    assert without("", "a:1") == ""
-    with pytest.raises(HostError, match="not valid JSON"):
-        without("{", "a:1")
-
-
-def test_what_was_made_is_listed_once_with_its_directories(tmp_path: Path) -> None:
-    entries: list[dict[str, Any]] = []
-    file = tmp_path / "a" / "b" / "file"
-    changes = [Change("write", "file", str(file)), Change("upload", "blobs", "3"), Change("push", "tag", "x:1")]
-    for _ in range(2):
-        ledger.remember(entries, (), changes, None)  # type: ignore[arg-type]  # no builder, no daemon.json
-    assert [(entry["kind"], Path(entry["name"]).name) for entry in entries] == [
-        ("directory", "a"),
-        ("directory", "b"),
-        ("file", "file"),
-    ]
-    ledger.note_digests(entries, changes)
-    assert entries[2]["digest"] is None
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"x")
-    ledger.note_digests(entries, changes)
-    assert entries[2]["digest"] == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-
-
 @pytest.mark.e2e
 @pytest.mark.parametrize(("flags", "whole"), [((), True), (("--delete-untagged",), False)])
 def test_why_delete_untagged_is_never_used(tmp_path: Path, flags: tuple[str, ...], whole: bool) -> None:
@@ -237,3 +168,24 @@ def test_why_delete_untagged_is_never_used(tmp_path: Path, flags: tuple[str, ...
         assert [registry.has_blob("b/full", layer) for layer in layers] == [True, whole]
         assert (registry.manifest_digest("c/by-digest", str(there.digest)) is not None) is whole
         assert registry.manifest_digest("b/full", "1") is not None
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_garbage_is_not_collected_while_the_registry_runs(state: str, engine: FakeEngine, registry: Registry) -> None:
+    """Somebody starts it as soon as it was stopped."""
+    container = engine.add("registry", {"offline-bundle.role": "registry"})
+    engine.images[container.image] = {}
+    engine.after("POST /containers/registry/stop", lambda: setattr(container, "state", state))
+    amd64 = Platform("linux", "amd64")
+    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {})
+    host: Any = Host(engine.engine, None, None)  # type: ignore[arg-type]
+    step = CollectGarbage(Installed({}, wanted, (), ()), host, None, registry, True)  # type: ignore[arg-type]
+    if state == "running":
+        with pytest.raises(HostError, match="started by somebody else"):
+            step.apply(())
+        assert not [each for each in engine.done if each.startswith("start bundle-garbage")]
+    else:
+        step.apply(())
+        assert step.freed is None
+        assert "start bundle-garbage-collect" in engine.done
+    assert "bundle-garbage-collect" not in engine.containers

@@ -21,7 +21,6 @@ from bundles.oci.platform import Platform
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Progress, Silent, Task
 from installer import preflight
-from installer.host.docker_engine import Container
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE
 from installer.host.paths import Places
 from installer.model.address import Address
@@ -29,6 +28,7 @@ from installer.model.selection import left_out, places, select
 from installer.registry.client import Registry
 from installer.steps.push import Push
 from tests.support.archives import AMD64, ARM64, Made, example, image, made
+from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.stall import PATIENT, Stall
 
@@ -282,16 +282,21 @@ def test_nothing_listening_plans_everything(archive: Archive, connect: Connect) 
 
 
 def test_what_a_registry_has_that_is_about_to_go_does_not_count(
-    archive: Archive, registry: FakeRegistry, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive: Archive,
+    registry: FakeRegistry,
+    engine: FakeEngine,
+    connect: Connect,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     install(push_to(registry.host, archive, connect))
     everything = push_to("127.0.0.1:1", archive, connect).look()
     labels = {LABEL_ROLE: "registry", LABEL_ADDRESS: registry.host, LABEL_DATA: "old"}
-    engine = SimpleNamespace(
-        container=lambda name: Container("id", name, "sha256:0", "running", labels, {}, "always"),
-        has_volume=lambda name: name == "used before",
+    engine.add("registry", labels)
+    engine.volumes["used before"] = {}
+    host: Any = SimpleNamespace(
+        engine=engine.engine, places=Places.of({"HOME": str(tmp_path), "BUNDLE_HOST": str(tmp_path)})
     )
-    host: Any = SimpleNamespace(engine=engine, places=Places.of({"HOME": str(tmp_path), "BUNDLE_HOST": str(tmp_path)}))
     info: Any = SimpleNamespace(root="/docker")
     job: Any = SimpleNamespace(address=Address.parse(registry.host))
     push = push_to(registry.host, archive, connect, is_outgoing=lambda: preflight.has_other_data(job, host))

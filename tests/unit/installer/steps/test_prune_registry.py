@@ -148,7 +148,8 @@ def test_what_becomes_garbage_is_counted_once_and_only_where_nothing_else_has_it
 def test_why_delete_untagged_is_never_used(tmp_path: Path, flags: tuple[str, ...], whole: bool) -> None:
     """distribution 3: an index that is sparse in one repository costs the other one, which has it whole, its layers.
 
-    When this fails for `--delete-untagged` the registry has been mended, and steps/prune_registry.py may be simpler.
+    When this fails for `--delete-untagged` the registry has been fixed, and its workaround in
+    installer/steps/prune_registry.py may go.
     """
     from tests.support.real_registry import RealRegistry, registry_program
 

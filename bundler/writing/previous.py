@@ -15,7 +15,7 @@ from bundler.sources.source import BlobStream, Source, SourceAround
 from bundler.writing.journal import Journal, described, journal_of
 from bundler.writing.partial_files import Unfinished, occupied, unfinished_files
 from bundles.archive.layout import BLOCK, Entry
-from bundles.archive.manifest import Manifest
+from bundles.archive.manifest import BundleManifest
 from bundles.archive.reader import manifest_size
 from bundles.errors import BundleError
 from bundles.oci.descriptor import Descriptor
@@ -118,7 +118,7 @@ class Leftover(Closing):
 def _whole(data: bytes, claims: Mapping[Digest, int]) -> dict[Digest, Entry]:
     """Where the layers are that are whole by the journal's claims; `data` is bundle.json."""
     try:
-        manifest = Manifest.parse(data)
+        manifest = BundleManifest.parse(data)
         layout = manifest.layout(len(data))
     except BundleError:
         # What a later version of this program began is of no use to this one.

@@ -79,7 +79,7 @@ class Base:
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
+class BundleManifest:
     """The whole of bundle.json.
 
     `blobs` is in archive order. `program` describes the zip behind the tar. `host_platforms` are those of the
@@ -159,7 +159,7 @@ class Manifest:
         }
 
     @classmethod
-    def parse(cls, data: bytes) -> Manifest:
+    def parse(cls, data: bytes) -> BundleManifest:
         """Read bundle.json from outside; unknown fields are passed over, so that format 1 can grow.
 
         Raises:
@@ -207,7 +207,7 @@ def check_name(name: Any) -> None:
         raise UsageError(f"`{str(name)[:100]}` is not a bundle name: expected letters, digits, and . _ - inside")
 
 
-def _check_consistent(manifest: Manifest) -> None:
+def _check_consistent(manifest: BundleManifest) -> None:
     blobs = {blob.digest: blob for blob in manifest.blobs}
     if len(blobs) != len(manifest.blobs):
         raise UsageError("a blob is listed twice")

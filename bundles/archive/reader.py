@@ -1,4 +1,4 @@
-"""Reading an archive: its manifest, its blobs, and whether every byte is right.
+"""Reading an archive: its manifest, its documents and its blobs, each checked when it is read.
 
 An archive is never extracted and no tar reader runs over it: the layout follows from bundle.json, so each header is
 compared with the one that must be there, and content is read from where it must be.
@@ -9,30 +9,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
 from bundles.archive.layout import (
     BLOCK,
     CHECKSUM_NAME,
-    END_OF_TAR,
     MANIFEST_NAME,
     OCI_LAYOUT,
     OCI_LAYOUT_NAME,
     SIGNATURE_NAME,
     SIGNATURE_SIZE,
-    Entry,
     checksum_line,
     header,
     padding,
 )
-from bundles.archive.manifest import MAX_SIZE, Image, Manifest
+from bundles.archive.manifest import MAX_SIZE, BundleManifest, Image
 from bundles.archive.parts import is_first_part
-from bundles.archive.signature import Signers, is_well_formed
+from bundles.archive.signature import Signers
 from bundles.archive.volume import Volume, check_parts
 from bundles.errors import (
     ArchiveError,
@@ -43,13 +38,11 @@ from bundles.errors import (
     UsageError,
     reason,
 )
-from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
+from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, parse_manifest, walk
 from bundles.oci.reference import Reference
 from bundles.runtime.closing import Closing
-from bundles.runtime.progress import Progress, Silent, Task
-from bundles.runtime.signals import held
 
 CHUNK = 1 << 20
 _COPY_AGAIN = "copy the archive again from where it was created, and compare: sha256sum -c {name}.sha256"
@@ -119,13 +112,13 @@ class Archive(Closing):
         self._is_split = is_first_part(self.volume.paths[0])
         try:
             data = self._read_manifest()
+            self._manifest_size = len(data)
             self.digest = Digest.of(data)
             """The digest of bundle.json, which names the bundle."""
-            self.signer = signers.check(data, self._read_signature(len(data))) if signers else None
+            self.signer = signers.check(data, self.read_signature()) if signers else None
             """Who signed it, when that was asked."""
-            self.manifest = Manifest.parse(data)
+            self.manifest = BundleManifest.parse(data)
             self.layout = self.manifest.layout(len(data))
-            self._manifest_size = len(data)
             if self._is_split:
                 check_parts(self.volume, self.layout, self.manifest.program.digest)
             if self.volume.size < self.layout.size:
@@ -167,9 +160,9 @@ class Archive(Closing):
             raise self.damaged([Problem(MANIFEST_NAME, f"its bytes differ from {CHECKSUM_NAME}")])
         return data
 
-    def _read_signature(self, manifest_size: int) -> Optional[bytes]:
-        """The entry of the signature behind bundle.json, when there is one."""
-        offset = 5 * BLOCK + manifest_size + padding(manifest_size)
+    def read_signature(self) -> Optional[bytes]:
+        """Return the entry of the signature behind bundle.json; None when there is none."""
+        offset = 5 * BLOCK + self._manifest_size + padding(self._manifest_size)
         if self.volume.read(offset, BLOCK) != header(SIGNATURE_NAME, SIGNATURE_SIZE):
             return None
         return self.volume.read(offset + BLOCK, SIGNATURE_SIZE)
@@ -310,107 +303,6 @@ class Archive(Closing):
             raise self.damaged([Problem(name, "differs from its digest")])
         return data
 
-    def check_documents(self) -> None:
-        """Everything but the layers: the small files, the program, and every image's tree of documents.
-
-        Fast whatever the size of the layers. Raises:
-            DamagedArchiveError: with every problem found.
-        """
-        problems = [problem for file in self.manifest.files for problem in self._try(self.read_file, file.name)]
-        problems += self._try(self.read_program)
-        for image in self.manifest.images:
-            problems += self._try(self.check_image, image)
-        if problems:
-            raise self.damaged(list(dict.fromkeys(problems)))
-
-    def verify(self, progress: Optional[Progress] = None) -> None:
-        """Every byte of the archive: headers, padding, files, program, blobs against their digests.
-
-        Hashes on all cores. Raises:
-            DamagedArchiveError: with every problem found.
-        """
-        progress = progress or Silent()
-        problems = []
-        stop = threading.Event()
-        with progress.task("verify", self.layout.size) as task, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            # The largest first, so that no core is left alone with one at the end.
-            blobs = sorted(self.manifest.blobs, key=lambda blob: -blob.size)
-            try:
-                with held():
-                    checks = pool.map(lambda blob: self._check_blob(blob, task, stop), blobs)
-                for found in checks:
-                    problems += found
-            finally:
-                # When all is well there is nothing left to stop; when not, nobody waits for a large blob.
-                stop.set()
-        for entry in self.layout.entries:
-            problems += self._check_frame(entry)
-        if self.manifest.signed and not is_well_formed(self._read_signature(self._manifest_size) or b""):
-            problems.append(Problem(SIGNATURE_NAME, "is not a signature"))
-        end = self.volume.read(self.layout.end_of_entries, len(END_OF_TAR))
-        if end != END_OF_TAR:
-            problems.append(Problem("the end of the tar", "its two blocks are not zero"))
-        try:
-            self.check_documents()
-        except DamagedArchiveError as error:
-            problems += error.problems
-        if problems:
-            raise self.damaged(list(dict.fromkeys(problems)))
-
-    @staticmethod
-    def _try(check: Callable[..., object], *arguments: object) -> list[Problem]:
-        try:
-            check(*arguments)
-        except DamagedArchiveError as error:
-            return list(error.problems)
-        return []
-
-    def check_image(self, image: Image) -> None:
-        """The documents of one image, and that its platforms are those of its root: what is shown is what is installed.
-
-        Raises:
-            DamagedArchiveError: with what is wrong.
-        """
-        below = self._below(image.root.media_type, image.root.digest, image.root.size)
-        for content in image.platforms:
-            if content.manifest.digest not in below:
-                problem = f"{content.manifest.digest}, which it lists for {content.platform}, is not below its root"
-                raise self.damaged([Problem(image.reference.familiar, problem)])
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019  an archive lives as long as the command
-    def _below(self, media_type: str, digest: Digest, size: int) -> frozenset[Digest]:
-        """All that is below a root, its documents checked: once, however many images say that it is theirs."""
-        found = set()
-        for blob in self.walk(Descriptor(media_type, digest, size)):
-            found.add(blob.digest)
-            if blob.media_type in CONFIG_TYPES:
-                self.read_document(blob)
-        return frozenset(found)
-
-    def _check_blob(self, blob: Descriptor, task: Task, stop: threading.Event) -> list[Problem]:
-        reader = self.open_blob(blob)
-        buffer = memoryview(bytearray(min(CHUNK, blob.size)))
-        try:
-            count = reader.readinto(buffer)
-            while count and not stop.is_set():
-                task.advance(count)
-                count = reader.readinto(buffer)
-        except DamagedArchiveError as error:
-            return list(error.problems)
-        if blob.size == 0 and blob.digest != Digest.of(b""):
-            return [self.blob_problem(blob)]
-        return []
-
-    def _check_frame(self, entry: Entry) -> list[Problem]:
-        """The tar header before an entry and the zero bytes behind it."""
-        problems = []
-        if self.volume.read(entry.offset, BLOCK) != header(entry.name, entry.size):
-            problems.append(Problem(f"tar header of {entry.name} at offset {entry.offset}", "is damaged"))
-        size = padding(entry.size)
-        if self.volume.read(entry.data_offset + entry.size, size) != bytes(size):
-            problems.append(Problem(f"padding after {entry.name}", "is not zero"))
-        return problems
-
     def close(self) -> None:
         self.volume.close()
 
@@ -443,7 +335,7 @@ def read_json_start(path: Path) -> Optional[bytes]:
         raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
 
 
-def read_manifest(path: Path) -> tuple[Digest, Manifest]:
+def read_manifest(path: Path) -> tuple[Digest, BundleManifest]:
     """The digest and the manifest of a bundle.
 
     Raises:
@@ -452,6 +344,6 @@ def read_manifest(path: Path) -> tuple[Digest, Manifest]:
     """
     data = read_json_start(path)
     if data is not None:
-        return Digest.of(data), Manifest.parse(data)
+        return Digest.of(data), BundleManifest.parse(data)
     with Archive(path) as archive:
         return archive.digest, archive.manifest

@@ -9,6 +9,7 @@ import click
 
 from bundles.archive.manifest import Image
 from bundles.archive.reader import Archive
+from bundles.archive.verify import verify_archive
 from bundles.cli.archive_argument import Given, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.runtime.filesystem import write_whole
@@ -21,7 +22,7 @@ from bundles.runtime.sizes import human_size
 def verify(archive: Given, output: Output) -> None:
     """Check every byte of ARCHIVE against its digest."""
     with archive.open() as opened:
-        opened.verify(output.progress)
+        verify_archive(opened, output.progress)
         count, size = len(opened.manifest.blobs), opened.layout.size
         document = {
             "archive": str(archive.path),

@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from bundles.archive.manifest import Image, PlatformContent
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_image
 from bundles.errors import UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
 from bundles.oci.image import children, parse_json, parse_manifest
@@ -122,7 +123,7 @@ def packing_list(archive: Archive, files: Sequence[PackedFile]) -> str:
     """
     manifest = archive.manifest
     for image in manifest.images:
-        archive.check_image(image)
+        check_image(archive, image)
     title = f"Packing list: {manifest.name}"
     base = [image for image in manifest.images if image.role == "base"]
     tools = [image for image in manifest.images if image.role != "base"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bundles.archive.verify import check_documents
 from bundles.cli.archive_argument import Given, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.oci.platform import Platform
@@ -33,7 +34,7 @@ def upgrade(*, archive: Given, yes: bool, plan: bool, output: Output) -> None:
     host = Host.this(os.environ, asking())
     before = Installed.read(host)
     with archive.open() as opened:
-        opened.check_documents()
+        check_documents(opened)
         options = Options(
             registry=before.wanted.address,
             builder=before.wanted.builder,

@@ -13,8 +13,8 @@ from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from installer.host.docker_engine import (
     Container,
-    Endpoint,
     Engine,
+    EngineEndpoint,
     Outcome,
 )
 from installer.host.host import Host
@@ -73,7 +73,7 @@ class Docker:
 
 
 def engine_of(docker: Docker) -> Engine:
-    engine = Engine(Endpoint())
+    engine = Engine(EngineEndpoint())
     engine._connected = docker
     return engine
 

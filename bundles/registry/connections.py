@@ -1,4 +1,4 @@
-"""Connections to registries: TLS and streams of bytes. With `failures`, all that knows urllib3.
+"""Connections to registries: TLS and streams of bytes. With `connection_errors`, all that knows urllib3's insides.
 
 Knows nothing of registries, logins or retries: one request out, one answer back.
 """

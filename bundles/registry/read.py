@@ -123,8 +123,9 @@ def digest_or_none(text: str) -> Optional[Digest]:
 
 
 def _next_page(url: str, link: str) -> Optional[str]:
-    """The address in a Link header (RFC 8288): `<...>; rel="next"`."""
-    target, closed, rest = link.strip().partition(">")
-    if not closed or not target.startswith("<") or "next" not in rest:
+    """Return the address of the next page in a Link header (RFC 8288)."""
+    if not link:
         return None
-    return urljoin(url, target[1:])
+    from requests.utils import parse_header_links  # takes 40 ms, and few lists have a second page
+
+    return next((urljoin(url, each["url"]) for each in parse_header_links(link) if each.get("rel") == "next"), None)

@@ -24,8 +24,8 @@ from bundles.registry.urls import Origin, describe
 from bundles.runtime.closing import Closing
 
 _T = TypeVar("_T")
-# What an upload sends: bytes, or a callable that gives a fresh body for each try. A bare body is sent once only.
-Upload = Union[bytes, Callable[[], Body], Body]
+# What an upload sends: bytes, or a callable that gives a fresh body for each try.
+Upload = Union[bytes, Callable[[], Body]]
 
 _OK = frozenset({200})
 _DOCKER_HUB_HOST = "registry-1.docker.io"
@@ -109,7 +109,7 @@ class Transport(Closing):
         expect: frozenset[int] = _OK,
         retry: bool = True,
     ) -> Response:
-        """Send a request; temporary failures are retried, unless the body cannot be had again.
+        """Send a request; temporary failures are retried.
 
         Args:
             method: HTTP method.
@@ -127,11 +127,8 @@ class Transport(Closing):
             UnavailableError: a temporary failure, on the last try too.
             NetworkError: any other failure; `status` and `codes` say which.
         """
-
-        request = _Request(method, host, path, scope, headers or {}, _BodySource(body), expect)
-        if not retry or not request.body.repeatable:
-            return self._once(request)
-        return self.retrying(host, lambda: self._once(request))
+        request = _Request(method, host, path, scope, headers or {}, body, expect)
+        return self.retrying(host, lambda: self._once(request)) if retry else self._once(request)
 
     def fetch(
         self,
@@ -152,8 +149,7 @@ class Transport(Closing):
             ContentError: the answer is longer than `limit`.
             NetworkError: as `request` does.
         """
-
-        request = _Request(method, host, path, scope, headers or {}, _BodySource(body), expect)
+        request = _Request(method, host, path, scope, headers or {}, body, expect)
 
         def once() -> Answer:
             with self._once(request) as response:
@@ -230,10 +226,10 @@ class Transport(Closing):
         with response:
             raise refusal(response, host, scope)
 
-    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: _BodySource) -> Response:
+    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: Optional[Upload]) -> Response:
         """One request, redirects followed when it only reads. A login is not passed on to another origin."""
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._connections.send(method, url, headers, body.fresh())
+            response = self._connections.send(method, url, headers, body() if callable(body) else body)
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS:
                 return response
             with response:
@@ -253,7 +249,7 @@ class Transport(Closing):
             )
 
     def _send_for_token(self, method: str, url: str, headers: Mapping[str, str], body: Optional[bytes]) -> TokenAnswer:
-        with self._exchange(method, url, headers, _BodySource(body)) as response:
+        with self._exchange(method, url, headers, body) as response:
             if response.status in TEMPORARY:
                 raise refusal(response, Origin.of(url).host_port, "")
             return TokenAnswer(response.status, response.read_all(MAX_TOKEN_ANSWER))
@@ -290,27 +286,8 @@ class _Request:
     path: str
     scope: str
     headers: Mapping[str, str]
-    body: _BodySource
+    body: Optional[Upload]
     expect: frozenset[int]
-
-
-class _BodySource:
-    """Gives the body of each try."""
-
-    def __init__(self, body: Optional[Upload]) -> None:
-        self._body = body
-        self._used = False
-        self.repeatable = body is None or isinstance(body, bytes) or callable(body)
-
-    def fresh(self) -> Union[bytes, Body, None]:
-        if self._body is None or isinstance(self._body, bytes):
-            return self._body
-        if callable(self._body):
-            return self._body()
-        if self._used:
-            raise NetworkError("the registry wants an upload again that can be read once only")
-        self._used = True
-        return self._body
 
 
 def _with_login(headers: Mapping[str, str], login: Optional[str]) -> Mapping[str, str]:

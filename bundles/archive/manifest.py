@@ -104,11 +104,11 @@ class BundleManifest:
         check_name(self.name)
 
     def with_role(self, role: str) -> tuple[Image, ...]:
-        """The images of that role, in order."""
+        """Return the images of that role, in order."""
         return tuple(image for image in self.images if image.role == role)
 
     def layout(self, manifest_size: int) -> Layout:
-        """Where everything stands, given the size in bytes of bundle.json itself."""
+        """Return where everything stands, given the size in bytes of bundle.json itself."""
         contents = [
             (OCI_LAYOUT_NAME, len(OCI_LAYOUT)),
             (CHECKSUM_NAME, 64 + 2 + len(MANIFEST_NAME) + 1),
@@ -121,7 +121,7 @@ class BundleManifest:
         return Layout(contents, self.program.size)
 
     def to_bytes(self) -> bytes:
-        """bundle.json: the same manifest always gives the same bytes.
+        """Return bundle.json: the same manifest always gives the same bytes.
 
         Raises:
             UsageError: it would be larger than any reader takes.
@@ -135,7 +135,7 @@ class BundleManifest:
         return data
 
     def to_json(self) -> dict[str, Any]:
-        """The object that bundle.json holds."""
+        """Return the object that bundle.json holds."""
         return {
             "format": FORMAT,
             "name": self.name,

@@ -168,7 +168,7 @@ class Archive(Closing):
         return self.volume.read(offset + BLOCK, SIGNATURE_SIZE)
 
     def cut_short(self) -> IncompleteArchiveError:
-        """The error for an archive of which nothing more can be said than that its end is missing."""
+        """Return the error for an archive of which nothing can be said but that its end is missing."""
         return IncompleteArchiveError(
             f"`{self.path}` is cut short: only {self.volume.size} bytes are there", hint=self._copy_again
         )
@@ -179,7 +179,7 @@ class Archive(Closing):
         return _COPY_AGAIN.format(name=name[:-4] if self._is_split else name)
 
     def incomplete(self) -> IncompleteArchiveError:
-        """The error for an archive whose end is missing, naming the images that suffer."""
+        """Return the error for an archive whose end is missing, naming the images that suffer."""
         missing = [
             self.blob_problem(blob, "is missing or cut short")
             for blob in self.manifest.blobs
@@ -192,11 +192,11 @@ class Archive(Closing):
         )
 
     def damaged(self, problems: list[Problem]) -> DamagedArchiveError:
-        """The error for an archive in which these entries are wrong."""
+        """Return the error for an archive in which these entries are wrong."""
         return DamagedArchiveError(f"`{self.path}` is damaged", hint=self._copy_again, problems=problems)
 
     def blob_problem(self, blob: Descriptor, what: str = "differs from its digest") -> Problem:
-        """What is wrong with a blob, with the images that use it and where it stands."""
+        """Say what is wrong with a blob, with the images that use it and where it stands."""
         entry = self.layout.blob(blob.digest)
         names = ", ".join(image.reference.familiar for image in self.users_of(blob.digest)) or "no image"
         place = f"{blob.size} bytes at offset {entry.data_offset}"
@@ -205,7 +205,7 @@ class Archive(Closing):
         return Problem(f"blob {blob.digest} ({place}; used by {names})", what)
 
     def users_of(self, digest: Digest) -> tuple[Image, ...]:
-        """The images that need this blob, as far as their documents can be read."""
+        """Find the images that need this blob, as far as their documents can be read."""
         return tuple(self._users.get(digest, {}).values())
 
     @functools.cached_property
@@ -220,7 +220,7 @@ class Archive(Closing):
         return users
 
     def walk(self, root: Descriptor) -> Iterator[Descriptor]:
-        """The content below `root` that is in the archive, `root` first, parents before children.
+        """Go through the content below `root` that is in the archive, `root` first, parents before children.
 
         What a delta requires from its bases is passed over.
 
@@ -242,7 +242,7 @@ class Archive(Closing):
             raise self.damaged([Problem(f"the image {root.digest}", error.message)]) from None
 
     def read_document(self, descriptor: Descriptor) -> bytes:
-        """A manifest, index or config, verified.
+        """Read a manifest, index or config, verified.
 
         Raises:
             DamagedArchiveError: it differs from its digest, or is too large to be one.
@@ -253,7 +253,7 @@ class Archive(Closing):
             raise self.damaged([self.blob_problem(descriptor)]) from None
 
     def _document(self, descriptor: Descriptor) -> bytes:
-        """As `read_document`, with an error that does not name the images: finding those needs this."""
+        """Read as `read_document` does, with an error that names no images: finding those needs this."""
         if descriptor.size > MAX_CONFIG_SIZE:
             raise DamagedArchiveError(f"{descriptor.digest} is too large for a document")
         data = self.volume.read(self.layout.blob(descriptor.digest).data_offset, descriptor.size)
@@ -262,7 +262,7 @@ class Archive(Closing):
         return data
 
     def has(self, digest: Digest) -> bool:
-        """Whether that blob is in the archive (children of a sparse index are not)."""
+        """Tell whether that blob is in the archive (children of a sparse index are not)."""
         return self.layout.holds(digest)
 
     @functools.cached_property
@@ -270,7 +270,7 @@ class Archive(Closing):
         return frozenset(blob.digest for blob in self.manifest.required)
 
     def left_to_base(self, descriptor: Descriptor) -> tuple[Descriptor, ...]:
-        """What an image manifest needs and a delta leaves to its bases: none of an archive that is whole."""
+        """Return what an image manifest needs and a delta leaves to its bases: none of an archive that is whole."""
         try:
             image = parse_manifest(self.read_document(descriptor))
         except UsageError as error:
@@ -283,14 +283,14 @@ class Archive(Closing):
         return BlobReader(self, descriptor)
 
     def read_program(self) -> bytes:
-        """The zip behind the tar, verified."""
+        """Read the zip behind the tar, verified."""
         data = self.volume.read(self.layout.program_offset, self.layout.program_size)
         if Digest.of(data) != self.manifest.program.digest:
             raise self.damaged([Problem("the program behind the tar", "differs from its digest")])
         return data
 
     def read_file(self, name: str) -> bytes:
-        """One of the small files that bundle.json lists, verified.
+        """Read one of the small files that bundle.json lists, verified.
 
         Raises:
             KeyError: there is none of that name.
@@ -308,19 +308,19 @@ class Archive(Closing):
 
 
 def manifest_size(block: bytes) -> Optional[int]:
-    """The size of bundle.json when that is its tar header, or None."""
+    """Return the size of bundle.json when that is its tar header, or None."""
     digits = block[124:136].rstrip(b"\0 ")
     size = int(digits, 8) if digits and not digits.strip(b"01234567") else 0
     return size if 0 < size <= MAX_SIZE and block == header(MANIFEST_NAME, size) else None
 
 
 def _alike(found: bytes, expected: bytes) -> bool:
-    """Whether a damaged first block still shows a bundle: most of it is right."""
+    """Tell whether a damaged first block still shows a bundle: most of it is right."""
     return sum(a == b for a, b in zip(found, expected)) >= len(expected) - 8
 
 
 def read_json_start(path: Path) -> Optional[bytes]:
-    """The file when it begins as JSON does, else None: then it is an archive, or nothing.
+    """Read the file when it begins as JSON does, else return None: then it is an archive, or nothing.
 
     Raises:
         UsageError: it cannot be read.
@@ -336,7 +336,7 @@ def read_json_start(path: Path) -> Optional[bytes]:
 
 
 def read_manifest(path: Path) -> tuple[Digest, BundleManifest]:
-    """The digest and the manifest of a bundle.
+    """Read the digest and the manifest of a bundle.
 
     Raises:
         UsageError: it cannot be read.

@@ -28,7 +28,7 @@ class ArchiveArgument:
     signers: Optional[Signers] = None
 
     def open(self) -> Archive:
-        """Open it.
+        """Open the archive.
 
         Raises:
             ArchiveError: it cannot be used, or is not signed by whom it must be.

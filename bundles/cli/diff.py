@@ -30,7 +30,7 @@ def diff(old: Path, new: Path, output: Output) -> None:
 
 
 def difference(before: BundleManifest, after: BundleManifest) -> dict[str, Any]:
-    """What differs: images `added`, `removed`, `moved` to another digest, with other `platforms`; and `bytes`.
+    """Compare images: `added`, `removed`, `moved` to another digest, with other `platforms`; and `bytes`.
 
     Bytes count manifests, configs and layers, each once, those too that a delta leaves to its base: `added` are what a
     delta from the first to the second carries, `removed` what only the first needs, `common` what both do.

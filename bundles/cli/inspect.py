@@ -98,7 +98,7 @@ def _signature_lines(archive: Archive) -> list[str]:
 
 
 def _delta_lines(archive: Archive) -> list[str]:
-    """What is not inside."""
+    """Say what is not inside."""
     manifest = archive.manifest
     if not manifest.bases:
         return []

@@ -60,7 +60,7 @@ class BuildSettings:
 
 
 def uses(text: str, name: str, settings: BuildSettings) -> list[Use]:
-    """Every use of an image in a Dockerfile, in its order, for all of the platforms; each once.
+    """Find every use of an image in a Dockerfile, in its order, for all of the platforms; each once.
 
     Args:
         text: the Dockerfile.
@@ -85,7 +85,7 @@ def uses(text: str, name: str, settings: BuildSettings) -> list[Use]:
 
 
 def _frontend(text: str, name: str, settings: BuildSettings, builder: Platform) -> Optional[Use]:
-    """The image that `# syntax=` names, or the build argument BUILDKIT_SYNTAX in its stead."""
+    """Find the image that `# syntax=` names, or the build argument BUILDKIT_SYNTAX in its stead."""
     line, image = syntax(text) or (1, "")
     image = settings.arguments.get("BUILDKIT_SYNTAX") or image
     if not image:
@@ -97,7 +97,7 @@ def _frontend(text: str, name: str, settings: BuildSettings, builder: Platform) 
 
 
 def _platform_arguments(target: Platform, builder: Platform, given: Mapping[str, str]) -> dict[str, str]:
-    """The variables that BuildKit sets by itself; a build argument of that name wins."""
+    """Return the variables that BuildKit sets by itself; a build argument of that name wins."""
     values = {"TARGETSTAGE": "default"}
     for prefix, platform in (("BUILD", builder), ("TARGET", target)):
         values.update(
@@ -167,7 +167,7 @@ class _Build:
                     yield from self._source(source, "RUN --mount", instruction)
 
     def _declare(self, instruction: Instruction) -> None:
-        """ARG before the first FROM: its value is from outside, else its default, else there is none."""
+        """Take an ARG before the first FROM: its value is from outside, else its default, else there is none."""
         for word in instruction.words(self._escape):
             key, equals, default = word.partition("=")
             self._declared.add(key)
@@ -213,7 +213,7 @@ class _Build:
         self._triggers.append([])
 
     def _source(self, source: str, how: str, instruction: Instruction) -> Iterator[Use]:
-        """Where COPY or a mount takes its files from: a stage, by name or for COPY by number, or an image."""
+        """Find where COPY or a mount takes its files from: a stage, by name or for COPY by number, or an image."""
         if "$" in source[:-1]:
             raise UsageError(
                 f"`{source}`: BuildKit expands no variables in {how}",
@@ -245,7 +245,7 @@ class _Build:
         yield Use(reference, platform, f"{self._name}:{instruction.line}", how, tuple(empty))
 
     def _expand(self, word: str) -> tuple[str, list[str]]:
-        """The word with its variables expanded, and those of them that are declared and have no value."""
+        """Expand the variables of a word, and name those of them that are declared and have no value."""
         expansion = Expansion(word, self._values, self._escape)
         self._check(word, expansion)
         return expansion.text, sorted(expansion.unset)

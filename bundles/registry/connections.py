@@ -66,16 +66,16 @@ class Response:
 
     @property
     def action(self) -> str:
-        """The request for people."""
+        """Describe the request for people."""
         return describe(self._method, self.url)
 
     @property
     def length(self) -> Optional[int]:
-        """How many bytes of the body are left, or None when the server did not say."""
+        """Return how many bytes of the body are left, or None when the server did not say."""
         return self._raw.length_remaining
 
     def read(self, count: int) -> bytes:
-        """What has come, up to `count` bytes; empty only at the end.
+        """Read what has come, up to `count` bytes; empty only at the end.
 
         Raises:
             UnavailableError: the connection broke, the body is shorter than announced, or it comes too slowly.
@@ -92,7 +92,7 @@ class Response:
         return len(data)
 
     def read_all(self, limit: int) -> bytes:
-        """The whole body.
+        """Read the whole body.
 
         Raises:
             ContentError: it is longer than `limit` bytes.
@@ -161,7 +161,7 @@ class _Answer(http.client.HTTPResponse):
 
 
 def _watched(receive: Callable[[memoryview], Optional[int]], patience: float) -> Callable[[memoryview], Optional[int]]:
-    """`receive` that raises TooSlowError when less than 1 KiB/s came for as long as a silent server may be silent."""
+    """Have `receive` raise TooSlowError when less than 1 KiB/s came for as long as a silent server may be silent."""
     waited, arrived = 0.0, 0
 
     def within_time(buffer: memoryview) -> Optional[int]:
@@ -278,14 +278,14 @@ class Connections:
         self._managers: dict[tuple[Optional[Proxy], bool], urllib3.PoolManager] = {}
 
     def is_insecure(self, origin: Origin) -> bool:
-        """Whether unverified TLS and plain HTTP are allowed there."""
+        """Tell whether unverified TLS and plain HTTP are allowed there."""
         names = {origin.host, origin.host_port, f"[{origin.host}]"}
         return is_loopback(origin.host) or not self._insecure.isdisjoint(names)
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: Union[bytes, Body, None] = None
     ) -> Response:
-        """One request. The answer may have any status; redirects are not followed.
+        """Send one request. The answer may have any status; redirects are not followed.
 
         Raises:
             UnreachableError: no connection.
@@ -336,7 +336,7 @@ class Connections:
 
     @functools.cached_property
     def _verified(self) -> ssl.SSLContext:
-        """Reading the system's CAs takes 30 ms: not before something needs them."""
+        """Read the system's CAs, which takes 30 ms: not before something needs them."""
         context = ssl.create_default_context()
         if self._ca_file:
             _add_ca(context, self._ca_file)

@@ -17,7 +17,7 @@ _ERROR_LIMIT = 64 << 10
 
 
 def refusal(response: Response, host: str, scope: str) -> NetworkError:
-    """The error that an unexpected status stands for, with what the registry says about it."""
+    """Return the error that an unexpected status stands for, with what the registry says about it."""
     codes, words = _explanation(response)
     status = response.status
     text = f"{response.action}: {words}" if words else f"{response.action}: HTTP status {status}"
@@ -41,7 +41,7 @@ def refusal(response: Response, host: str, scope: str) -> NetworkError:
 
 
 def _explanation(response: Response) -> tuple[list[str], str]:
-    """The codes of a registry's JSON error, and its first one in words. Nothing when there is none."""
+    """Read the codes of a registry's JSON error, and its first one in words. Nothing when there is none."""
     try:
         value: Any = json.loads(response.read(_ERROR_LIMIT))
         errors = [error for error in value["errors"] if isinstance(error, dict)]

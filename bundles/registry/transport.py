@@ -37,7 +37,7 @@ _MAX_BACKOFF = 30.0
 
 
 def anonymous(host: str) -> Optional[Credential]:
-    """No login anywhere."""
+    """Give no login anywhere."""
     return None
 
 
@@ -143,7 +143,7 @@ class Transport(Closing):
         expect: frozenset[int] = _OK,
         retry: bool = True,
     ) -> Answer:
-        """Like `request` for a small answer, read to its end within the retries.
+        """Send a request as `request` does, for a small answer that is read to its end within the retries.
 
         Raises:
             ContentError: the answer is longer than `limit`.
@@ -191,11 +191,11 @@ class Transport(Closing):
 
     @property
     def attempts(self) -> int:
-        """How often in all something is tried."""
+        """Return how often in all something is tried."""
         return self._settings.attempts
 
     def has_answered(self, host: str) -> bool:
-        """Whether the registry has answered anything in this run."""
+        """Tell whether the registry has answered anything in this run."""
         with self._lock:
             return host in self._reached
 
@@ -205,7 +205,7 @@ class Transport(Closing):
         self._connections.close()
 
     def _once(self, request: _Request) -> Response:
-        """One try, and a second one with a login when the registry asks for it."""
+        """Try once, and a second time with a login when the registry asks for it."""
         host, scope = request.host, request.scope
         base = self._base(host)
         url = urljoin(base, request.path)
@@ -227,7 +227,7 @@ class Transport(Closing):
             raise refusal(response, host, scope)
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: Optional[Upload]) -> Response:
-        """One request, redirects followed when it only reads. A login is not passed on to another origin."""
+        """Send one request and follow redirects when it only reads. No login is passed on to another origin."""
         for _ in range(_MAX_REDIRECTS + 1):
             response = self._connections.send(method, url, headers, body() if callable(body) else body)
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS:
@@ -255,7 +255,7 @@ class Transport(Closing):
             return TokenAnswer(response.status, response.read_all(MAX_TOKEN_ANSWER))
 
     def _base(self, host: str) -> str:
-        """The registry's URL. Whether an insecure one speaks TLS is found out once and remembered."""
+        """Return the registry's URL. Whether an insecure one speaks TLS is found out once and remembered."""
         wire = _DOCKER_HUB_HOST if host == DOCKER_HUB else host
         if not self._connections.is_insecure(Origin.of(f"https://{wire}")):
             return f"https://{wire}"

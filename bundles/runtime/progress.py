@@ -39,7 +39,7 @@ class Progress(abc.ABC):
 
     @abc.abstractmethod
     def message(self, text: str) -> None:
-        """One line for people."""
+        """Say one line to people."""
 
     @abc.abstractmethod
     def task(self, label: str, total: int) -> Task:
@@ -140,7 +140,7 @@ class Logged(Progress):
 
 
 def for_stderr(quiet: bool) -> Progress:
-    """The progress that fits stderr: bars on a terminal, lines elsewhere, silence when asked for."""
+    """Choose what fits stderr: bars on a terminal, lines elsewhere, silence when asked for."""
     if quiet:
         return Silent()
     return Bars() if sys.stderr.isatty() else Lines()

@@ -21,7 +21,7 @@ from bundles.errors import BundleError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 from bundles.runtime.filesystem import free_space
 
 # So that wrong bytes make the next try go elsewhere.
@@ -68,7 +68,7 @@ def discard(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-class Leftover(Closing):
+class Leftover(Closeable):
     """The layers that are whole in what was set aside. A context manager.
 
     Nothing is taken on trust: who reads a layer compares its digest.

@@ -42,7 +42,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, parse_manifest, walk
 from bundles.oci.reference import Reference
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 
 CHUNK = 1 << 20
 _COPY_AGAIN = "copy the archive again from where it was created, and compare: sha256sum -c {name}.sha256"
@@ -88,7 +88,7 @@ class BlobReader:
         return bytes(buffer[:count])
 
 
-class Archive(Closing):
+class Archive(Closeable):
     """An archive opened for reading. A context manager; methods may be called from several threads.
 
         with Archive(path) as archive:

@@ -14,7 +14,7 @@ from bundles.archive.layout import BLOCK, Layout, header
 from bundles.archive.parts import find, part_name
 from bundles.errors import ArchiveError, DamagedArchiveError, IncompleteArchiveError, Problem, ReadError, reason
 from bundles.oci.digest import Digest
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 
 _HINT = "sha256sum -c {name}.sha256 says which parts are right; copy the others again"
 _FOREIGN = "is damaged, or a part of another archive"
@@ -24,7 +24,7 @@ _EXPLAINED = 20
 _ANOTHER_PATH = "give the path of the archive that `bundle create` wrote"
 
 
-class Volume(Closing):
+class Volume(Closeable):
     """The files of an archive, opened for reading at any offset, from any thread. A context manager.
 
     Args:

@@ -42,8 +42,6 @@ _COMMANDS = {
     "completion": ("bundles.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
 _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
-
-
 # A stick that was pulled, a file system that went read-only, a file that went away: no defects of this program.
 _MEDIUM_ERRORS = frozenset(
     {

@@ -151,7 +151,7 @@ class _Upload:
         return data
 
 
-class _Answer(http.client.HTTPResponse):
+class _WatchedResponse(http.client.HTTPResponse):
     """An answer of which head, framing and body all count as what comes from the server; see `_watched`."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
@@ -210,7 +210,7 @@ class _Sockets:
         add = self.add
 
         class Http(HTTPConnection):
-            response_class = _Answer
+            response_class = _WatchedResponse
 
             def _new_conn(self) -> socket.socket:
                 sock = super()._new_conn()
@@ -218,7 +218,7 @@ class _Sockets:
                 return sock
 
         class Https(HTTPSConnection):
-            response_class = _Answer
+            response_class = _WatchedResponse
 
             def _new_conn(self) -> socket.socket:
                 sock = super()._new_conn()

@@ -21,7 +21,7 @@ from bundles.registry.auth import (
 from bundles.registry.connections import Body, Connections, Response
 from bundles.registry.error_response import TEMPORARY, refusal
 from bundles.registry.urls import Origin, describe
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 
 _T = TypeVar("_T")
 # What an upload sends: bytes, or a callable that gives a fresh body for each try.
@@ -73,7 +73,7 @@ class Answer:
     url: str
 
 
-class Transport(Closing):
+class Transport(Closeable):
     """Requests to registries. Thread-safe; connections and logins are reused. A context manager.
 
     with Transport(Settings()) as transport:

@@ -10,12 +10,7 @@ from bundles.runtime.filesystem import open_locked
 
 
 def open_for_writer(path: Path, archive: str, opened: Callable[[], int]) -> int:
-    """Open and lock a file or directory that belongs to the one writer of an archive, until it is closed.
-
-    Args:
-        path: what is locked.
-        archive: the archive's name.
-        opened: opens it, and makes it when it is not there.
+    """Open and lock what belongs to the one writer of the archive of that name, as `open_locked` does.
 
     Raises:
         BundleError: another process has it.

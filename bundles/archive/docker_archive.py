@@ -8,12 +8,7 @@ from __future__ import annotations
 
 import json
 
-from bundles.archive.layout import (
-    OCI_LAYOUT,
-    OCI_LAYOUT_NAME,
-    header,
-    padding,
-)
+from bundles.archive.layout import OCI_LAYOUT, OCI_LAYOUT_NAME, header, padding
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.image import ImageManifest
 

@@ -11,13 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bundles.archive.layout import (
-    BLOCK,
-    OCI_LAYOUT,
-    OCI_LAYOUT_NAME,
-    Layout,
-    header,
-)
+from bundles.archive.layout import BLOCK, OCI_LAYOUT, OCI_LAYOUT_NAME, Layout, header
 from bundles.errors import IncompleteArchiveError, UsageError
 from bundles.runtime.sizes import human_size
 

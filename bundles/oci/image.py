@@ -11,13 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
 from bundles.errors import UsageError
-from bundles.oci.descriptor import (
-    DOCKER_INDEX,
-    DOCKER_MANIFEST,
-    OCI_INDEX,
-    OCI_MANIFEST,
-    Descriptor,
-)
+from bundles.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 

@@ -29,6 +29,7 @@ from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadEr
 from bundles.registry.connection_errors import translated
 from bundles.registry.proxies import Proxies, Proxy
 from bundles.registry.urls import Origin, describe, is_loopback
+from bundles.runtime.closeable import Closeable
 
 # urllib3 logs the full address of every request, signed query strings included, at DEBUG.
 logging.getLogger("urllib3").setLevel(logging.INFO)
@@ -51,7 +52,7 @@ class Body(Protocol):
     def __len__(self) -> int: ...
 
 
-class Response:
+class Response(Closeable):
     """An answer whose body is still on the wire. A context manager, for one thread.
 
     Closing returns the connection for reuse when the body was read to its end, or nearly, and drops it otherwise.
@@ -110,9 +111,6 @@ class Response:
     def close(self) -> None:
         self._raw.close()
         self._raw.release_conn()
-
-    def __enter__(self) -> Response:
-        return self
 
     def __exit__(
         self,
@@ -217,13 +215,8 @@ class _Sockets:
                 add(sock)
                 return sock
 
-        class Https(HTTPSConnection):
-            response_class = _WatchedResponse
-
-            def _new_conn(self) -> socket.socket:
-                sock = super()._new_conn()
-                add(sock)
-                return sock
+        class Https(Http, HTTPSConnection):
+            pass
 
         class HttpPool(HTTPConnectionPool):
             ConnectionCls = Http

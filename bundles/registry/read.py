@@ -7,20 +7,9 @@ from typing import Optional
 from urllib.parse import urljoin
 
 from bundles.errors import ContentError, UsageError
-from bundles.oci.descriptor import (
-    DOCKER_INDEX,
-    DOCKER_MANIFEST,
-    OCI_INDEX,
-    OCI_MANIFEST,
-    Descriptor,
-)
+from bundles.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import (
-    MAX_MANIFEST_SIZE,
-    media_type_of,
-    parse_index,
-    parse_json,
-)
+from bundles.oci.image import MAX_MANIFEST_SIZE, media_type_of, parse_index, parse_json
 from bundles.registry.auth import pull_scope
 from bundles.registry.transport import Transport
 

@@ -12,12 +12,7 @@ from urllib.parse import urljoin
 
 from bundles.errors import InterruptedByUser, NetworkError, UnavailableError, UnreachableError
 from bundles.oci.reference import DOCKER_HUB
-from bundles.registry.auth import (
-    MAX_TOKEN_ANSWER,
-    Authenticator,
-    Credential,
-    TokenAnswer,
-)
+from bundles.registry.auth import MAX_TOKEN_ANSWER, Authenticator, Credential, TokenAnswer
 from bundles.registry.connections import Body, Connections, Response
 from bundles.registry.error_response import TEMPORARY, refusal
 from bundles.registry.urls import Origin, describe

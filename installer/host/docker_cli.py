@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import BundleError, HostError
-from installer.host.docker_engine import Endpoint, endpoint_from_json
+from bundles.errors import BundleError, HostError, reason
+from installer.host.docker_engine import EngineEndpoint, endpoint_from_json
 from installer.host.relay import Finished, Relay
 from installer.host.sudo import hand_over
 
@@ -68,9 +68,7 @@ class DockerCLI:
                 env=self._environment,
             )
         except OSError as error:
-            raise HostError(
-                f"the docker command cannot be run: {(error.strerror or str(error)).lower()}", hint="install docker-cli"
-            ) from None
+            raise HostError(f"the docker command cannot be run: {reason(error)}", hint="install docker-cli") from None
         return Finished(done.returncode, done.stdout, done.stderr)
 
     def run(self, arguments: Sequence[str], stdin: str = "") -> str:
@@ -86,11 +84,11 @@ class DockerCLI:
             raise CommandError(f"exit code {done.code} from: {command}\n{text}")
         return done.stdout
 
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> EngineEndpoint:
         """Which engine the docker command would use."""
         default_host = self._environment.get("DOCKER_HOST")
         if not self.is_installed:
-            return Endpoint(default_host) if default_host else Endpoint()
+            return EngineEndpoint(default_host) if default_host else EngineEndpoint()
         done = self.try_run(["context", "inspect"])
         if done.code != 0:
             raise HostError(f"the docker context cannot be used: {done.stderr.strip()}", hint="docker context ls")

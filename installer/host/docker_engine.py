@@ -18,8 +18,9 @@ from typing import Any, Optional, Union, cast
 
 from packaging.version import Version
 
-from bundles.errors import BundleError, DiskFullError, HostError
+from bundles.errors import BundleError, DiskFullError, HostError, reason
 from bundles.oci.platform import Platform
+from bundles.runtime.streams import PieceStream
 from installer.host.labels import COPY_CONTAINER, LABEL_ROLE
 from installer.host.versions import version_of
 
@@ -30,10 +31,10 @@ _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
 @dataclasses.dataclass(frozen=True)
-class Endpoint:
+class EngineEndpoint:
     """Where the engine is, as the docker command sees it: DOCKER_HOST, else the current context.
 
-    `tls` is set when the environment asks for TLS (DOCKER_TLS_VERIFY); a context's own certificates are not supported.
+    TLS is not supported: neither DOCKER_TLS_VERIFY nor a context's own certificates.
     """
 
     host: str = _DEFAULT_HOST
@@ -124,7 +125,7 @@ class Engine:
     Every method may raise HostError when the engine refuses or goes away, DiskFullError when it has no space.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EngineEndpoint) -> None:
         self.endpoint = endpoint
         self._connected: Any = None
 
@@ -162,9 +163,9 @@ class Engine:
                     hint="sudo usermod -aG docker $USER, then log in again; or run this with sudo",
                 ) from None
             except OSError as error:
-                reason = "there is no such socket" if error.errno == errno.ENOENT else (error.strerror or "").lower()
+                why = "there is no such socket" if error.errno == errno.ENOENT else reason(error)
                 raise HostError(
-                    f"Docker is not running: {reason} (`{path}`)", hint="sudo systemctl start docker"
+                    f"Docker is not running: {why} (`{path}`)", hint="sudo systemctl start docker"
                 ) from None
 
     def info(self) -> EngineInfo:
@@ -470,7 +471,7 @@ class Engine:
             )["Id"]
             try:
                 chunks, _ = client.get_archive(identity, path)
-                with tarfile.open(fileobj=cast(Any, _Stream(chunks)), mode="r|") as tar:
+                with tarfile.open(fileobj=cast(Any, PieceStream(chunks)), mode="r|") as tar:
                     member = tar.next()
                     content = tar.extractfile(member) if member is not None and member.isfile() else None
                     if content is None:
@@ -499,7 +500,7 @@ class Engine:
         except OSError as error:
             if isinstance(error, ConnectionError):
                 raise HostError(
-                    f"Docker went away while asked to {doing}: {error.strerror}",
+                    f"Docker went away while asked to {doing}: {reason(error)}",
                     hint="docker info, then run this again",
                 ) from None
             raise
@@ -525,23 +526,7 @@ def _tar(path: str, data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-class _Stream:
-    """An iterator of chunks as the object with `read` that tarfile wants."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest = chunks, b""
-
-    def read(self, size: int) -> bytes:
-        while len(self._rest) < size:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                break
-            self._rest += chunk
-        result, self._rest = self._rest[:size], self._rest[size:]
-        return result
-
-
-def endpoint_from_json(text: str, default_host: Optional[str]) -> Endpoint:
+def endpoint_from_json(text: str, default_host: Optional[str]) -> EngineEndpoint:
     """The endpoint that `docker context inspect` names.
 
     Raises:
@@ -550,7 +535,7 @@ def endpoint_from_json(text: str, default_host: Optional[str]) -> Endpoint:
     try:
         value = json.loads(text)[0]
         host = value["Endpoints"]["docker"]["Host"] or default_host or _DEFAULT_HOST
-        return Endpoint(str(host), str(value["Name"]))
+        return EngineEndpoint(str(host), str(value["Name"]))
     except (ValueError, LookupError, TypeError):
         raise HostError(
             "the answer of `docker context inspect` cannot be read", hint="docker context inspect"

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from installer.host.docker_engine import Endpoint, Engine
+from installer.host.docker_engine import Engine, EngineEndpoint
 
 
 @dataclasses.dataclass
@@ -78,7 +78,7 @@ class FakeEngine:
         # The path of a socket has at most 107 bytes: that of a test's own directory may be longer.
         self._directory = Path(tempfile.mkdtemp())
         self.socket = self._directory / "docker.sock"
-        self.engine = Engine(Endpoint(f"unix://{self.socket}"))
+        self.engine = Engine(EngineEndpoint(f"unix://{self.socket}"))
 
     def add(self, name: str, labels: Mapping[str, str], **environment: str) -> Container:
         """Have a running container."""

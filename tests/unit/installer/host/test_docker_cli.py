@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from installer.host.docker_cli import CommandError, DockerCLI
-from installer.host.docker_engine import Endpoint
+from installer.host.docker_engine import EngineEndpoint
 
 
 def test_without_a_docker_command(tmp_path: Path) -> None:
     cli = DockerCLI({"PATH": str(tmp_path), "DOCKER_HOST": "tcp://far:2375"})
     assert not cli.is_installed
-    assert cli.endpoint() == Endpoint("tcp://far:2375")
+    assert cli.endpoint() == EngineEndpoint("tcp://far:2375")
 
 
 def test_a_failed_command_shows_itself_and_its_words(tmp_path: Path) -> None:

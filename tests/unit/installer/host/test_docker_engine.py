@@ -8,7 +8,7 @@ import pytest
 
 from bundles.errors import HostError
 from installer.host.docker_engine import (
-    Endpoint,
+    EngineEndpoint,
     endpoint_from_json,
 )
 from tests.support.fake_engine import FakeEngine
@@ -45,7 +45,7 @@ def test_what_is_not_to_start_is_removed(engine: FakeEngine) -> None:
 
 def test_the_endpoint_is_what_docker_says() -> None:
     text = json.dumps([{"Name": "default", "Endpoints": {"docker": {"Host": "unix:///run/x.sock"}}}])
-    assert endpoint_from_json(text, None) == Endpoint("unix:///run/x.sock", "default")
+    assert endpoint_from_json(text, None) == EngineEndpoint("unix:///run/x.sock", "default")
     assert endpoint_from_json(text, None).socket_path == "/run/x.sock"
     remote = json.dumps([{"Name": "far", "Endpoints": {"docker": {"Host": "ssh://far"}}}])
     assert endpoint_from_json(remote, None).socket_path is None

@@ -18,7 +18,10 @@ def running_archive() -> Optional[Path]:
 
 def program_name() -> str:
     """Return how a person runs this program from the same directory."""
-    return f"python3 {shlex.quote(sys.argv[0])}" if running_archive() else "bundle"
+    if running_archive():
+        return f"python3 {shlex.quote(sys.argv[0])}"
+    # The second name is for those whose `bundle` is Ruby's; it stays what they are told to type.
+    return "offline-bundle" if Path(sys.argv[0]).stem == "offline-bundle" else "bundle"
 
 
 def own_command(arguments: str) -> str:

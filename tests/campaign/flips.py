@@ -15,7 +15,7 @@ from pathlib import Path
 from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.errors import ArchiveError
-from tests.archives import example
+from tests.support.archives import example
 
 
 def flips(path: Path, choice: random.Random) -> list[int]:

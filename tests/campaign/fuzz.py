@@ -42,7 +42,7 @@ with atheris.instrument_imports(include=["bundles", "installer.model.selection"]
     from installer.model.address import Address
     from installer.model.selection import select
 
-from tests.archives import example
+from tests.support.archives import example
 
 _DIRECTORY = Path(tempfile.mkdtemp(prefix="fuzz-"))
 _SAMPLE = example().write(_DIRECTORY / "sample.tar").path.read_bytes()

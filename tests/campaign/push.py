@@ -25,8 +25,8 @@ from typing import Any, Optional
 from bundler.definition.spec import TOOLCHAIN
 from tests.campaign.disks import Disk
 from tests.campaign.wire import Wire
-from tests.fake_registry import FakeRegistry
-from tests.images import noise
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import noise
 
 KINDS = ("SIGKILL", "SIGKILL", "SIGTERM", "registry killed", "disk full", "medium pulled")
 _ROOT = Path(__file__).parent.parent.parent

@@ -17,9 +17,9 @@ from bundles.archive.verify import verify_archive
 from bundles.errors import UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from tests.archives import example
 from tests.campaign import create, install, push
 from tests.campaign.disks import Disk
+from tests.support.archives import example
 
 pytestmark = pytest.mark.e2e
 

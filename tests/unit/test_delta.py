@@ -27,10 +27,10 @@ from installer.model.address import Address
 from installer.model.selection import select
 from installer.registry.client import Registry
 from installer.steps.push import Push
-from tests.archives import AMD64, ContentSource, Made, image, made
-from tests.fake_registry import FakeRegistry
-from tests.images import Content
-from tests.unit.test_cli import bundle
+from tests.support.archives import AMD64, ContentSource, Made, image, made
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import Content
+from tests.support.program import bundle
 
 Connect = Callable[..., Transport]
 

@@ -31,9 +31,9 @@ from bundles.oci.reference import Reference
 from bundles.registry.auth import Credential
 from bundles.registry.transport import Transport
 from installer.registry.client import Registry
-from tests.conftest import RealRegistry
-from tests.fake_registry import FakeRegistry
-from tests.images import Content, noise
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import Content, noise
+from tests.support.real_registry import RealRegistry
 
 Make = Callable[..., FakeRegistry]
 Connect = Callable[..., Transport]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Optional
+from collections.abc import Callable, Iterator, Sequence
+from typing import Optional, TypeVar
 from urllib.parse import urljoin
 
 from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError, UnreachableError
@@ -21,7 +21,12 @@ from bundles.registry.read import (
     fetch_manifest,
 )
 from bundles.registry.transport import Transport, Upload
+from bundles.runtime.workers import in_parallel
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+# A registry on the same disk gains nothing from more.
+_WORKERS = 4
 # An answer to a write has no body worth reading.
 _ANSWER_LIMIT = 1 << 20
 _MAX_PAGES = 10_000
@@ -70,9 +75,13 @@ class Registry:
         if unreachable:
             raise unreachable
 
-    def cancel(self) -> None:
-        """End the requests of other threads, however long the registry would keep them. There are no more."""
-        self._transport.close()
+    def in_parallel(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        """Return the result of `work`, which asks this registry, for each item in order.
+
+        The first failure, or an interruption, ends all requests, however long the registry would keep them; there are
+        no more.
+        """
+        return in_parallel(work, items, _WORKERS, self._transport.close)
 
     def has_blob(self, repository: str, digest: Digest) -> bool:
         """Whether the repository has the blob."""

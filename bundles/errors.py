@@ -31,6 +31,11 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 
+def reason(error: OSError) -> str:
+    """Return why the operating system refused, in lower case."""
+    return (error.strerror or str(error)).lower()
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """One of several things wrong at once. `subject` is what it is about: an image, a port, a file."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.dockerfile.images import Settings, Use, uses
-from bundles.errors import UsageError
+from bundles.errors import UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 
@@ -231,7 +231,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(_MAX_SIZE + 1)
     except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
     if len(data) > _MAX_SIZE:
         raise UsageError(f"`{path}` is too large for a Dockerfile: expected at most {_MAX_SIZE >> 20} MiB")
     try:

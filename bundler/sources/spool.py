@@ -20,7 +20,7 @@ from typing import Optional, Union
 from bundler.definition.spec import Spec
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream, Source, SourceAround
-from bundles.errors import DiskFullError, UsageError
+from bundles.errors import DiskFullError, UsageError, reason
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
@@ -260,7 +260,7 @@ def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> It
             handle = open_locked(directory, target.name, lambda: _open_directory(directory))
         except OSError as error:
             raise UsageError(
-                f"`{directory}` cannot be written: {(error.strerror or str(error)).lower()}",
+                f"`{directory}` cannot be written: {reason(error)}",
                 hint="choose another place with -o FILE",
             ) from None
         stack.callback(os.close, handle)

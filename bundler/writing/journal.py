@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import UsageError
+from bundles.errors import UsageError, reason
 from bundles.oci.digest import Digest
 from bundles.runtime.filesystem import open_locked
 
@@ -51,7 +51,7 @@ class Journal:
             self._file = open_locked(path, path.name[: -len(_SUFFIX)], lambda: os.open(path, _FLAGS, 0o600))
         except OSError as error:
             raise UsageError(
-                f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}",
+                f"`{path}` cannot be written: {reason(error)}",
                 hint="choose another place with -o FILE",
             ) from None
         self._first = f"bundle {bundle} {parts}"

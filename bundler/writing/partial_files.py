@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundles.archive.parts import further_parts
-from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError
+from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError, reason
 from bundles.runtime.closing import Closing
 from bundles.runtime.filesystem import sync_directory
 from bundles.runtime.sizes import human_size
@@ -64,7 +64,7 @@ class Unfinished(Closing):
         except OSError as error:
             self.close()
             raise UsageError(
-                f"`{error.filename or paths[0]}` cannot be written: {(error.strerror or str(error)).lower()}",
+                f"`{error.filename or paths[0]}` cannot be written: {reason(error)}",
                 hint="choose another place with -o FILE",
             ) from None
 
@@ -170,6 +170,6 @@ class Unfinished(Closing):
                 hint="use --split 4000MiB, or choose a place on another file system with -o FILE",
             )
         return ArchiveError(
-            f"`{name}` cannot be written or read at byte {offset}: {(error.strerror or str(error)).lower()}",
+            f"`{name}` cannot be written or read at byte {offset}: {reason(error)}",
             hint="run the same command again; it goes on where it stopped",
         )

@@ -41,6 +41,7 @@ from bundles.errors import (
     NotABundleError,
     Problem,
     UsageError,
+    reason,
 )
 from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
 from bundles.oci.digest import Digest
@@ -439,7 +440,7 @@ def read_json_start(path: Path) -> Optional[bytes]:
     except FileNotFoundError:
         return None  # perhaps an archive in parts
     except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
 
 
 def read_manifest(path: Path) -> tuple[Digest, Manifest]:

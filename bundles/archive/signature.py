@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.archive.layout import SIGNATURE_SIZE
-from bundles.errors import BundleError, HostError, UntrustedArchiveError, UsageError
+from bundles.errors import BundleError, HostError, UntrustedArchiveError, UsageError, reason
 
 NAMESPACE = "bundle"
 _BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----\n", b"-----END SSH SIGNATURE-----"
@@ -81,7 +81,7 @@ class Signers:
         try:
             self.allowed.read_bytes()
         except OSError as error:
-            raise UsageError(f"`{self.allowed}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+            raise UsageError(f"`{self.allowed}` cannot be read: {reason(error)}") from None
         if entry is None:
             raise UntrustedArchiveError("the bundle is not signed", hint=_ASK)
         with tempfile.TemporaryDirectory(prefix="bundle-") as directory:
@@ -119,7 +119,7 @@ def _ssh_keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProces
             hint="install OpenSSH's client (openssh-client, openssh-clients)",
         ) from None
     except OSError as error:
-        raise HostError(f"`ssh-keygen` cannot be run: {(error.strerror or str(error)).lower()}") from None
+        raise HostError(f"`ssh-keygen` cannot be run: {reason(error)}") from None
     if done.returncode and (b"unknown option -- Y" in done.stderr or b"illegal option -- Y" in done.stderr):
         raise HostError("`ssh-keygen` is too old for signatures", hint="OpenSSH 8.2 or later is needed")
     return done

@@ -12,7 +12,7 @@ from typing import Optional
 
 from bundles.archive.layout import BLOCK, Layout, header
 from bundles.archive.parts import find, part_name
-from bundles.errors import ArchiveError, DamagedArchiveError, IncompleteArchiveError, Problem, ReadError
+from bundles.errors import ArchiveError, DamagedArchiveError, IncompleteArchiveError, Problem, ReadError, reason
 from bundles.oci.digest import Digest
 from bundles.runtime.closing import Closing
 
@@ -64,7 +64,7 @@ class Volume(Closing):
             try:
                 count = os.preadv(self._files[index], [view], start)
             except OSError as error:
-                raise self._failed(index, start, (error.strerror or str(error)).lower()) from None
+                raise self._failed(index, start, reason(error)) from None
             if count == 0:
                 raise self._failed(index, start, f"the file ends there, and had {self.sizes[index]} bytes before")
             done += count
@@ -86,9 +86,9 @@ class Volume(Closing):
         count = self.readinto(offset, memoryview(buffer))
         return bytes(buffer[:count])
 
-    def _failed(self, index: int, offset: int, reason: str) -> ReadError:
+    def _failed(self, index: int, offset: int, why: str) -> ReadError:
         return ReadError(
-            f"`{self.paths[index]}` cannot be read at byte {offset}: {reason}",
+            f"`{self.paths[index]}` cannot be read at byte {offset}: {why}",
             hint="put the medium back in and run the same command again; it goes on where it stopped",
         )
 
@@ -101,8 +101,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ArchiveError(f"`{path}` cannot be opened: {reason}", hint=_ANOTHER_PATH) from None
+        raise ArchiveError(f"`{path}` cannot be opened: {reason(error)}", hint=_ANOTHER_PATH) from None
 
 
 def _size(path: Path, file: int) -> int:
@@ -110,10 +109,11 @@ def _size(path: Path, file: int) -> int:
         size = os.lseek(file, 0, os.SEEK_END)
         os.pread(file, 1, 0)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         if error.errno == errno.EIO:
-            raise ReadError(f"`{path}` cannot be read at byte 0: {reason}", hint="put the medium back in") from None
-        raise ArchiveError(f"`{path}` is not an archive: {reason}", hint=_ANOTHER_PATH) from None
+            raise ReadError(
+                f"`{path}` cannot be read at byte 0: {reason(error)}", hint="put the medium back in"
+            ) from None
+        raise ArchiveError(f"`{path}` is not an archive: {reason(error)}", hint=_ANOTHER_PATH) from None
     return size
 
 
@@ -143,7 +143,7 @@ def check_parts(volume: Volume, layout: Layout, program: Digest) -> None:
     if wrong:
         reasons = [_why(volume, layout, starts, index) for index in wrong[:_EXPLAINED]]
         reasons += [_FOREIGN] * len(wrong[_EXPLAINED:])
-        problems = [Problem(volume.paths[index].name, reason) for index, reason in zip(wrong, reasons)]
+        problems = [Problem(volume.paths[index].name, why) for index, why in zip(wrong, reasons)]
         raise DamagedArchiveError(f"the parts of `{name}` do not belong together", hint=hint, problems=problems)
 
 

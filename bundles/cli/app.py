@@ -20,7 +20,7 @@ from typing import Optional
 import click
 
 import bundles
-from bundles.errors import BundleError, DiskFullError, UsageError
+from bundles.errors import BundleError, DiskFullError, UsageError, reason
 from bundles.runtime.program import program_name
 from bundles.runtime.signals import Interruption, explained
 
@@ -135,7 +135,7 @@ def _explained(error: BaseException) -> BundleError:
     if isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS:
         place = f"`{error.filename}`" if error.filename else "the medium"
         return BundleError(
-            f"{place} failed: {(error.strerror or str(error)).lower()}",
+            f"{place} failed: {reason(error)}",
             hint="see whether it is still there and can be written, then run the same command again; it goes on",
         )
     click.echo("".join(traceback.format_exception(type(error), error, error.__traceback__)), err=True)

@@ -13,7 +13,7 @@ from typing import Any, Optional, TypeVar
 
 import click
 
-from bundles.errors import BundleError, UsageError
+from bundles.errors import BundleError, UsageError, reason
 from bundles.runtime.progress import Logged, Progress, for_stderr
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -48,7 +48,7 @@ def common_options(function: _F) -> Callable[..., Any]:
             stream = os.fdopen(os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
         except OSError as error:
             raise UsageError(
-                f"the log file `{log_file}` cannot be written: {error.strerror}", hint="choose another --log-file"
+                f"the log file `{log_file}` cannot be written: {reason(error)}", hint="choose another --log-file"
             ) from None
         with stream:
             try:

@@ -25,7 +25,7 @@ from urllib3 import exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError
+from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError, reason
 from bundles.registry.connection_errors import translated
 from bundles.registry.proxies import Proxies, Proxy
 from bundles.registry.urls import Origin, describe, is_loopback
@@ -144,7 +144,7 @@ class _Upload:
         try:
             data = self._body.read(min(count, self._left))
         except OSError as error:
-            raise ReadError(f"what is to be uploaded cannot be read: {error.strerror or error}") from error
+            raise ReadError(f"what is to be uploaded cannot be read: {reason(error)}") from error
         if not data:
             raise ReadError(f"what is to be uploaded ends {self._left} bytes early")
         self._left -= len(data)
@@ -374,5 +374,5 @@ def _add_ca(context: ssl.SSLContext, ca_file: Path) -> None:
     except FileNotFoundError:
         raise UsageError(f"the CA file `{ca_file}` does not exist") from None
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
-        raise UsageError(f"the CA file `{ca_file}` cannot be used: {reason}") from None
+        why = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
+        raise UsageError(f"the CA file `{ca_file}` cannot be used: {why}") from None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import BundleError, UsageError
+from bundles.errors import BundleError, UsageError, reason
 
 # The largest file of FAT32: its size field has 32 bits.
 FAT_LIMIT = 4_294_967_295
@@ -128,6 +128,6 @@ def write_whole(path: Path, data: bytes) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UsageError(
-            f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}",
+            f"`{path}` cannot be written: {reason(error)}",
             hint="name a file in a directory that exists and that you may write to",
         ) from None

@@ -13,7 +13,7 @@ import click
 
 from bundles.cli.output import Output, common_options
 from bundles.dockerfile.images import Settings, Use, uses
-from bundles.errors import HostError, NetworkError, UsageError
+from bundles.errors import HostError, NetworkError, UsageError, reason
 from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
@@ -89,7 +89,7 @@ def _uses(path: Path, settings: Settings) -> list[Use]:
     try:
         text = place.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UsageError(f"`{place}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"`{place}` cannot be read: {reason(error)}") from None
     return uses(text, str(place), settings)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import BundleError, HostError
+from bundles.errors import BundleError, HostError, reason
 from installer.host.docker_engine import Endpoint, endpoint_from_json
 from installer.host.relay import Finished, Relay
 from installer.host.sudo import hand_over
@@ -68,9 +68,7 @@ class DockerCLI:
                 env=self._environment,
             )
         except OSError as error:
-            raise HostError(
-                f"the docker command cannot be run: {(error.strerror or str(error)).lower()}", hint="install docker-cli"
-            ) from None
+            raise HostError(f"the docker command cannot be run: {reason(error)}", hint="install docker-cli") from None
         return Finished(done.returncode, done.stdout, done.stderr)
 
     def run(self, arguments: Sequence[str], stdin: str = "") -> str:

@@ -18,7 +18,7 @@ from typing import Any, Optional, Union, cast
 
 from packaging.version import Version
 
-from bundles.errors import BundleError, DiskFullError, HostError
+from bundles.errors import BundleError, DiskFullError, HostError, reason
 from bundles.oci.platform import Platform
 from installer.host.labels import COPY_CONTAINER, LABEL_ROLE
 from installer.host.versions import version_of
@@ -162,9 +162,9 @@ class Engine:
                     hint="sudo usermod -aG docker $USER, then log in again; or run this with sudo",
                 ) from None
             except OSError as error:
-                reason = "there is no such socket" if error.errno == errno.ENOENT else (error.strerror or "").lower()
+                why = "there is no such socket" if error.errno == errno.ENOENT else reason(error)
                 raise HostError(
-                    f"Docker is not running: {reason} (`{path}`)", hint="sudo systemctl start docker"
+                    f"Docker is not running: {why} (`{path}`)", hint="sudo systemctl start docker"
                 ) from None
 
     def info(self) -> EngineInfo:
@@ -499,7 +499,7 @@ class Engine:
         except OSError as error:
             if isinstance(error, ConnectionError):
                 raise HostError(
-                    f"Docker went away while asked to {doing}: {error.strerror}",
+                    f"Docker went away while asked to {doing}: {reason(error)}",
                     hint="docker info, then run this again",
                 ) from None
             raise

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.errors import BundleError, HostError
+from bundles.errors import BundleError, HostError, reason
 from bundles.runtime.filesystem import free_space
 
 
@@ -27,7 +27,7 @@ def read_optional(path: Path) -> Optional[bytes]:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise HostError(f"`{path}` cannot be read: {_reason(error)}") from None
+        raise HostError(f"`{path}` cannot be read: {reason(error)}") from None
 
 
 def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
@@ -77,7 +77,7 @@ def _refused(path: Path, error: OSError) -> Exception:
         hint = f"findmnt -T {directory}; it has to be mounted for writing"
     else:
         hint = f"ls -ld {directory} {shlex.quote(str(path))}"
-    return HostError(f"`{path}` cannot be written: {_reason(error)}", hint=hint)
+    return HostError(f"`{path}` cannot be written: {reason(error)}", hint=hint)
 
 
 def is_writable(path: Path) -> bool:
@@ -132,10 +132,6 @@ def _adopt(target: int | Path, path: Path) -> None:
     os.chown(target, like.st_uid, like.st_gid)
 
 
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
     """Hold a lock file, so that two installations do not work on one host at a time.
@@ -174,9 +170,7 @@ def _remove_file(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise HostError(
-            f"`{path}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm {_word(path)}"
-        ) from None
+        raise HostError(f"`{path}` cannot be removed: {reason(error)}", hint=f"sudo rm {_word(path)}") from None
 
 
 def _remove_tree(place: Path) -> None:
@@ -185,9 +179,7 @@ def _remove_tree(place: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise HostError(
-            f"`{place}` cannot be removed: {(error.strerror or '').lower()}", hint=f"sudo rm -r {_word(place)}"
-        ) from None
+        raise HostError(f"`{place}` cannot be removed: {reason(error)}", hint=f"sudo rm -r {_word(place)}") from None
 
 
 def read_json_file(path: Path) -> Optional[dict[str, Any]]:

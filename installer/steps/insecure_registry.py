@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.errors import HostError, Problem
+from bundles.errors import HostError, Problem, reason
 from installer.host.daemon_json import _KEY, free_name, is_insecure, merged, without
 from installer.host.files import is_writable, read_optional, write_atomically
 from installer.host.host import Host
@@ -197,7 +197,7 @@ class InsecureRegistry(Step):
             os.kill(pid, signal.SIGHUP)
         except OSError as error:
             raise HostError(
-                f"`{path}` is written, and dockerd (process {pid}) cannot be told: {error.strerror}",
+                f"`{path}` is written, and dockerd (process {pid}) cannot be told: {reason(error)}",
                 hint=f"sudo kill -HUP {pid}",
             ) from None
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import HostError, NetworkError, Problem
+from bundles.errors import HostError, NetworkError, Problem, reason
 from installer.host.docker_engine import Container, NewContainer
 from installer.host.files import _remove_tree, _word, is_seen, read_optional
 from installer.host.host import Host
@@ -144,7 +144,7 @@ class RegistryContainer(Step):
         try:
             ip = address.listen_ip()
         except OSError as error:
-            return [Problem(subject, f"`{address.host}` does not resolve: {error.strerror}", show)]
+            return [Problem(subject, f"`{address.host}` does not resolve: {reason(error)}", show)]
         if not address.is_name:
             return []
         number = ipaddress.ip_address(ip)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 
 from bundles.archive.reader import Archive
 from bundles.oci.descriptor import Descriptor
@@ -53,7 +53,6 @@ class Survey:
     ) -> None:
         self._archive, self._images, self._registry = archive, images, registry
         self._indexes, self._required, self._answers = indexes, required, answers
-        self._held: dict[tuple[str, Digest], bool] = {}
 
     @functools.cached_property
     def missing(self) -> Sequence[Place]:
@@ -61,53 +60,40 @@ class Survey:
         found = places(self._images)
         if not self._answers:
             return found
-        complete = [place for place, done in zip(found, self._registry.in_parallel(self._is_complete, found)) if done]
-        whole = self._whole({place.image for place in complete})
-        there = {place for place in complete if place.image in whole}
-        return [place for place in found if place not in there]
+        complete = self._registry.in_parallel(self._is_complete, found)
+        held = self._held
+        return [place for place, done in zip(found, complete) if not (done and held.issuperset(_first(place.image)))]
 
     @functools.cached_property
     def blobs(self) -> Sequence[BlobPlan]:
-        """What the missing places need, each blob once.
-
-        Only each image's first repository is asked for it: the others are for a mount, which costs no more than asking.
-        """
-        first = {image.repositories[0] for image in self._images}
+        """What the missing places need, each blob once."""
         incomplete = set(self.missing)
-        needed: dict[Digest, tuple[Descriptor, dict[str, None]]] = {}
+        blobs: dict[Digest, Descriptor] = {}
+        needed: dict[Digest, dict[str, None]] = {}
         holders: dict[Digest, dict[str, None]] = {}
         for place in places(self._images):
             for blob in place.image.blobs:
                 if place in incomplete:
-                    needed.setdefault(blob.digest, (blob, {}))[1][place.repository] = None
-                else:
+                    blobs.setdefault(blob.digest, blob)
+                    needed.setdefault(blob.digest, {})[place.repository] = None
+                if place not in incomplete or (place.repository, blob.digest) in self._held:
                     holders.setdefault(blob.digest, {})[place.repository] = None
+        plans = []
+        for digest, repositories in needed.items():
+            present = tuple(holders.get(digest, ()))
+            if self._answers and not present and not self._archive.has(digest):
+                holder = self._required.holder(digest)
+                present = (holder,) if holder else ()
+            plans.append(BlobPlan(blobs[digest], tuple(name for name in repositories if name not in present), present))
+        return plans
 
-        def plan(entry: tuple[Descriptor, dict[str, None]]) -> BlobPlan:
-            blob, repositories = entry
-            present = dict(holders.get(blob.digest, {}))
-            if self._answers:
-                asked = [name for name in repositories if name in first]
-                present.update({name: None for name in asked if self._has_blob(name, blob.digest)})
-            if self._answers and not present and not self._archive.has(blob.digest):
-                holder = self._required.holder(blob.digest)
-                present.update({holder: None} if holder else {})
-            return BlobPlan(blob, tuple(name for name in repositories if name not in present), tuple(present))
-
-        return self._registry.in_parallel(plan, list(needed.values()))
-
-    def _whole(self, images: Collection[Selected]) -> set[Selected]:
-        """Return those of which the registry has every blob."""
-        blobs = {image: [(image.repositories[0], blob.digest) for blob in image.blobs] for image in images}
-        asked = list(dict.fromkeys(key for keys in blobs.values() for key in keys))
-        self._registry.in_parallel(lambda key: self._has_blob(*key), asked)
-        return {image for image, keys in blobs.items() if all(self._held[key] for key in keys)}
-
-    def _has_blob(self, repository: str, digest: Digest) -> bool:
-        key = repository, digest
-        if key not in self._held:
-            self._held[key] = self._registry.has_blob(repository, digest)
-        return self._held[key]
+    @functools.cached_property
+    def _held(self) -> set[tuple[str, Digest]]:
+        """The blobs that each image's first repository has. The others are for a mount, which costs no more than
+        asking."""
+        asked = list(dict.fromkeys(key for image in self._images for key in _first(image))) if self._answers else []
+        there = self._registry.in_parallel(lambda key: self._registry.has_blob(*key), asked)
+        return {key for key, held in zip(asked, there) if held}
 
     def _is_complete(self, place: Place) -> bool:
         root = place.image.root
@@ -123,3 +109,8 @@ class Survey:
             return False
         # The registry has no index of that digest: perhaps one that was rebuilt, which the receipt should name again.
         return self._indexes.recognises(place, found)
+
+
+def _first(image: Selected) -> Iterator[tuple[str, Digest]]:
+    """Give each blob of an image with the image's first repository."""
+    return ((image.repositories[0], blob.digest) for blob in image.blobs)

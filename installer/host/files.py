@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import BundleError, HostError, reason
-from bundles.runtime.filesystem import free_space
+from bundles.runtime.filesystem import free_space, open_locked, replace_file
 
 
 def read_optional(path: Path) -> Optional[bytes]:
@@ -31,7 +31,7 @@ def read_optional(path: Path) -> Optional[bytes]:
 
 
 def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
-    """Write a file under a temporary name in its directory, then give it its name.
+    """Write a file whole, as `replace_file` does.
 
     Missing directories are made. When root writes below somebody's directory (sudo), what is made belongs to the owner
     of that directory.
@@ -42,28 +42,10 @@ def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
     """
     try:
         _make_directories(path.parent)
-        temporary = partial_of(path)
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                for chunk in content:
-                    stream.write(chunk)
-                os.fchmod(stream.fileno(), mode)
-                _adopt(stream.fileno(), path)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+        # Whoever had an older file there keeps it.
+        replace_file(path, content, mode, _owner(path if path.exists() else path.parent))
     except OSError as error:
         raise _refused(path, error) from None
-
-
-def partial_of(path: Path) -> Path:
-    """The temporary name under which a file is written, and that a killed run leaves."""
-    # Always the same one: the next run writes it over.
-    return path.with_name(f".{path.name}.partial")
 
 
 def _refused(path: Path, error: OSError) -> Exception:
@@ -121,15 +103,22 @@ def usable_size(path: Path) -> Optional[int]:
 def _make_directories(directory: Path) -> None:
     for place in missing_directories(directory):
         place.mkdir(mode=0o700, exist_ok=True)
-        _adopt(place, place)
+        _adopt(place)
 
 
-def _adopt(target: int | Path, path: Path) -> None:
-    """Give what root made at `path` to whom an older file had there, else to the owner of the directory."""
+def _owner(path: Path) -> Optional[tuple[int, int]]:
+    """Return whom root gives what it makes there or in there; None when this is not root, who cannot give."""
     if os.geteuid() != 0:
-        return
-    like = path.stat() if isinstance(target, int) and path.exists() else path.parent.stat()
-    os.chown(target, like.st_uid, like.st_gid)
+        return None
+    state = path.stat()
+    return state.st_uid, state.st_gid
+
+
+def _adopt(path: Path) -> None:
+    """Give what root made to the owner of its directory."""
+    owner = _owner(path.parent)
+    if owner:
+        os.chown(path, *owner)
 
 
 @contextlib.contextmanager
@@ -140,22 +129,15 @@ def lock(path: Path) -> Iterator[None]:
         BundleError: another one holds it.
         HostError: it cannot be made.
     """
-    try:
-        _make_directories(path.parent)
-        stream = path.open("a")
-    except OSError as error:
-        raise _refused(path, error) from None
-    with stream:
+    busy = BundleError(
+        "another `bundle install` is running on this host", hint="wait until it has ended, then run this again"
+    )
+    with contextlib.ExitStack() as stack:
         try:
-            _adopt(path, path)
-        except OSError as error:
-            raise _refused(path, error) from None
-        try:
-            os.lockf(stream.fileno(), os.F_TLOCK, 0)
-        except (BlockingIOError, PermissionError):
-            raise BundleError(
-                "another `bundle install` is running on this host", hint="wait until it has ended, then run this again"
-            ) from None
+            _make_directories(path.parent)
+            file = open_locked(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT, 0o666), busy)
+            stack.callback(os.close, file)
+            _adopt(path)
         except OSError as error:
             raise _refused(path, error) from None
         yield

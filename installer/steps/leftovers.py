@@ -11,7 +11,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from installer.host.files import _remove_file, _remove_tree, _word, partial_of, write_atomically
+from bundles.runtime.filesystem import partial_of
+from installer.host.files import _remove_file, _remove_tree, _word, write_atomically
 from installer.host.host import Host
 from installer.host.labels import (
     LABEL_ROLE,

@@ -146,7 +146,7 @@ def test_a_body_that_cannot_be_read_is_not_a_failure_of_the_network(registry: Fa
         def read(self, count: int, /) -> bytes:
             raise OSError(5, "Input/output error")
 
-    with pytest.raises(ReadError, match="Input/output error"):
+    with pytest.raises(ReadError, match="input/output error"):
         connect().request("PUT", registry.host, "/v2/app", scope="", body=lambda: Bad(b"", 10))
 
 

@@ -4,7 +4,7 @@ Builds need it only with a BuildKit image that brings no emulators of its own (t
 --platform` always does. So a kernel without it is never a reason to stop: the receipt says what is missing, and the
 test build at the end says whether builds work.
 
-The kernel forgets emulators when it is started anew. So they are registered by a container that stays (see keeper):
+The kernel forgets emulators when it is started anew. So they are registered by a container that stays (emulation_init):
 Docker starts it again after a reboot, with or without systemd, and it registers them again.
 """
 
@@ -25,7 +25,7 @@ from installer.host.host import Host
 from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
 from installer.model.job import Job, Tool, Wanted
 from installer.model.step import Change, Step
-from installer.steps.emulation_init import PATH, keeper
+from installer.steps.emulation_init import PATH, init_program
 from installer.steps.toolchain_images import load, loading
 
 _REGISTER_SECONDS = 20.0
@@ -68,7 +68,7 @@ class Emulation(Step):
             return "the archive has no binfmt image, which would register emulators in the kernel"
         if self._host.engine.info().is_rootless:
             return "rootless Docker cannot register emulators in the kernel"
-        if keeper(self._job.host_platform.architecture) is None:
+        if init_program(self._job.host_platform.architecture) is None:
             return f"registering emulators is not supported on hosts of {self._job.host_platform}"
         return None
 
@@ -78,7 +78,7 @@ class Emulation(Step):
         asked = [platform.architecture for platform in self._job.platforms]
         missing = [platform.architecture for platform in self._missing()]
         names = ",".join(sorted({name for name in before if name in asked} | set(missing)))
-        program = keeper(self._job.host_platform.architecture) or b""
+        program = init_program(self._job.host_platform.architecture) or b""
         wanted = fingerprint(
             {
                 "image": str(tool.manifest.digest),

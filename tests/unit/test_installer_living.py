@@ -1,4 +1,4 @@
-"""What comes after an installation, as far as it can be seen without a host: prune, the keeper, daemon.json."""
+"""What comes after an installation, as far as it can be seen without a host: prune, emulation, daemon.json."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from bundles.errors import HostError
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.registry.transport import Settings, Transport
+from installer.host import kernel
 from installer.host.daemon_json import without
 from installer.model.step import Change
 from installer.receipt import ledger
 from installer.receipt.installed import Brought, Installed
 from installer.registry.client import Registry
-from installer.steps.emulation_init import keeper
+from installer.steps import emulation_init
+from installer.steps.emulation_init import init_program
 from installer.steps.prune_registry import PruneImages
 from tests.fake_registry import FakeRegistry
 
@@ -154,16 +156,16 @@ def shared() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("architecture", ["amd64", "arm64"])
-def test_the_keeper_starts_its_program_and_stays(architecture: str, shared: Path) -> None:
+def test_the_first_process_of_emulation_starts_its_program_and_stays(architecture: str, shared: Path) -> None:
     machine = {"amd64": "x86_64", "arm64": "aarch64"}[architecture]
     found = shutil.which(f"qemu-{machine}-static")
     if platform.machine() != machine and found is None:
         pytest.skip("qemu-user-static is not installed")
     emulator = [] if platform.machine() == machine else [str(found)]
-    program = keeper(architecture)
+    program = init_program(architecture)
     assert program is not None
     assert len(program) < 400
-    path = shared / "keeper"
+    path = shared / "init"
     path.write_bytes(program)
     path.chmod(0o755)
     # As nobody the mount that it tries is refused, and nothing outside is touched.
@@ -178,8 +180,21 @@ def test_the_keeper_starts_its_program_and_stays(architecture: str, shared: Path
         process.kill()
 
 
-def test_hosts_without_a_keeper() -> None:
-    assert keeper("s390x") is None
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_the_first_process_of_emulation_is_what_its_source_says(architecture: str, tmp_path: Path) -> None:
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}[architecture]
+    tools = "" if platform.machine() == machine else f"{machine}-linux-gnu-"
+    if shutil.which(f"{tools}as") is None:
+        pytest.skip(f"{tools}as (package binutils) is not installed")
+    source = Path(emulation_init.__file__).with_name(f"emulation_init.{architecture}.s")
+    object_file, code = tmp_path / "init.o", tmp_path / "init"
+    subprocess.run([f"{tools}as", "-o", object_file, source], check=True)
+    subprocess.run([f"{tools}objcopy", "-O", "binary", "-j", ".text", object_file, code], check=True)
+    assert init_program(architecture) == kernel.program(architecture, code.read_bytes())
+
+
+def test_hosts_where_nothing_registers_emulators() -> None:
+    assert init_program("s390x") is None
 
 
 def test_an_entry_leaves_daemon_json_as_it_was() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import BundleError, HostError, reason
-from installer.host.docker_engine import Endpoint, endpoint_from_json
+from installer.host.docker_endpoint import DockerEndpoint
 from installer.host.relay import Finished, Relay
 from installer.host.sudo import hand_over
 
@@ -84,12 +84,12 @@ class DockerCLI:
             raise CommandError(f"exit code {done.code} from: {command}\n{text}")
         return done.stdout
 
-    def endpoint(self) -> Endpoint:
-        """Which engine the docker command would use."""
+    def endpoint(self) -> DockerEndpoint:
+        """Find out which engine the docker command would use."""
         default_host = self._environment.get("DOCKER_HOST")
         if not self.is_installed:
-            return Endpoint(default_host) if default_host else Endpoint()
+            return DockerEndpoint(default_host) if default_host else DockerEndpoint()
         done = self.try_run(["context", "inspect"])
         if done.code != 0:
             raise HostError(f"the docker context cannot be used: {done.stderr.strip()}", hint="docker context ls")
-        return endpoint_from_json(done.stdout, default_host)
+        return DockerEndpoint.parse(done.stdout, default_host)

@@ -100,6 +100,16 @@ def usable_size(path: Path) -> Optional[int]:
     return None
 
 
+def directory_size(directory: Path) -> Optional[int]:
+    """Return the bytes that what is in a directory takes on the disk, None when that cannot be seen."""
+    try:
+        if not os.access(directory, os.R_OK | os.X_OK):
+            return None
+        return sum(entry.lstat().st_blocks * 512 for entry in directory.rglob("*") if not entry.is_dir())
+    except OSError:
+        return None
+
+
 def _make_directories(directory: Path) -> None:
     for place in missing_directories(directory):
         place.mkdir(mode=0o700, exist_ok=True)

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
+from installer.host.container import Container
 from installer.host.docker_cli import CommandError
-from installer.host.docker_engine import Container
 from installer.host.files import _remove_tree, is_writable, read_json_file, read_optional, write_atomically
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, fingerprint

@@ -20,7 +20,7 @@ from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Progress
 from installer.host import kernel
-from installer.host.docker_engine import Container, NewContainer
+from installer.host.container import Container, NewContainer
 from installer.host.host import Host
 from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
 from installer.model.job import Job, Tool, Wanted

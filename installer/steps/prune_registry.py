@@ -23,6 +23,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
+from installer.host.files import directory_size
 from installer.host.host import Host
 from installer.host.labels import GARBAGE_CONTAINER, LABEL_ROLE, REGISTRY_CONTAINER
 from installer.model.installed_registry import is_ours
@@ -232,10 +233,9 @@ class CollectGarbage(Step):
 
     def _size(self) -> Optional[int]:
         with contextlib.suppress(HostError):
-            place = self._data
-            if is_directory(place):
-                place = str(self._host.places.seen(Path(place)))
-            return self._host.engine.data_size(place)
+            if is_directory(self._data):
+                return directory_size(self._host.places.seen(Path(self._data)))
+            return self._host.engine.volume_size(self._data)
         return None
 
 

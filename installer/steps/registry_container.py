@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, NetworkError, Problem, reason
-from installer.host.docker_engine import Container, NewContainer
+from installer.host.container import Container, NewContainer
 from installer.host.files import _remove_tree, _word, is_seen, read_optional
 from installer.host.host import Host
 from installer.host.labels import (

@@ -11,12 +11,9 @@ from docker.errors import NotFound
 
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
-from installer.host.docker_engine import (
-    Container,
-    Endpoint,
-    Engine,
-    Outcome,
-)
+from installer.host.container import Container, Outcome
+from installer.host.docker_endpoint import DockerEndpoint
+from installer.host.docker_engine import Engine
 from installer.host.host import Host
 from installer.model.address import Address
 from installer.model.job import Wanted
@@ -73,7 +70,7 @@ class Docker:
 
 
 def engine_of(docker: Docker) -> Engine:
-    engine = Engine(Endpoint())
+    engine = Engine(DockerEndpoint())
     engine._connected = docker
     return engine
 
@@ -114,7 +111,7 @@ class Busy:
     def image_start(self, name: str) -> tuple[list[str], list[str]]:
         return [], ["serve", "/etc/config.yml"]
 
-    def data_size(self, data: str) -> Optional[int]:
+    def volume_size(self, name: str) -> Optional[int]:
         return None
 
     def stop_container(self, name: str) -> None:

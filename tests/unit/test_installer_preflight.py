@@ -20,7 +20,7 @@ from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime import program
 from installer import preflight
-from installer.host.docker_engine import Container
+from installer.host.container import Container
 from installer.host.labels import ENVIRONMENT, LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
 from installer.host.paths import Places
 from installer.host.relay import Finished

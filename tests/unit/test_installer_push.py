@@ -21,7 +21,7 @@ from bundles.oci.platform import Platform
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Progress, Silent, Task
 from installer import preflight
-from installer.host.docker_engine import Container
+from installer.host.container import Container
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE
 from installer.host.paths import Places
 from installer.model.address import Address

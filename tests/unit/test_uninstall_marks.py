@@ -16,7 +16,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from installer.commands.uninstall import _steps
-from installer.host.docker_engine import Container
+from installer.host.container import Container
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address

@@ -18,8 +18,8 @@ from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from installer.host.docker_cli import DockerCLI
-from installer.host.docker_endpoint import DockerEndpoint
 from installer.host.docker_engine import Engine
+from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
@@ -56,7 +56,7 @@ def check(
     """
     # The engine is not asked, nor is the docker command, which would take longer than all the rest.
     environment = environment_of_invoker(os.environ)
-    installed = Installed.read(Host(Engine(DockerEndpoint()), DockerCLI(environment), Places.of(environment)))
+    installed = Installed.read(Host(Engine(EngineEndpoint()), DockerCLI(environment), Places.of(environment)))
     wanted = installed.wanted
     targets = Platform.parse_list(",".join(platforms)) or wanted.platforms
     settings = Settings(targets, (wanted.host_platform,), dict(map(_argument, arguments)))

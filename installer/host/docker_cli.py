@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import BundleError, HostError, reason
-from installer.host.docker_endpoint import DockerEndpoint
+from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.relay import Finished, Relay
 from installer.host.sudo import hand_over
 
@@ -84,12 +84,12 @@ class DockerCLI:
             raise CommandError(f"exit code {done.code} from: {command}\n{text}")
         return done.stdout
 
-    def endpoint(self) -> DockerEndpoint:
+    def endpoint(self) -> EngineEndpoint:
         """Find out which engine the docker command would use."""
         default_host = self._environment.get("DOCKER_HOST")
         if not self.is_installed:
-            return DockerEndpoint(default_host) if default_host else DockerEndpoint()
+            return EngineEndpoint(default_host) if default_host else EngineEndpoint()
         done = self.try_run(["context", "inspect"])
         if done.code != 0:
             raise HostError(f"the docker context cannot be used: {done.stderr.strip()}", hint="docker context ls")
-        return DockerEndpoint.parse(done.stdout, default_host)
+        return EngineEndpoint.parse(done.stdout, default_host)

@@ -20,7 +20,7 @@ from bundles.errors import BundleError, DiskFullError, HostError, reason
 from bundles.oci.platform import Platform
 from bundles.runtime.streams import PieceStream
 from installer.host.container import Container, NewContainer, Outcome
-from installer.host.docker_endpoint import DockerEndpoint
+from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.labels import COPY_CONTAINER, LABEL_ROLE
 from installer.host.versions import version_of
 
@@ -59,7 +59,7 @@ class Engine:
     Every method may raise HostError when the engine refuses or goes away, DiskFullError when it has no space.
     """
 
-    def __init__(self, endpoint: DockerEndpoint) -> None:
+    def __init__(self, endpoint: EngineEndpoint) -> None:
         self.endpoint = endpoint
         self._connected: Any = None
 
@@ -103,7 +103,7 @@ class Engine:
                 ) from None
 
     def info(self) -> EngineInfo:
-        """The engine's version, platform, directory and settings, as they are now."""
+        """Return the engine's version, platform, directory and settings, as they are now."""
         with self._translated("ask Docker about itself"):
             value = self._client.info()
         registries = value.get("RegistryConfig") or {}
@@ -180,7 +180,7 @@ class Engine:
             self._client.remove_image(name)
 
     def container(self, name: str) -> Optional[Container]:
-        """The container of that name, running or not, or None."""
+        """Return the container of that name, running or not, or None."""
         from docker.errors import NotFound
 
         with self._translated(f"look at the container `{name}`"):
@@ -201,7 +201,7 @@ class Engine:
         )
 
     def container_names(self, prefix: str) -> tuple[str, ...]:
-        """The names that start so, of containers running or not."""
+        """Return the names that start so, of containers running or not."""
         with self._translated("list the containers"):
             found = self._client.containers(all=True)
         names = (name.lstrip("/") for entry in found for name in entry.get("Names") or ())
@@ -212,7 +212,7 @@ class Engine:
             self._client.update_container(name, restart_policy={"Name": policy})
 
     def publishers(self, port: int) -> tuple[str, ...]:
-        """The names of the running containers that have that TCP port of the host."""
+        """Return the names of the running containers that have that TCP port of the host."""
         with self._translated("list the containers"):
             found = self._client.containers()
         return tuple(
@@ -262,7 +262,7 @@ class Engine:
         return self.volume_labels(name) is not None
 
     def volume_labels(self, name: str) -> Optional[Mapping[str, str]]:
-        """The labels of a volume, None when it is not there."""
+        """Return the labels of a volume, None when it is not there."""
         from docker.errors import NotFound
 
         with self._translated(f"look at the volume `{name}`"):
@@ -272,7 +272,7 @@ class Engine:
                 return None
 
     def volumes_labelled(self, label: str, value: str) -> tuple[str, ...]:
-        """The names of the volumes that bear a label with that value."""
+        """Return the names of the volumes that bear a label with that value."""
         with self._translated("list the volumes"):
             found = self._client.volumes(filters={"label": f"{label}={value}"}).get("Volumes") or ()
         return tuple(sorted(str(entry["Name"]) for entry in found))
@@ -318,7 +318,7 @@ class Engine:
             self.remove_container(name)
 
     def logs(self, name: str, lines: int = 10) -> str:
-        """The last lines that a container wrote, long ones cut, or nothing when they cannot be had."""
+        """Return the last lines that a container wrote, long ones cut, or nothing when they cannot be had."""
         with contextlib.suppress(BundleError), self._translated(f"read the log of `{name}`"):
             text = cast(bytes, self._client.logs(name, tail=lines)).decode(errors="replace").strip()
             return "\n".join(line[:300] for line in text.splitlines())
@@ -371,7 +371,7 @@ class Engine:
         return Outcome(code, stdout, stderr)
 
     def read_file(self, image: str, path: str) -> Iterator[bytes]:
-        """The bytes of one regular file of an image, read from a container that is never started.
+        """Read the bytes of one regular file of an image, read from a container that is never started.
 
         Raises:
             HostError: the image has no such file.

@@ -29,5 +29,5 @@ REGISTRY_DIRECTORY = "/var/lib/registry"
 
 
 def fingerprint(wanted: dict[str, Any]) -> str:
-    """A short name for a wanted state: equal states have equal names."""
+    """Return a short name for a wanted state: equal states have equal names."""
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]

@@ -84,7 +84,7 @@ class Registry:
         return in_parallel(work, items, _WORKERS, self._transport.close)
 
     def has_blob(self, repository: str, digest: Digest) -> bool:
-        """Whether the repository has the blob."""
+        """Ask whether the repository has the blob."""
         return self._has_blob(repository, digest, retry=True)
 
     def mount_blob(self, repository: str, digest: Digest, from_repository: str) -> bool:
@@ -130,7 +130,7 @@ class Registry:
             attempt()
 
     def manifest_digest(self, repository: str, selector: str) -> Optional[Digest]:
-        """The digest of the manifest under a tag or digest, None when there is none."""
+        """Ask for the digest of the manifest under a tag or digest, None when there is none."""
         path = f"/v2/{repository}/manifests/{selector}"
         headers = {"Accept": MANIFEST_ACCEPT}
         with self._transport.request(
@@ -142,7 +142,7 @@ class Registry:
         return announced or self.get_manifest(repository, selector)[0].digest
 
     def get_manifest(self, repository: str, selector: str) -> tuple[Descriptor, bytes]:
-        """The manifest under a tag or digest, verified.
+        """Fetch the manifest under a tag or digest, verified.
 
         Raises:
             NotFoundError: there is none.
@@ -170,7 +170,7 @@ class Registry:
             self._check(response, descriptor)
 
     def read_config(self, repository: str, config: Descriptor) -> bytes:
-        """The config of an image, verified.
+        """Fetch the config of an image, verified.
 
         Raises:
             NotFoundError: it is not there.
@@ -193,7 +193,7 @@ class Registry:
         self._transport.request("DELETE", self.host, path, scope=scope, expect=_GONE).close()
 
     def tags(self, repository: str) -> tuple[str, ...]:
-        """All tags of a repository, none when it is unknown."""
+        """List the tags of a repository, none when it is unknown."""
         path, scope = f"/v2/{repository}/tags/list?n=1000", pull_scope(repository)
         try:
             return tuple(fetch_list(self._transport, self.host, path, "tags", scope=scope, pages=_MAX_PAGES))
@@ -201,7 +201,7 @@ class Registry:
             return ()
 
     def repositories(self) -> Iterator[str]:
-        """All repositories of the registry."""
+        """List the repositories of the registry."""
         return fetch_list(
             self._transport, self.host, "/v2/_catalog?n=1000", "repositories", scope=_CATALOG_SCOPE, pages=_MAX_PAGES
         )
@@ -249,6 +249,6 @@ _PRESENT_OR_NOT = frozenset({200, 404})
 
 
 def _location(response: Response) -> str:
-    """Where an upload goes on, as an absolute URL; empty when the registry does not say."""
+    """Return where an upload goes on, as an absolute URL; empty when the registry does not say."""
     location = response.headers.get("Location", "")
     return urljoin(response.url, location) if location else ""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
 from installer.host.container import Container
 from installer.host.docker_cli import CommandError
-from installer.host.files import _remove_tree, is_writable, read_json_file, read_optional, write_atomically
+from installer.host.files import is_writable, quote, read_json_file, read_optional, remove_tree, write_atomically
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, fingerprint
 from installer.model.address import Address
@@ -54,13 +53,13 @@ class BuildkitdConfig(Step):
 
     def problems(self) -> Sequence[Problem]:
         if not is_writable(self._path):
-            directory = shlex.quote(str(self._path.parent))
+            directory = quote(self._path.parent)
             return [Problem(str(self._path), "it cannot be written", f"sudo chown -R $USER {directory}")]
         found = read_optional(self._path)
         foreign = found is not None and not found.startswith(FIRST_LINE.encode())
         # With a builder of ours it is ours, whatever became of it since.
         if foreign and builder_mark(self._host, self._builder) is None:
-            path = shlex.quote(str(self._path))
+            path = quote(self._path)
             hint = f"mv {path} {path}.old, or choose another name with --builder"
             return [Problem(str(self._path), "it is not one that this program wrote", hint)]
         return []
@@ -212,7 +211,7 @@ class Builder(Step):
 
 
 def builder_mark(host: Host, name: str) -> Optional[str]:
-    """The mark of the builder of that name, None when buildx has none, or one that is not ours."""
+    """Return the mark of the builder of that name, None when buildx has none, or one that is not ours."""
     value = read_json_file(host.places.buildx_config / "instances" / name)
     return None if value is None else _instance_of(value).mark
 
@@ -256,7 +255,7 @@ class RemoveBuilder(Step):
                 self._host.engine.remove_container(container.name)
                 self._host.engine.remove_volume(f"{container.name}_state")
             for kind in ("activity", "refs"):
-                _remove_tree(self._host.places.buildx_config / kind / name)
+                remove_tree(self._host.places.buildx_config / kind / name)
 
     def notes(self) -> Sequence[str]:
         going = {change.name for change in self.look()}
@@ -271,7 +270,7 @@ class RemoveBuilder(Step):
 
 
 def config_text(address: Address, mirrors: Mapping[str, str]) -> str:
-    """The content of buildkitd.toml for the registry at `address`; the same input gives the same text."""
+    """Return the content of buildkitd.toml for the registry at `address`; the same input gives the same text."""
     # JSON strings are TOML basic strings.
     lines = [
         f"{FIRST_LINE} BuildKit reads it when the builder is created, so run `bundle install`",

@@ -48,7 +48,7 @@ class Emulation(Step):
         self._failure: Optional[str] = None
 
     def _missing(self) -> list[Platform]:
-        """What the kernel does not run. What it cannot be asked about is passed over: it would be missing for ever."""
+        """List what the kernel does not run, without what it cannot be asked about: that would be missing for ever."""
         native = self._job.host_platform.architecture
         return [
             platform
@@ -60,7 +60,7 @@ class Emulation(Step):
         return self._host.engine.container(EMULATION_CONTAINER)
 
     def _tool(self) -> Optional[Tool]:
-        """The image to do it with, where it can be done."""
+        """Return the image to do it with, where it can be done."""
         return None if self._obstacle() else self._job.tool("binfmt")
 
     def _obstacle(self) -> Optional[str]:
@@ -73,7 +73,7 @@ class Emulation(Step):
         return None
 
     def _wanted(self, tool: Tool, container: Optional[Container]) -> NewContainer:
-        """The container, for what the kernel lacks now and what an earlier one of ours registers already."""
+        """Return the container, for what the kernel lacks now and what an earlier one of ours registers already."""
         before = container.labels.get(LABEL_ARCHITECTURES, "").split(",") if container else []
         asked = [platform.architecture for platform in self._job.platforms]
         missing = [platform.architecture for platform in self._missing()]

@@ -71,7 +71,7 @@ class SmokeTest(Step):
         return fingerprint({"bundle": str(self._job.archive.digest), "builder": self._builder.mark})
 
     def _trials(self) -> list[Trial]:
-        """As few builds as cover every platform, from images with a shell where there are such."""
+        """Choose as few builds as cover every platform, from images with a shell where there are such."""
         images = self._job.base_images()
         chosen: dict[tuple[Optional[Selected], bool], list[Platform]] = {}
         for platform in self._job.platforms:
@@ -119,7 +119,7 @@ class SmokeTest(Step):
 
 
 def has_shell(archive: Archive, image: Selected, platform: Platform) -> bool:
-    """Whether an image seems to have /bin/sh: it starts one by default, or one was used when it was built."""
+    """Tell whether an image seems to have /bin/sh: it starts one by default, or one was used when it was built."""
     offered = [content.platform for content in image.image.platforms if content.platform]
     best = platform.best_of(offered)
     content = next(content for content in image.image.platforms if content.platform == best)

@@ -12,8 +12,8 @@ from docker.errors import NotFound
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from installer.host.container import Container, Outcome
-from installer.host.docker_endpoint import DockerEndpoint
 from installer.host.docker_engine import Engine
+from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.host import Host
 from installer.model.address import Address
 from installer.model.job import Wanted
@@ -70,7 +70,7 @@ class Docker:
 
 
 def engine_of(docker: Docker) -> Engine:
-    engine = Engine(DockerEndpoint())
+    engine = Engine(EngineEndpoint())
     engine._connected = docker
     return engine
 

@@ -20,7 +20,7 @@ from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer.host import files, kernel
 from installer.host.docker_cli import CommandError, DockerCLI
-from installer.host.docker_endpoint import DockerEndpoint
+from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.files import read_json_file
 from installer.host.labels import EMULATION_CONTAINER, fingerprint
 from installer.host.paths import Places
@@ -188,18 +188,18 @@ def test_places_follow_the_environment() -> None:
 
 def test_the_endpoint_is_what_docker_says() -> None:
     text = json.dumps([{"Name": "default", "Endpoints": {"docker": {"Host": "unix:///run/x.sock"}}}])
-    assert DockerEndpoint.parse(text, None) == DockerEndpoint("unix:///run/x.sock", "default")
-    assert DockerEndpoint.parse(text, None).socket_path == "/run/x.sock"
+    assert EngineEndpoint.parse(text, None) == EngineEndpoint("unix:///run/x.sock", "default")
+    assert EngineEndpoint.parse(text, None).socket_path == "/run/x.sock"
     remote = json.dumps([{"Name": "far", "Endpoints": {"docker": {"Host": "ssh://far"}}}])
-    assert DockerEndpoint.parse(remote, None).socket_path is None
+    assert EngineEndpoint.parse(remote, None).socket_path is None
     with pytest.raises(HostError, match="context inspect"):
-        DockerEndpoint.parse("[]", None)
+        EngineEndpoint.parse("[]", None)
 
 
 def test_without_a_docker_command(tmp_path: Path) -> None:
     cli = DockerCLI({"PATH": str(tmp_path), "DOCKER_HOST": "tcp://far:2375"})
     assert not cli.is_installed
-    assert cli.endpoint() == DockerEndpoint("tcp://far:2375")
+    assert cli.endpoint() == EngineEndpoint("tcp://far:2375")
 
 
 def test_a_failed_command_shows_itself_and_its_words(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
 @dataclasses.dataclass(frozen=True)
-class DockerEndpoint:
+class EngineEndpoint:
     """Where the engine is, as the docker command sees it: DOCKER_HOST, else the current context."""
 
     host: str = _DEFAULT_HOST
     context: str = "default"
 
     @classmethod
-    def parse(cls, text: str, default_host: Optional[str]) -> DockerEndpoint:
+    def parse(cls, text: str, default_host: Optional[str]) -> EngineEndpoint:
         """Read the endpoint out of what `docker context inspect` prints.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Containers: as they are, as they are to be made, and how one that was run ended."""
+"""Containers: as they are, as they are to be made, and how what was run ended."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class NewContainer:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a container that was run to its end ended."""
+    """How a command, or a container that was run, ended."""
 
     code: int
     stdout: str

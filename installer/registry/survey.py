@@ -10,8 +10,8 @@ from bundles.archive.reader import Archive
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from installer.model.selection import Place, Selected, places
+from installer.registry.base_layers import BaseLayers
 from installer.registry.client import Registry
-from installer.registry.delta_layers import Required
 from installer.registry.sparse_index import SparseIndexes
 
 
@@ -37,7 +37,7 @@ class Survey:
         images: those that are to be there.
         registry: who is asked.
         indexes: tells those that were rebuilt for this registry.
-        required: what a delta leaves to its base.
+        base_layers: what a delta leaves to its base.
         answers: whether there is a registry yet; without one everything is missing.
     """
 
@@ -47,12 +47,12 @@ class Survey:
         images: Sequence[Selected],
         registry: Registry,
         indexes: SparseIndexes,
-        required: Required,
+        base_layers: BaseLayers,
         *,
         answers: bool,
     ) -> None:
         self._archive, self._images, self._registry = archive, images, registry
-        self._indexes, self._required, self._answers = indexes, required, answers
+        self._indexes, self._base_layers, self._answers = indexes, base_layers, answers
 
     @functools.cached_property
     def missing(self) -> Sequence[Place]:
@@ -82,7 +82,7 @@ class Survey:
         for digest, repositories in needed.items():
             present = tuple(holders.get(digest, ()))
             if self._answers and not present and not self._archive.has(digest):
-                holder = self._required.holder(digest)
+                holder = self._base_layers.holder(digest)
                 present = (holder,) if holder else ()
             plans.append(BlobPlan(blobs[digest], tuple(name for name in repositories if name not in present), present))
         return plans

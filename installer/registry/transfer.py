@@ -10,8 +10,8 @@ from bundles.oci.descriptor import Descriptor
 from bundles.registry.connections import BLOCK_SIZE
 from bundles.runtime.progress import Progress, Task
 from installer.model.selection import Place
+from installer.registry.base_layers import BaseLayers
 from installer.registry.client import Registry
-from installer.registry.delta_layers import Required
 from installer.registry.sparse_index import SparseIndexes
 from installer.registry.survey import BlobPlan
 
@@ -41,12 +41,12 @@ class Transfer:
         archive: where it comes from.
         registry: where it goes.
         indexes: what goes there instead of indexes that it refuses.
-        required: what a delta leaves to its base, which the registry has.
+        base_layers: what a delta leaves to its base, which the registry has.
     """
 
-    def __init__(self, archive: Archive, registry: Registry, indexes: SparseIndexes, required: Required) -> None:
+    def __init__(self, archive: Archive, registry: Registry, indexes: SparseIndexes, base_layers: BaseLayers) -> None:
         self._archive, self._registry = archive, registry
-        self._indexes, self._required = indexes, required
+        self._indexes, self._base_layers = indexes, base_layers
 
     def push(self, places: Sequence[Place], blobs: Sequence[BlobPlan], progress: Progress) -> None:
         """Bring images into their places. On return they are there, verified by the registry.
@@ -77,7 +77,7 @@ class Transfer:
                 raise NetworkError(
                     f"`{self._registry.host}` does not have the layer {plan.blob.digest}, or does not take it from "
                     f"{' or '.join(present) or 'any repository'} into {repository}; this archive leaves it to "
-                    f"{self._required.bases}",
+                    f"{self._base_layers.bases}",
                     hint="install that one again, then this one",
                 )
             if not there:

@@ -1,6 +1,6 @@
 """The builder: its buildkitd.toml, and the instance that `docker buildx` makes of it.
 
-A builder is ours when its driver options carry our environment variable (see marks). Its value names the wanted state:
+A builder is ours when its driver options carry our environment variable (see labels). Its value names the wanted state:
 image, configuration, options and platforms. BuildKit's configuration is read only when the container is made, so a
 builder whose state is another is made anew; its build cache, a volume, is kept.
 """
@@ -17,16 +17,13 @@ from installer.host.container import Container
 from installer.host.docker_cli import CommandError
 from installer.host.files import is_writable, quote, read_json_file, read_optional, remove_tree, write_atomically
 from installer.host.host import Host
-from installer.host.labels import ENVIRONMENT, fingerprint
+from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.model.address import Address
 from installer.model.job import Wanted
 from installer.model.step import Change, Step
 from installer.receipt.installed import Installed
 
 FIRST_LINE = "# Written by `bundle install`."
-
-# How buildx names the container of a builder's node, before the builder's name and the node's number.
-_BUILDER_PREFIX = "buildx_buildkit_"
 
 _DRIVER_MARK = f"env.{ENVIRONMENT}"
 
@@ -84,7 +81,7 @@ class Builder(Step):
         self._job, self._host = job, host
         self._name = job.builder
         self._config = host.places.buildkitd_config(self._name)
-        self._container = f"buildx_buildkit_{self._name}0"
+        self._container = builder_container(self._name)
 
     @property
     def image(self) -> str:
@@ -234,7 +231,7 @@ class RemoveBuilder(Step):
         self._names = list(dict.fromkeys((*self._made, installed.wanted.builder)))
 
     def _container(self, name: str) -> Optional[Container]:
-        container = self._host.engine.container(f"{_BUILDER_PREFIX}{name}0")
+        container = self._host.engine.container(builder_container(name))
         return container if container is not None and ENVIRONMENT in container.environment else None
 
     def look(self) -> Sequence[Change]:
@@ -259,7 +256,7 @@ class RemoveBuilder(Step):
 
     def notes(self) -> Sequence[str]:
         going = {change.name for change in self.look()}
-        names = [name[len(_BUILDER_PREFIX) : -1] for name in self._host.engine.container_names(_BUILDER_PREFIX)]
+        names = [name[len(BUILDER_PREFIX) : -1] for name in self._host.engine.container_names(BUILDER_PREFIX)]
         left = [self._container(name) for name in names if name not in going]
         return [
             f"the container {container.name} stays: it is the builder of another user, or of an installation whose "

@@ -1,4 +1,4 @@
-"""Taking away what installing made, and nothing else: each step is the reverse of one of installing.
+"""What is left of an installation once each step has undone its own: containers of moments, and files.
 
 What was made is what the receipt lists and what still bears our mark. A receipt that was lost and written anew does not
 list what was there already: then the mark is enough, where it is of this installation. What a step cannot prove to be
@@ -14,10 +14,7 @@ from pathlib import Path
 from bundles.runtime.filesystem import partial_of
 from installer.host.files import quote, remove_file, remove_tree, write_atomically
 from installer.host.host import Host
-from installer.host.labels import (
-    LABEL_ROLE,
-    PASSING_CONTAINERS,
-)
+from installer.host.labels import LABEL_ROLE, PASSING_CONTAINERS
 from installer.host.paths import PLUGIN
 from installer.model.step import Change, Step
 from installer.receipt.installed import Installed

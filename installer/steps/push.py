@@ -11,8 +11,8 @@ from bundles.oci.digest import Digest
 from bundles.runtime.progress import Progress
 from installer.model.selection import Place, Selected
 from installer.model.step import Change, Step
+from installer.registry.base_layers import BaseLayers
 from installer.registry.client import Registry
-from installer.registry.delta_layers import Required
 from installer.registry.sparse_index import SparseIndexes
 from installer.registry.survey import Survey
 from installer.registry.transfer import Transfer
@@ -43,7 +43,7 @@ class Push(Step):
     ) -> None:
         self._archive, self._images = archive, images
         self._registry, self._progress = registry, progress
-        self._required = Required(archive, images, registry)
+        self._base_layers = BaseLayers(archive, images, registry)
         self._indexes = SparseIndexes(archive, registry)
         self._is_outgoing = is_outgoing
         self._survey: Optional[Survey] = None
@@ -54,14 +54,14 @@ class Push(Step):
         return self._indexes.rebuilt
 
     def problems(self) -> Sequence[Problem]:
-        if not self._required.of(self._images):
+        if not self._base_layers.of(self._images):
             return []
         if self._is_outgoing():
-            return [self._required.outgoing()]
+            return [self._base_layers.outgoing()]
         if not self._answers():
-            return [self._required.unreachable()]
+            return [self._base_layers.unreachable()]
         missing = self._new_survey(answers=True).missing
-        return self._required.problems(self._required.of([place.image for place in missing]))
+        return self._base_layers.problems(self._base_layers.of([place.image for place in missing]))
 
     def look(self) -> Sequence[Change]:
         self._survey = survey = self._new_survey(answers=self._answers())
@@ -84,7 +84,7 @@ class Push(Step):
         survey = self._survey or self._new_survey(answers=self._answers())
         # Only once: another time the registry may hold something else.
         self._survey = None
-        transfer = Transfer(self._archive, self._registry, self._indexes, self._required)
+        transfer = Transfer(self._archive, self._registry, self._indexes, self._base_layers)
         transfer.push(survey.missing, survey.blobs, self._progress)
 
     def notes(self) -> Sequence[str]:
@@ -95,7 +95,7 @@ class Push(Step):
         ]
 
     def _new_survey(self, *, answers: bool) -> Survey:
-        return Survey(self._archive, self._images, self._registry, self._indexes, self._required, answers=answers)
+        return Survey(self._archive, self._images, self._registry, self._indexes, self._base_layers, answers=answers)
 
     def _answers(self) -> bool:
         """Tell whether there is the registry that is pushed to: with --plan it may not have been started yet."""

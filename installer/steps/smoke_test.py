@@ -13,7 +13,7 @@ from bundles.oci.image import parse_json, parse_manifest
 from bundles.oci.platform import Platform
 from installer.host.docker_cli import CommandError
 from installer.host.host import Host
-from installer.host.labels import REGISTRY_CONTAINER, fingerprint
+from installer.host.labels import REGISTRY_CONTAINER, builder_container, fingerprint
 from installer.model.job import Job
 from installer.model.selection import Selected
 from installer.model.step import Change, Step
@@ -92,7 +92,7 @@ class SmokeTest(Step):
                 hint = "is there emulation for what this host does not run? does `docker run --privileged` work?"
             else:
                 message = f"a test build FROM {trial.base} failed"
-                hint = f"docker logs buildx_buildkit_{self._job.builder}0; docker logs {REGISTRY_CONTAINER}"
+                hint = f"docker logs {builder_container(self._job.builder)}; docker logs {REGISTRY_CONTAINER}"
             if self._job.address.is_name:
                 hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
             platforms = ", ".join(map(str, trial.platforms))

@@ -20,10 +20,9 @@ from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime import program
 from installer import preflight
-from installer.host.container import Container
+from installer.host.container import Container, Outcome
 from installer.host.labels import ENVIRONMENT, LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
 from installer.host.paths import Places
-from installer.host.relay import Finished
 from installer.model.address import Address
 from installer.model.job import Options
 from installer.model.step import Change
@@ -109,9 +108,9 @@ class CLI:
     def __init__(self, version: str) -> None:
         self._version = version
 
-    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Finished:
+    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Outcome:
         assert list(arguments) == ["buildx", "version"]
-        return Finished(0, f"github.com/docker/buildx v{self._version} 0123456\n", "")
+        return Outcome(0, f"github.com/docker/buildx v{self._version} 0123456\n", "")
 
 
 def test_the_users_plugin_is_kept_over_several_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

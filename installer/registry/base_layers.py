@@ -17,7 +17,7 @@ from installer.registry.client import Registry
 _SHOWN = 20
 
 
-class Required:
+class BaseLayers:
     """The layers that images need and a delta does not have. Thread-safe.
 
     Args:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
 from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError
 from bundles.runtime.progress import Progress, Silent
 from installer import preflight
@@ -43,7 +44,7 @@ def install(archive: Archive, options: Options, host: Host, progress: Progress) 
         HostError: the host is not ready; nothing has been changed.
         BundleError: a step failed; what was done stays, and the next run goes on from there.
     """
-    archive.check_documents()
+    check_documents(archive)
     with _prepared(archive, options, host, progress, asking=True) as prepared, lock(host.places.state / "lock"):
         for step in prepared.steps:
             question = None if options.yes else step.question()
@@ -71,7 +72,7 @@ def plan(archive: Archive, options: Options, host: Host) -> tuple[Job, list[Plan
     Raises:
         ArchiveError, HostError: as `install` does.
     """
-    archive.check_documents()
+    check_documents(archive)
     with _prepared(archive, options, host, Silent(), asking=False) as prepared:
         planned = []
         for step in prepared.steps:

@@ -37,7 +37,7 @@ ONLY = {
     "urllib3": {
         "bundles/registry/connections.py",
         "bundles/registry/connection_errors.py",
-        "bundles/registry/transport.py",
+        "bundles/registry/error_response.py",
     },
     "packaging": {"installer/host/versions.py", "installer/host/docker_engine.py", "installer/steps/buildx_plugin.py"},
     "tqdm": {"bundles/runtime/progress.py"},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bundles.archive.parts import further_parts
 from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError, reason
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 from bundles.runtime.filesystem import sync_directory
 from bundles.runtime.sizes import human_size
 
@@ -33,7 +33,7 @@ def _partial(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-class Unfinished(Closing):
+class Unfinished(Closeable):
     """Opens or creates the unfinished files of `paths`. A context manager; for use by several threads.
 
     Args:

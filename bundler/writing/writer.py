@@ -41,7 +41,7 @@ from bundles.archive.reader import Archive
 from bundles.errors import ArchiveError, DiskFullError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 from bundles.runtime.filesystem import (
     free_space,
     largest_file,
@@ -144,7 +144,7 @@ class BlobSink:
         return False
 
 
-class ArchiveWriter(Closing):
+class ArchiveWriter(Closeable):
     """Writes the archive `path` with these contents. A context manager.
 
         with ArchiveWriter(path, contents) as writer:

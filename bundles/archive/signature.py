@@ -22,7 +22,7 @@ _BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----\n", b"-----END SSH SIGNATURE-----
 
 
 def sign(data: bytes, key: Path) -> bytes:
-    """The entry for the signature of `data`. ssh-keygen asks for the key's passphrase on the terminal, or an agent.
+    """Sign `data` and return the entry. ssh-keygen asks for the key's passphrase on the terminal, or an agent.
 
     Args:
         data: bundle.json.
@@ -46,7 +46,7 @@ def sign(data: bytes, key: Path) -> bytes:
 
 
 def is_well_formed(entry: bytes) -> bool:
-    """Whether the entry holds one armoured signature and nothing else."""
+    """Tell whether the entry holds one armoured signature and nothing else."""
     text = entry.rstrip(b"\n")
     return text.startswith(_BEGIN) and text.endswith(_END) and text.count(b"-----") == 4
 
@@ -98,7 +98,7 @@ class Signers:
         raise UntrustedArchiveError(f"the bundle is not signed by {who} `{self.allowed}` allows: {outcome}", hint=_ASK)
 
     def _candidates(self, signature: Path) -> Sequence[str]:
-        """The identities that the signature's key stands for."""
+        """Find the identities that the signature's key stands for."""
         done = self._run("find-principals", signature, b"", [])
         return done.stdout.decode("utf-8", "replace").split("\n")[:-1] if done.returncode == 0 else []
 

@@ -33,7 +33,7 @@ _COMMANDS = {
     "upgrade": ("installer.commands.upgrade:upgrade", "Install a newer archive over what is installed here."),
     "check": ("installer.commands.check:check", "Would these Dockerfiles build here? Names what is missing."),
     "status": ("installer.commands.status:status", "Show what is installed on this host, and whether it is healthy."),
-    "doctor": ("installer.commands.doctor:doctor", "Find what is wrong on this host, and mend it."),
+    "doctor": ("installer.commands.doctor:doctor", "Find what is wrong on this host, and fix it."),
     "prune": ("installer.commands.prune:prune", "Remove images that the installed bundle no longer lists."),
     "uninstall": ("installer.commands.uninstall:uninstall", "Remove from this host what installing made."),
     "verify": ("bundles.cli.inspect:verify", "Check every byte of an archive against its digest."),
@@ -42,8 +42,6 @@ _COMMANDS = {
     "completion": ("bundles.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
 _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
-
-
 # A stick that was pulled, a file system that went read-only, a file that went away: no defects of this program.
 _MEDIUM_ERRORS = frozenset(
     {
@@ -120,7 +118,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _explained(error: BaseException) -> BundleError:
-    """Any exception as one of ours; what is not a user's doing is a defect, shown with what a report needs."""
+    """Return any exception as one of ours; what is no user's doing is a defect, shown with what a report needs."""
     if isinstance(error, BundleError):
         return error
     if isinstance(error, (KeyboardInterrupt, click.Abort)):

@@ -14,7 +14,7 @@ from typing import Any, Optional, TypeVar
 import click
 
 from bundles.errors import BundleError, UsageError, reason
-from bundles.runtime.progress import Logged, Progress, for_stderr
+from bundles.runtime.progress import Progress, ProgressLog, for_stderr
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -52,7 +52,7 @@ def common_options(function: _F) -> Callable[..., Any]:
             ) from None
         with stream:
             try:
-                return function(*args, output=Output(as_json, Logged(progress, stream)), **kwargs)
+                return function(*args, output=Output(as_json, ProgressLog(progress, stream)), **kwargs)
             except (BundleError, KeyboardInterrupt) as error:
                 stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} error: {error}\n")
                 raise

@@ -75,7 +75,7 @@ def _way_out(origin: Origin) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in words that never hold an address: urllib3's own texts may."""
+    """Return what went wrong, in words that never hold an address: urllib3's own texts may."""
     seen: Optional[BaseException] = error
     while seen is not None:
         known = _words(seen)

@@ -1,4 +1,4 @@
-"""Connections to registries: TLS and streams of bytes. With `failures`, all that knows urllib3.
+"""Connections to registries: TLS and streams of bytes. With `connection_errors`, all that knows urllib3's insides.
 
 Knows nothing of registries, logins or retries: one request out, one answer back.
 """
@@ -66,16 +66,16 @@ class Response:
 
     @property
     def action(self) -> str:
-        """The request for people."""
+        """Describe the request for people."""
         return describe(self._method, self.url)
 
     @property
     def length(self) -> Optional[int]:
-        """How many bytes of the body are left, or None when the server did not say."""
+        """Return how many bytes of the body are left, or None when the server did not say."""
         return self._raw.length_remaining
 
     def read(self, count: int) -> bytes:
-        """What has come, up to `count` bytes; empty only at the end.
+        """Read what has come, up to `count` bytes; empty only at the end.
 
         Raises:
             UnavailableError: the connection broke, the body is shorter than announced, or it comes too slowly.
@@ -92,7 +92,7 @@ class Response:
         return len(data)
 
     def read_all(self, limit: int) -> bytes:
-        """The whole body.
+        """Read the whole body.
 
         Raises:
             ContentError: it is longer than `limit` bytes.
@@ -151,7 +151,7 @@ class _Upload:
         return data
 
 
-class _Answer(http.client.HTTPResponse):
+class _WatchedResponse(http.client.HTTPResponse):
     """An answer of which head, framing and body all count as what comes from the server; see `_watched`."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
@@ -161,7 +161,7 @@ class _Answer(http.client.HTTPResponse):
 
 
 def _watched(receive: Callable[[memoryview], Optional[int]], patience: float) -> Callable[[memoryview], Optional[int]]:
-    """`receive` that raises TooSlowError when less than 1 KiB/s came for as long as a silent server may be silent."""
+    """Have `receive` raise TooSlowError when less than 1 KiB/s came for as long as a silent server may be silent."""
     waited, arrived = 0.0, 0
 
     def within_time(buffer: memoryview) -> Optional[int]:
@@ -210,7 +210,7 @@ class _Sockets:
         add = self.add
 
         class Http(HTTPConnection):
-            response_class = _Answer
+            response_class = _WatchedResponse
 
             def _new_conn(self) -> socket.socket:
                 sock = super()._new_conn()
@@ -218,7 +218,7 @@ class _Sockets:
                 return sock
 
         class Https(HTTPSConnection):
-            response_class = _Answer
+            response_class = _WatchedResponse
 
             def _new_conn(self) -> socket.socket:
                 sock = super()._new_conn()
@@ -285,14 +285,14 @@ class Connections:
         self._managers: dict[tuple[Optional[Proxy], bool], urllib3.PoolManager] = {}
 
     def is_insecure(self, origin: Origin) -> bool:
-        """Whether unverified TLS and plain HTTP are allowed there."""
+        """Tell whether unverified TLS and plain HTTP are allowed there."""
         names = {origin.host, origin.host_port, f"[{origin.host}]"}
         return is_loopback(origin.host) or not self._insecure.isdisjoint(names)
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: Union[bytes, Body, None] = None
     ) -> Response:
-        """One request. The answer may have any status; redirects are not followed.
+        """Send one request. The answer may have any status; redirects are not followed.
 
         Raises:
             UnreachableError: no connection.
@@ -343,7 +343,7 @@ class Connections:
 
     @functools.cached_property
     def _verified(self) -> ssl.SSLContext:
-        """Reading the system's CAs takes 30 ms: not before something needs them."""
+        """Read the system's CAs, which takes 30 ms: not before something needs them."""
         context = ssl.create_default_context()
         if self._ca_file:
             _add_ca(context, self._ca_file)

@@ -64,7 +64,7 @@ class Proxies:
         }
 
     def find(self, origin: Origin) -> Optional[Proxy]:
-        """The proxy on the way to `origin`; None for a direct connection, as always to this machine itself."""
+        """Find the proxy on the way to `origin`; None for a direct connection, as always to this machine itself."""
         proxy = self._proxies.get(origin.scheme)
         return None if proxy is None or is_loopback(origin.host) or self._bypasses(origin) else proxy
 

@@ -20,7 +20,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def largest_file(directory: Path, mounts: Path = _MOUNTS) -> Optional[int]:
-    """The most bytes that a file in `directory` can have, when its file system is one with a low limit; else None.
+    """Return the most bytes that a file there can have, when its file system has a low limit; else None.
 
     Args:
         directory: where the file will be.
@@ -30,7 +30,7 @@ def largest_file(directory: Path, mounts: Path = _MOUNTS) -> Optional[int]:
 
 
 def _type(directory: Path, mounts: Path) -> str:
-    """The type of the file system there; empty when it is not known. The last mount on the longest path counts."""
+    """Find the type of the file system there; empty when it is not known. The last mount on the longest path counts."""
     best, found = -1, ""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -48,7 +48,7 @@ def _type(directory: Path, mounts: Path) -> str:
 
 
 def free_space(directory: Path) -> int:
-    """The bytes that this user can still write there."""
+    """Return the bytes that this user can still write there."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
 

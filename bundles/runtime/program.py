@@ -11,16 +11,16 @@ import bundles
 
 
 def running_archive() -> Optional[Path]:
-    """The archive, or the last part of one, that this program was started from; None when it is an installed one."""
+    """Return the archive, or its last part, that this program was started from; None for an installed one."""
     place = Path(bundles.__file__).parent.parent
     return place if place.is_file() else None
 
 
 def program_name() -> str:
-    """How a person runs this program from the same directory."""
+    """Return how a person runs this program from the same directory."""
     return f"python3 {shlex.quote(sys.argv[0])}" if running_archive() else "bundle"
 
 
 def own_command(arguments: str) -> str:
-    """How a person runs this program again with other arguments."""
+    """Return how a person runs this program again with other arguments."""
     return f"{program_name()} {arguments}"

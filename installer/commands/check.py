@@ -12,7 +12,7 @@ from typing import Any, Optional
 import click
 
 from bundles.cli.output import Output, common_options
-from bundles.dockerfile.images import Settings, Use, uses
+from bundles.dockerfile.images import BuildSettings, Use, uses
 from bundles.errors import HostError, NetworkError, UsageError, reason
 from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
@@ -31,7 +31,7 @@ from installer.registry.connection import local_transport
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Finding:
     """Whether an image is there for a platform. `missing` says what is not, None when all is."""
 
     use: Use
@@ -59,7 +59,7 @@ def check(
     installed = Installed.read(Host(Engine(EngineEndpoint()), DockerCLI(environment), Places.of(environment)))
     wanted = installed.wanted
     targets = Platform.parse_list(",".join(platforms)) or wanted.platforms
-    settings = Settings(targets, (wanted.host_platform,), dict(map(_argument, arguments)))
+    settings = BuildSettings(targets, (wanted.host_platform,), dict(map(_argument, arguments)))
     found = [use for path in dockerfiles for use in _uses(path, settings)]
     with local_transport(wanted.address, attempts=1) as transport:
         registry = Registry(transport, str(wanted.address))
@@ -69,10 +69,10 @@ def check(
             raise HostError(
                 f"the registry at {wanted.address} does not answer: {error.message}", hint=own_command("doctor")
             ) from None
-        answers = [Answer(use, missing(use, wanted, registry)) for use in found]
-    lines = _bundle_lines(answers, targets)
-    document = {"builds": not lines, "images": [_to_json(answer) for answer in answers], "bundle.toml": lines}
-    output.result(document, _text(answers, lines))
+        findings = [Finding(use, missing(use, wanted, registry)) for use in found]
+    lines = _bundle_lines(findings, targets)
+    document = {"builds": not lines, "images": [_to_json(finding) for finding in findings], "bundle.toml": lines}
+    output.result(document, _text(findings, lines))
     if lines:
         ctx.exit(NetworkError.exit_code)
 
@@ -85,7 +85,7 @@ def _argument(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _uses(path: Path, settings: Settings) -> list[Use]:
+def _uses(path: Path, settings: BuildSettings) -> list[Use]:
     place = path / "Dockerfile" if path.is_dir() else path
     try:
         text = place.read_text(encoding="utf-8", errors="replace")
@@ -121,9 +121,9 @@ def _real(platforms: Iterable[Platform]) -> list[Platform]:
     return [platform for platform in platforms if platform.os != "unknown"]
 
 
-def _bundle_lines(answers: Sequence[Answer], targets: Sequence[Platform]) -> list[str]:
+def _bundle_lines(findings: Sequence[Finding], targets: Sequence[Platform]) -> list[str]:
     """The lines of bundle.toml that bring what is missing; the platforms are said when one of them is missing."""
-    absent = [answer.use for answer in answers if answer.missing]
+    absent = [finding.use for finding in findings if finding.missing]
     if not absent:
         return []
     images = list(dict.fromkeys(use.reference.familiar for use in absent))
@@ -133,22 +133,22 @@ def _bundle_lines(answers: Sequence[Answer], targets: Sequence[Platform]) -> lis
     ]
 
 
-def _to_json(answer: Answer) -> dict[str, Any]:
-    use = answer.use
+def _to_json(finding: Finding) -> dict[str, Any]:
+    use = finding.use
     return {
         "reference": str(use.reference),
         "platform": str(use.platform),
         "where": use.where,
         "how": use.how,
-        "missing": answer.missing,
+        "missing": finding.missing,
     }
 
 
-def _text(answers: Sequence[Answer], lines: Sequence[str]) -> str:
+def _text(findings: Sequence[Finding], lines: Sequence[str]) -> str:
     rows = []
-    for answer in answers:
-        use = answer.use
-        state = f"MISSING: {answer.missing}" if answer.missing else "there"
+    for finding in findings:
+        use = finding.use
+        state = f"MISSING: {finding.missing}" if finding.missing else "there"
         rows.append(f"{use.where}: {use.how} {use.reference.familiar} {use.platform}: {state}")
     if not lines:
         return "\n".join([*rows, "", "builds here: every image is there"])

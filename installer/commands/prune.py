@@ -12,6 +12,7 @@ from typing import Any, Optional
 import click
 
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
@@ -100,7 +101,7 @@ def _of_archive(path: Path, installed: Installed, registry: Registry) -> list[Br
     all: else what still works would go, and what is to take its place is not there."""
     wanted = installed.wanted
     with Archive(path) as archive:
-        archive.check_documents()
+        check_documents(archive)
         chosen = tuple(map(Platform.parse, installed.document["builder"]["chosen"]))
         options = Options(registry=wanted.address, builder=wanted.builder, platforms=chosen)
         job = Job.of(archive, options, wanted.host_platform)

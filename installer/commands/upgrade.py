@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from bundles.cli.archive_argument import Given, archive_argument
+from bundles.archive.verify import check_documents
+from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
@@ -24,7 +25,7 @@ from installer.runner import asking
 @click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json.")
 @click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
 @common_options
-def upgrade(*, archive: Given, yes: bool, plan: bool, output: Output) -> None:
+def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) -> None:
     """Install ARCHIVE over what is installed on this host: its registry, BuildKit and images take the place of the old.
 
     Address, builder, platforms and data stay as they were chosen; the registry's data and the build cache are kept.
@@ -33,7 +34,7 @@ def upgrade(*, archive: Given, yes: bool, plan: bool, output: Output) -> None:
     host = Host.this(os.environ, asking())
     before = Installed.read(host)
     with archive.open() as opened:
-        opened.check_documents()
+        check_documents(opened)
         options = Options(
             registry=before.wanted.address,
             builder=before.wanted.builder,

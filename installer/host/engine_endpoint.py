@@ -13,7 +13,10 @@ _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 @dataclasses.dataclass(frozen=True)
 class EngineEndpoint:
-    """Where the engine is, as the docker command sees it: DOCKER_HOST, else the current context."""
+    """Where the engine is, as the docker command sees it: DOCKER_HOST, else the current context.
+
+    TLS is not supported: neither DOCKER_TLS_VERIFY nor a context's own certificates.
+    """
 
     host: str = _DEFAULT_HOST
     context: str = "default"

@@ -109,7 +109,7 @@ class Registry:
         Args:
             repository: where it goes.
             descriptor: what it is.
-            body: bytes, or a callable that gives a fresh `Body` for each try; a bare `Body` is tried once only.
+            body: bytes, or a callable that gives a fresh `Body` for each try.
 
         Raises:
             ReadError: `body` failed or ended early.
@@ -124,10 +124,7 @@ class Registry:
             first = False
             self._upload(repository, descriptor, body)
 
-        if isinstance(body, bytes) or callable(body):
-            self._transport.retrying(self.host, attempt)
-        else:
-            attempt()
+        self._transport.retrying(self.host, attempt)
 
     def manifest_digest(self, repository: str, selector: str) -> Optional[Digest]:
         """Ask for the digest of the manifest under a tag or digest, None when there is none."""

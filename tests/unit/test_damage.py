@@ -22,8 +22,9 @@ from bundler.planning.resolve import resolve
 from bundler.writing.journal import Journal
 from bundler.writing.writer import ArchiveWriter
 from bundles.archive.layout import header, padding
-from bundles.archive.manifest import Manifest
+from bundles.archive.manifest import BundleManifest
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents, verify_archive
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
@@ -61,7 +62,7 @@ def refused(path: Path, data: bytes, also: type[Exception] = ArchiveError) -> No
     """Write `data` and make sure that it is an error to verify it."""
     path.write_bytes(data)
     with pytest.raises(also), Archive(path) as archive:
-        archive.verify()
+        verify_archive(archive)
 
 
 def with_manifest(whole: bytes, manifest: bytes) -> bytes:
@@ -217,7 +218,7 @@ def test_a_bundle_json_that_leaves_out_what_an_image_needs(whole: bytes, tmp_pat
     path = tmp_path / "offline.tar"
     path.write_bytes(data[:start] + data[end:])
     with Archive(path) as archive, pytest.raises(DamagedArchiveError, match=gone["digest"]):
-        archive.check_documents()
+        check_documents(archive)
 
 
 @pytest.mark.parametrize(
@@ -235,10 +236,11 @@ import resource, sys
 from pathlib import Path
 from bundles.errors import ArchiveError
 from bundles.archive.reader import Archive
+from bundles.archive.verify import verify_archive
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     with Archive(Path(sys.argv[1])) as archive:
-        archive.verify()
+        verify_archive(archive)
 except ArchiveError as error:
     print(type(error).__name__)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
@@ -312,7 +314,7 @@ def test_any_change_of_the_metadata_is_found(whole: bytes, tmp_path: Path, data:
 @given(_ANY_JSON)
 def test_any_json_as_a_manifest(value: Any) -> None:
     with pytest.raises(ArchiveError):
-        Manifest.parse(json.dumps(value).encode())
+        BundleManifest.parse(json.dumps(value).encode())
 
 
 @_FAST
@@ -327,10 +329,10 @@ def test_any_value_anywhere_in_a_manifest(whole: bytes, data: strategies.DataObj
         place = place[key]
     place[key] = data.draw(_ANY_JSON)
     try:
-        manifest = Manifest.parse(json.dumps(value).encode())
+        manifest = BundleManifest.parse(json.dumps(value).encode())
     except ArchiveError:
         return
-    assert Manifest.parse(manifest.to_bytes()) == manifest
+    assert BundleManifest.parse(manifest.to_bytes()) == manifest
 
 
 @_FAST
@@ -425,7 +427,7 @@ def test_a_manifest_with_another_size_than_its_layer_has(tmp_path: Path) -> None
     bent = Made(dataclasses.replace(plan, layers=((blob, at),)), {blob.digest: data}, source)
     path = bent.write(tmp_path / "offline.tar").path
     with Archive(path) as archive, pytest.raises(DamagedArchiveError, match=f"says that it has {blob.size + 5} bytes"):
-        archive.verify()
+        verify_archive(archive)
 
 
 def test_what_is_shared_is_walked_once() -> None:

@@ -15,6 +15,7 @@ from bundler.planning.delta import Known, read_base, subtract
 from bundler.planning.resolve import resolve
 from bundles.archive.manifest import Base
 from bundles.archive.reader import Archive
+from bundles.archive.verify import verify_archive
 from bundles.errors import ArchiveError, DamagedArchiveError, NetworkError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
@@ -88,7 +89,7 @@ def test_only_what_is_missing_travels(chain: tuple[Path, Path, Path]) -> None:
     assert not layers(second) & (layers(first) | layers(full))
     for path in chain:
         with Archive(path) as archive:
-            archive.verify()
+            verify_archive(archive)
             whole = made(*{full: FULL, first: FIRST, second: SECOND}[path]).contents().manifest
             assert archive.manifest.images == whole.images
     with Archive(first) as archive, Archive(full) as base:
@@ -273,7 +274,7 @@ def test_a_missing_layer_that_is_not_left_to_a_base_is_still_damage(chain: tuple
     broken = dataclasses.replace(contents, plan=dataclasses.replace(plan, layers=plan.layers[:-1]))
     path = broken.write(chain[0].parent / "broken.tar").path
     with Archive(path) as archive, pytest.raises(DamagedArchiveError, match="missing"):
-        archive.verify()
+        verify_archive(archive)
 
 
 def test_create_with_a_base(registry: FakeRegistry, tmp_path: Path) -> None:

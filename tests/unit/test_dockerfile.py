@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundles.dockerfile.expansion import Expansion
-from bundles.dockerfile.images import Settings, uses
+from bundles.dockerfile.images import BuildSettings, uses
 from bundles.dockerfile.parser import parse
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
@@ -20,7 +20,7 @@ BOTH = ("amd64", "arm64")
 
 def found(text: str, arguments: Optional[dict[str, str]] = None, **contexts: str) -> list[tuple[str, str, int, str]]:
     """Image, architectures, line and kind of every use, for a build of both platforms on amd64."""
-    settings = Settings((AMD64, ARM64), (AMD64,), arguments or {}, contexts)
+    settings = BuildSettings((AMD64, ARM64), (AMD64,), arguments or {}, contexts)
     merged: dict[tuple[str, int, str], list[str]] = {}
     for use in uses(text, "Dockerfile", settings):
         key = (use.reference.familiar, int(use.where.partition(":")[2]), use.how)
@@ -204,7 +204,7 @@ def test_no_dockerfile(text: str) -> None:
 
 
 def test_what_is_taken_as_empty_is_said() -> None:
-    (use,) = uses("ARG REG\nFROM ${REG}debian:12", "D", Settings((AMD64,), (AMD64,)))
+    (use,) = uses("ARG REG\nFROM ${REG}debian:12", "D", BuildSettings((AMD64,), (AMD64,)))
     assert (str(use.reference), use.empty) == ("docker.io/library/debian:12", ("REG",))
 
 
@@ -232,7 +232,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     """No other exception than UsageError, and lines that are there."""
     try:
         instructions, _ = parse(text, "D")
-        uses(text, "D", Settings((AMD64, ARM64), (AMD64,)))
+        uses(text, "D", BuildSettings((AMD64, ARM64), (AMD64,)))
     except UsageError:
         return
     assert all(1 <= instruction.line <= text.count("\n") + 1 for instruction in instructions)

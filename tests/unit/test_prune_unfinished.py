@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
 from bundles.errors import HostError
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
@@ -67,7 +68,7 @@ def test_an_archive_is_asked_for_in_the_registry_when_the_last_installation_did_
     client = Registry(connect(insecure=frozenset({registry.host})), registry.host)
     path = tmp_path / "offline.tar"
     with archive_of(path, example()) as archive:
-        archive.check_documents()
+        check_documents(archive)
         job = job_of(archive, registry.host)
         unfinished = installed_of(job, None)
         with pytest.raises(HostError, match="does not have all"):

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
 from bundles.errors import HostError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
@@ -84,7 +85,7 @@ def host(tmp_path: Path) -> Host:
 def job(tmp_path: Path) -> Iterator[Job]:
     example().write(tmp_path / "offline.tar")
     with Archive(tmp_path / "offline.tar") as archive:
-        archive.check_documents()
+        check_documents(archive)
         yield Job.of(archive, Options(), AMD64)
 
 

@@ -25,6 +25,7 @@ from bundler.writing.contents import compose
 from bundler.writing.fetch import export
 from bundler.writing.writer import ArchiveWriter
 from bundles.archive.reader import Archive
+from bundles.archive.verify import verify_archive
 from bundles.errors import NetworkError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
@@ -84,7 +85,7 @@ def carried(registry: FakeRegistry, connect: Connect, tmp_path: Path) -> Path:
 def pushed(path: Path, target: FakeRegistry, connect: Connect) -> dict[str, Any]:
     """Install into an empty registry; gives the tags of the image's repository there."""
     with Archive(path) as archive:
-        archive.verify()
+        verify_archive(archive)
         images = select(archive, Address.parse(target.host), (Platform.parse("linux/arm64"),))
         transport = connect(insecure=frozenset({target.host}))
         step = Push(archive, images, Registry(transport, target.host), Silent())

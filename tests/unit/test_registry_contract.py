@@ -450,6 +450,16 @@ def test_a_closed_port_is_not_waited_for(connect: Connect) -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("link", ['<{}>; rel="next"', "<{}>; rel=next", '<?n=1>; rel="prev", <{}>; rel="next"'])
+def test_the_next_page_is_where_the_registry_says(link: str, registry: FakeRegistry, bent: Registry) -> None:
+    there = {"Link": link.format("/v2/app/tags/list?last=1")}
+    registry.fault("GET", "/tags/list", status=200, body=b'{"tags": ["1"]}', headers=there)
+    registry.fault("GET", "/tags/list?last=1", status=200, body=b'{"tags": ["2"]}')
+    assert bent.tags("app") == ("1", "2")
+    registry.fault("GET", "/tags/list", status=200, body=b'{"tags": ["1"]}', headers={"Link": '<?n=1>; rel="prev"'})
+    assert bent.tags("app") == ("1",)
+
+
 def test_a_list_that_is_none(registry: FakeRegistry, bent: Registry) -> None:
     registry.fault("GET", "/tags/list", status=200, body=b'{"tags": null}')
     assert bent.tags("app") == ()

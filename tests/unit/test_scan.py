@@ -10,7 +10,7 @@ from typing import Any, Optional
 import pytest
 
 from bundler.definition.dockerfiles import Scan, scan
-from bundles.dockerfile.images import Settings
+from bundles.dockerfile.images import BuildSettings
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from tests.fake_registry import FakeRegistry
@@ -79,7 +79,7 @@ def write(**files: str) -> None:
 
 
 def look(*paths: str, arguments: Optional[dict[str, str]] = None) -> Scan:
-    return scan([Path(path) for path in paths], Settings((AMD64, ARM64), (AMD64,), arguments or {}))
+    return scan([Path(path) for path in paths], BuildSettings((AMD64, ARM64), (AMD64,), arguments or {}))
 
 
 def found(result: Scan) -> set[tuple[str, str, str]]:

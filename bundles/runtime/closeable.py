@@ -6,10 +6,10 @@ import abc
 from types import TracebackType
 from typing import Optional, TypeVar
 
-_Self = TypeVar("_Self", bound="Closing")
+_Self = TypeVar("_Self", bound="Closeable")
 
 
-class Closing(abc.ABC):
+class Closeable(abc.ABC):
     """A context manager that calls its own `close`, whatever ended the block."""
 
     @abc.abstractmethod

@@ -13,11 +13,7 @@ _Result = TypeVar("_Result")
 
 
 def in_parallel(
-    work: Callable[[_Item], _Result],
-    items: Iterable[_Item],
-    workers: int,
-    cancel: Callable[[], None],
-    abandon: Callable[[], None] = lambda: None,
+    work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int, cancel: Callable[[], None]
 ) -> list[_Result]:
     """Do `work` for each item and return the results in order; whatever happens, no thread is left at the end.
 
@@ -25,8 +21,7 @@ def in_parallel(
         work: what is done for one item.
         items: begun in this order.
         workers: how many at once.
-        cancel: called when one has failed, or the user interrupts: makes those that are under way end soon.
-        abandon: called besides when the user interrupts, who does not wait for them to end in good order.
+        cancel: called when one has failed, and when the user interrupts: makes those that are under way end soon.
 
     Raises:
         whatever `work` raised first, and not what being cancelled made the others raise.
@@ -46,7 +41,6 @@ def in_parallel(
             # An interruption: what goes wrong in `work` stays in its future.
             pool.shutdown(wait=False, cancel_futures=True)
             cancel()
-            abandon()
             raise
     if error:
         raise error

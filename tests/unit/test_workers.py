@@ -13,18 +13,15 @@ from bundles.runtime.workers import in_parallel
 
 
 class Stop:
-    """What `cancel` and `abandon` do here: they are counted, and let the threads go that wait for one of them."""
+    """What `cancel` does here: it is counted, and lets the threads go that wait for it."""
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
-        self.calls: list[str] = []
+        self.calls = 0
 
     def cancel(self) -> None:
-        self.calls.append("cancel")
+        self.calls += 1
         self.cancelled.set()
-
-    def abandon(self) -> None:
-        self.calls.append("abandon")
 
 
 @pytest.fixture
@@ -47,7 +44,7 @@ def test_results_are_in_the_order_of_the_items(stop: Stop) -> None:
 
     assert in_parallel(work, range(5), 3, stop.cancel) == [0, 1, 4, 9, 16]
     assert in_parallel(work, [], 3, stop.cancel) == []
-    assert stop.calls == []
+    assert stop.calls == 0
 
 
 def test_the_error_is_the_first_one_and_not_what_cancelling_made_of_the_others(stop: Stop) -> None:
@@ -63,8 +60,8 @@ def test_the_error_is_the_first_one_and_not_what_cancelling_made_of_the_others(s
         raise RuntimeError("cancelled")
 
     with pytest.raises(ValueError, match="the cause"):
-        in_parallel(work, range(50), 2, stop.cancel, stop.abandon)
-    assert stop.calls == ["cancel"]
+        in_parallel(work, range(50), 2, stop.cancel)
+    assert stop.calls == 1
     # The worker that had failed may have taken one more before the rest was dropped.
     assert len(begun) <= 3
 
@@ -86,7 +83,7 @@ def test_all_that_are_under_way_have_ended_before_the_error_is_passed_on(stop: S
     assert sorted(ended) == [1, 2]
 
 
-def test_an_interruption_cancels_and_abandons(stop: Stop) -> None:
+def test_an_interruption_cancels(stop: Stop) -> None:
     waiting = threading.Barrier(3)
     begun: list[int] = []
 
@@ -103,24 +100,7 @@ def test_an_interruption_cancels_and_abandons(stop: Stop) -> None:
     thread = threading.Thread(target=interruption)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        in_parallel(work, range(20), 2, stop.cancel, stop.abandon)
+        in_parallel(work, range(20), 2, stop.cancel)
     thread.join()
-    assert stop.calls == ["cancel", "abandon"]
+    assert stop.calls == 1
     assert sorted(begun) == [0, 1]
-
-
-def test_an_interruption_while_the_others_end_abandons_them(stop: Stop) -> None:
-    abandoned = threading.Event()
-    under_way = threading.Barrier(2)
-
-    def work(number: int) -> None:
-        under_way.wait(30)
-        if number == 0:
-            raise ValueError("the cause")
-        assert stop.cancelled.wait(30)
-        interrupt()
-        assert abandoned.wait(30)
-
-    with pytest.raises(KeyboardInterrupt):
-        in_parallel(work, range(2), 2, stop.cancel, abandoned.set)
-    assert abandoned.is_set()

@@ -252,12 +252,19 @@ class Connections:
         insecure: `host` or `host:port` whose TLS certificate is not checked; this machine's own never is.
         ca_file: a CA to trust besides the system's.
         timeout: seconds to connect, and seconds without a byte.
+        proxies: those that may be on the way.
 
     Raises:
-        UsageError: the CA file cannot be read, or a proxy variable makes no sense.
+        UsageError: the CA file cannot be read.
     """
 
-    def __init__(self, insecure: frozenset[str], ca_file: Optional[Path], timeout: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        insecure: frozenset[str],
+        ca_file: Optional[Path],
+        timeout: tuple[float, float],
+        proxies: Proxies,
+    ) -> None:
         # Whoever named a host insecure need not be told so at every request.
         urllib3.disable_warnings(exceptions.InsecureRequestWarning)
         self._insecure = insecure
@@ -265,7 +272,7 @@ class Connections:
         self._ca_file = ca_file
         if ca_file:
             _add_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file)
-        self._proxies = Proxies()
+        self._proxies = proxies
         self._sockets = _Sockets()
         self._lock = threading.Lock()
         self._managers: dict[tuple[Optional[Proxy], bool], urllib3.PoolManager] = {}

@@ -15,6 +15,7 @@ from bundles.oci.reference import DOCKER_HUB
 from bundles.registry.auth import MAX_TOKEN_ANSWER, Authenticator, Credential, TokenAnswer
 from bundles.registry.connections import Body, Connections, Response
 from bundles.registry.error_response import TEMPORARY, refusal
+from bundles.registry.proxies import Proxies
 from bundles.registry.urls import Origin, describe
 from bundles.runtime.closeable import Closeable
 
@@ -48,6 +49,7 @@ class Settings:
         timeout: seconds to connect, and seconds without a byte.
         attempts: how often in all a request is tried when the failure is temporary.
         backoff: seconds before the second try; it doubles with each one, and is spread by chance.
+        direct: `host:port` to which no proxy is on the way, whatever the environment says.
     """
 
     insecure: frozenset[str] = frozenset()
@@ -56,6 +58,7 @@ class Settings:
     timeout: tuple[float, float] = (15.0, 60.0)
     attempts: int = 6
     backoff: float = 1.0
+    direct: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Transport(Closeable):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._connections = Connections(settings.insecure, settings.ca_file, settings.timeout)
+        self._connections = Connections(settings.insecure, settings.ca_file, settings.timeout, Proxies(settings.direct))
         self._authenticator = Authenticator(settings.credentials, self._send_for_token)
         self._closed = threading.Event()
         self._lock = threading.Lock()

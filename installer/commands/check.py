@@ -18,7 +18,8 @@ from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from installer.host.docker_cli import DockerCLI
-from installer.host.docker_engine import Engine, EngineEndpoint
+from installer.host.docker_engine import Engine
+from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker

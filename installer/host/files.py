@@ -17,7 +17,7 @@ from bundles.runtime.filesystem import free_space, open_locked, replace_file
 
 
 def read_optional(path: Path) -> Optional[bytes]:
-    """The content of a file, or None when it is not there.
+    """Read a file, or return None when it is not there.
 
     Raises:
         HostError: it is there and cannot be read.
@@ -49,27 +49,27 @@ def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
 
 
 def _refused(path: Path, error: OSError) -> Exception:
-    """Why `path` cannot be written, with the next step; no space stays what it is."""
+    """Explain why `path` cannot be written, with the next step; no space stays what it is."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return error
-    directory = shlex.quote(str(_nearest_directory(path)))
+    directory = quote(_nearest_directory(path))
     if isinstance(error, PermissionError):
         hint = f"sudo chown $USER {directory}"
     elif error.errno == errno.EROFS:
         hint = f"findmnt -T {directory}; it has to be mounted for writing"
     else:
-        hint = f"ls -ld {directory} {shlex.quote(str(path))}"
+        hint = f"ls -ld {directory} {quote(path)}"
     return HostError(f"`{path}` cannot be written: {reason(error)}", hint=hint)
 
 
 def is_writable(path: Path) -> bool:
-    """Whether `write_atomically` would be allowed to write there."""
+    """Tell whether `write_atomically` would be allowed to write there."""
     directory = _nearest_directory(path)
     return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
 
 
 def _nearest_directory(path: Path) -> Path:
-    """The nearest of the directories above `path` that can be seen to be there."""
+    """Return the nearest of the directories above `path` that can be seen to be there."""
     for place in path.parents:
         # Below a directory that must not be searched, asking is an error.
         with contextlib.suppress(OSError):
@@ -79,17 +79,17 @@ def _nearest_directory(path: Path) -> Path:
 
 
 def missing_directories(directory: Path) -> list[Path]:
-    """The directories that have to be made for `directory` to be there, the outermost first."""
+    """Return the directories that have to be made for `directory` to be there, the outermost first."""
     return [place for place in (directory, *directory.parents) if not place.exists()][::-1]
 
 
 def is_seen(path: Path) -> bool:
-    """Whether something is there. What is below a directory that this user may not search is not seen."""
+    """Tell whether something is there. What is below a directory that this user may not search is not seen."""
     return os.path.exists(path)  # noqa: PTH110  Path.exists raises PermissionError
 
 
 def usable_size(path: Path) -> Optional[int]:
-    """The bytes that are free at a path or at its nearest parent; None when that cannot be seen."""
+    """Return the bytes that are free at a path or at its nearest parent; None when that cannot be seen."""
     for place in (path, *path.parents):
         try:
             return free_space(place)
@@ -98,6 +98,16 @@ def usable_size(path: Path) -> Optional[int]:
         except OSError:
             return None
     return None
+
+
+def directory_size(directory: Path) -> Optional[int]:
+    """Return the bytes that what is in a directory takes on the disk, None when that cannot be seen."""
+    try:
+        if not os.access(directory, os.R_OK | os.X_OK):
+            return None
+        return sum(entry.lstat().st_blocks * 512 for entry in directory.rglob("*") if not entry.is_dir())
+    except OSError:
+        return None
 
 
 def _make_directories(directory: Path) -> None:
@@ -143,29 +153,39 @@ def lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _word(path: Path | str) -> str:
-    """A path as one word of a command that a person types."""
+def quote(path: Path | str) -> str:
+    """Return a path as one word of a command that a person types."""
     return shlex.quote(str(path))
 
 
-def _remove_file(path: Path) -> None:
+def remove_file(path: Path) -> None:
+    """Remove a file; one that is not there is no error.
+
+    Raises:
+        HostError: it cannot be removed.
+    """
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise HostError(f"`{path}` cannot be removed: {reason(error)}", hint=f"sudo rm {_word(path)}") from None
+        raise HostError(f"`{path}` cannot be removed: {reason(error)}", hint=f"sudo rm {quote(path)}") from None
 
 
-def _remove_tree(place: Path) -> None:
+def remove_tree(place: Path) -> None:
+    """Remove a directory and what is in it; one that is not there is no error.
+
+    Raises:
+        HostError: it cannot be removed.
+    """
     try:
         shutil.rmtree(place)
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise HostError(f"`{place}` cannot be removed: {reason(error)}", hint=f"sudo rm -r {_word(place)}") from None
+        raise HostError(f"`{place}` cannot be removed: {reason(error)}", hint=f"sudo rm -r {quote(place)}") from None
 
 
 def read_json_file(path: Path) -> Optional[dict[str, Any]]:
-    """A JSON object that another program keeps on the host; None when the file is not there.
+    """Read a JSON object that another program keeps on the host; None when the file is not there.
 
     Raises:
         HostError: it cannot be read, or is not a JSON object.
@@ -176,7 +196,7 @@ def read_json_file(path: Path) -> Optional[dict[str, Any]]:
     try:
         value = json.loads(data) if data.strip() else {}
     except ValueError as error:
-        hint = f"python3 -m json.tool {shlex.quote(str(path))}"
+        hint = f"python3 -m json.tool {quote(path)}"
         raise HostError(f"`{path}` is not valid JSON: {error}", hint=hint) from None
     if not isinstance(value, dict):
         raise HostError(f"`{path}` is not a JSON object")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import socket
 import threading
 import traceback
@@ -18,6 +19,8 @@ from bundles.errors import (
 )
 from bundles.registry.auth import pull_scope
 from bundles.registry.transport import Settings, Transport
+from installer.model.address import Address
+from installer.registry.connection import local_transport
 from tests.support.fake_registry import Certificate, FakeRegistry
 
 SECRET = "hunter2-secret"
@@ -187,6 +190,27 @@ def test_no_proxy(
     blob = registry.blob("app", b"abc")
     host = f"127.0.0.1:{registry.port}" if "/" in no_proxy else f"registry.example:{registry.port}"
     assert get(connect(ca_file=certificate.file), registry, blob.digest, host=host) == b"abc"
+
+
+def test_the_local_registry_is_asked_directly_and_nobody_else(
+    registry: FakeRegistry,
+    names: None,
+    proxy_to: Callable[..., Proxy],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proxy = proxy_to(registry, refuse=True)
+    monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.host}")
+    environment = dict(os.environ)
+    host = f"registry.example:{registry.port}"
+    blob = registry.blob("app", b"abc")
+    with local_transport(Address.parse(host), attempts=1) as transport:
+        assert get(transport, registry, blob.digest, host=host) == b"abc"
+        assert proxy.seen == []
+        with pytest.raises(UnreachableError, match="407"):
+            get(transport, registry, blob.digest, host="registry.example:1")
+    assert proxy.seen[0][0].startswith("CONNECT registry.example:1 ")
+    assert os.environ == environment
 
 
 def test_networks_in_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

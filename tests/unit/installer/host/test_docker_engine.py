@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from bundles.errors import HostError
-from installer.host.docker_engine import (
-    EngineEndpoint,
-    endpoint_from_json,
-)
 from tests.support.fake_engine import FakeEngine
 
 GARBAGE = "bundle-garbage-collect"
@@ -41,13 +35,3 @@ def test_what_is_not_to_start_is_removed(engine: FakeEngine) -> None:
     with pytest.raises(HostError, match="not now"):
         engine.engine.run("image", [], name=GARBAGE, labels=MARK, ready=ready)
     assert (engine.done, engine.containers) == ([f"create {GARBAGE}", f"remove {GARBAGE}"], {})
-
-
-def test_the_endpoint_is_what_docker_says() -> None:
-    text = json.dumps([{"Name": "default", "Endpoints": {"docker": {"Host": "unix:///run/x.sock"}}}])
-    assert endpoint_from_json(text, None) == EngineEndpoint("unix:///run/x.sock", "default")
-    assert endpoint_from_json(text, None).socket_path == "/run/x.sock"
-    remote = json.dumps([{"Name": "far", "Endpoints": {"docker": {"Host": "ssh://far"}}}])
-    assert endpoint_from_json(remote, None).socket_path is None
-    with pytest.raises(HostError, match="context inspect"):
-        endpoint_from_json("[]", None)

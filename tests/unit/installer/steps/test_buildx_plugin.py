@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bundles.errors import HostError
+from installer.host.container import Outcome
 from installer.host.paths import Places
-from installer.host.relay import Finished
 from installer.host.versions import version_of
 from installer.steps import buildx_plugin
 from installer.steps.buildx_plugin import OLDEST_BUILDX
@@ -37,9 +37,9 @@ class CLI:
     def __init__(self, version: str) -> None:
         self._version = version
 
-    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Finished:
+    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Outcome:
         assert list(arguments) == ["buildx", "version"]
-        return Finished(0, f"github.com/docker/buildx v{self._version} 0123456\n", "")
+        return Outcome(0, f"github.com/docker/buildx v{self._version} 0123456\n", "")
 
 
 def test_the_users_plugin_is_kept_over_several_tries(

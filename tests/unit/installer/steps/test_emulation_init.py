@@ -1,4 +1,4 @@
-"""The program that keeps emulation registered: it starts another one and stays."""
+"""The first process of emulation's container: it starts another one and stays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from installer.steps.emulation_init import keeper
+from installer.host import kernel
+from installer.steps import emulation_init
+from installer.steps.emulation_init import init_program
 
 
 @pytest.fixture
@@ -25,16 +27,16 @@ def shared() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("architecture", ["amd64", "arm64"])
-def test_the_keeper_starts_its_program_and_stays(architecture: str, shared: Path) -> None:
+def test_the_first_process_of_emulation_starts_its_program_and_stays(architecture: str, shared: Path) -> None:
     machine = {"amd64": "x86_64", "arm64": "aarch64"}[architecture]
     found = shutil.which(f"qemu-{machine}-static")
     if platform.machine() != machine and found is None:
         pytest.skip("qemu-user-static is not installed")
     emulator = [] if platform.machine() == machine else [str(found)]
-    program = keeper(architecture)
+    program = init_program(architecture)
     assert program is not None
     assert len(program) < 400
-    path = shared / "keeper"
+    path = shared / "init"
     path.write_bytes(program)
     path.chmod(0o755)
     # As nobody the mount that it tries is refused, and nothing outside is touched.
@@ -49,5 +51,18 @@ def test_the_keeper_starts_its_program_and_stays(architecture: str, shared: Path
         process.kill()
 
 
-def test_hosts_without_a_keeper() -> None:
-    assert keeper("s390x") is None
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_the_first_process_of_emulation_is_what_its_source_says(architecture: str, tmp_path: Path) -> None:
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}[architecture]
+    tools = "" if platform.machine() == machine else f"{machine}-linux-gnu-"
+    if shutil.which(f"{tools}as") is None:
+        pytest.skip(f"{tools}as (package binutils) is not installed")
+    source = Path(emulation_init.__file__).with_name(f"emulation_init.{architecture}.s")
+    object_file, code = tmp_path / "init.o", tmp_path / "init"
+    subprocess.run([f"{tools}as", "-o", object_file, source], check=True)
+    subprocess.run([f"{tools}objcopy", "-O", "binary", "-j", ".text", object_file, code], check=True)
+    assert init_program(architecture) == kernel.program(architecture, code.read_bytes())
+
+
+def test_hosts_where_nothing_registers_emulators() -> None:
+    assert init_program("s390x") is None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bundles.archive.reader import Archive
-from bundles.errors import DamagedArchiveError, HostError, InterruptedByUser, NetworkError
+from bundles.errors import AuthenticationError, DamagedArchiveError, HostError, InterruptedByUser, NetworkError
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index
 from bundles.oci.platform import Platform
@@ -354,6 +354,18 @@ def test_an_interruption_does_not_wait_for_a_registry_that_stalls(
             install(push_to(registry.host, archive, connect, timeout=PATIENT))
     finally:
         signal.signal(signal.SIGUSR1, before)
+    stall.release()
+    assert stall.outlasted
+    assert not any(repository.tags for repository in registry.repositories.values())
+
+
+def test_nor_does_a_failure(archive: Archive, registry: FakeRegistry, connect: Connect, stall: Stall) -> None:
+    layers = [blob.digest for blob in archive.manifest.blobs if blob.media_type.endswith("tar+gzip")]
+    silent, refused = layers[:2]
+    registry.fault("PUT", str(silent), before=stall.wait)
+    registry.fault("PUT", str(refused), times=-1, status=403, before=lambda: stall.asked.wait(30))
+    with pytest.raises(AuthenticationError):
+        install(push_to(registry.host, archive, connect, timeout=PATIENT))
     stall.release()
     assert stall.outlasted
     assert not any(repository.tags for repository in registry.repositories.values())

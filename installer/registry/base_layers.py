@@ -17,7 +17,7 @@ from installer.registry.client import Registry
 _SHOWN = 20
 
 
-class Required:
+class BaseLayers:
     """The layers that images need and a delta does not have. Thread-safe.
 
     Args:
@@ -33,12 +33,12 @@ class Required:
         self._repositories: Optional[list[str]] = None
 
     def of(self, images: Sequence[Selected]) -> list[Descriptor]:
-        """Those that these images need, each once."""
+        """Return those that these images need, each once."""
         blobs = {blob.digest: blob for image in images for blob in image.blobs if not self._archive.has(blob.digest)}
         return list(blobs.values())
 
     def holder(self, digest: Digest) -> Optional[str]:
-        """A repository that has the layer, or None when none has."""
+        """Find a repository that has the layer, or return None when none has."""
         with self._lock:
             if digest not in self._holders:
                 found = next((name for name in self._candidates() if self._registry.has_blob(name, digest)), None)
@@ -48,7 +48,7 @@ class Required:
             return self._holders[digest]
 
     def _candidates(self) -> list[str]:
-        """The repositories to ask: those that had a layer before, then the images' own, then all there are."""
+        """List the repositories to ask: those that had a layer before, then the images' own, then all there are."""
         if self._repositories is None:
             own = [repository for image in self._images for repository in image.repositories]
             self._repositories = list(dict.fromkeys((*own, *self._registry.repositories())))
@@ -56,7 +56,7 @@ class Required:
         return list(dict.fromkeys((*recent[:4], *self._repositories)))
 
     def problems(self, blobs: Sequence[Descriptor]) -> list[Problem]:
-        """One for each of these layers that is nowhere on the registry; the last one counts those not shown."""
+        """Return one for each of these layers that is nowhere on the registry; the last one counts those not shown."""
         missing = [blob for blob in blobs if self.holder(blob.digest) is None]
         problems = [
             Problem(
@@ -74,7 +74,7 @@ class Required:
         return problems
 
     def unreachable(self) -> Problem:
-        """The registry does not answer, so that nothing can be looked for."""
+        """Say that the registry does not answer, so that nothing can be looked for."""
         return Problem(
             f"registry `{self._registry.host}`",
             f"it does not answer, and this archive leaves layers to {self.bases} that have to be there",
@@ -82,7 +82,7 @@ class Required:
         )
 
     def outgoing(self) -> Problem:
-        """The registry is about to be replaced by one with other data, so that nothing is to be looked for."""
+        """Say that the registry is about to be replaced by one with other data, so that nothing can be looked for."""
         return Problem(
             f"registry `{self._registry.host}`",
             f"it is going to have other data, and this archive leaves layers to {self.bases} that have to be there",

@@ -24,6 +24,15 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The handlers that a command installs in this process end with the test: they count what came before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No proxy, no Docker setting and no login of the machine that runs the tests."""
     for name in list(os.environ):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan
 from bundler.sources.source import Source
 from bundler.sources.spool import Spool, SpooledSource
@@ -63,9 +63,9 @@ def take_local(
         return spec, spooled
     from bundler.sources.docker_engine import platforms, read_images
     from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE
-    from bundler.sources.zstd import DEFAULT_LEVEL, Settings
+    from bundler.sources.zstd import DEFAULT_LEVEL, Compression
 
-    settings = Settings(spec.zstd_level or DEFAULT_LEVEL, threads)
+    settings = Compression(spec.zstd_level or DEFAULT_LEVEL, threads)
     wanted = list(spec.images)
     names = ", ".join(item.reference.familiar for item in spec.from_daemon)
     progress.message(f"reading {names} from the local Docker")
@@ -82,7 +82,7 @@ def take_local(
         missing = [platform for platform in spec.platforms if platform not in chosen]
         if missing:
             progress.message(f"note: {item.reference.familiar} is for {_list(chosen)} only, not for {_list(missing)}")
-        wanted.append(Wanted(item.reference, "base", chosen))
+        wanted.append(ImageRequest(item.reference, "base", chosen))
     if any(OCI_ZSTD_LAYER.encode() in data for data in spooled.documents):
         progress.message(f"note: {ZSTD_NOTE}")
     return dataclasses.replace(spec, images=tuple(wanted)), spooled
@@ -101,9 +101,9 @@ def make_smaller(
     result = None
     if spec.recompress:
         from bundler.planning.recompress import recompress
-        from bundler.sources.zstd import DEFAULT_LEVEL, Settings
+        from bundler.sources.zstd import DEFAULT_LEVEL, Compression
 
-        result = recompress(plan, source, Settings(spec.zstd_level or DEFAULT_LEVEL, threads), progress, workers)
+        result = recompress(plan, source, Compression(spec.zstd_level or DEFAULT_LEVEL, threads), progress, workers)
         plan = dataclasses.replace(result.plan, notes=(*plan.notes, *result.notes()))
     plan = dataclasses.replace(plan, local=frozenset(item.reference for item in spec.from_daemon))
     sizes = [layer.size for layer, _ in plan.layers if source.spool.has(layer.digest)]

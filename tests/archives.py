@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional, Union
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan
 from bundler.planning.resolve import resolve
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import BlobStream, Source
+from bundler.sources.source import BlobRequest, BlobStream, Source
 from bundler.writing.contents import Contents, compose
 from bundler.writing.writer import ArchiveWriter, Written
 from bundles.errors import NotFoundError
@@ -69,14 +69,8 @@ class ContentSource(Source):
                 waiting += self._content.children(descriptor)
         return found
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        return ContentStream(self._content.data(descriptor)[offset:])
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        return ContentStream(self._content.data(request.descriptor)[request.offset :])
 
     def cancel(self) -> None:
         pass
@@ -125,7 +119,7 @@ def made(*images: image) -> Made:
         ]
         tags[each.name] = content.index(*manifests)
     source = ContentSource(content, tags)
-    wanted = tuple(Wanted(Reference.parse(each.name), each.role, tuple(each.platforms)) for each in images)
+    wanted = tuple(ImageRequest(Reference.parse(each.name), each.role, tuple(each.platforms)) for each in images)
     plan = resolve(Spec("test", (AMD64, ARM64), (AMD64,), wanted, {}, False), source)
     layers = {descriptor.digest: content.data(descriptor) for descriptor, _ in plan.layers}
     return Made(plan, layers, source)

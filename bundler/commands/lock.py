@@ -114,7 +114,7 @@ def _kept(old: Lock, upgraded: Sequence[str]) -> dict[Reference, Digest]:
         if reference not in old.digests():
             names = ", ".join(f"`{known.familiar}`" for known in old.digests())
             raise UsageError(f"`{reference.familiar}` is not in the lock: expected one of {names}")
-    staying = [image for image in old.images if image.wanted.reference not in moving]
+    staying = [image for image in old.images if image.request.reference not in moving]
     return dataclasses.replace(old, images=tuple(staying)).pins
 
 

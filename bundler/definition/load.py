@@ -10,8 +10,8 @@ from bundler.definition.bundle_toml import read_definition
 from bundler.definition.dockerfiles import Scan, scan
 from bundler.definition.spec import (
     Definition,
+    ImageRequest,
     Spec,
-    Wanted,
     combine,
     platforms_of,
 )
@@ -72,13 +72,13 @@ def define(path: Optional[Path], line: Definition) -> Defined:
     return Defined(spec, found)
 
 
-def _wanted(found: tuple[Use, ...]) -> tuple[Wanted, ...]:
+def _wanted(found: tuple[Use, ...]) -> tuple[ImageRequest, ...]:
     """Each image once, with the platforms that it is used for."""
     platforms: dict[Reference, dict[Platform, None]] = {}
     frontends = {use.reference for use in found if use.how == "# syntax"}
     for use in found:
         platforms.setdefault(use.reference, {})[use.platform] = None
     return tuple(
-        Wanted(reference, "frontend" if reference in frontends else "base", tuple(names))
+        ImageRequest(reference, "frontend" if reference in frontends else "base", tuple(names))
         for reference, names in platforms.items()
     )

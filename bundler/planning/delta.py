@@ -66,11 +66,10 @@ def subtract(plan: Plan, bases: Sequence[Known], *, with_python: bool = False) -
     without a Python of their own need it in every archive: `with_python` carries it whatever the bases have.
     """
     known = frozenset().union(*(base.digests for base in bases))
-    documents = {descriptor.digest: data for descriptor, data in plan.documents}
     whole: set[Digest] = set()
     for image in (image for image in plan.images if image.role in _LOADED):
         for content in image.platforms:
-            layers = {layer.digest for layer in parse_manifest(documents[content.manifest.digest]).layers}
+            layers = {layer.digest for layer in parse_manifest(plan.document(content.manifest.digest)).layers}
             if (image.role == "python" and with_python) or content.manifest.digest not in known or not layers <= known:
                 whole |= layers
     # Those of artifacts are fetched with the layers, because of their media types.

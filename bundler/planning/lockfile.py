@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan
 from bundles.archive.manifest import ROLES
 from bundles.errors import ContentError, UsageError
@@ -44,9 +44,9 @@ class LockedPlatform:
 
 @dataclasses.dataclass(frozen=True)
 class LockedImage:
-    """One image, locked: what was wanted, what it was, and what each source of a merged image was."""
+    """One image, locked: what was asked for, what it was, and what each source of a merged image was."""
 
-    wanted: Wanted
+    request: ImageRequest
     digest: Digest
     platforms: tuple[LockedPlatform, ...]
     sources: tuple[Digest, ...] = ()
@@ -84,15 +84,15 @@ class Lock:
         """What each reference that is asked of a registry stands for."""
         pins: dict[Reference, Digest] = {}
         for image in self.images:
-            if image.wanted.merge:
-                pins.update({source: digest for (_, source), digest in zip(image.wanted.merge, image.sources)})
+            if image.request.merge:
+                pins.update({source: digest for (_, source), digest in zip(image.request.merge, image.sources)})
             else:
-                pins[image.wanted.reference] = image.digest
+                pins[image.request.reference] = image.digest
         return pins
 
     def digests(self) -> dict[Reference, Digest]:
         """The digest of each image."""
-        return {image.wanted.reference: image.digest for image in self.images}
+        return {image.request.reference: image.digest for image in self.images}
 
     def apply(self, spec: Spec, path: Path) -> Spec:
         """The same definition in the order of the lock, so that the same lock gives the same bytes.
@@ -110,7 +110,7 @@ class Lock:
             spec,
             platforms=self.platforms,
             host_platforms=self.host_platforms,
-            images=tuple(image.wanted for image in self.images),
+            images=tuple(image.request for image in self.images),
         )
 
     def drift(self, spec: Spec) -> list[str]:
@@ -126,7 +126,7 @@ class Lock:
                 found.append(f"the {what} are {_list(new)}, locked are {_list(old)}")
         if spec.attestations != self.attestations:
             found.append(f"attestations are {'' if spec.attestations else 'not '}wanted, locked is the opposite")
-        locked = {image.wanted.reference: image.wanted for image in self.images}
+        locked = {image.request.reference: image.request for image in self.images}
         wanted = {image.reference: image for image in spec.images}
         # What was optional and is not in the lock was decided against when it was locked.
         found += [
@@ -147,7 +147,7 @@ class Lock:
         """
         resolved = {image.reference: image for image in plan.images}
         for locked in self.images:
-            image = resolved[locked.wanted.reference]
+            image = resolved[locked.request.reference]
             platforms = tuple((content.platform, content.manifest.digest) for content in image.platforms)
             if image.root.digest != locked.digest or platforms != tuple(
                 (content.platform, content.digest) for content in locked.platforms
@@ -211,7 +211,7 @@ def read_lock(path: Path) -> Optional[Lock]:
     return Lock.parse(data, path)
 
 
-def _image_drift(wanted: Wanted, locked: Wanted) -> list[str]:
+def _image_drift(wanted: ImageRequest, locked: ImageRequest) -> list[str]:
     name = wanted.reference.familiar
     found = []
     if wanted.role != locked.role:
@@ -229,10 +229,10 @@ def _list(platforms: Iterable[Optional[Platform]]) -> str:
 
 def _image_to_json(image: LockedImage) -> dict[str, Any]:
     value: dict[str, Any] = {
-        "reference": str(image.wanted.reference),
-        "role": image.wanted.role,
+        "reference": str(image.request.reference),
+        "role": image.request.role,
         "digest": str(image.digest),
-        "wanted": list(map(str, image.wanted.platforms)),
+        "wanted": list(map(str, image.request.platforms)),
         "platforms": [
             {
                 "platform": str(content.platform) if content.platform else None,
@@ -242,10 +242,10 @@ def _image_to_json(image: LockedImage) -> dict[str, Any]:
             for content in image.platforms
         ],
     }
-    if image.wanted.merge:
+    if image.request.merge:
         value["sources"] = [
             {"platform": str(platform), "reference": str(reference), "digest": str(digest)}
-            for (platform, reference), digest in zip(image.wanted.merge, image.sources)
+            for (platform, reference), digest in zip(image.request.merge, image.sources)
         ]
     return value
 
@@ -254,7 +254,7 @@ def _image_from_json(value: Any) -> LockedImage:
     if value["role"] not in ROLES:
         raise UsageError(f"the role `{str(value['role'])[:40]}` is unknown")
     sources = value.get("sources", [])
-    wanted = Wanted(
+    wanted = ImageRequest(
         reference=Reference.parse(value["reference"]),
         role=value["role"],
         platforms=tuple(map(Platform.parse, value["wanted"])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 
 from bundles.archive.manifest import Base, Image
@@ -41,6 +42,14 @@ class Plan:
     bases: tuple[Base, ...] = ()
     required: tuple[Descriptor, ...] = ()
     local: frozenset[Reference] = frozenset()
+
+    def document(self, digest: Digest) -> bytes:
+        """Return the bytes of one of `documents`."""
+        return self._documents[digest]
+
+    @functools.cached_property
+    def _documents(self) -> Mapping[Digest, bytes]:
+        return {descriptor.digest: data for descriptor, data in self.documents}
 
     @property
     def layer_size(self) -> int:

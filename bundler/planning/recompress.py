@@ -13,6 +13,7 @@ from typing import Any, Optional
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources import zstd
 from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
+from bundler.sources.source import BlobRequest
 from bundler.sources.spool import Hashed, Local, SpooledSource
 from bundles.archive.manifest import Image
 from bundles.errors import ContentError
@@ -79,7 +80,7 @@ class _Layer:
 
 
 def recompress(
-    plan: Plan, source: SpooledSource, settings: zstd.Settings, progress: Progress, workers: int
+    plan: Plan, source: SpooledSource, settings: zstd.Compression, progress: Progress, workers: int
 ) -> Recompressed:
     """Fetch the base images' gzip layers and keep each as zstd where that is smaller; their manifests follow.
 
@@ -94,8 +95,7 @@ def recompress(
         NetworkError: a layer cannot be had, or its content is not what its image's config says. Then, as after any
             other error, `source` is cancelled.
     """
-    documents = {known.digest: (known, data) for known, data in plan.documents}
-    layers = _layers(plan, documents)
+    layers = _layers(plan)
     with progress.task("recompress", sum(layer.descriptor.size for layer in layers)) as task:
 
         def one(layer: _Layer) -> Descriptor:
@@ -105,6 +105,7 @@ def recompress(
 
         made = in_parallel(one, layers, workers, source.cancel)
     smaller = {layer.descriptor.digest: new for layer, new in zip(layers, made) if new.size < layer.descriptor.size}
+    documents = {known.digest: (known, data) for known, data in plan.documents}
     resolved = [_Rewriting(image, plan, documents, smaller).resolved(source) for image in plan.images]
     result = dataclasses.replace(Plan.of(resolved), notes=plan.notes)
     digests = {
@@ -115,7 +116,7 @@ def recompress(
     return Recompressed(result, plan.layer_size - result.layer_size, digests)
 
 
-def _layers(plan: Plan, documents: Mapping[Digest, tuple[Descriptor, bytes]]) -> list[_Layer]:
+def _layers(plan: Plan) -> list[_Layer]:
     repositories = {layer.digest: repository for layer, repository in plan.layers}
     # The archive has these anyway: beside them, smaller ones of the same content would only be more.
     stays = {
@@ -123,15 +124,15 @@ def _layers(plan: Plan, documents: Mapping[Digest, tuple[Descriptor, bytes]]) ->
         for image in plan.images
         if image.role != "base"
         for content in image.platforms
-        for layer in parse_manifest(documents[content.manifest.digest][1]).layers
+        for layer in parse_manifest(plan.document(content.manifest.digest)).layers
     }
     layers: dict[Digest, _Layer] = {}
     for image in plan.images:
         for content in image.platforms if image.role == "base" else ():
-            manifest = parse_manifest(documents[content.manifest.digest][1])
+            manifest = parse_manifest(plan.document(content.manifest.digest))
             if manifest.config.media_type not in CONFIG_TYPES:
                 continue
-            config = parse_json(documents[manifest.config.digest][1], "the image config")
+            config = parse_json(plan.document(manifest.config.digest), "the image config")
             diff_ids = _diff_ids(config, content.manifest.digest)
             for position, layer in enumerate(manifest.layers):
                 if layer.media_type in _OCI_NAMES and layer.digest in repositories and layer.digest not in stays:
@@ -153,13 +154,13 @@ def _diff_ids(config: Mapping[str, Any], manifest: Digest) -> list[str]:
     return diff_ids
 
 
-def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Settings) -> Descriptor:
+def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Compression) -> Descriptor:
     what = f"the layer {layer.descriptor.digest} of `{layer.repository.familiar}`"
     origin = f"{layer.descriptor.digest.hex}-{settings.level}"
     kept = source.spool.take_up(OCI_ZSTD_LAYER, origin)
     if kept:
         return kept
-    with source.open_blob(layer.repository, layer.descriptor) as stream:
+    with source.open_blob(BlobRequest(layer.repository, layer.descriptor)) as stream:
 
         def read(size: int) -> bytes:
             buffer = bytearray(size)
@@ -216,8 +217,7 @@ class _Rewriting:
         known = {descriptor.digest: data for descriptor, data in self._documents.items()}
         for blob, _ in walk(root, lambda item: known[item.digest], lambda item: item.digest in known):
             if blob.digest not in known:
-                plain = Descriptor(blob.media_type, blob.digest, blob.size)
-                yield plain, self._repositories.get(blob.digest, self._image.reference)
+                yield blob.plain, self._repositories.get(blob.digest, self._image.reference)
 
     def _document(self, descriptor: Descriptor) -> Descriptor:
         """Take over a document and all below it; gives its descriptor as it is now."""

@@ -149,16 +149,12 @@ def _resolved(
     for descriptor, raw in manifests:
         documents[descriptor] = raw
         manifest = parse_manifest(raw)
-        config = _plain(manifest.config)
+        config = manifest.config.plain
         if config.media_type in CONFIG_TYPES:
             documents[config] = source.read_blob(reference, config, MAX_CONFIG_SIZE)
         else:
             layers[config] = reference
-        layers.update((_plain(layer), reference) for layer in manifest.layers)
+        layers.update((layer.plain, reference) for layer in manifest.layers)
         size = config.size + sum({layer.digest: layer.size for layer in manifest.layers}.values())
         contents.append(PlatformContent(None, descriptor, size))
     return Resolved(Image(reference, "base", root, tuple(contents)), documents, layers)
-
-
-def _plain(descriptor: Descriptor) -> Descriptor:
-    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)

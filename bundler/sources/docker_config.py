@@ -148,4 +148,4 @@ class Credentials:
             raise self._broken("an entry of `auths` is not a login") from None
 
     def _broken(self, why: str) -> UsageError:
-        return UsageError(f"`{self._path}` cannot be used: {why}", hint="mend it, or log in anew with docker login")
+        return UsageError(f"`{self._path}` cannot be used: {why}", hint="fix it, or log in anew with docker login")

@@ -24,7 +24,7 @@ _TIMEOUT = 900
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
-def read_images(wanted: Sequence[FromDaemon], spool: Spool, settings: zstd.Settings) -> Iterator[Local]:
+def read_images(wanted: Sequence[FromDaemon], spool: Spool, settings: zstd.Compression) -> Iterator[Local]:
     """Each image of the local Docker, in order; its layers go to `spool`.
 
     Raises:
@@ -62,7 +62,7 @@ def _client() -> Any:
     return docker.APIClient(timeout=_TIMEOUT, version="auto", **options)
 
 
-def _read(client: Any, source: Reference, spool: Spool, settings: zstd.Settings) -> Local:
+def _read(client: Any, source: Reference, spool: Spool, settings: zstd.Compression) -> Local:
     from docker.errors import ImageNotFound, NotFound
 
     name = source.familiar

@@ -47,7 +47,7 @@ class _Layer:
     kept: Descriptor
 
 
-def read_saved(stream: IO[bytes], name: str, spool: Spool, settings: zstd.Settings) -> Local:
+def read_saved(stream: IO[bytes], name: str, spool: Spool, settings: zstd.Compression) -> Local:
     """Read one image, for every platform that is there; its layers go to `spool`.
 
     Args:
@@ -67,7 +67,7 @@ def read_saved(stream: IO[bytes], name: str, spool: Spool, settings: zstd.Settin
 
 
 class _Saved:
-    def __init__(self, name: str, spool: Spool, settings: zstd.Settings) -> None:
+    def __init__(self, name: str, spool: Spool, settings: zstd.Compression) -> None:
         self._name, self._spool, self._settings = name, spool, settings
         self._files: dict[str, bytes] = {}
         self._layers: dict[str, _Layer] = {}
@@ -155,8 +155,8 @@ class _Saved:
             return None
         if any(self._layers[path].kept.digest != layer.digest for path, layer in zip(paths, manifest.layers)):
             return self._composed(config, paths)
-        self._documents[_plain(manifest.config)] = config
-        return self._add(_plain(descriptor), data)
+        self._documents[manifest.config.plain] = config
+        return self._add(descriptor.plain, data)
 
     def _index(self, descriptor: Descriptor, data: bytes) -> Optional[Descriptor]:
         kept, changed = [], False
@@ -167,11 +167,11 @@ class _Saved:
                 changed |= found.digest != child.digest
         if not kept:
             return None
-        return self._add_index(kept) if changed else self._add(_plain(descriptor), data)
+        return self._add_index(kept) if changed else self._add(descriptor.plain, data)
 
     def _platform(self, manifest: Descriptor) -> Optional[Platform]:
         config = parse_manifest(self._documents[manifest]).config
-        return Platform.from_json(json.loads(self._documents[_plain(config)])) if not manifest.is_index else None
+        return Platform.from_json(json.loads(self._documents[config.plain])) if not manifest.is_index else None
 
     def _composed(self, config: bytes, paths: Sequence[str]) -> Descriptor:
         """An OCI manifest for raw layers, which must be those that the config names."""
@@ -215,10 +215,6 @@ def index(children: Sequence[Descriptor]) -> tuple[Descriptor, bytes]:
 
 def dump(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _plain(descriptor: Descriptor) -> Descriptor:
-    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
 
 
 def _digest(path: str) -> Digest:

@@ -9,7 +9,7 @@ from typing import Optional
 
 from bundler.sources.download import Download
 from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
-from bundler.sources.source import BlobStream, Source
+from bundler.sources.source import BlobRequest, BlobStream, Source
 from bundles.errors import NetworkError, NotFoundError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
@@ -83,14 +83,8 @@ class RegistrySource(Source):
                 failures[endpoint] = error
         raise all_failed(f"cannot get `{reference.familiar}`", failures)
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        return Download(self._transport, self._mirrors, repository, descriptor, offset=offset, avoid=avoid)
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        return Download(self._transport, self._mirrors, request)
 
     def cancel(self) -> None:
         self._transport.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import Optional, Union
 
 from bundler.sources.mirrors import Endpoint
@@ -13,12 +14,29 @@ from bundles.oci.reference import Reference
 from bundles.runtime.closing import Closing
 
 
+@dataclasses.dataclass(frozen=True)
+class BlobRequest:
+    """A blob to read.
+
+    Args:
+        repository: any reference to the repository that has it.
+        descriptor: the blob.
+        offset: the first byte wanted.
+        avoid: endpoints that sent wrong bytes, see `BlobStream.endpoint`.
+    """
+
+    repository: Reference
+    descriptor: Descriptor
+    offset: int = 0
+    avoid: frozenset[Endpoint] = frozenset()
+
+
 class Source(abc.ABC):
     """Where images come from. Thread-safe.
 
     root, data = source.manifest(Reference.parse("debian:12"))
     for layer in parse_manifest(data).layers:
-        with source.open_blob(reference, layer) as stream:
+        with source.open_blob(BlobRequest(reference, layer)) as stream:
             ...
 
     A manifest's bytes are verified here; a blob's are verified by whoever reads the stream to its end.
@@ -34,20 +52,8 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        """Begin to read a blob at `offset`; the caller closes the stream and verifies the digest.
-
-        Args:
-            repository: any reference to the repository that has it.
-            descriptor: the blob.
-            offset: the first byte wanted.
-            avoid: endpoints that sent wrong bytes, see `BlobStream.endpoint`.
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        """Begin to read a blob; the caller closes the stream and verifies the digest.
 
         Raises:
             ContentError: there is no endpoint besides those to avoid, or none sends content of this size.
@@ -70,7 +76,7 @@ class Source(abc.ABC):
             raise ContentError(f"{what} has {descriptor.size} bytes: expected at most {limit}")
         avoid: frozenset[Endpoint] = frozenset()
         while True:
-            with self.open_blob(repository, descriptor, 0, avoid) as stream:
+            with self.open_blob(BlobRequest(repository, descriptor, avoid=avoid)) as stream:
                 data = bytearray()
                 buffer = bytearray(min(1 << 20, descriptor.size))
                 while count := stream.readinto(buffer):
@@ -92,14 +98,8 @@ class SourceAround(Source):
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         return self._source.manifest(reference)
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        return self._source.open_blob(repository, descriptor, offset, avoid)
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        return self._source.open_blob(request)
 
     def cancel(self) -> None:
         self._source.cancel()
@@ -108,7 +108,7 @@ class SourceAround(Source):
 class BlobStream(Closing):
     """The bytes of one blob, from an offset on. A context manager, for one thread.
 
-    with source.open_blob(repository, descriptor) as stream:
+    with source.open_blob(request) as stream:
         while count := stream.readinto(buffer):
             ...
     """

@@ -19,7 +19,7 @@ from typing import Optional, Union
 
 from bundler.definition.spec import Spec
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import BlobStream, Source, SourceAround
+from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
 from bundles.errors import DiskFullError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
@@ -206,18 +206,13 @@ class SpooledSource(SourceAround):
             return self._documents[digest]
         return super().manifest(reference)
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        if descriptor.digest in self._documents:
-            return _Bytes(self._documents[descriptor.digest][1][offset:])
-        if not self.spool.has(descriptor.digest):
-            return super().open_blob(repository, descriptor, offset, avoid)
-        return self.spool.open(descriptor.digest, offset)
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        digest = request.descriptor.digest
+        if digest in self._documents:
+            return _Bytes(self._documents[digest][1][request.offset :])
+        if not self.spool.has(digest):
+            return super().open_blob(request)
+        return self.spool.open(digest, request.offset)
 
 
 class Hashed:

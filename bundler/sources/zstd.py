@@ -23,7 +23,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Compression:
     """`level` from 1 (fast) to 19 (small); `threads` is how many cores work on one layer, 0 for all there are."""
 
     level: int = DEFAULT_LEVEL
@@ -45,7 +45,7 @@ def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
             return
 
 
-def compress(pieces: Iterator[bytes], settings: Settings) -> Iterator[bytes]:
+def compress(pieces: Iterator[bytes], settings: Compression) -> Iterator[bytes]:
     """One zstd frame with a content checksum."""
     threads = settings.threads or os.cpu_count() or 1
     frame = zstandard.ZstdCompressor(level=settings.level, threads=threads, write_checksum=True).compressobj()

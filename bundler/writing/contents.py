@@ -13,10 +13,11 @@ from bundler.definition.spec import Spec
 from bundler.planning.plan import Plan
 from bundler.writing.install_script import Bootstrap, filled
 from bundles.archive.layout import Layout
-from bundles.archive.manifest import File, Image, Manifest
+from bundles.archive.manifest import File, Manifest
 from bundles.oci.descriptor import OCI_INDEX
 from bundles.oci.digest import Digest
-from bundles.oci.image import parse_manifest
+from bundles.oci.image import ImageManifest, parse_manifest
+from bundles.oci.reference import Reference
 
 
 def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
@@ -64,23 +65,20 @@ def _docker_archive(plan: Plan) -> bytes:
     With several host platforms the first one has the plain tag, as Docker's tags hold one image each; the others carry
     their architecture behind the tag.
     """
-    documents = {descriptor.digest: data for descriptor, data in plan.documents}
     required = {descriptor.digest for descriptor in plan.required}
     entries = []
     for image in plan.images:
         if image.role == "registry":
             for position, content in enumerate(image.platforms):
-                layers = parse_manifest(documents[content.manifest.digest]).layers
-                if any(layer.digest in required for layer in layers):
+                manifest = parse_manifest(plan.document(content.manifest.digest))
+                if any(layer.digest in required for layer in manifest.layers):
                     continue
                 suffix = f"-{str(content.platform).replace('/', '-')}" if position else ""
-                entries.append(_docker_image(image, documents[content.manifest.digest], suffix))
+                entries.append(_docker_image(image.reference, manifest, suffix))
     return _dump(entries)
 
 
-def _docker_image(image: Image, data: bytes, suffix: str) -> dict[str, Any]:
-    manifest = parse_manifest(data)
-    reference = image.reference
+def _docker_image(reference: Reference, manifest: ImageManifest, suffix: str) -> dict[str, Any]:
     tags = [f"{reference.name.removeprefix('docker.io/library/')}:{reference.tag}{suffix}"] if reference.tag else []
     return {
         "Config": manifest.config.digest.blob_path,

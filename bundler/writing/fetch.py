@@ -8,7 +8,7 @@ from typing import Optional
 
 from bundler.planning.plan import Plan
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import Source
+from bundler.sources.source import BlobRequest, Source
 from bundler.writing.writer import (
     CHUNK,
     ArchiveWriter,
@@ -108,7 +108,7 @@ class _Fetching:
         if sink.position == descriptor.size:
             return None
         buffer = memoryview(bytearray(min(CHUNK, descriptor.size)))
-        with self._source.open_blob(repository, descriptor, sink.position, avoid) as stream:
+        with self._source.open_blob(BlobRequest(repository, descriptor, sink.position, avoid)) as stream:
             while sink.position < descriptor.size:
                 count = stream.readinto(buffer)
                 if self._stop.is_set():

@@ -50,13 +50,12 @@ class Bootstrap:
     """
 
     def __init__(self, plan: Plan) -> None:
-        documents = {known.digest: data for known, data in plan.documents}
         # An image that a delta leaves to its base cannot be loaded from it.
         left = {blob.digest for blob in plan.required}
         self._images: list[_Python] = []
         offset = 0
         for content in (content for image in plan.images if image.role == "python" for content in image.platforms):
-            manifest = parse_manifest(documents[content.manifest.digest])
+            manifest = parse_manifest(plan.document(content.manifest.digest))
             name = f"docker.io/library/bundle-python:{content.manifest.digest.short}"
             if any(layer.digest in left for layer in manifest.layers):
                 continue

@@ -6,12 +6,13 @@ it left is set aside under the name `NAME.previous`, an unfinished archive like 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional, Union
 
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import BlobStream, Source, SourceAround
+from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
 from bundler.writing.journal import Journal, described, journal_of
 from bundler.writing.partial_files import Unfinished, occupied, unfinished_files
 from bundles.archive.layout import BLOCK, Entry
@@ -20,7 +21,6 @@ from bundles.archive.reader import manifest_size
 from bundles.errors import BundleError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.reference import Reference
 from bundles.runtime.closing import Closing
 from bundles.runtime.filesystem import free_space
 
@@ -159,13 +159,7 @@ class LeftoverSource(SourceAround):
         super().__init__(source)
         self._leftover = leftover
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        if self._leftover.has(descriptor) and _HERE not in avoid:
-            return self._leftover.open(descriptor, offset)
-        return super().open_blob(repository, descriptor, offset, avoid - {_HERE})
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        if self._leftover.has(request.descriptor) and _HERE not in request.avoid:
+            return self._leftover.open(request.descriptor, request.offset)
+        return super().open_blob(dataclasses.replace(request, avoid=request.avoid - {_HERE}))

@@ -18,7 +18,7 @@ from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
 from bundler.sources.registry import RegistrySource
 from bundler.sources.spool import Spool, SpooledSource
-from bundler.sources.zstd import Settings
+from bundler.sources.zstd import Compression
 from bundler.writing.contents import compose
 from bundler.writing.fetch import export
 from bundler.writing.writer import ArchiveWriter
@@ -115,7 +115,7 @@ def test_nor_does_it_hold_up_recompressing(registry: FakeRegistry, connect: Conn
     registry.fault("GET", str(silent.digest), times=-1, status=500, before=stall.wait)
     refuse(registry, str(missing.digest), stall)
     with pytest.raises(NotFoundError):
-        recompress(plan, SpooledSource(source, Spool(None)), Settings(1, 1), Silent(), 2)
+        recompress(plan, SpooledSource(source, Spool(None)), Compression(1, 1), Silent(), 2)
     stall.release()
     assert stall.outlasted
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from hypothesis import example as sample_of
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.resolve import resolve
 from bundler.writing.journal import Journal
 from bundler.writing.writer import ArchiveWriter
@@ -419,7 +419,7 @@ def test_a_manifest_with_another_size_than_its_layer_has(tmp_path: Path) -> None
     listed = dataclasses.replace(blob, size=blob.size + 5)
     tags = {"odd:1": content.index(content.manifest(config, [listed], platform=AMD64))}
     source = ContentSource(content, tags)
-    wanted = (Wanted(Reference.parse("odd:1"), "base", (AMD64,)),)
+    wanted = (ImageRequest(Reference.parse("odd:1"), "base", (AMD64,)),)
     plan = resolve(Spec("test", (AMD64,), (AMD64,), wanted, {}, False), source)
     ((_, at),) = plan.layers
     bent = Made(dataclasses.replace(plan, layers=((blob, at),)), {blob.digest: data}, source)

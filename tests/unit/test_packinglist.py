@@ -99,12 +99,12 @@ def with_labels(labels: dict[str, object], annotations: dict[str, object]) -> Ma
     manifest["annotations"] = annotations
     root = content.add(base.media_type, json.dumps(manifest).encode(), AMD64)
     sample = made(image("x:1", platforms=(AMD64,)))
-    from bundler.definition.spec import Spec, Wanted
+    from bundler.definition.spec import ImageRequest, Spec
     from bundler.planning.resolve import resolve
     from bundles.oci.reference import Reference
 
     source = ContentSource(content, {"x:1": content.index(root)})
-    wanted = (Wanted(Reference.parse("x:1"), "base", (AMD64,)),)
+    wanted = (ImageRequest(Reference.parse("x:1"), "base", (AMD64,)),)
     plan = resolve(Spec("test", (AMD64, ARM64), (AMD64,), wanted, {}, False), source)
     layers = {descriptor.digest: content.data(descriptor) for descriptor, _ in plan.layers}
     return dataclasses.replace(sample, plan=plan, layers=layers, source=source)

@@ -13,8 +13,8 @@ from bundler.create import make_smaller
 from bundler.definition.spec import (
     Definition,
     FromDaemon,
+    ImageRequest,
     Spec,
-    Wanted,
     combine,
 )
 from bundler.planning.referrers import with_referrers
@@ -155,7 +155,7 @@ def test_registries_are_not_asked_about_local_images(
     local, remote = f"{registry.host}/secret:1", f"{registry.host}/app:1"
     registry.tag("secret", "1", registry.image(seed="local"))
     amd64 = Platform.parse("linux/amd64")
-    wanted = tuple(Wanted(Reference.parse(name), "base", (amd64,)) for name in (local, remote))
+    wanted = tuple(ImageRequest(Reference.parse(name), "base", (amd64,)) for name in (local, remote))
     spec = Spec("test", (amd64,), (amd64,), wanted, {}, False, (FromDaemon.parse(local),))
     source = RegistrySource(connect(), {})
     spooled = SpooledSource(source, Spool(None))

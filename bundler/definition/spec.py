@@ -25,6 +25,15 @@ _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 
 
 @dataclasses.dataclass(frozen=True)
+class Compression:
+    """How layers become zstd: `level` from 1 (fast) to 19 (small); `threads` is how many cores work on one layer, 0 for
+    all there are."""
+
+    level: int = 9
+    threads: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageRequest:
     """One image to bundle, for these platforms; `merge` has the source of each platform when there are several.
 

@@ -23,6 +23,9 @@ from typing import Any, Optional
 
 from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan
+from bundler.planning.resolve import resolve
+from bundler.sources.pinned import PinnedSource
+from bundler.sources.source import Source
 from bundles.archive.manifest import ROLES
 from bundles.errors import ContentError, UsageError
 from bundles.oci.digest import Digest
@@ -54,16 +57,17 @@ class LockedImage:
 
 @dataclasses.dataclass(frozen=True)
 class Lock:
-    """The content of bundle.lock."""
+    """The content of bundle.lock, and where that is."""
 
     name: str
     platforms: tuple[Platform, ...]
     host_platforms: tuple[Platform, ...]
     attestations: bool
     images: tuple[LockedImage, ...]
+    path: Path
 
     @classmethod
-    def of(cls, spec: Spec, plan: Plan, found: Mapping[Reference, Digest]) -> Lock:
+    def of(cls, spec: Spec, plan: Plan, found: Mapping[Reference, Digest], path: Path) -> Lock:
         """Lock a definition as it was resolved; `found` is what each reference stood for."""
         images = []
         planned = {image.reference: image for image in plan.images}
@@ -77,7 +81,7 @@ class Lock:
             images.append(
                 LockedImage(dataclasses.replace(wanted, optional=False), image.root.digest, platforms, sources)
             )
-        return cls(spec.name, spec.platforms, spec.host_platforms, spec.attestations, tuple(images))
+        return cls(spec.name, spec.platforms, spec.host_platforms, spec.attestations, tuple(images), path)
 
     @property
     def pins(self) -> dict[Reference, Digest]:
@@ -94,7 +98,21 @@ class Lock:
         """The digest of each image."""
         return {image.request.reference: image.digest for image in self.images}
 
-    def apply(self, spec: Spec, path: Path) -> Spec:
+    def without(self, references: Iterable[Reference]) -> Lock:
+        """Return the lock with some images less.
+
+        Raises:
+            UsageError: one of them is not in it.
+        """
+        moving = set(references)
+        for reference in moving - self.digests().keys():
+            names = ", ".join(f"`{known.familiar}`" for known in self.digests())
+            raise UsageError(f"`{reference.familiar}` is not in the lock: expected one of {names}")
+        return dataclasses.replace(
+            self, images=tuple(image for image in self.images if image.request.reference not in moving)
+        )
+
+    def apply(self, spec: Spec) -> Spec:
         """The same definition in the order of the lock, so that the same lock gives the same bytes.
 
         Raises:
@@ -103,8 +121,8 @@ class Lock:
         drift = self.drift(spec)
         if drift:
             raise UsageError(
-                f"`{path}` does not fit the definition any more: {'; '.join(drift)}",
-                hint=f"bundle lock -f {path.with_suffix('.toml')}  (what has not changed keeps its digest)",
+                f"`{self.path}` does not fit the definition any more: {'; '.join(drift)}",
+                hint=f"bundle lock -f {self.path.with_suffix('.toml')}  (what has not changed keeps its digest)",
             )
         return dataclasses.replace(
             spec,
@@ -188,12 +206,43 @@ class Lock:
                 host_platforms=tuple(map(Platform.parse, value["hostPlatforms"])),
                 attestations=bool(value["attestations"]),
                 images=tuple(map(_image_from_json, value["images"])),
+                path=path,
             )
         except UsageError as error:
             raise UsageError(f"`{path}` cannot be used: {error.message}", hint=hint) from None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             message = f"`{path}` cannot be used: a field is missing or of the wrong kind ({error})"
             raise UsageError(message[:300], hint=hint) from None
+
+
+def lock_path(definition: Path) -> Path:
+    """Return where the lock of a definition is: `bundle.lock` for `bundle.toml`."""
+    return definition.with_suffix(".lock")
+
+
+@dataclasses.dataclass(frozen=True)
+class Renewal:
+    """The lock that was there, the one that takes its place, and what that was resolved to."""
+
+    old: Optional[Lock]
+    new: Lock
+    plan: Plan
+
+    @property
+    def differs(self) -> bool:
+        return self.old is None or self.new.to_bytes() != self.old.to_bytes()
+
+
+def renew(spec: Spec, old: Optional[Lock], path: Path, upgrade: Iterable[Reference], source: Source) -> Renewal:
+    """Lock what is asked for at `path`, but write nothing: what `old` has keeps its digest, except for `upgrade`.
+
+    Raises:
+        UsageError: an image to upgrade is not in `old`.
+        NetworkError: an image cannot be had.
+    """
+    pinned = PinnedSource(source, old.without(upgrade).pins if old else {})
+    plan = resolve(spec, pinned)
+    return Renewal(old, Lock.of(spec, plan, pinned.found, path), plan)
 
 
 def read_lock(path: Path) -> Optional[Lock]:

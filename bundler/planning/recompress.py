@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
+from bundler.definition.spec import Compression
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources import zstd
 from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
@@ -80,14 +81,14 @@ class _Layer:
 
 
 def recompress(
-    plan: Plan, source: SpooledSource, settings: zstd.Compression, progress: Progress, workers: int
+    plan: Plan, source: SpooledSource, compression: Compression, progress: Progress, workers: int
 ) -> Recompressed:
     """Fetch the base images' gzip layers and keep each as zstd where that is smaller; their manifests follow.
 
     Args:
         plan: what would be bundled.
         source: where layers come from, and where the new ones are kept.
-        settings: how they are compressed.
+        compression: how they are compressed.
         progress: is told of the bytes that were recompressed.
         workers: layers at once.
 
@@ -99,7 +100,7 @@ def recompress(
     with progress.task("recompress", sum(layer.descriptor.size for layer in layers)) as task:
 
         def one(layer: _Layer) -> Descriptor:
-            made = _recompressed(layer, source, settings)
+            made = _recompressed(layer, source, compression)
             task.advance(layer.descriptor.size)
             return made
 
@@ -107,7 +108,7 @@ def recompress(
     smaller = {layer.descriptor.digest: new for layer, new in zip(layers, made) if new.size < layer.descriptor.size}
     documents = {known.digest: (known, data) for known, data in plan.documents}
     resolved = [_Rewriting(image, plan, documents, smaller).resolved(source) for image in plan.images]
-    result = dataclasses.replace(Plan.of(resolved), notes=plan.notes)
+    result = dataclasses.replace(Plan.of(resolved), notes=plan.notes, local=plan.local)
     digests = {
         old.reference: (old.root.digest, new.root.digest)
         for old, new in zip(plan.images, result.images)
@@ -154,9 +155,9 @@ def _diff_ids(config: Mapping[str, Any], manifest: Digest) -> list[str]:
     return diff_ids
 
 
-def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Compression) -> Descriptor:
+def _recompressed(layer: _Layer, source: SpooledSource, compression: Compression) -> Descriptor:
     what = f"the layer {layer.descriptor.digest} of `{layer.repository.familiar}`"
-    origin = f"{layer.descriptor.digest.hex}-{settings.level}"
+    origin = f"{layer.descriptor.digest.hex}-{compression.level}"
     kept = source.spool.take_up(OCI_ZSTD_LAYER, origin)
     if kept:
         return kept
@@ -168,7 +169,7 @@ def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Compressi
 
         came = Hashed(zstd.chunks(read))
         content = Hashed(zstd.decompress(iter(came), what))
-        made = source.spool.add(OCI_ZSTD_LAYER, zstd.compress(iter(content), settings))
+        made = source.spool.add(OCI_ZSTD_LAYER, zstd.compress(iter(content), compression))
     if came.digest != layer.descriptor.digest:
         raise ContentError(f"{what} came with the digest {came.digest}")
     if layer.diff_id is not None and str(content.digest) != layer.diff_id:

@@ -81,7 +81,9 @@ def resolve(spec: Spec, source: Source) -> Plan:
     if failures:
         raise _all_together(failures, len(spec.images))
     plan = Plan.of(result for result in results if isinstance(result, Resolved))
-    return dataclasses.replace(plan, notes=(*plan.notes, *notes))
+    return dataclasses.replace(
+        plan, notes=(*plan.notes, *notes), local=frozenset(item.reference for item in spec.from_daemon)
+    )
 
 
 def _cost(image: Resolved, others: Sequence[Resolved]) -> int:

@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Optional
 
+from bundler.definition.spec import Compression
 from bundler.sources import zstd
 from bundler.sources.spool import Hashed, Local, Spool
 from bundles.errors import ContentError, UsageError
@@ -47,28 +48,28 @@ class _Layer:
     kept: Descriptor
 
 
-def read_saved(stream: IO[bytes], name: str, spool: Spool, settings: zstd.Compression) -> Local:
+def read_saved(stream: IO[bytes], name: str, spool: Spool, compression: Compression) -> Local:
     """Read one image, for every platform that is there; its layers go to `spool`.
 
     Args:
         stream: the tar.
         name: what people call the image, for messages.
         spool: keeps the layers.
-        settings: how raw layers are compressed.
+        compression: how raw layers are compressed.
 
     Raises:
         ContentError: the stream is not what `docker save` writes, or content differs from its digest.
     """
     try:
-        return _Saved(name, spool, settings).read(stream)
+        return _Saved(name, spool, compression).read(stream)
     except (tarfile.TarError, UsageError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = error.message if isinstance(error, UsageError) else str(error)
         raise ContentError(f"what Docker gave for `{name}` cannot be read: {reason}") from None
 
 
 class _Saved:
-    def __init__(self, name: str, spool: Spool, settings: zstd.Compression) -> None:
-        self._name, self._spool, self._settings = name, spool, settings
+    def __init__(self, name: str, spool: Spool, compression: Compression) -> None:
+        self._name, self._spool, self._compression = name, spool, compression
         self._files: dict[str, bytes] = {}
         self._layers: dict[str, _Layer] = {}
         self._links: dict[str, str] = {}
@@ -117,7 +118,7 @@ class _Saved:
             kind = "gzip" if first.startswith(zstd.GZIP_MAGIC) else "zstd"
             kept = self._spool.add(f"{OCI_LAYER}+{kind}", pieces)
         else:
-            kept = self._spool.add(OCI_ZSTD_LAYER, zstd.compress(pieces, self._settings))
+            kept = self._spool.add(OCI_ZSTD_LAYER, zstd.compress(pieces, self._compression))
         if path.startswith(_BLOBS) and came.digest != _digest(path):
             raise ContentError(f"`{path}` from Docker's `{self._name}` has the digest {came.digest}")
         return _Layer(came.digest, kept)

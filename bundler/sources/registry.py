@@ -41,24 +41,14 @@ class RegistrySource(Source):
             raise
 
     def find_manifest(self, reference: Reference) -> Optional[tuple[Descriptor, bytes]]:
-        """As `manifest`, but None when it is nowhere.
-
-        Raises:
-            NetworkError: whether it is there cannot be told.
-        """
+        # Without the search for similar tags, which who asks whether there is something does not need.
         try:
             return self._manifest(reference)
         except NotFoundError:
             return None
 
     def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
-        """The pages of the list of what refers to a manifest (distribution-spec v1.1 "Listing Referrers").
-
-        Each is an image index. None where no registry has such lists, which most that lack them say with 404.
-
-        Raises:
-            NetworkError: a registry failed.
-        """
+        # Most registries that lack such lists say so with 404.
         for endpoint in self._mirrors.of(repository.registry):
             name = endpoint.repository(repository.repository)
             try:

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Optional, Union
 
 from bundler.sources.mirrors import Endpoint
-from bundles.errors import ContentError
+from bundles.errors import ContentError, NotFoundError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
@@ -50,6 +50,27 @@ class Source(abc.ABC):
             NotFoundError: it is not there; the message suggests tags that are.
             NetworkError: it cannot be had.
         """
+
+    def find_manifest(self, reference: Reference) -> Optional[tuple[Descriptor, bytes]]:
+        """Return what `manifest` does, or None when it is nowhere.
+
+        Raises:
+            NetworkError: whether it is there cannot be told.
+        """
+        try:
+            return self.manifest(reference)
+        except NotFoundError:
+            return None
+
+    def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
+        """Return the pages of the list of what refers to a manifest (distribution-spec v1.1 "Listing Referrers").
+
+        Each is an image index. Empty where there are no such lists.
+
+        Raises:
+            NetworkError: a registry failed.
+        """
+        return ()
 
     @abc.abstractmethod
     def open_blob(self, request: BlobRequest) -> BlobStream:
@@ -97,6 +118,9 @@ class SourceAround(Source):
 
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         return self._source.manifest(reference)
+
+    def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
+        return self._source.referrers(repository, digest)
 
     def open_blob(self, request: BlobRequest) -> BlobStream:
         return self._source.open_blob(request)

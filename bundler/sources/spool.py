@@ -232,13 +232,12 @@ class Hashed:
 
 
 @contextlib.contextmanager
-def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> Iterator[Spool]:
+def spool_beside(target: Path, spec: Spec, progress: Progress) -> Iterator[Spool]:
     """A spool in a directory beside the archive, removed at the end; what a failed run has recompressed waits in it.
 
     Args:
         target: the archive.
         spec: whether anything is to be made at all.
-        keep: False to learn sizes and digests and to write nothing.
         progress: is told what waits for the next run.
 
     Raises:
@@ -247,7 +246,7 @@ def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> It
     """
     directory = target.with_name(f"{target.name}.spool")
     # What a run has left is removed by the next one that ends well, whether or not that makes anything itself.
-    if not keep or not (spec.from_daemon or spec.recompress or directory.is_dir()):
+    if not (spec.from_daemon or spec.recompress or directory.is_dir()):
         yield Spool(None)
         return
     with contextlib.ExitStack() as stack:

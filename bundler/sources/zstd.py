@@ -6,28 +6,18 @@ split into jobs as libzstd does with workers, which gives the same frame for eve
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import zlib
 from collections.abc import Callable, Iterator
 
 import zstandard
 
+from bundler.definition.spec import Compression
 from bundles.errors import ContentError
 
 CHUNK = 1 << 20
-DEFAULT_LEVEL = 9
-MAX_LEVEL = 19
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _GZIP = 16 + zlib.MAX_WBITS
-
-
-@dataclasses.dataclass(frozen=True)
-class Compression:
-    """`level` from 1 (fast) to 19 (small); `threads` is how many cores work on one layer, 0 for all there are."""
-
-    level: int = DEFAULT_LEVEL
-    threads: int = 0
 
 
 def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
@@ -45,10 +35,10 @@ def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
             return
 
 
-def compress(pieces: Iterator[bytes], settings: Compression) -> Iterator[bytes]:
+def compress(pieces: Iterator[bytes], compression: Compression) -> Iterator[bytes]:
     """One zstd frame with a content checksum."""
-    threads = settings.threads or os.cpu_count() or 1
-    frame = zstandard.ZstdCompressor(level=settings.level, threads=threads, write_checksum=True).compressobj()
+    threads = compression.threads or os.cpu_count() or 1
+    frame = zstandard.ZstdCompressor(level=compression.level, threads=threads, write_checksum=True).compressobj()
     for piece in pieces:
         yield frame.compress(piece)
     yield frame.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import bundles
@@ -20,8 +20,15 @@ from bundles.oci.image import ImageManifest, parse_manifest
 from bundles.oci.reference import Reference
 
 
-def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
-    """Everything that is in the archive but the layers; `program` is the zip that follows the tar."""
+def compose(spec: Spec, plan: Plan, program: bytes, *, signed: bool = False) -> Contents:
+    """Put together everything that is in the archive but the layers.
+
+    Args:
+        spec: what was asked for.
+        plan: what that is.
+        program: the zip that follows the tar.
+        signed: whether bundle.json gets a signature; the contents have it once `Contents.signature` is set.
+    """
     bootstrap = Bootstrap(plan)
     files = {"index.json": _index(plan), "manifest.json": _docker_archive(plan), **bootstrap.files(None)}
     manifest = Manifest(
@@ -35,6 +42,7 @@ def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
         program=File("program.zip", Digest.of(program), len(program)),
         bases=plan.bases,
         required=plan.required,
+        signed=signed,
     )
     manifest, files = filled(manifest, files, bootstrap)
     documents = {descriptor.digest: data for descriptor, data in plan.documents}
@@ -95,7 +103,8 @@ def _dump(value: Any) -> bytes:
 class Contents:
     """All of an archive but its layers: `files`, `documents` (manifests and configs) and `program` as raw bytes.
 
-    `signature` is the entry for the signature of bundle.json when the manifest says that it is signed.
+    `signature` is the one of `manifest_bytes` where the manifest says that it is signed: what else there is does not
+    depend on it.
     """
 
     manifest: Manifest
@@ -118,8 +127,3 @@ class Contents:
     def layout(self) -> Layout:
         """Where everything is in the archive."""
         return self.manifest.layout(len(self.manifest_bytes))
-
-    def signed(self, sign: Callable[[bytes], bytes]) -> Contents:
-        """The same with a signature; `sign` makes it from bundle.json."""
-        manifest = dataclasses.replace(self.manifest, signed=True)
-        return dataclasses.replace(self, manifest=manifest, signature=sign(manifest.to_bytes()))

@@ -276,12 +276,7 @@ def test_a_document_of_100_mb_is_not_parsed(tmp_path: Path) -> None:
     }
     manifest = dataclasses.replace(contents.manifest, images=images, blobs=blobs)
     path = tmp_path / "offline.tar"
-    with ArchiveWriter(path, dataclasses.replace(contents, manifest=manifest, documents=documents)) as writer:
-        for layer in writer.layers:
-            sink = writer.sink(layer)
-            sink.write(memoryview(made.layers[layer.digest]))
-            assert sink.finish()
-        writer.finish()
+    made.write(path, dataclasses.replace(contents, manifest=manifest, documents=documents))
     said, grown = measured(path)
     assert said == ["DamagedArchiveError"]
     assert grown < 60_000
@@ -420,9 +415,10 @@ def test_a_manifest_with_another_size_than_its_layer_has(tmp_path: Path) -> None
     tags = {"odd:1": content.index(content.manifest(config, [listed], platform=AMD64))}
     source = ContentSource(content, tags)
     wanted = (ImageRequest(Reference.parse("odd:1"), "base", (AMD64,)),)
-    plan = resolve(Spec("test", (AMD64,), (AMD64,), wanted, {}, False), source)
+    spec = Spec("test", (AMD64,), (AMD64,), wanted, {}, False)
+    plan = resolve(spec, source)
     ((_, at),) = plan.layers
-    bent = Made(dataclasses.replace(plan, layers=((blob, at),)), {blob.digest: data}, source)
+    bent = Made(dataclasses.replace(plan, layers=((blob, at),)), {blob.digest: data}, source, spec)
     path = bent.write(tmp_path / "offline.tar").path
     with Archive(path) as archive, pytest.raises(DamagedArchiveError, match=f"says that it has {blob.size + 5} bytes"):
         archive.verify()

@@ -409,11 +409,11 @@ def test_only_what_was_recompressed_waits_for_the_next_run(tmp_path: Path) -> No
     target = tmp_path / "offline.tar"
     spec = Spec("test", (AMD64,), (AMD64,), (), {}, False, recompress=True)
     directory = tmp_path / "offline.tar.spool"
-    with pytest.raises(ZeroDivisionError), spool_beside(target, spec, True, Silent()) as spool:
+    with pytest.raises(ZeroDivisionError), spool_beside(target, spec, Silent()) as spool:
         spool.add("x", iter([b"of the local Docker"]))
         made = spool.add("x", iter([b"made"]))
         spool.keep(made.digest, "aa-1")
-        with pytest.raises(BundleError, match="being written by another"), spool_beside(target, spec, True, Silent()):
+        with pytest.raises(BundleError, match="being written by another"), spool_beside(target, spec, Silent()):
             pass
         raise ZeroDivisionError
     assert [path.name for path in directory.iterdir()] == [f"aa-1.{made.digest.hex}.made"]
@@ -421,13 +421,13 @@ def test_only_what_was_recompressed_waits_for_the_next_run(tmp_path: Path) -> No
     # As a killed run leaves it.
     (directory / "tmp.unfinished").write_bytes(b"x")
     (directory / "notes.txt").write_text("somebody's")
-    with spool_beside(target, spec, True, Silent()):
+    with spool_beside(target, spec, Silent()):
         assert sorted(path.name for path in directory.iterdir()) == [f"aa-1.{made.digest.hex}.made", "notes.txt"]
     assert [path.name for path in directory.iterdir()] == ["notes.txt"]
     (directory / "notes.txt").unlink()
     # A run that makes nothing removes it too, and makes none.
     for _ in range(2):
-        with spool_beside(target, dataclasses.replace(spec, recompress=False), True, Silent()):
+        with spool_beside(target, dataclasses.replace(spec, recompress=False), Silent()):
             pass
         assert not directory.exists()
 
@@ -444,7 +444,7 @@ def test_no_spool_where_something_else_is(tmp_path: Path, there: str) -> None:
     spec = Spec("test", (AMD64,), (AMD64,), (), {}, False, recompress=True)
     with (
         pytest.raises(UsageError, match=r"offline\.tar\.spool` cannot be written"),
-        spool_beside(tmp_path / "offline.tar", spec, True, Silent()),
+        spool_beside(tmp_path / "offline.tar", spec, Silent()),
     ):
         pass
     assert (other / "aa-1.made").exists()

@@ -148,15 +148,7 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
 
 
 def test_parts_are_listed_each(tmp_path: Path) -> None:
-    from bundler.writing.writer import ArchiveWriter
-
-    contents = example()
-    with ArchiveWriter(tmp_path / "offline.tar", contents.contents(), 100 * 1024) as writer:
-        for descriptor in writer.layers:
-            sink = writer.sink(descriptor)
-            sink.write(memoryview(contents.layers[descriptor.digest]))
-            assert sink.finish()
-        written = writer.finish()
+    written = example().write(tmp_path / "offline.tar", split=100 * 1024)
     text = Page(page(tmp_path / "offline.tar.001")).text
     assert len(written.files) > 1
     for file in written.files:

@@ -19,7 +19,7 @@ from bundler.planning.lockfile import Lock
 from bundler.planning.plan import Plan
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
-from bundler.sources.pinned import PinnedSource
+from bundler.sources.pins import PinnedSource
 from bundler.sources.source import Source
 from bundler.sources.spool import Spool, SpooledSource, spool_beside
 from bundler.writing.contents import Contents, compose

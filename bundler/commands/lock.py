@@ -69,7 +69,7 @@ def lock(
 
 
 def moves(old: Optional[Lock], new: Lock) -> dict[str, Any]:
-    """What differs between two locks: images added, removed, moved (old -> new digest), and how many stay."""
+    """List what differs between two locks: images added, removed, moved (old -> new digest), and how many stay."""
     before = old.digests() if old else {}
     after = new.digests()
     return {

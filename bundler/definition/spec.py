@@ -26,8 +26,7 @@ _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 
 @dataclasses.dataclass(frozen=True)
 class Compression:
-    """How layers become zstd: `level` from 1 (fast) to 19 (small); `threads` is how many cores work on one layer, 0 for
-    all there are."""
+    """How layers become zstd: `level` from 1 (fast) to 19 (small), `threads` the cores for one layer, 0 for all."""
 
     level: int = 9
     threads: int = 0
@@ -118,13 +117,13 @@ class Definition:
 
 
 def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
-    """The platforms of the base images and of the hosts: the command line's, else bundle.toml's, else the defaults."""
+    """Return the platforms of base images and of hosts: the command line's, else bundle.toml's, else the defaults."""
     platforms = line.platforms or file.platforms or _DEFAULT_PLATFORMS
     return platforms, line.host_platforms or file.host_platforms or _DEFAULT_HOSTS
 
 
 def combine(file: Definition, line: Definition, default_name: str) -> Spec:
-    """One Spec from bundle.toml and the command line: images add up, everything else on the command line wins.
+    """Make one Spec of bundle.toml and the command line: images add up, everything else on the command line wins.
 
     Raises:
         UsageError: nothing to bundle.
@@ -162,7 +161,7 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
         name,
         platforms,
         hosts,
-        _united(wanted),
+        _unite(wanted),
         {**file.mirrors, **line.mirrors},
         attestations,
         local,
@@ -171,8 +170,8 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     )
 
 
-def _united(wanted: Iterable[ImageRequest]) -> tuple[ImageRequest, ...]:
-    """Each reference once: an image of the toolchain that is also a base image gets the platforms of both.
+def _unite(wanted: Iterable[ImageRequest]) -> tuple[ImageRequest, ...]:
+    """List each reference once: an image of the toolchain that is also a base image gets the platforms of both.
 
     One that is the target of a merge gets the merge and its platforms: nothing else of that name is bundled.
     """

@@ -24,7 +24,7 @@ from typing import Any, Optional
 from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan
 from bundler.planning.resolve import resolve
-from bundler.sources.pinned import PinnedSource
+from bundler.sources.pins import PinnedSource
 from bundler.sources.source import Source
 from bundles.archive.manifest import ROLES
 from bundles.errors import ContentError, UsageError
@@ -95,7 +95,7 @@ class Lock:
         return pins
 
     def digests(self) -> dict[Reference, Digest]:
-        """The digest of each image."""
+        """Return the digest of each image."""
         return {image.request.reference: image.digest for image in self.images}
 
     def without(self, references: Iterable[Reference]) -> Lock:
@@ -113,7 +113,7 @@ class Lock:
         )
 
     def apply(self, spec: Spec) -> Spec:
-        """The same definition in the order of the lock, so that the same lock gives the same bytes.
+        """Return the same definition in the order of the lock, so that the same lock gives the same bytes.
 
         Raises:
             UsageError: the definition has drifted from the lock; the message says in what.
@@ -132,7 +132,7 @@ class Lock:
         )
 
     def drift(self, spec: Spec) -> list[str]:
-        """In what a definition differs from the one that was locked; the order of things does not count."""
+        """Say in what a definition differs from the one that was locked; the order of things does not count."""
         found = []
         if spec.name != self.name:
             found.append(f"the name is `{spec.name}`, locked is `{self.name}`")
@@ -177,7 +177,7 @@ class Lock:
                 )
 
     def to_bytes(self) -> bytes:
-        """The file: the same lock always gives the same bytes."""
+        """Return the file: the same lock always gives the same bytes."""
         value = {
             "lock": FORMAT,
             "name": self.name,
@@ -246,7 +246,7 @@ def renew(spec: Spec, old: Optional[Lock], path: Path, upgrade: Iterable[Referen
 
 
 def read_lock(path: Path) -> Optional[Lock]:
-    """The lock at `path`, or None when there is none.
+    """Return the lock at `path`, or None when there is none.
 
     Raises:
         UsageError: it cannot be read or used.

@@ -57,7 +57,7 @@ class Plan:
         return sum(descriptor.size for descriptor, _ in self.layers)
 
     def and_also(self, more: Iterable[Resolved], notes: Iterable[str] = ()) -> Plan:
-        """This plan with further images."""
+        """Return this plan with further images."""
         added = Plan.of(more)
         _check_sizes((*self.documents, *added.documents), (*self.layers, *added.layers))
         documents = {descriptor.digest: (descriptor, data) for descriptor, data in (*added.documents, *self.documents)}
@@ -72,7 +72,7 @@ class Plan:
 
     @classmethod
     def of(cls, resolved: Iterable[Resolved]) -> Plan:
-        """The union of several images.
+        """Unite several images.
 
         Raises:
             ContentError: two images give different sizes for one digest.

@@ -60,7 +60,7 @@ class Recompressed:
         return {"savedBytes": self.saved, "images": images}
 
     def notes(self) -> Sequence[str]:
-        """What people should know of it."""
+        """Say what people should know of it."""
         if not self.digests:
             return ["recompressing changed nothing: no layer became smaller"]
         return [
@@ -100,14 +100,14 @@ def recompress(
     with progress.task("recompress", sum(layer.descriptor.size for layer in layers)) as task:
 
         def one(layer: _Layer) -> Descriptor:
-            made = _recompressed(layer, source, compression)
+            made = _recompress(layer, source, compression)
             task.advance(layer.descriptor.size)
             return made
 
         made = in_parallel(one, layers, workers, source.cancel)
     smaller = {layer.descriptor.digest: new for layer, new in zip(layers, made) if new.size < layer.descriptor.size}
     documents = {known.digest: (known, data) for known, data in plan.documents}
-    resolved = [_Rewriting(image, plan, documents, smaller).resolved(source) for image in plan.images]
+    resolved = [_Rewriting(image, plan, documents, smaller).rewrite(source) for image in plan.images]
     result = dataclasses.replace(Plan.of(resolved), notes=plan.notes, local=plan.local)
     digests = {
         old.reference: (old.root.digest, new.root.digest)
@@ -143,7 +143,7 @@ def _layers(plan: Plan) -> list[_Layer]:
 
 
 def _diff_ids(config: Mapping[str, Any], manifest: Digest) -> list[str]:
-    """The digests of the layers' contents, as far as the config has them.
+    """Return the digests of the layers' contents, as far as the config has them.
 
     Raises:
         ContentError: what stands there is something else.
@@ -155,7 +155,7 @@ def _diff_ids(config: Mapping[str, Any], manifest: Digest) -> list[str]:
     return diff_ids
 
 
-def _recompressed(layer: _Layer, source: SpooledSource, compression: Compression) -> Descriptor:
+def _recompress(layer: _Layer, source: SpooledSource, compression: Compression) -> Descriptor:
     what = f"the layer {layer.descriptor.digest} of `{layer.repository.familiar}`"
     origin = f"{layer.descriptor.digest.hex}-{compression.level}"
     kept = source.spool.take_up(OCI_ZSTD_LAYER, origin)
@@ -195,8 +195,8 @@ class _Rewriting:
         self._documents: dict[Descriptor, bytes] = {}
         self._moved: dict[Digest, Descriptor] = {}
 
-    def resolved(self, source: SpooledSource) -> Resolved:
-        """The image as it is bundled; its new documents are served by `source` too."""
+    def rewrite(self, source: SpooledSource) -> Resolved:
+        """Return the image as it is bundled; its new documents are served by `source` too."""
         image = self._image
         root = self._document(image.root)
         contents = []
@@ -253,11 +253,11 @@ class _Rewriting:
         return dump(value)
 
     def _is_ours(self, child: Descriptor) -> bool:
-        """Whether a child of an index is bundled with this image; another image may be of the same index."""
+        """Tell whether a child of an index is bundled with this image; another image may be of the same index."""
         return child.digest in self._old and (child.is_index or (child.attests or child.digest) in self._manifests)
 
     def _index(self, data: bytes) -> bytes:
-        """The index of what is bundled: it changes anyway, so that what is left out is left out of it too."""
+        """Rewrite the index of what is bundled: it changes anyway, so that what is left out is left out of it too."""
         value = json.loads(data)
         kept: list[dict[str, Any]] = []
         moved: dict[str, str] = {}

@@ -43,7 +43,7 @@ class _Subject:
 
 
 def with_referrers(plan: Plan, source: Source) -> Plan:
-    """The plan and all that is attached to its images, to their platforms, and to what is attached.
+    """Return the plan and all that is attached to its images, to their platforms, and to what is attached.
 
     Merged images have digests of their own making, so that nothing can be attached to them; a note says so. Registries
     are not asked about local images, whose very names may be nobody's business.
@@ -93,7 +93,7 @@ def _look(subject: _Subject, source: Source) -> list[Resolved]:
 
 
 def _attached(subject: _Subject, source: Source) -> Iterator[Resolved]:
-    """What is attached to one manifest."""
+    """Find what is attached to one manifest."""
     base = f"sha256-{subject.digest.hex}"
     for suffix in _COSIGN_SUFFIXES:
         reference = subject.tagged(base + suffix)
@@ -121,7 +121,7 @@ def _attached(subject: _Subject, source: Source) -> Iterator[Resolved]:
 
 
 def _found(subject: _Subject, children: Iterable[Descriptor], source: Source) -> list[tuple[Descriptor, bytes]]:
-    """Those manifests that are there: a list of referrers may have some that were deleted.
+    """Return those manifests that are there: a list of referrers may have some that were deleted.
 
     Raises:
         ContentError: the list gives another size; what reads the archive would call it damaged.

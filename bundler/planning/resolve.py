@@ -87,7 +87,7 @@ def resolve(spec: Spec, source: Source) -> Plan:
 
 
 def _cost(image: Resolved, others: Sequence[Resolved]) -> int:
-    """The bytes of the layers that no other image has."""
+    """Count the bytes of the layers that no other image has."""
     shared = {layer.digest for other in others for layer in other.layers}
     return sum(layer.size for layer in image.layers if layer.digest not in shared)
 
@@ -253,7 +253,7 @@ class _Resolution:
                 del self._documents[descriptor]
 
     def _config_platform(self, reference: Reference, child: Descriptor) -> Optional[Platform]:
-        """The platform of a manifest whose index entry names none."""
+        """Return the platform of a manifest whose index entry names none."""
         _, data = self._child(reference, child)
         config = parse_manifest(data).config
         if config.media_type not in CONFIG_TYPES:
@@ -261,7 +261,7 @@ class _Resolution:
         return config_platform(self._source.read_blob(reference, config, MAX_CONFIG_SIZE))
 
     def _child(self, reference: Reference, child: Descriptor) -> tuple[Descriptor, bytes]:
-        """What an index lists, as the index says.
+        """Fetch what an index lists, as the index says.
 
         Raises:
             ContentError: the index gives another size; what reads the archive would call it damaged.
@@ -297,7 +297,7 @@ class _Resolution:
 
 
 def _match(wanted: Sequence[Platform], offered: Sequence[Platform]) -> list[Platform]:
-    """The offered platform for each wanted one.
+    """Choose the offered platform for each wanted one.
 
     Raises:
         NotFoundError: for some there is none.

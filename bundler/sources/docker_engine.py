@@ -59,7 +59,7 @@ def _list(platforms: Sequence[Platform]) -> str:
 
 
 def read_images(wanted: Sequence[FromDaemon], spool: Spool, compression: Compression) -> Iterator[Local]:
-    """Each image of the local Docker, in order; its layers go to `spool`.
+    """Read each image of the local Docker, in order; its layers go to `spool`.
 
     Raises:
         HostError: Docker does not answer.
@@ -73,18 +73,18 @@ def read_images(wanted: Sequence[FromDaemon], spool: Spool, compression: Compres
     try:
         with contextlib.closing(_client()) as client:
             for item in wanted:
-                yield _merged(item, [_read(client, source, spool, compression) for source in item.sources])
+                yield _merge(item, [_read(client, source, spool, compression) for source in item.sources])
     except (DockerException, requests.RequestException) as error:
         raise HostError(f"Docker cannot be asked for images: {error}", hint="docker version") from None
 
 
 def platforms(local: Local) -> tuple[Platform, ...]:
-    """The platforms of an image."""
+    """Return the platforms of an image."""
     return tuple(dict.fromkeys(child.platform for child in _children(local) if child.platform))
 
 
 def _client() -> Any:
-    """A connection to the engine that the docker command uses: DOCKER_HOST, else the current context."""
+    """Connect to the engine that the docker command uses: DOCKER_HOST, else the current context."""
     import docker
     from docker.context import ContextAPI
     from docker.utils import kwargs_from_env
@@ -110,7 +110,7 @@ def _read(client: Any, source: Reference, spool: Spool, compression: Compression
 
 
 def _children(local: Local) -> Iterator[Descriptor]:
-    """The image manifests, each with its platform."""
+    """Return the image manifests, each with its platform."""
     documents = {known.digest: data for known, data in local.documents.items()}
     if local.root.is_index:
         # A child that is not there is of a platform that Docker has not pulled.
@@ -120,8 +120,8 @@ def _children(local: Local) -> Iterator[Descriptor]:
         yield dataclasses.replace(local.root, platform=config_platform(documents[config.digest]))
 
 
-def _merged(wanted: FromDaemon, parts: Sequence[Local]) -> Local:
-    """Several images as one, in the order of their platforms."""
+def _merge(wanted: FromDaemon, parts: Sequence[Local]) -> Local:
+    """Make one image of several, in the order of their platforms."""
     if len(parts) == 1:
         return parts[0]
     children: dict[Platform, Descriptor] = {}

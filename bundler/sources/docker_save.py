@@ -90,7 +90,7 @@ class _Saved:
             root = self._root(parse_index(self._files["index.json"]))
         else:
             (entry,) = json.loads(self._files["manifest.json"])
-            root = self._composed(self._files[self._target(entry["Config"])], entry["Layers"])
+            root = self._compose(self._files[self._target(entry["Config"])], entry["Layers"])
         return Local(root, self._documents)
 
     def _file(self, path: str, size: int, content: IO[bytes]) -> None:
@@ -124,7 +124,7 @@ class _Saved:
         return _Layer(came.digest, kept)
 
     def _target(self, path: str) -> str:
-        """Where a path leads: layers that several images share are links to the first of them."""
+        """Follow a path to where it leads: layers that several images share are links to the first of them."""
         path = posixpath.normpath(path)
         for _ in range(len(self._links) + 1):
             if path not in self._links:
@@ -133,7 +133,7 @@ class _Saved:
         return path
 
     def _root(self, entries: Sequence[Descriptor]) -> Descriptor:
-        """What index.json names: one image, under each of its tags."""
+        """Return what index.json names: one image, under each of its tags."""
         roots = {entry.digest: entry for entry in entries}
         if len(roots) != 1:
             raise UsageError(f"it holds {len(roots)} images: expected one")
@@ -143,7 +143,7 @@ class _Saved:
         return root
 
     def _document_at(self, descriptor: Descriptor) -> Optional[Descriptor]:
-        """A manifest or index with what is below it; None when it is not there as a whole."""
+        """Take a manifest or index with what is below it; None when it is not there as a whole."""
         data = self._files.get(f"{_BLOBS}{descriptor.digest.hex}")
         if data is None or descriptor.is_attestation:
             return None
@@ -155,7 +155,7 @@ class _Saved:
         if config is None or not self._layers.keys() >= set(paths):
             return None
         if any(self._layers[path].kept.digest != layer.digest for path, layer in zip(paths, manifest.layers)):
-            return self._composed(config, paths)
+            return self._compose(config, paths)
         self._documents[manifest.config.plain] = config
         return self._add(descriptor.plain, data)
 
@@ -174,8 +174,8 @@ class _Saved:
         config = parse_manifest(self._documents[manifest]).config
         return Platform.from_json(json.loads(self._documents[config.plain])) if not manifest.is_index else None
 
-    def _composed(self, config: bytes, paths: Sequence[str]) -> Descriptor:
-        """An OCI manifest for raw layers, which must be those that the config names."""
+    def _compose(self, config: bytes, paths: Sequence[str]) -> Descriptor:
+        """Make an OCI manifest for raw layers, which must be those that the config names."""
         value = parse_json(config, "the image config")
         expected = (value.get("rootfs") or {}).get("diff_ids") or []
         layers = [self._layers[self._target(path)] for path in paths]
@@ -209,7 +209,7 @@ class _Saved:
 
 
 def index(children: Sequence[Descriptor]) -> tuple[Descriptor, bytes]:
-    """An OCI index of these manifests, each with its platform; the same children give the same bytes."""
+    """Make an OCI index of these manifests, each with its platform; the same children give the same bytes."""
     data = dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child.to_json() for child in children]})
     return Descriptor.of(OCI_INDEX, data), data
 

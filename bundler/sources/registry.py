@@ -80,7 +80,7 @@ class RegistrySource(Source):
         self._transport.close()
 
     def _with_suggestions(self, reference: Reference, failure: NotFoundError) -> NotFoundError:
-        """The error for a tag that is nowhere, with tags that are. Says nothing where the registry does not."""
+        """Make the error for a tag that is nowhere, with tags that are. It says nothing where the registry does not."""
         unknown = False
         for endpoint in self._mirrors.of(reference.registry):
             try:
@@ -93,9 +93,9 @@ class RegistrySource(Source):
             close = difflib.get_close_matches(str(reference.tag), tags, _SUGGESTIONS, _ALIKE)
             if close:
                 near = [dataclasses.replace(reference, tag=tag).familiar for tag in close]
-                return _amended(failure, "", f"did you mean {', '.join(f'`{name}`' for name in near)}?")
+                return _amend(failure, "", f"did you mean {', '.join(f'`{name}`' for name in near)}?")
             return failure
-        return _amended(failure, f"the repository `{reference.repository}` is unknown") if unknown else failure
+        return _amend(failure, f"the repository `{reference.repository}` is unknown") if unknown else failure
 
     def _tags(self, endpoint: Endpoint, repository: str) -> list[str]:
         name = endpoint.repository(repository)
@@ -106,6 +106,6 @@ class RegistrySource(Source):
         return list(tags)
 
 
-def _amended(failure: NotFoundError, more: str, hint: Optional[str] = None) -> NotFoundError:
+def _amend(failure: NotFoundError, more: str, hint: Optional[str] = None) -> NotFoundError:
     message = f"{failure.message}; {more}" if more else failure.message
     return NotFoundError(message, hint=hint or failure.hint, status=failure.status, codes=failure.codes)

@@ -44,7 +44,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
-        """A manifest or index: its descriptor, computed from the bytes, and the bytes as they came.
+        """Return a manifest or index: its descriptor, computed from the bytes, and the bytes as they came.
 
         Raises:
             NotFoundError: it is not there; the message suggests tags that are.
@@ -86,7 +86,7 @@ class Source(abc.ABC):
         """End what other threads wait for, with errors. Nothing can be had from the source afterwards."""
 
     def read_blob(self, repository: Reference, descriptor: Descriptor, limit: int) -> bytes:
-        """A small blob as a whole, verified; an endpoint that sends wrong bytes is passed over.
+        """Read a small blob as a whole, verified; an endpoint that sends wrong bytes is passed over.
 
         Raises:
             ContentError: it is larger than `limit`, or wrong wherever it comes from.

@@ -79,7 +79,7 @@ class Spool:
         return descriptor
 
     def keep(self, digest: Digest, origin: str) -> None:
-        """What was added is right, and a later run may `take_up` it too.
+        """Let a later run `take_up` what was added, which is right.
 
         Args:
             digest: of what was added.
@@ -88,7 +88,7 @@ class Spool:
         self._named(None, digest, f"{origin}.{digest.hex}{_MADE}")
 
     def take_up(self, media_type: str, origin: str) -> Optional[Descriptor]:
-        """What an earlier run made of `origin`, when it is still what it was; else None."""
+        """Return what an earlier run made of `origin`, when it is still what it was; else None."""
         for path in self._directory.glob(f"{origin}.*{_MADE}") if self._directory else ():
             with path.open("rb") as file:
                 hashed = Hashed(iter(lambda: file.read(_BLOCK), b""))
@@ -233,7 +233,7 @@ class Hashed:
 
 @contextlib.contextmanager
 def spool_beside(target: Path, spec: Spec, progress: Progress) -> Iterator[Spool]:
-    """A spool in a directory beside the archive, removed at the end; what a failed run has recompressed waits in it.
+    """Make a spool in a directory beside the archive, removed at the end; what a failed run recompressed waits there.
 
     Args:
         target: the archive.

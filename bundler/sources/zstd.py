@@ -21,7 +21,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """What `read` gives up to its end, in pieces of exactly CHUNK bytes, the last one shorter."""
+    """Read to the end, in pieces of exactly CHUNK bytes, the last one shorter."""
     while True:
         piece = bytearray()
         while len(piece) < CHUNK:
@@ -36,7 +36,7 @@ def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def compress(pieces: Iterator[bytes], compression: Compression) -> Iterator[bytes]:
-    """One zstd frame with a content checksum."""
+    """Make one zstd frame with a content checksum."""
     threads = compression.threads or os.cpu_count() or 1
     frame = zstandard.ZstdCompressor(level=compression.level, threads=threads, write_checksum=True).compressobj()
     for piece in pieces:
@@ -45,7 +45,7 @@ def compress(pieces: Iterator[bytes], compression: Compression) -> Iterator[byte
 
 
 def decompress(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
-    """The content of a gzip file, all its members; anything else comes as it is. The first piece has two bytes or more.
+    """Unpack a gzip file, all its members; anything else comes as it is. The first piece has two bytes or more.
 
     Raises:
         ContentError: the gzip data is broken or ends early; the message names `what`.

@@ -11,7 +11,7 @@ from typing import Any, Optional
 import bundles
 from bundler.definition.spec import Spec
 from bundler.planning.plan import Plan
-from bundler.writing.install_script import Bootstrap, filled
+from bundler.writing.install_script import Bootstrap, fill_in
 from bundles.archive.layout import Layout
 from bundles.archive.manifest import File, Manifest
 from bundles.oci.descriptor import OCI_INDEX
@@ -44,13 +44,13 @@ def compose(spec: Spec, plan: Plan, program: bytes, *, signed: bool = False) -> 
         required=plan.required,
         signed=signed,
     )
-    manifest, files = filled(manifest, files, bootstrap)
+    manifest, files = fill_in(manifest, files, bootstrap)
     documents = {descriptor.digest: data for descriptor, data in plan.documents}
     return Contents(manifest, files, documents, program)
 
 
 def _index(plan: Plan) -> bytes:
-    """The index.json of the OCI image layout: each image under its full reference.
+    """Write the index.json of the OCI image layout: each image under its full reference.
 
     `org.opencontainers.image.ref.name` is what skopeo, crane, regctl and umoci look for, `io.containerd.image.name`
     what containerd and a Docker with the containerd image store look for.
@@ -66,7 +66,7 @@ def _index(plan: Plan) -> bytes:
 
 
 def _docker_archive(plan: Plan) -> bytes:
-    """The manifest.json of `docker save`: the registry image of each host platform, so that `docker load` works.
+    """Write the manifest.json of `docker save`: the registry image of each host platform, so that `docker load` works.
 
     An image of which a delta leaves layers to its base is not in it: `docker load` could do nothing with it.
 

@@ -45,7 +45,7 @@ def export(
 
 
 def in_order(layers: Sequence[Layer], workers: int) -> list[Layer]:
-    """The order in which to begin layers: that of the archive, but a large one before it could be the last to end.
+    """Order layers as they are to begin: as in the archive, but a large one before it could be the last to end.
 
     The archive's order keeps the hash of the whole file close behind the workers. A layer that is left to the end would
     keep one of them busy, over one connection, while the others have nothing to do: it is begun as soon as it is as

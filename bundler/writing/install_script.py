@@ -65,7 +65,7 @@ class Bootstrap:
             offset += len(head)
 
     def files(self, layout: Optional[Layout]) -> dict[str, bytes]:
-        """Name and content; with None the numbers are missing, and the sizes are right."""
+        """Return name and content; with None the numbers are missing, and the sizes are right."""
         text = _template().replace(_SIZE, f"{layout.size if layout else 0:<{_DIGITS}}")
         cases = "".join(self._case(image, layout) for image in self._images)
         files = {SCRIPT: text.replace(_PYTHON, cases or "    none) ;;\n").encode()}
@@ -92,8 +92,8 @@ class Bootstrap:
         )
 
 
-def filled(manifest: Manifest, files: Mapping[str, bytes], bootstrap: Bootstrap) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest and the small files, with the numbers in the script."""
+def fill_in(manifest: Manifest, files: Mapping[str, bytes], bootstrap: Bootstrap) -> tuple[Manifest, dict[str, bytes]]:
+    """Return the manifest and the small files, with the numbers in the script."""
     layout = manifest.layout(len(manifest.to_bytes()))
     files = {**files, **bootstrap.files(layout)}
     listed = tuple(File(name, Digest.of(data), len(data)) for name, data in files.items())

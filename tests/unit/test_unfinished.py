@@ -87,7 +87,7 @@ def test_no_space_for_another_bundle_leaves_the_unfinished_one(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "statvfs", full)
-        patched.setattr(writer_module, "occupied", lambda partials: 0)
+        patched.setattr(writer_module, "disk_usage", lambda partials: 0)
         with pytest.raises(DiskFullError):
             ArchiveWriter(path, other)
     assert contents(tmp_path) == before

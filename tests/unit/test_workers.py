@@ -30,7 +30,10 @@ class Stop:
 @pytest.fixture
 def stop() -> Iterator[Stop]:
     stop = Stop()
+    # Other tests may have left the handler of the command line here, which ends the process the second time.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield stop
+    signal.signal(signal.SIGINT, before)
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("worker")] == []
 
 

@@ -28,7 +28,7 @@ def registry_name(text: str) -> str:
 
     What stands in front of the host, and behind it, is left out; nothing is checked.
     """
-    host = (text.partition("://")[2] or text).partition("/")[0].lower()
+    host = text.rpartition("://")[2].partition("/")[0].lower()
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 

@@ -144,6 +144,7 @@ def _plan(
     sizes = [layer.size for layer, _ in plan.layers if local.spool.has(layer.digest)]
     if options.referrers:
         plan = with_referrers(plan, source)
+    plan = dataclasses.replace(plan, notes=(*plan.notes, *source.notes))
     if options.bases:
         plan = subtract(plan, options.bases, with_python=python_is_asked_for)
     for note in plan.notes:

@@ -22,7 +22,7 @@ from installer.host.docker_engine import Endpoint, Engine
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.model.naming import repositories
 from installer.receipt.installed import Installed
 from installer.registry.client import Registry
@@ -93,7 +93,7 @@ def _uses(path: Path, settings: Settings) -> list[Use]:
     return uses(text, str(place), settings)
 
 
-def missing(use: Use, wanted: Wanted, registry: Registry) -> Optional[str]:
+def missing(use: Use, wanted: DesiredState, registry: Registry) -> Optional[str]:
     """What keeps BuildKit from getting an image for a platform at the place where its configuration makes it look."""
     reference = use.reference
     if reference.registry != str(wanted.address) and reference.registry not in wanted.mirrors:

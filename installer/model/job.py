@@ -96,7 +96,7 @@ class Tool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class DesiredState:
     """What a host is to be, but for the content of the registry: the archive is not needed to see whether it is so.
 
     `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory. `mirrors` maps
@@ -117,7 +117,7 @@ class Wanted:
 
 
 @dataclasses.dataclass(frozen=True)
-class Job(Wanted):
+class Job(DesiredState):
     """An archive, where it goes, and what of it."""
 
     archive: Archive

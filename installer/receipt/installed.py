@@ -17,7 +17,7 @@ from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.address import Address
 from installer.model.installed_registry import installed_address
-from installer.model.job import Tool, Wanted
+from installer.model.job import Tool, DesiredState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Installed:
     """The receipt, read. `document` is all of it, and is what `save` writes."""
 
     document: dict[str, Any]
-    wanted: Wanted
+    wanted: DesiredState
     images: tuple[InstalledImage, ...]
     brought: tuple[Brought, ...]
 
@@ -71,7 +71,7 @@ class Installed:
             builder = document["builder"]
             return cls(
                 document=document,
-                wanted=Wanted(
+                wanted=DesiredState(
                     address=Address.parse(document["registry"]["address"]),
                     data=str(document["registry"]["data"]),
                     builder=str(builder["name"]),

@@ -20,7 +20,7 @@ from installer.host.files import _remove_tree, is_writable, read_json_file, read
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, fingerprint
 from installer.model.address import Address
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 from installer.receipt.installed import Installed
 
@@ -46,7 +46,7 @@ class BuildkitdConfig(Step):
 
     name = "configuration"
 
-    def __init__(self, job: Wanted, host: Host) -> None:
+    def __init__(self, job: DesiredState, host: Host) -> None:
         self._host, self._builder = host, job.builder
         self._path = host.places.buildkitd_config(job.builder)
         self._text = config_text(job.address, job.mirrors).encode()
@@ -81,7 +81,7 @@ class Builder(Step):
 
     name = "builder"
 
-    def __init__(self, job: Wanted, host: Host) -> None:
+    def __init__(self, job: DesiredState, host: Host) -> None:
         self._job, self._host = job, host
         self._name = job.builder
         self._config = host.places.buildkitd_config(self._name)

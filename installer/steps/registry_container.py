@@ -27,7 +27,7 @@ from installer.host.labels import (
     fingerprint,
 )
 from installer.model.installed_registry import installed_address, installed_data, is_ours
-from installer.model.job import Wanted, is_directory
+from installer.model.job import DesiredState, is_directory
 from installer.model.step import Change, Step
 from installer.receipt.installed import Installed
 from installer.registry.client import Registry
@@ -62,7 +62,7 @@ class RegistryContainer(Step):
 
     name = "registry"
 
-    def __init__(self, job: Wanted, host: Host, registry: Registry) -> None:
+    def __init__(self, job: DesiredState, host: Host, registry: Registry) -> None:
         self._job, self._host, self._registry = job, host, registry
 
     def _wanted(self) -> NewContainer:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from installer.host.host import Host
 from installer.host.labels import EMULATION_CONTAINER, ENVIRONMENT, LABEL_ROLE, REGISTRY_CONTAINER
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 
 _COMES_BACK = frozenset({"always", "unless-stopped"})
@@ -17,7 +17,7 @@ class RestartPolicies(Step):
 
     name = "restart"
 
-    def __init__(self, job: Wanted, host: Host) -> None:
+    def __init__(self, job: DesiredState, host: Host) -> None:
         self._host = host
         # buildx gives its containers `unless-stopped`.
         self._policies = {

@@ -16,7 +16,7 @@ from installer.host.docker_engine import EngineInfo
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.steps import insecure_registry
 from installer.steps.insecure_registry import ForbidInsecureRegistry, InsecureRegistry
 
@@ -57,7 +57,7 @@ class Place:
         self.places = Places(
             root / "docker", root / "buildx", root / "state", self.file, root / "docker.pid", root / "proc"
         )
-        self.wanted = Wanted(Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
+        self.wanted = DesiredState(Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
 
     def host(self, **changes: Any) -> Host:
         return Host(self.engine, None, dataclasses.replace(self.places, **changes))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from installer.diagnosis import Diagnosis
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.receipt.installed import Installed
 
 AMD64 = Platform("linux", "amd64")
@@ -26,7 +26,7 @@ class EmptyEngine:
 
 def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(tmp_path: Path) -> None:
     archive = "/media/my stick/off'line.tar"
-    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
+    wanted = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
     installed = Installed({"bundle": {"archive": archive}}, wanted, (), ())
     host = Host(EmptyEngine(), None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     diagnosis = Diagnosis(installed, host, None, Silent())  # type: ignore[arg-type]

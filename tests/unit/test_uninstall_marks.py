@@ -20,7 +20,7 @@ from installer.host.docker_engine import Container
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
-from installer.model.job import Tool, Wanted
+from installer.model.job import Tool, DesiredState
 from installer.receipt.installed import Installed
 from installer.steps.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
@@ -80,7 +80,7 @@ def host(engine: FakeEngine, tmp_path: Path) -> Host:
 
 
 def installed(*made: tuple[str, str]) -> Installed:
-    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "cross-builder", AMD64, (AMD64,), {}, {})
+    wanted = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "cross-builder", AMD64, (AMD64,), {}, {})
     return Installed({"made": [{"kind": kind, "name": name} for kind, name in made]}, wanted, (), ())
 
 

@@ -1,6 +1,6 @@
-"""What is wrong with an installation: each finding is explained, and has the command that mends it.
+"""What is wrong with an installation: each finding is explained, and has the command that fixes it.
 
-What a step of installing would do is what is missing, so the steps themselves find most of it, and mend it without the
+What a step of installing would do is what is missing, so the steps themselves find most of it, and fix it without the
 archive. The rest is looked at here: the content of the registry, the clock, the disk, who else answers at the address.
 """
 
@@ -42,7 +42,7 @@ _LITTLE_SPACE = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something that is wrong. `check` says with what; `hint` is the command that mends it; `fixed_by` the name of the
+    """Something that is wrong. `check` says with what; `hint` is the command that fixes it; `fixed_by` the name of the
     step that does so, None when a person has to."""
 
     check: str
@@ -73,7 +73,7 @@ class Diagnosis:
 
     @property
     def steps(self) -> Sequence[Step]:
-        """What mends, in order."""
+        """What fixes, in order."""
         return (self._container, self._policies, self._emulation, self._config, self._daemon, self._builder)
 
     @property
@@ -161,7 +161,7 @@ class Diagnosis:
                               f"docker logs {name}; docker restart {name}")  # fmt: skip
 
     def _blocked(self, check: str, message: str, step: Step) -> Iterator[Finding]:
-        """A finding that a step mends, unless something else is in its way."""
+        """A finding that a step fixes, unless something else is in its way."""
         problems = step.problems()
         if not problems:
             yield Finding(check, message, self._fix, step.name)

@@ -1,4 +1,4 @@
-"""Is the host ready? Every problem in one report, each with the command that mends it; nothing is touched."""
+"""Is the host ready? Every problem in one report, each with the command that fixes it; nothing is touched."""
 
 from __future__ import annotations
 

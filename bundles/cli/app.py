@@ -33,7 +33,7 @@ _COMMANDS = {
     "upgrade": ("installer.commands.upgrade:upgrade", "Install a newer archive over what is installed here."),
     "check": ("installer.commands.check:check", "Would these Dockerfiles build here? Names what is missing."),
     "status": ("installer.commands.status:status", "Show what is installed on this host, and whether it is healthy."),
-    "doctor": ("installer.commands.doctor:doctor", "Find what is wrong on this host, and mend it."),
+    "doctor": ("installer.commands.doctor:doctor", "Find what is wrong on this host, and fix it."),
     "prune": ("installer.commands.prune:prune", "Remove images that the installed bundle no longer lists."),
     "uninstall": ("installer.commands.uninstall:uninstall", "Remove from this host what installing made."),
     "verify": ("bundles.cli.inspect:verify", "Check every byte of an archive against its digest."),

@@ -115,7 +115,7 @@ def _text(document: dict[str, Any]) -> str:
 
 
 def finding_lines(findings: list[Finding]) -> list[str]:
-    """Findings for people, each with the command that mends it."""
+    """Findings for people, each with the command that fixes it."""
     lines = []
     for finding in findings:
         lines += [f"{finding.check}: {finding.message}", f"    next: {finding.hint}"]

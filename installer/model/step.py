@@ -57,7 +57,7 @@ class Step(abc.ABC):
     """What people read: `registry`, `images`, `builder`."""
 
     def problems(self) -> Sequence[Problem]:
-        """What on the host keeps this step from working, each with the command that mends it."""
+        """What on the host keeps this step from working, each with the command that fixes it."""
         return ()
 
     @abc.abstractmethod

@@ -247,7 +247,7 @@ class ForbidInsecureRegistry(InsecureRegistry):
             if self._rest() == self._text():
                 return []
         except HostError:
-            # What cannot be read is nothing to be mended here.
+            # What cannot be read is nothing to be fixed here.
             return []
         detail = "the file goes" if self._before() is None else f"from {path}"
         return [Change("remove", "insecure registry", self._address, f"{detail}, then SIGHUP to dockerd")]

@@ -295,7 +295,7 @@ BREAKAGES = {
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
-def test_the_doctor_finds_it_and_mends_it(home: Air, name: str) -> None:
+def test_the_doctor_finds_it_and_fixes_it(home: Air, name: str) -> None:
     breakage, expected = BREAKAGES[name]
     home.out("sh", "-c", breakage)
     assert home.bundle("status", code=4)["healthy"] is False
@@ -482,7 +482,7 @@ def test_uninstall_leaves_the_host_as_it_was(office: Air) -> None:
     made = office.bundle("install", "--registry", LAN, "--yes", "--data", "/srv/registry")
     office.build(DOCKERFILE, "-t", f"{LAN}/app:1", "--push")
 
-    # Somebody takes the setting away: the doctor sees it, and mends it with consent only.
+    # Somebody takes the setting away: the doctor sees it, and fixes it with consent only.
     settings = office.host.path("/etc/docker/daemon.json")
     written = settings.read_text()
     settings.write_text(json.dumps({"log-level": "warn", "insecure-registries": []}))

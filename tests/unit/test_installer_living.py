@@ -217,7 +217,7 @@ def test_what_was_made_is_listed_once_with_its_directories(tmp_path: Path) -> No
 def test_why_delete_untagged_is_never_used(tmp_path: Path, flags: tuple[str, ...], whole: bool) -> None:
     """distribution 3: an index that is sparse in one repository costs the other one, which has it whole, its layers.
 
-    When this fails for `--delete-untagged` the registry has been mended, and steps/prune_registry.py may be simpler.
+    When this fails for `--delete-untagged` the registry has been fixed, and steps/prune_registry.py may be simpler.
     """
     from tests.conftest import RealRegistry, _program
 

@@ -219,7 +219,7 @@ def test_uninstall_removes_nothing_when_a_run_ended_while_a_person_thought(
 
 
 @pytest.mark.parametrize(("command", "arguments"), [(doctor, ("--fix",)), (prune, ())])
-def test_what_is_mended_or_pruned_is_read_under_the_lock(
+def test_what_is_fixed_or_pruned_is_read_under_the_lock(
     command: Any, arguments: tuple[str, ...], job: Job, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(job, host, monkeypatch)

@@ -22,7 +22,7 @@ from installer.host.labels import ENVIRONMENT, fingerprint
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import Receipt
 
 FIRST_LINE = "# Written by `bundle install`."
 
@@ -74,6 +74,10 @@ class BuildkitdConfig(Step):
 
     def apply(self, changes: Sequence[Change]) -> None:
         write_atomically(self._path, [self._text], 0o644)
+
+    def explain(self, change: Change) -> str:
+        state = "is gone" if change.action == "write" else "is not as it was written: mirrors may be missing"
+        return f"`{change.name}` {state}"
 
 
 class Builder(Step):
@@ -190,6 +194,15 @@ class Builder(Step):
             self._docker(["buildx", "inspect", "--bootstrap", self._name])
             self._docker(["buildx", "use", self._name])
 
+    def explain(self, change: Change) -> str:
+        says = {
+            "create": "is gone",
+            "recreate": "was made with another configuration",
+            "start": "does not run",
+            "select": "is not the one that `docker buildx build` uses",
+        }
+        return f"the builder `{self._name}` {says[change.action]}"
+
     def _create(self) -> None:
         options = [*self._options(), f"{_DRIVER_MARK}={self.mark}"]
         self._docker(
@@ -230,9 +243,9 @@ class RemoveBuilder(Step):
 
     name = "builder"
 
-    def __init__(self, installed: Installed, host: Host) -> None:
-        self._made, self._host = installed.names_made("builder"), host
-        self._names = list(dict.fromkeys((*self._made, installed.wanted.builder)))
+    def __init__(self, receipt: Receipt, host: Host) -> None:
+        self._made, self._host = receipt.names_made("builder"), host
+        self._names = list(dict.fromkeys((*self._made, receipt.state.builder)))
 
     def _container(self, name: str) -> Optional[Container]:
         container = self._host.engine.container(f"{_BUILDER_PREFIX}{name}0")

@@ -170,6 +170,9 @@ class InsecureRegistry(Step):
         copy = [Change("copy", "file", str(free_name(path)), f"what {path} was")] if self._writes_over(path) else []
         return [*copy, Change("allow", "insecure registry", self._address, f"in {path}, then SIGHUP to dockerd")]
 
+    def explain(self, change: Change) -> str:
+        return f"Docker does not allow plain HTTP to {self._address}: its setting `{_KEY}` was changed"
+
     def apply(self, changes: Sequence[Change]) -> None:
         path, pid = self._path(), self._pid()
         old = read_optional(path)

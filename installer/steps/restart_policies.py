@@ -37,4 +37,7 @@ class RestartPolicies(Step):
 
     def apply(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            self._host.engine.set_restart_policy(change.name, change.detail)
+            self._host.engine.set_restart_policy(change.name, self._policies[change.name])
+
+    def explain(self, change: Change) -> str:
+        return f"the container `{change.name}` does not come back when Docker is restarted or the host is booted"

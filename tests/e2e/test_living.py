@@ -408,7 +408,7 @@ def test_an_interrupted_prune_is_taken_up_again(home: Air) -> None:
     process = home.host.popen(*command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with process:
         for line in process.stderr:
-            if line.startswith("garbage:"):
+            if line.startswith("garbage "):
                 process.kill()
                 break
     assert process.returncode != 0
@@ -462,7 +462,8 @@ def test_prune_takes_what_is_not_listed_and_nothing_else(home: Air) -> None:
 
 
 def test_uninstall_keeps_the_data_unless_told(home: Air) -> None:
-    assert "consent" in home.bundle("uninstall", archive="new", code=4)["error"]["message"]
+    (problem,) = home.bundle("uninstall", archive="new", code=4)["error"]["problems"]
+    assert problem["subject"] == "consent"
     plan = home.bundle("uninstall", "--plan", archive="new")
     deed = home.bundle("uninstall", "--yes", archive="new")
     assert same(plan, deed)

@@ -20,7 +20,7 @@ from installer.host.docker_engine import (
 from installer.host.host import Host
 from installer.model.address import Address
 from installer.model.job import DesiredState
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.prune_registry import CollectGarbage
 
 GARBAGE = "bundle-garbage-collect"
@@ -134,10 +134,10 @@ def test_garbage_is_not_collected_while_the_registry_runs(state: str) -> None:
     engine = Busy()
     engine.state = state
     amd64 = Platform("linux", "amd64")
-    wanted = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {})
+    desired = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {})
     registry: Any = SimpleNamespace(ping=lambda: None)
     host: Any = Host(engine, None, None)  # type: ignore[arg-type]
-    step = CollectGarbage(Installed({}, wanted, (), ()), host, None, registry, True)  # type: ignore[arg-type]
+    step = CollectGarbage(Receipt(BundleName("x", "sha256:1", "x.tar"), desired), host, None, registry, True)  # type: ignore[arg-type]
     if state == "running":
         with pytest.raises(HostError, match="started by somebody else"):
             step.apply(())

@@ -26,7 +26,7 @@ from installer.host.labels import EMULATION_CONTAINER, fingerprint
 from installer.host.paths import Places
 from installer.host.versions import version_of
 from installer.model.job import Options
-from installer.model.step import Change, shortened
+from installer.model.step import Change, summary
 from installer.steps.buildx_plugin import OLDEST_BUILDX
 from installer.steps.emulation import Emulation
 from installer.steps.smoke_test import _starts_shell, _was_built_with_shell
@@ -259,9 +259,10 @@ def test_fingerprints_are_equal_for_equal_states() -> None:
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
 
 
-def test_a_long_list_is_shortened_for_people() -> None:
+def test_changes_are_one_line_for_people() -> None:
     changes = [Change("push", "tag", f"t{number}") for number in range(10)]
-    texts = shortened([*changes, Change("upload", "blobs", "3", size=1 << 20)])
-    assert len(texts) == 6
-    assert texts[0] == "push tag t0"
-    assert texts[-2:] == ["... and 6 more", "upload blobs 3, 1.0 MiB"]
+    assert summary(changes[:1]) == "push tag t0"
+    loads = [Change("load", "image", name, "into Docker", size=3 << 19) for name in ("registry:3", "buildkit:1")]
+    assert summary([*loads, *changes, Change("upload", "blobs", "3", size=1 << 20)]) == (
+        "load image registry:3 and 1 more (3.0 MiB), push tag t0 and 9 more, upload blobs 3 (1.0 MiB)"
+    )

@@ -21,7 +21,7 @@ from bundles.registry.transport import Settings, Transport
 from installer.host.daemon_json import without
 from installer.model.step import Change
 from installer.receipt import ledger
-from installer.receipt.installed import Brought, Installed
+from installer.receipt.receipt import PushedName, Receipt
 from installer.registry.client import Registry
 from installer.steps.emulation_init import keeper
 from installer.steps.prune_registry import PruneImages
@@ -75,9 +75,9 @@ class Repository:
         return [self._registry.manifest_digest(self.name, str(digest)) is not None for digest in digests]
 
 
-def pruned(registry: Registry, brought: list[Brought], keep: list[Brought]) -> list[Change]:
-    installed = Installed({}, None, (), tuple(brought))  # type: ignore[arg-type]  # neither is looked at
-    step = PruneImages(installed, registry, keep)
+def pruned(registry: Registry, brought: list[PushedName], keep: list[PushedName]) -> list[Change]:
+    receipt = Receipt(None, None, brought=tuple(brought))  # type: ignore[arg-type]  # neither is looked at
+    step = PruneImages(receipt, registry, keep)
     changes = list(step.look())
     step.apply(changes)
     assert list(step.look()) == []
@@ -88,7 +88,7 @@ def test_prune_keeps_every_child_that_something_else_needs(registry: Registry) -
     there = Repository(registry, "library/debian")
     one, shared, two = (there.manifest(seed) for seed in (1, 2, 3))
     old, new = there.index(one, shared, tag="old"), there.index(shared, two, tag="new")
-    brought = [Brought(there.name, "old", old), Brought(there.name, "new", new)]
+    brought = [PushedName(there.name, "old", old), PushedName(there.name, "new", new)]
     changes = pruned(registry, brought, brought[1:])
     assert [(change.kind, change.name) for change in changes] == [
         ("tag", "library/debian:old"),
@@ -104,7 +104,7 @@ def test_prune_leaves_what_others_did(registry: Registry) -> None:
     old = there.index(ours, tag="1")
     there.index(theirs, tag="moved")
     there.index(ours, tag="mine")
-    brought = [Brought(there.name, "1", old), Brought(there.name, "moved", old)]
+    brought = [PushedName(there.name, "1", old), PushedName(there.name, "moved", old)]
     assert [change.name for change in pruned(registry, brought, [])] == ["tools/x:1"]
     assert registry.tags(there.name) == ("mine", "moved")
     assert there.has(ours.digest, theirs.digest, old) == [True, True, True]
@@ -114,7 +114,7 @@ def test_prune_takes_the_old_digest_of_a_tag_that_moved_on(registry: Registry) -
     there = Repository(registry, "a/b")
     first, second = there.manifest(1), there.manifest(2)
     before, now = there.index(first, tag="latest"), there.index(second, tag="latest")
-    brought = [Brought(there.name, "latest", before), Brought(there.name, "latest", now)]
+    brought = [PushedName(there.name, "latest", before), PushedName(there.name, "latest", now)]
     pruned(registry, brought, brought[1:])
     assert there.has(before, first.digest, now, second.digest) == [False, False, True, True]
 
@@ -127,9 +127,9 @@ def test_prune_goes_on_where_it_was_interrupted(registry: Registry) -> None:
     root = there.index(present, gone, absent, tag="1")
     registry.delete_manifest(there.name, "1")
     registry.delete_manifest(there.name, str(gone.digest))
-    changes = pruned(registry, [Brought(there.name, "1", root)], [])
+    changes = pruned(registry, [PushedName(there.name, "1", root)], [])
     assert [change.name for change in changes] == [f"a/b@{present.digest}", f"a/b@{root}"]
-    assert pruned(registry, [Brought(there.name, "1", root)], []) == []
+    assert pruned(registry, [PushedName(there.name, "1", root)], []) == []
 
 
 def test_what_becomes_garbage_is_counted_once_and_only_where_nothing_else_has_it(registry: Registry) -> None:
@@ -137,10 +137,10 @@ def test_what_becomes_garbage_is_counted_once_and_only_where_nothing_else_has_it
     going, used = there.manifest(1), there.manifest(2)
     elsewhere.manifest(2)
     root = there.index(going, used, tag="1")
-    installed = Installed({}, None, (), (Brought(there.name, "1", root),))  # type: ignore[arg-type]
+    receipt = Receipt(None, None, brought=(PushedName(there.name, "1", root),))  # type: ignore[arg-type]
     index_size = registry.get_manifest(there.name, "1")[0].size
     # The manifest `used` itself is under no other repository's blobs in this count: distribution serves it as one.
-    expected = PruneImages(installed, registry, []).expected()
+    expected = PruneImages(receipt, registry, []).expected()
     of_going = going.size + len('{"seed": 1}') + len("layer 1") + index_size
     assert expected in (of_going, of_going + used.size)
 
@@ -194,22 +194,22 @@ def test_an_entry_leaves_daemon_json_as_it_was() -> None:
 
 
 def test_what_was_made_is_listed_once_with_its_directories(tmp_path: Path) -> None:
-    entries: list[dict[str, Any]] = []
     file = tmp_path / "a" / "b" / "file"
     changes = [Change("write", "file", str(file)), Change("upload", "blobs", "3"), Change("push", "tag", "x:1")]
+    made: ledger.Ledger = ()
     for _ in range(2):
-        ledger.remember(entries, (), changes, None)  # type: ignore[arg-type]  # no builder, no daemon.json
-    assert [(entry["kind"], Path(entry["name"]).name) for entry in entries] == [
-        ("directory", "a"),
-        ("directory", "b"),
-        ("file", "file"),
+        made = ledger.remember(made, (), changes, None)  # type: ignore[arg-type]  # no builder, no daemon.json
+    assert [entry.to_json() for entry in made] == [
+        {"kind": "directory", "name": str(tmp_path / "a")},
+        {"kind": "directory", "name": str(tmp_path / "a" / "b")},
+        {"kind": "file", "name": str(file), "writing": True},
     ]
-    ledger.note_digests(entries, changes)
-    assert entries[2]["digest"] is None
+    made = ledger.note_digests(made, changes)
+    assert made[2].to_json() == {"kind": "file", "name": str(file), "digest": None}
     file.parent.mkdir(parents=True)
     file.write_bytes(b"x")
-    ledger.note_digests(entries, changes)
-    assert entries[2]["digest"] == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    made = ledger.note_digests(made, changes)
+    assert made[2].digest == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
 
 
 @pytest.mark.e2e

@@ -27,7 +27,7 @@ from installer.host.relay import Finished
 from installer.model.address import Address
 from installer.model.job import Options
 from installer.model.step import Change
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.steps import buildx_plugin
 from installer.steps.builder import Builder, BuildkitdConfig
@@ -248,10 +248,8 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(tmp_path: Path, uns
     job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"))
     info: Any = SimpleNamespace(root=data)
     host: Any = SimpleNamespace(engine=Engine(), places=places(tmp_path))
-    steps: Any = [
-        SimpleNamespace(name=name, look=lambda: [Change("x", "y", "z", size=1)]) for name in ("images", "push")
-    ]
-    assert preflight._space_problems(job, info, host, steps) == []
+    big: Any = SimpleNamespace(look=lambda: [Change("x", "y", "z", size=1)])
+    assert preflight.space_problems(job, info, host, big, big) == []
 
 
 @pytest.mark.parametrize(
@@ -268,8 +266,7 @@ def test_next_steps_name_the_archive_as_it_was_called(
     monkeypatch.setattr(sys, "argv", [started, "prune"])
     unused: Any = None
     with Transport(Settings(insecure=frozenset({"localhost:1"}))) as transport:
-        installed = Installed({}, unused, (), ())
-        (problem,) = PruneImages(installed, Registry(transport, "localhost:1"), ()).problems()
+        (problem,) = PruneImages(Receipt(unused, unused), Registry(transport, "localhost:1"), ()).problems()
     assert problem.hint == f"{called} doctor"
     manifest = SimpleNamespace(platforms=(Platform("linux", "amd64"),))
     archive: Any = SimpleNamespace(path=Path("a b.tar"), manifest=manifest)

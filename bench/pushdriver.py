@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.progress import Silent
 from installer.model.address import Address
@@ -17,7 +18,7 @@ from installer.steps.push import Push
 def main() -> None:
     address = Address.parse(sys.argv[2])
     with Archive(Path(sys.argv[1])) as archive, Transport(Settings()) as transport:
-        archive.check_documents()
+        check_documents(archive)
         push = Push(archive, select(archive, address, ()), Registry(transport, str(address)), Silent())
         changes = push.look()
         if changes:

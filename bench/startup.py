@@ -23,7 +23,7 @@ from bundles.archive.layout import (
 )
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from tests.archives import AMD64, ARM64, image, made
+from tests.support.archives import AMD64, ARM64, image, made
 
 _SIZE = 20 * 10**9
 _LIMITS = {"bundle --help": 0.15, "python3 offline.tar inspect, 20 GB": 0.5}

@@ -20,7 +20,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from installer.registry.client import Registry
-from tests.images import Content, layer
+from tests.support.images import Content, layer
 from tests.testbed import ORIGIN, gotools, start_origin
 from tests.testbed.cache import Product
 from tests.testbed.commands import run

@@ -31,6 +31,11 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 
+def reason(error: OSError) -> str:
+    """Return why the operating system refused, in lower case."""
+    return (error.strerror or str(error)).lower()
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """One of several things wrong at once. `subject` is what it is about: an image, a port, a file."""
@@ -70,7 +75,7 @@ class BundleError(Exception):
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """The error as the value of `error` in the one JSON document of a failed command."""
+        """Return the error as the value of `error` in the one JSON document of a failed command."""
         return {
             "kind": type(self).__name__,
             "message": self.message,
@@ -80,7 +85,7 @@ class BundleError(Exception):
         }
 
     def as_problem(self, subject: str) -> Problem:
-        """This error as one entry of a collected report."""
+        """Return this error as one entry of a collected report."""
         return Problem(subject, self.message, self.hint)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
 from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError
 from bundles.runtime.progress import Progress, Silent
 from installer import preflight
@@ -63,7 +64,7 @@ class _Run:
 @contextlib.contextmanager
 def _prepare(archive: Archive, options: Options, host: Host, progress: Progress, *, yes: bool) -> Iterator[_Run]:
     """Settle what is to be done and check the host; the context ends the connections to the registry."""
-    archive.check_documents()
+    check_documents(archive)
     job, info, problems = preflight.settle(archive, options, host)
     with local_transport(job.address) as transport:
         registry = Registry(transport, str(job.address))

@@ -37,7 +37,7 @@ ONLY = {
     "urllib3": {
         "bundles/registry/connections.py",
         "bundles/registry/connection_errors.py",
-        "bundles/registry/transport.py",
+        "bundles/registry/error_response.py",
     },
     "packaging": {"installer/host/versions.py", "installer/host/docker_engine.py", "installer/steps/buildx_plugin.py"},
     "tqdm": {"bundles/runtime/progress.py"},
@@ -111,3 +111,19 @@ def test_every_room_is_in_the_rules() -> None:
 def test_a_room_can_be_overlooked(folder: Path) -> None:
     assert (folder / "__init__.py").is_file(), "zipimport and the wheel need it"
     assert len(list(folder.glob("*.py"))) <= 15
+
+
+def test_unit_tests_mirror_the_tree() -> None:
+    unit = ROOT / "tests" / "unit"
+    for path in sorted(unit.rglob("test_*.py")):
+        folder = path.parent.relative_to(unit)
+        assert (ROOT / folder).is_dir(), f"{path.relative_to(ROOT)} stands in no room of the product"
+        assert (path.parent / "__init__.py").is_file(), f"{path.parent}: two tests of one name need it"
+
+
+def test_no_test_imports_another() -> None:
+    paths = [path for folder in ("unit", "e2e") for path in (ROOT / "tests" / folder).rglob("*.py")]
+    for path in paths:
+        for module in imports(path):
+            shared = not module.rpartition(".")[2].startswith("test_") and module != "tests.conftest"
+            assert shared, f"{path.relative_to(ROOT)} imports {module}; next: move what both need to tests/support"

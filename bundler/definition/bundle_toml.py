@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon
 from bundles.archive.manifest import check_name
-from bundles.errors import UsageError
+from bundles.errors import UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 
@@ -57,7 +57,7 @@ def _load(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             value: dict[str, Any] = tomllib.load(file)
     except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"`{path}` is not valid TOML: {error}") from None
     return value

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.dockerfile.images import Settings, Use, uses
-from bundles.errors import UsageError
+from bundles.dockerfile.images import BuildSettings, Use, uses
+from bundles.errors import UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 
@@ -36,7 +36,7 @@ class Scan:
     notes: tuple[str, ...]
 
 
-def scan(paths: Sequence[Path], settings: Settings) -> Scan:
+def scan(paths: Sequence[Path], settings: BuildSettings) -> Scan:
     """Look through files and directories.
 
     Raises:
@@ -62,7 +62,7 @@ class _Build:
 
 
 class _Search:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: BuildSettings) -> None:
         self._settings = settings
         self._seen: set[Path] = set()
         self.found: list[Use] = []
@@ -99,7 +99,7 @@ class _Search:
                 f"Containerfile, {', '.join((*_COMPOSE[:1], *_BAKE))}"
             )
 
-    def _dockerfile(self, path: Path, name: str, settings: Settings) -> None:
+    def _dockerfile(self, path: Path, name: str, settings: BuildSettings) -> None:
         self._seen.add(path.resolve())
         self.found += uses(_read(path), name, settings)
 
@@ -231,7 +231,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(_MAX_SIZE + 1)
     except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
     if len(data) > _MAX_SIZE:
         raise UsageError(f"`{path}` is too large for a Dockerfile: expected at most {_MAX_SIZE >> 20} MiB")
     try:

@@ -15,7 +15,7 @@ from bundler.definition.spec import (
     combine,
     platforms_of,
 )
-from bundles.dockerfile.images import Settings, Use
+from bundles.dockerfile.images import BuildSettings, Use
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 
@@ -66,7 +66,7 @@ def define(path: Optional[Path], line: Definition) -> Defined:
     """
     file = read_definition(path) if path else Definition()
     platforms, hosts = platforms_of(file, line)
-    settings = Settings(platforms, hosts, {**file.build_args, **line.build_args})
+    settings = BuildSettings(platforms, hosts, {**file.build_args, **line.build_args})
     found = scan((*file.dockerfiles, *line.dockerfiles), settings)
     spec = combine(file, dataclasses.replace(line, found=_wanted(found.uses)), "offline")
     return Defined(spec, found)

@@ -28,7 +28,7 @@ _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 class Wanted:
     """One image to bundle, for these platforms; `merge` has the source of each platform when there are several.
 
-    An `optional` one is left out, with a note, where it does not exist or costs too much (planning/resolve.py).
+    An `optional` one is left out, with a note, where it does not exist or costs too much (bundler/planning/resolve.py).
     """
 
     reference: Reference

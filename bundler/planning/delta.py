@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bundler.planning.plan import Plan
-from bundles.archive.manifest import Base, Manifest
+from bundles.archive.manifest import Base, BundleManifest
 from bundles.archive.reader import read_json_start, read_manifest
 from bundles.archive.want import Want
 from bundles.errors import UsageError
@@ -52,7 +52,7 @@ def read_base(path: Path) -> Known:
         ) from None
 
 
-def _known(digest: Digest, manifest: Manifest) -> Known:
+def _known(digest: Digest, manifest: BundleManifest) -> Known:
     """A delta stands for what it requires, too: it cannot have been installed without."""
     blobs = frozenset(blob.digest for blob in (*manifest.blobs, *manifest.required))
     return Known(Base(manifest.name, digest), blobs)

@@ -24,7 +24,7 @@ from typing import Any, Optional
 from bundler.definition.spec import Spec, Wanted
 from bundler.planning.plan import Plan
 from bundles.archive.manifest import ROLES
-from bundles.errors import ContentError, UsageError
+from bundles.errors import ContentError, UsageError, reason
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_json
 from bundles.oci.platform import Platform
@@ -207,7 +207,7 @@ def read_lock(path: Path) -> Optional[Lock]:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
     return Lock.parse(data, path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from bundles.errors import AuthenticationError, UsageError
+from bundles.errors import AuthenticationError, UsageError, reason
 from bundles.oci.reference import DOCKER_HUB
 from bundles.registry.auth import Credential
 
@@ -68,7 +68,7 @@ class Credentials:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise UsageError(f"`{self._path}` cannot be read: {error.strerror}") from None
+            raise UsageError(f"`{self._path}` cannot be read: {reason(error)}") from None
         except (ValueError, RecursionError):
             # Without the parser's text, which may quote the file.
             raise self._broken("it is not JSON") from None

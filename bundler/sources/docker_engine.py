@@ -17,7 +17,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.runtime.streams import _Stream
+from bundles.runtime.streams import PieceStream
 
 # An engine may think for minutes before it begins to send an image.
 _TIMEOUT = 900
@@ -72,7 +72,7 @@ def _read(client: Any, source: Reference, spool: Spool, settings: zstd.Settings)
     except (ImageNotFound, NotFound):
         raise NotFoundError(f"the local Docker has no image `{name}`", hint="docker images") from None
     pieces = client.get_image(name, chunk_size=zstd.CHUNK)
-    return read_saved(cast("IO[bytes]", _Stream(pieces)), name, spool, settings)
+    return read_saved(cast("IO[bytes]", PieceStream(pieces)), name, spool, settings)
 
 
 def _children(local: Local) -> Iterator[Descriptor]:

@@ -10,7 +10,7 @@ from bundles.errors import ContentError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 
 
 class Source(abc.ABC):
@@ -105,7 +105,7 @@ class SourceAround(Source):
         self._source.cancel()
 
 
-class BlobStream(Closing):
+class BlobStream(Closeable):
     """The bytes of one blob, from an offset on. A context manager, for one thread.
 
     with source.open_blob(repository, descriptor) as stream:

@@ -20,11 +20,11 @@ from typing import Optional, Union
 from bundler.definition.spec import Spec
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream, Source, SourceAround
-from bundles.errors import DiskFullError, UsageError
+from bundler.sources.writer_lock import open_for_writer
+from bundles.errors import DiskFullError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from bundles.runtime.filesystem import open_locked
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
 
@@ -256,13 +256,7 @@ def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> It
         yield Spool(None)
         return
     with contextlib.ExitStack() as stack:
-        try:
-            handle = open_locked(directory, target.name, lambda: _open_directory(directory))
-        except OSError as error:
-            raise UsageError(
-                f"`{directory}` cannot be written: {(error.strerror or str(error)).lower()}",
-                hint="choose another place with -o FILE",
-            ) from None
+        handle = open_for_writer(directory, target.name, lambda: _open_directory(directory))
         stack.callback(os.close, handle)
         spool = Spool(directory)
         spool.clear(all_of_it=False)

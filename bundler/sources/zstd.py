@@ -17,7 +17,6 @@ from bundles.errors import ContentError
 
 CHUNK = 1 << 20
 DEFAULT_LEVEL = 9
-MAX_LEVEL = 19
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _GZIP = 16 + zlib.MAX_WBITS
 

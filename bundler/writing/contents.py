@@ -13,7 +13,7 @@ from bundler.definition.spec import Spec
 from bundler.planning.plan import Plan
 from bundler.writing.install_script import Bootstrap, filled
 from bundles.archive.layout import Layout
-from bundles.archive.manifest import File, Image, Manifest
+from bundles.archive.manifest import BundleManifest, File, Image
 from bundles.oci.descriptor import OCI_INDEX
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
@@ -23,7 +23,7 @@ def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
     """Everything that is in the archive but the layers; `program` is the zip that follows the tar."""
     bootstrap = Bootstrap(plan)
     files = {"index.json": _index(plan), "manifest.json": _docker_archive(plan), **bootstrap.files(None)}
-    manifest = Manifest(
+    manifest = BundleManifest(
         name=spec.name,
         tool_version=bundles.__version__,
         platforms=spec.platforms,
@@ -100,7 +100,7 @@ class Contents:
     `signature` is the entry for the signature of bundle.json when the manifest says that it is signed.
     """
 
-    manifest: Manifest
+    manifest: BundleManifest
     files: Mapping[str, bytes]
     documents: Mapping[Digest, bytes]
     program: bytes

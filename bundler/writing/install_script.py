@@ -17,7 +17,7 @@ from typing import Optional
 from bundler.planning.plan import Plan
 from bundles.archive.docker_archive import saved_blobs, saved_head
 from bundles.archive.layout import BLOCK, Layout
-from bundles.archive.manifest import File, Manifest, PlatformContent
+from bundles.archive.manifest import BundleManifest, File, PlatformContent
 from bundles.errors import BundleError
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
@@ -93,7 +93,9 @@ class Bootstrap:
         )
 
 
-def filled(manifest: Manifest, files: Mapping[str, bytes], bootstrap: Bootstrap) -> tuple[Manifest, dict[str, bytes]]:
+def filled(
+    manifest: BundleManifest, files: Mapping[str, bytes], bootstrap: Bootstrap
+) -> tuple[BundleManifest, dict[str, bytes]]:
     """The manifest and the small files, with the numbers in the script."""
     layout = manifest.layout(len(manifest.to_bytes()))
     files = {**files, **bootstrap.files(layout)}

@@ -14,9 +14,9 @@ import threading
 from pathlib import Path
 from typing import Optional
 
+from bundler.sources.writer_lock import open_for_writer
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
-from bundles.runtime.filesystem import open_locked
 
 # More than any size has.
 _DIGITS = 20
@@ -47,13 +47,7 @@ class Journal:
     def __init__(self, path: Path, bundle: Digest, parts: str = "whole") -> None:
         self.path = path
         self._lock = threading.Lock()
-        try:
-            self._file = open_locked(path, path.name[: -len(_SUFFIX)], lambda: os.open(path, _FLAGS, 0o600))
-        except OSError as error:
-            raise UsageError(
-                f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}",
-                hint="choose another place with -o FILE",
-            ) from None
+        self._file = open_for_writer(path, path.name[: -len(_SUFFIX)], lambda: os.open(path, _FLAGS, 0o600))
         self._first = f"bundle {bundle} {parts}"
         data = _content(self._file)
         self.claims, complete = _read(data, self._first, _boot_id())

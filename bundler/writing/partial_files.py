@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundles.archive.parts import further_parts
-from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError
-from bundles.runtime.closing import Closing
+from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError, reason
+from bundles.runtime.closeable import Closeable
 from bundles.runtime.filesystem import sync_directory
 from bundles.runtime.sizes import human_size
 
@@ -33,7 +33,7 @@ def _partial(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-class Unfinished(Closing):
+class Unfinished(Closeable):
     """Opens or creates the unfinished files of `paths`. A context manager; for use by several threads.
 
     Args:
@@ -64,7 +64,7 @@ class Unfinished(Closing):
         except OSError as error:
             self.close()
             raise UsageError(
-                f"`{error.filename or paths[0]}` cannot be written: {(error.strerror or str(error)).lower()}",
+                f"`{error.filename or paths[0]}` cannot be written: {reason(error)}",
                 hint="choose another place with -o FILE",
             ) from None
 
@@ -170,6 +170,6 @@ class Unfinished(Closing):
                 hint="use --split 4000MiB, or choose a place on another file system with -o FILE",
             )
         return ArchiveError(
-            f"`{name}` cannot be written or read at byte {offset}: {(error.strerror or str(error)).lower()}",
+            f"`{name}` cannot be written or read at byte {offset}: {reason(error)}",
             hint="run the same command again; it goes on where it stopped",
         )

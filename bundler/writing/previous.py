@@ -15,13 +15,13 @@ from bundler.sources.source import BlobStream, Source, SourceAround
 from bundler.writing.journal import Journal, described, journal_of
 from bundler.writing.partial_files import Unfinished, occupied, unfinished_files
 from bundles.archive.layout import BLOCK, Entry
-from bundles.archive.manifest import Manifest
+from bundles.archive.manifest import BundleManifest
 from bundles.archive.reader import manifest_size
 from bundles.errors import BundleError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 from bundles.runtime.filesystem import free_space
 
 # So that wrong bytes make the next try go elsewhere.
@@ -68,7 +68,7 @@ def discard(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-class Leftover(Closing):
+class Leftover(Closeable):
     """The layers that are whole in what was set aside. A context manager.
 
     Nothing is taken on trust: who reads a layer compares its digest.
@@ -118,7 +118,7 @@ class Leftover(Closing):
 def _whole(data: bytes, claims: Mapping[Digest, int]) -> dict[Digest, Entry]:
     """Where the layers are that are whole by the journal's claims; `data` is bundle.json."""
     try:
-        manifest = Manifest.parse(data)
+        manifest = BundleManifest.parse(data)
         layout = manifest.layout(len(data))
     except BundleError:
         # What a later version of this program began is of no use to this one.

@@ -41,12 +41,12 @@ from bundles.archive.reader import Archive
 from bundles.errors import ArchiveError, DiskFullError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 from bundles.runtime.filesystem import (
     free_space,
     largest_file,
+    replace_file,
     sync_directory,
-    write_synced,
 )
 from bundles.runtime.signals import held
 from bundles.runtime.sizes import human_size
@@ -144,7 +144,7 @@ class BlobSink:
         return False
 
 
-class ArchiveWriter(Closing):
+class ArchiveWriter(Closeable):
     """Writes the archive `path` with these contents. A context manager.
 
         with ArchiveWriter(path, contents) as writer:
@@ -278,7 +278,7 @@ class ArchiveWriter(Closing):
         files = tuple(map(WrittenFile, self.files.paths, self.files.sizes, hashes))
         written = Written(self.path, self.layout.size, files, self.digest)
         # The checksums first: whoever sees the archive under its final name finds them beside it.
-        write_synced(written.checksums, "".join(f"{file.sha256}  {file.path.name}\n" for file in files).encode())
+        replace_file(written.checksums, (f"{file.sha256}  {file.path.name}\n".encode() for file in files))
         self.journal.complete()
         for stale in further_parts(self.path, len(files)) if self.files.paths != (self.path,) else ():
             stale.unlink()

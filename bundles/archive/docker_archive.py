@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import json
 
-from bundles.archive.layout import (
-    OCI_LAYOUT,
-    OCI_LAYOUT_NAME,
-    header,
-    padding,
-)
+from bundles.archive.layout import OCI_LAYOUT, OCI_LAYOUT_NAME, header, padding
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.image import ImageManifest
 
 
 def saved_head(manifest: Descriptor, image: ImageManifest, name: str) -> bytes:
-    """The entries before the blobs: `oci-layout`, `index.json`, `manifest.json`.
+    """Return the entries before the blobs: `oci-layout`, `index.json`, `manifest.json`.
 
     Args:
         manifest: the descriptor of the image manifest.
@@ -49,7 +44,7 @@ def saved_head(manifest: Descriptor, image: ImageManifest, name: str) -> bytes:
 
 
 def saved_blobs(manifest: Descriptor, image: ImageManifest) -> tuple[Descriptor, ...]:
-    """The blobs that follow, each once."""
+    """Return the blobs that follow, each once."""
     return tuple(dict.fromkeys((manifest, image.config, *image.layers)))
 
 

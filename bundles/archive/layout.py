@@ -35,19 +35,19 @@ END_OF_TAR = bytes(2 * BLOCK)
 
 
 def header(name: str, size: int) -> bytes:
-    """The 512-byte tar header of a regular file: mode 0644, ids, times and owner names zero or empty."""
+    """Return the 512-byte tar header of a regular file: mode 0644, ids, times and owner names zero or empty."""
     info = tarfile.TarInfo(name)
     info.size = size
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
 def padding(size: int) -> int:
-    """How many zero bytes follow content of `size` bytes, up to the next block."""
+    """Return how many zero bytes follow content of `size` bytes, up to the next block."""
     return -size % BLOCK
 
 
 def checksum_line(digest: Digest) -> bytes:
-    """The content of bundle.json.sha256."""
+    """Return the content of bundle.json.sha256."""
     return f"{digest.hex}  {MANIFEST_NAME}\n".encode()
 
 
@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def end(self) -> int:
-        """Where the next header begins."""
+        """Return where the next header begins."""
         return self.data_offset + self.size + padding(self.size)
 
 
@@ -92,7 +92,7 @@ class Layout:
         self._by_name = {entry.name: entry for entry in entries}
 
     def entry(self, name: str) -> Entry:
-        """The entry of that name.
+        """Return the entry of that name.
 
         Raises:
             KeyError: there is none.
@@ -100,7 +100,7 @@ class Layout:
         return self._by_name[name]
 
     def blob(self, digest: Digest) -> Entry:
-        """The entry of that blob.
+        """Return the entry of that blob.
 
         Raises:
             KeyError: it is not in the archive.
@@ -108,5 +108,5 @@ class Layout:
         return self._by_name[digest.blob_path]
 
     def holds(self, digest: Digest) -> bool:
-        """Whether that blob is in the archive."""
+        """Tell whether that blob is in the archive."""
         return digest.blob_path in self._by_name

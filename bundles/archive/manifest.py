@@ -79,7 +79,7 @@ class Base:
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
+class BundleManifest:
     """The whole of bundle.json.
 
     `blobs` is in archive order. `program` describes the zip behind the tar. `host_platforms` are those of the
@@ -104,11 +104,11 @@ class Manifest:
         check_name(self.name)
 
     def with_role(self, role: str) -> tuple[Image, ...]:
-        """The images of that role, in order."""
+        """Return the images of that role, in order."""
         return tuple(image for image in self.images if image.role == role)
 
     def layout(self, manifest_size: int) -> Layout:
-        """Where everything stands, given the size in bytes of bundle.json itself."""
+        """Return where everything stands, given the size in bytes of bundle.json itself."""
         contents = [
             (OCI_LAYOUT_NAME, len(OCI_LAYOUT)),
             (CHECKSUM_NAME, 64 + 2 + len(MANIFEST_NAME) + 1),
@@ -121,7 +121,7 @@ class Manifest:
         return Layout(contents, self.program.size)
 
     def to_bytes(self) -> bytes:
-        """bundle.json: the same manifest always gives the same bytes.
+        """Return bundle.json: the same manifest always gives the same bytes.
 
         Raises:
             UsageError: it would be larger than any reader takes.
@@ -135,7 +135,7 @@ class Manifest:
         return data
 
     def to_json(self) -> dict[str, Any]:
-        """The object that bundle.json holds."""
+        """Return the object that bundle.json holds."""
         return {
             "format": FORMAT,
             "name": self.name,
@@ -159,7 +159,7 @@ class Manifest:
         }
 
     @classmethod
-    def parse(cls, data: bytes) -> Manifest:
+    def parse(cls, data: bytes) -> BundleManifest:
         """Read bundle.json from outside; unknown fields are passed over, so that format 1 can grow.
 
         Raises:
@@ -207,7 +207,7 @@ def check_name(name: Any) -> None:
         raise UsageError(f"`{str(name)[:100]}` is not a bundle name: expected letters, digits, and . _ - inside")
 
 
-def _check_consistent(manifest: Manifest) -> None:
+def _check_consistent(manifest: BundleManifest) -> None:
     blobs = {blob.digest: blob for blob in manifest.blobs}
     if len(blobs) != len(manifest.blobs):
         raise UsageError("a blob is listed twice")

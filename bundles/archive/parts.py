@@ -11,13 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bundles.archive.layout import (
-    BLOCK,
-    OCI_LAYOUT,
-    OCI_LAYOUT_NAME,
-    Layout,
-    header,
-)
+from bundles.archive.layout import BLOCK, OCI_LAYOUT, OCI_LAYOUT_NAME, Layout, header
 from bundles.errors import IncompleteArchiveError, UsageError
 from bundles.runtime.sizes import human_size
 
@@ -26,17 +20,17 @@ _PART = re.compile(r"(.+)\.([0-9]{3})", re.ASCII)
 
 
 def part_name(name: str, number: int) -> str:
-    """The name of part `number`, counted from 1, of the archive `name`."""
+    """Return the name of part `number`, counted from 1, of the archive `name`."""
     return f"{name}.{number:03}"
 
 
 def is_first_part(path: Path) -> bool:
-    """Whether that is the name of the first part of an archive."""
+    """Tell whether that is the name of the first part of an archive."""
     return path.suffix == ".001" and len(path.name) > 4
 
 
 def cut(layout: Layout, size: int) -> tuple[int, ...]:
-    """The sizes of the parts when none may be larger than `size` bytes; whole blocks, so that `dd` can take slices.
+    """Return the sizes of the parts, none larger than `size` bytes; whole blocks, so that `dd` can take slices.
 
     Raises:
         UsageError: the program does not fit into a part of that size, or there would be more than 999 parts.
@@ -61,7 +55,7 @@ def cut(layout: Layout, size: int) -> tuple[int, ...]:
 
 
 def find(path: Path, directories: Sequence[Path] = ()) -> tuple[Path, ...]:
-    """The files of an archive in their order: `path` alone, or all parts when it is any one of them.
+    """Find the files of an archive in their order: `path` alone, or all parts when it is any one of them.
 
     `path` may also be the name of the whole when only parts are there. Parts are looked for beside `path`, then in
     `directories` in their order.
@@ -94,7 +88,7 @@ def find(path: Path, directories: Sequence[Path] = ()) -> tuple[Path, ...]:
 
 
 def _parts(name: str, directories: Sequence[Path], suffix: str = "") -> list[tuple[int, Path]]:
-    """Every part of that name, those of earlier directories last, so that they count in a dict."""
+    """Find every part of that name, those of earlier directories last, so that they count in a dict."""
     parts = []
     for directory in reversed(directories):
         try:
@@ -109,7 +103,7 @@ def _parts(name: str, directories: Sequence[Path], suffix: str = "") -> list[tup
 
 
 def further_parts(path: Path, count: int, suffix: str = "") -> tuple[Path, ...]:
-    """The parts of the archive `path` whose number is above `count`, in order; with a suffix, those that have it.
+    """Find the parts of the archive `path` above number `count`, in order; with a suffix, those that have it.
 
     Gives the names without the suffix.
     """
@@ -122,7 +116,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def begins_an_archive(path: Path) -> bool:
-    """Whether a file begins as an archive does: the whole or the first part of one."""
+    """Tell whether a file begins as an archive does: the whole or the first part of one."""
     try:
         with path.open("rb") as file:
             return file.read(512) == header(OCI_LAYOUT_NAME, len(OCI_LAYOUT))

@@ -1,4 +1,4 @@
-"""Reading an archive: its manifest, its blobs, and whether every byte is right.
+"""Reading an archive: its manifest, its documents and its blobs, each checked when it is read.
 
 An archive is never extracted and no tar reader runs over it: the layout follows from bundle.json, so each header is
 compared with the one that must be there, and content is read from where it must be.
@@ -9,30 +9,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
 from bundles.archive.layout import (
     BLOCK,
     CHECKSUM_NAME,
-    END_OF_TAR,
     MANIFEST_NAME,
     OCI_LAYOUT,
     OCI_LAYOUT_NAME,
     SIGNATURE_NAME,
     SIGNATURE_SIZE,
-    Entry,
     checksum_line,
     header,
     padding,
 )
-from bundles.archive.manifest import MAX_SIZE, Image, Manifest
+from bundles.archive.manifest import MAX_SIZE, BundleManifest, Image
 from bundles.archive.parts import is_first_part
-from bundles.archive.signature import Signers, is_well_formed
+from bundles.archive.signature import Signers
 from bundles.archive.volume import Volume, check_parts
 from bundles.errors import (
     ArchiveError,
@@ -41,14 +36,13 @@ from bundles.errors import (
     NotABundleError,
     Problem,
     UsageError,
+    reason,
 )
-from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
+from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, parse_manifest, walk
 from bundles.oci.reference import Reference
-from bundles.runtime.closing import Closing
-from bundles.runtime.progress import Progress, Silent, Task
-from bundles.runtime.signals import held
+from bundles.runtime.closeable import Closeable
 
 CHUNK = 1 << 20
 _COPY_AGAIN = "copy the archive again from where it was created, and compare: sha256sum -c {name}.sha256"
@@ -94,7 +88,7 @@ class BlobReader:
         return bytes(buffer[:count])
 
 
-class Archive(Closing):
+class Archive(Closeable):
     """An archive opened for reading. A context manager; methods may be called from several threads.
 
         with Archive(path) as archive:
@@ -118,13 +112,13 @@ class Archive(Closing):
         self._is_split = is_first_part(self.volume.paths[0])
         try:
             data = self._read_manifest()
+            self._manifest_size = len(data)
             self.digest = Digest.of(data)
             """The digest of bundle.json, which names the bundle."""
-            self.signer = signers.check(data, self._read_signature(len(data))) if signers else None
+            self.signer = signers.check(data, self.read_signature()) if signers else None
             """Who signed it, when that was asked."""
-            self.manifest = Manifest.parse(data)
+            self.manifest = BundleManifest.parse(data)
             self.layout = self.manifest.layout(len(data))
-            self._manifest_size = len(data)
             if self._is_split:
                 check_parts(self.volume, self.layout, self.manifest.program.digest)
             if self.volume.size < self.layout.size:
@@ -166,15 +160,15 @@ class Archive(Closing):
             raise self.damaged([Problem(MANIFEST_NAME, f"its bytes differ from {CHECKSUM_NAME}")])
         return data
 
-    def _read_signature(self, manifest_size: int) -> Optional[bytes]:
-        """The entry of the signature behind bundle.json, when there is one."""
-        offset = 5 * BLOCK + manifest_size + padding(manifest_size)
+    def read_signature(self) -> Optional[bytes]:
+        """Return the entry of the signature behind bundle.json; None when there is none."""
+        offset = 5 * BLOCK + self._manifest_size + padding(self._manifest_size)
         if self.volume.read(offset, BLOCK) != header(SIGNATURE_NAME, SIGNATURE_SIZE):
             return None
         return self.volume.read(offset + BLOCK, SIGNATURE_SIZE)
 
     def cut_short(self) -> IncompleteArchiveError:
-        """The error for an archive of which nothing more can be said than that its end is missing."""
+        """Return the error for an archive of which nothing can be said but that its end is missing."""
         return IncompleteArchiveError(
             f"`{self.path}` is cut short: only {self.volume.size} bytes are there", hint=self._copy_again
         )
@@ -185,7 +179,7 @@ class Archive(Closing):
         return _COPY_AGAIN.format(name=name[:-4] if self._is_split else name)
 
     def incomplete(self) -> IncompleteArchiveError:
-        """The error for an archive whose end is missing, naming the images that suffer."""
+        """Return the error for an archive whose end is missing, naming the images that suffer."""
         missing = [
             self.blob_problem(blob, "is missing or cut short")
             for blob in self.manifest.blobs
@@ -198,11 +192,11 @@ class Archive(Closing):
         )
 
     def damaged(self, problems: list[Problem]) -> DamagedArchiveError:
-        """The error for an archive in which these entries are wrong."""
+        """Return the error for an archive in which these entries are wrong."""
         return DamagedArchiveError(f"`{self.path}` is damaged", hint=self._copy_again, problems=problems)
 
     def blob_problem(self, blob: Descriptor, what: str = "differs from its digest") -> Problem:
-        """What is wrong with a blob, with the images that use it and where it stands."""
+        """Say what is wrong with a blob, with the images that use it and where it stands."""
         entry = self.layout.blob(blob.digest)
         names = ", ".join(image.reference.familiar for image in self.users_of(blob.digest)) or "no image"
         place = f"{blob.size} bytes at offset {entry.data_offset}"
@@ -211,7 +205,7 @@ class Archive(Closing):
         return Problem(f"blob {blob.digest} ({place}; used by {names})", what)
 
     def users_of(self, digest: Digest) -> tuple[Image, ...]:
-        """The images that need this blob, as far as their documents can be read."""
+        """Find the images that need this blob, as far as their documents can be read."""
         return tuple(self._users.get(digest, {}).values())
 
     @functools.cached_property
@@ -226,7 +220,7 @@ class Archive(Closing):
         return users
 
     def walk(self, root: Descriptor) -> Iterator[Descriptor]:
-        """The content below `root` that is in the archive, `root` first, parents before children.
+        """Go through the content below `root` that is in the archive, `root` first, parents before children.
 
         What a delta requires from its bases is passed over.
 
@@ -248,7 +242,7 @@ class Archive(Closing):
             raise self.damaged([Problem(f"the image {root.digest}", error.message)]) from None
 
     def read_document(self, descriptor: Descriptor) -> bytes:
-        """A manifest, index or config, verified.
+        """Read a manifest, index or config, verified.
 
         Raises:
             DamagedArchiveError: it differs from its digest, or is too large to be one.
@@ -259,7 +253,7 @@ class Archive(Closing):
             raise self.damaged([self.blob_problem(descriptor)]) from None
 
     def _document(self, descriptor: Descriptor) -> bytes:
-        """As `read_document`, with an error that does not name the images: finding those needs this."""
+        """Read as `read_document` does, with an error that names no images: finding those needs this."""
         if descriptor.size > MAX_CONFIG_SIZE:
             raise DamagedArchiveError(f"{descriptor.digest} is too large for a document")
         data = self.volume.read(self.layout.blob(descriptor.digest).data_offset, descriptor.size)
@@ -268,7 +262,7 @@ class Archive(Closing):
         return data
 
     def has(self, digest: Digest) -> bool:
-        """Whether that blob is in the archive (children of a sparse index are not)."""
+        """Tell whether that blob is in the archive (children of a sparse index are not)."""
         return self.layout.holds(digest)
 
     @functools.cached_property
@@ -276,7 +270,7 @@ class Archive(Closing):
         return frozenset(blob.digest for blob in self.manifest.required)
 
     def left_to_base(self, descriptor: Descriptor) -> tuple[Descriptor, ...]:
-        """What an image manifest needs and a delta leaves to its bases: none of an archive that is whole."""
+        """Return what an image manifest needs and a delta leaves to its bases: none of an archive that is whole."""
         try:
             image = parse_manifest(self.read_document(descriptor))
         except UsageError as error:
@@ -289,14 +283,14 @@ class Archive(Closing):
         return BlobReader(self, descriptor)
 
     def read_program(self) -> bytes:
-        """The zip behind the tar, verified."""
+        """Read the zip behind the tar, verified."""
         data = self.volume.read(self.layout.program_offset, self.layout.program_size)
         if Digest.of(data) != self.manifest.program.digest:
             raise self.damaged([Problem("the program behind the tar", "differs from its digest")])
         return data
 
     def read_file(self, name: str) -> bytes:
-        """One of the small files that bundle.json lists, verified.
+        """Read one of the small files that bundle.json lists, verified.
 
         Raises:
             KeyError: there is none of that name.
@@ -309,125 +303,24 @@ class Archive(Closing):
             raise self.damaged([Problem(name, "differs from its digest")])
         return data
 
-    def check_documents(self) -> None:
-        """Everything but the layers: the small files, the program, and every image's tree of documents.
-
-        Fast whatever the size of the layers. Raises:
-            DamagedArchiveError: with every problem found.
-        """
-        problems = [problem for file in self.manifest.files for problem in self._try(self.read_file, file.name)]
-        problems += self._try(self.read_program)
-        for image in self.manifest.images:
-            problems += self._try(self.check_image, image)
-        if problems:
-            raise self.damaged(list(dict.fromkeys(problems)))
-
-    def verify(self, progress: Optional[Progress] = None) -> None:
-        """Every byte of the archive: headers, padding, files, program, blobs against their digests.
-
-        Hashes on all cores. Raises:
-            DamagedArchiveError: with every problem found.
-        """
-        progress = progress or Silent()
-        problems = []
-        stop = threading.Event()
-        with progress.task("verify", self.layout.size) as task, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            # The largest first, so that no core is left alone with one at the end.
-            blobs = sorted(self.manifest.blobs, key=lambda blob: -blob.size)
-            try:
-                with held():
-                    checks = pool.map(lambda blob: self._check_blob(blob, task, stop), blobs)
-                for found in checks:
-                    problems += found
-            finally:
-                # When all is well there is nothing left to stop; when not, nobody waits for a large blob.
-                stop.set()
-        for entry in self.layout.entries:
-            problems += self._check_frame(entry)
-        if self.manifest.signed and not is_well_formed(self._read_signature(self._manifest_size) or b""):
-            problems.append(Problem(SIGNATURE_NAME, "is not a signature"))
-        end = self.volume.read(self.layout.end_of_entries, len(END_OF_TAR))
-        if end != END_OF_TAR:
-            problems.append(Problem("the end of the tar", "its two blocks are not zero"))
-        try:
-            self.check_documents()
-        except DamagedArchiveError as error:
-            problems += error.problems
-        if problems:
-            raise self.damaged(list(dict.fromkeys(problems)))
-
-    @staticmethod
-    def _try(check: Callable[..., object], *arguments: object) -> list[Problem]:
-        try:
-            check(*arguments)
-        except DamagedArchiveError as error:
-            return list(error.problems)
-        return []
-
-    def check_image(self, image: Image) -> None:
-        """The documents of one image, and that its platforms are those of its root: what is shown is what is installed.
-
-        Raises:
-            DamagedArchiveError: with what is wrong.
-        """
-        below = self._below(image.root.media_type, image.root.digest, image.root.size)
-        for content in image.platforms:
-            if content.manifest.digest not in below:
-                problem = f"{content.manifest.digest}, which it lists for {content.platform}, is not below its root"
-                raise self.damaged([Problem(image.reference.familiar, problem)])
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019  an archive lives as long as the command
-    def _below(self, media_type: str, digest: Digest, size: int) -> frozenset[Digest]:
-        """All that is below a root, its documents checked: once, however many images say that it is theirs."""
-        found = set()
-        for blob in self.walk(Descriptor(media_type, digest, size)):
-            found.add(blob.digest)
-            if blob.media_type in CONFIG_TYPES:
-                self.read_document(blob)
-        return frozenset(found)
-
-    def _check_blob(self, blob: Descriptor, task: Task, stop: threading.Event) -> list[Problem]:
-        reader = self.open_blob(blob)
-        buffer = memoryview(bytearray(min(CHUNK, blob.size)))
-        try:
-            count = reader.readinto(buffer)
-            while count and not stop.is_set():
-                task.advance(count)
-                count = reader.readinto(buffer)
-        except DamagedArchiveError as error:
-            return list(error.problems)
-        if blob.size == 0 and blob.digest != Digest.of(b""):
-            return [self.blob_problem(blob)]
-        return []
-
-    def _check_frame(self, entry: Entry) -> list[Problem]:
-        """The tar header before an entry and the zero bytes behind it."""
-        problems = []
-        if self.volume.read(entry.offset, BLOCK) != header(entry.name, entry.size):
-            problems.append(Problem(f"tar header of {entry.name} at offset {entry.offset}", "is damaged"))
-        size = padding(entry.size)
-        if self.volume.read(entry.data_offset + entry.size, size) != bytes(size):
-            problems.append(Problem(f"padding after {entry.name}", "is not zero"))
-        return problems
-
     def close(self) -> None:
         self.volume.close()
 
 
 def manifest_size(block: bytes) -> Optional[int]:
-    """The size of bundle.json when that is its tar header, or None."""
+    """Return the size of bundle.json when that is its tar header, or None."""
     digits = block[124:136].rstrip(b"\0 ")
     size = int(digits, 8) if digits and not digits.strip(b"01234567") else 0
     return size if 0 < size <= MAX_SIZE and block == header(MANIFEST_NAME, size) else None
 
 
 def _alike(found: bytes, expected: bytes) -> bool:
-    """Whether a damaged first block still shows a bundle: most of it is right."""
+    """Tell whether a damaged first block still shows a bundle: most of it is right."""
     return sum(a == b for a, b in zip(found, expected)) >= len(expected) - 8
 
 
 def read_json_start(path: Path) -> Optional[bytes]:
-    """The file when it begins as JSON does, else None: then it is an archive, or nothing.
+    """Read the file when it begins as JSON does, else return None: then it is an archive, or nothing.
 
     Raises:
         UsageError: it cannot be read.
@@ -439,11 +332,11 @@ def read_json_start(path: Path) -> Optional[bytes]:
     except FileNotFoundError:
         return None  # perhaps an archive in parts
     except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
 
 
-def read_manifest(path: Path) -> tuple[Digest, Manifest]:
-    """The digest and the manifest of a bundle.
+def read_manifest(path: Path) -> tuple[Digest, BundleManifest]:
+    """Read the digest and the manifest of a bundle.
 
     Raises:
         UsageError: it cannot be read.
@@ -451,6 +344,6 @@ def read_manifest(path: Path) -> tuple[Digest, Manifest]:
     """
     data = read_json_start(path)
     if data is not None:
-        return Digest.of(data), Manifest.parse(data)
+        return Digest.of(data), BundleManifest.parse(data)
     with Archive(path) as archive:
         return archive.digest, archive.manifest

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.archive.layout import SIGNATURE_SIZE
-from bundles.errors import BundleError, HostError, UntrustedArchiveError, UsageError
+from bundles.errors import BundleError, HostError, UntrustedArchiveError, UsageError, reason
 
 NAMESPACE = "bundle"
 _BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----\n", b"-----END SSH SIGNATURE-----"
 
 
 def sign(data: bytes, key: Path) -> bytes:
-    """The entry for the signature of `data`. ssh-keygen asks for the key's passphrase on the terminal, or an agent.
+    """Sign `data` and return the entry. ssh-keygen asks for the key's passphrase on the terminal, or an agent.
 
     Args:
         data: bundle.json.
@@ -46,7 +46,7 @@ def sign(data: bytes, key: Path) -> bytes:
 
 
 def is_well_formed(entry: bytes) -> bool:
-    """Whether the entry holds one armoured signature and nothing else."""
+    """Tell whether the entry holds one armoured signature and nothing else."""
     text = entry.rstrip(b"\n")
     return text.startswith(_BEGIN) and text.endswith(_END) and text.count(b"-----") == 4
 
@@ -81,7 +81,7 @@ class Signers:
         try:
             self.allowed.read_bytes()
         except OSError as error:
-            raise UsageError(f"`{self.allowed}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+            raise UsageError(f"`{self.allowed}` cannot be read: {reason(error)}") from None
         if entry is None:
             raise UntrustedArchiveError("the bundle is not signed", hint=_ASK)
         with tempfile.TemporaryDirectory(prefix="bundle-") as directory:
@@ -98,7 +98,7 @@ class Signers:
         raise UntrustedArchiveError(f"the bundle is not signed by {who} `{self.allowed}` allows: {outcome}", hint=_ASK)
 
     def _candidates(self, signature: Path) -> Sequence[str]:
-        """The identities that the signature's key stands for."""
+        """Find the identities that the signature's key stands for."""
         done = self._run("find-principals", signature, b"", [])
         return done.stdout.decode("utf-8", "replace").split("\n")[:-1] if done.returncode == 0 else []
 
@@ -119,7 +119,7 @@ def _ssh_keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProces
             hint="install OpenSSH's client (openssh-client, openssh-clients)",
         ) from None
     except OSError as error:
-        raise HostError(f"`ssh-keygen` cannot be run: {(error.strerror or str(error)).lower()}") from None
+        raise HostError(f"`ssh-keygen` cannot be run: {reason(error)}") from None
     if done.returncode and (b"unknown option -- Y" in done.stderr or b"illegal option -- Y" in done.stderr):
         raise HostError("`ssh-keygen` is too old for signatures", hint="OpenSSH 8.2 or later is needed")
     return done

@@ -12,9 +12,9 @@ from typing import Optional
 
 from bundles.archive.layout import BLOCK, Layout, header
 from bundles.archive.parts import find, part_name
-from bundles.errors import ArchiveError, DamagedArchiveError, IncompleteArchiveError, Problem, ReadError
+from bundles.errors import ArchiveError, DamagedArchiveError, IncompleteArchiveError, Problem, ReadError, reason
 from bundles.oci.digest import Digest
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 
 _HINT = "sha256sum -c {name}.sha256 says which parts are right; copy the others again"
 _FOREIGN = "is damaged, or a part of another archive"
@@ -24,7 +24,7 @@ _EXPLAINED = 20
 _ANOTHER_PATH = "give the path of the archive that `bundle create` wrote"
 
 
-class Volume(Closing):
+class Volume(Closeable):
     """The files of an archive, opened for reading at any offset, from any thread. A context manager.
 
     Args:
@@ -64,31 +64,31 @@ class Volume(Closing):
             try:
                 count = os.preadv(self._files[index], [view], start)
             except OSError as error:
-                raise self._failed(index, start, (error.strerror or str(error)).lower()) from None
+                raise self._failed(index, start, reason(error)) from None
             if count == 0:
                 raise self._failed(index, start, f"the file ends there, and had {self.sizes[index]} bytes before")
             done += count
         return done
 
     def locate(self, offset: int) -> tuple[int, int]:
-        """Which file (counted from 0) holds that byte of the archive, and the offset in it."""
+        """Find the file (counted from 0) that holds that byte of the archive, and the offset in it."""
         index = min(bisect.bisect_right(self._ends, offset), len(self._ends) - 1)
         return index, offset - self._ends[index] + self.sizes[index]
 
     def names(self, offset: int, size: int) -> str:
-        """The names of the files that hold `size` bytes from `offset`, for people."""
+        """Return the names of the files that hold `size` bytes from `offset`, for people."""
         first, last = self.locate(offset)[0], self.locate(offset + max(size, 1) - 1)[0]
         return ", ".join(path.name for path in self.paths[first : last + 1])
 
     def read(self, offset: int, size: int) -> bytes:
-        """The bytes from `offset`, fewer than `size` only at the end; for small content."""
+        """Read the bytes from `offset`, fewer than `size` only at the end; for small content."""
         buffer = bytearray(max(0, min(size, self.size - offset)))
         count = self.readinto(offset, memoryview(buffer))
         return bytes(buffer[:count])
 
-    def _failed(self, index: int, offset: int, reason: str) -> ReadError:
+    def _failed(self, index: int, offset: int, why: str) -> ReadError:
         return ReadError(
-            f"`{self.paths[index]}` cannot be read at byte {offset}: {reason}",
+            f"`{self.paths[index]}` cannot be read at byte {offset}: {why}",
             hint="put the medium back in and run the same command again; it goes on where it stopped",
         )
 
@@ -101,8 +101,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ArchiveError(f"`{path}` cannot be opened: {reason}", hint=_ANOTHER_PATH) from None
+        raise ArchiveError(f"`{path}` cannot be opened: {reason(error)}", hint=_ANOTHER_PATH) from None
 
 
 def _size(path: Path, file: int) -> int:
@@ -110,10 +109,11 @@ def _size(path: Path, file: int) -> int:
         size = os.lseek(file, 0, os.SEEK_END)
         os.pread(file, 1, 0)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         if error.errno == errno.EIO:
-            raise ReadError(f"`{path}` cannot be read at byte 0: {reason}", hint="put the medium back in") from None
-        raise ArchiveError(f"`{path}` is not an archive: {reason}", hint=_ANOTHER_PATH) from None
+            raise ReadError(
+                f"`{path}` cannot be read at byte 0: {reason(error)}", hint="put the medium back in"
+            ) from None
+        raise ArchiveError(f"`{path}` is not an archive: {reason(error)}", hint=_ANOTHER_PATH) from None
     return size
 
 
@@ -143,12 +143,12 @@ def check_parts(volume: Volume, layout: Layout, program: Digest) -> None:
     if wrong:
         reasons = [_why(volume, layout, starts, index) for index in wrong[:_EXPLAINED]]
         reasons += [_FOREIGN] * len(wrong[_EXPLAINED:])
-        problems = [Problem(volume.paths[index].name, reason) for index, reason in zip(wrong, reasons)]
+        problems = [Problem(volume.paths[index].name, why) for index, why in zip(wrong, reasons)]
         raise DamagedArchiveError(f"the parts of `{name}` do not belong together", hint=hint, problems=problems)
 
 
 def _shortage(volume: Volume, layout: Layout, name: str, program: Digest) -> list[Problem]:
-    """Which parts are too short, as far as the sizes of the others and the end of the last one tell."""
+    """Find which parts are too short, as far as the sizes of the others and the end of the last one tell."""
     *before, last = volume.sizes
     full = max(before or [last])
     if _ends_right(volume, layout, program):
@@ -178,13 +178,13 @@ def _excess(volume: Volume, layout: Layout) -> list[Problem]:
 
 
 def _ends_right(volume: Volume, layout: Layout, program: Digest) -> bool:
-    """Whether the last part ends as the archive ends."""
+    """Tell whether the last part ends as the archive ends."""
     size = min(layout.program_size, volume.size)
     return Digest.of(volume.read(volume.size - size, size)) == program
 
 
 def _fits(volume: Volume, layout: Layout, start: int, index: int) -> bool:
-    """Whether the tar headers of the file `index` are those that belong there when its first byte is at `start`."""
+    """Tell whether the tar headers of file `index` are those that belong there when it begins at `start`."""
     here = sum(volume.sizes[:index])
     size = volume.sizes[index]
     return all(
@@ -193,7 +193,7 @@ def _fits(volume: Volume, layout: Layout, start: int, index: int) -> bool:
 
 
 def _headers(layout: Layout, start: int, end: int) -> Iterable[tuple[int, bytes]]:
-    """The first and the last tar header between two offsets of the archive, and where they stand."""
+    """Find the first and the last tar header between two offsets of the archive, and where they stand."""
     inside = [entry for entry in layout.entries if start <= entry.offset and entry.data_offset <= end]
     return [(entry.offset, header(entry.name, entry.size)) for entry in {*inside[:1], *inside[-1:]}]
 

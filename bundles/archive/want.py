@@ -28,7 +28,7 @@ class Want:
     digests: frozenset[Digest]
 
     def to_bytes(self) -> bytes:
-        """The file: the same content always gives the same bytes."""
+        """Return the file: the same content always gives the same bytes."""
         value = {
             "want": FORMAT,
             "name": self.name,

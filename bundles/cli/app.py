@@ -20,7 +20,7 @@ from typing import Optional
 import click
 
 import bundles
-from bundles.errors import BundleError, DiskFullError, UsageError
+from bundles.errors import BundleError, DiskFullError, UsageError, reason
 from bundles.runtime.program import program_name
 from bundles.runtime.signals import Interruption, explained
 
@@ -42,8 +42,6 @@ _COMMANDS = {
     "completion": ("bundles.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
 _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
-
-
 # A stick that was pulled, a file system that went read-only, a file that went away: no defects of this program.
 _MEDIUM_ERRORS = frozenset(
     {
@@ -120,7 +118,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _explained(error: BaseException) -> BundleError:
-    """Any exception as one of ours; what is not a user's doing is a defect, shown with what a report needs."""
+    """Return any exception as one of ours; what is no user's doing is a defect, shown with what a report needs."""
     if isinstance(error, BundleError):
         return error
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
@@ -135,7 +133,7 @@ def _explained(error: BaseException) -> BundleError:
     if isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS:
         place = f"`{error.filename}`" if error.filename else "the medium"
         return BundleError(
-            f"{place} failed: {(error.strerror or str(error)).lower()}",
+            f"{place} failed: {reason(error)}",
             hint="see whether it is still there and can be written, then run the same command again; it goes on",
         )
     click.echo("".join(traceback.format_exception(type(error), error, error.__traceback__)), err=True)

@@ -20,7 +20,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class ArchiveArgument:
     """What the command line says of the archive: any of its parts, further directories of parts, trusted signers."""
 
     path: Path
@@ -28,7 +28,7 @@ class Given:
     signers: Optional[Signers] = None
 
     def open(self) -> Archive:
-        """Open it.
+        """Open the archive.
 
         Raises:
             ArchiveError: it cannot be used, or is not signed by whom it must be.
@@ -38,7 +38,7 @@ class Given:
 
 
 def archive_argument(*, signers: bool) -> Callable[[_F], Callable[..., Any]]:
-    """Add ARCHIVE, --parts and, with `signers`, --allowed-signers and --signer; the function gets `archive: Given`.
+    """Add ARCHIVE, --parts and, with `signers`, --allowed-signers and --signer; it gets one ArchiveArgument.
 
     ARCHIVE may be left out when the archive itself is running.
     """
@@ -56,7 +56,7 @@ def archive_argument(*, signers: bool) -> Callable[[_F], Callable[..., Any]]:
             if signer and not allowed_signers:
                 raise UsageError("--signer needs --allowed-signers", hint="--allowed-signers FILE --signer IDENTITY")
             trusted = Signers(allowed_signers, signer) if allowed_signers else None
-            return function(*args, archive=Given(archive, parts, trusted), **kwargs)
+            return function(*args, archive=ArchiveArgument(archive, parts, trusted), **kwargs)
 
         wrapped: Callable[..., Any] = command
         if signers:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bundles.archive.manifest import Image, Manifest
+from bundles.archive.manifest import BundleManifest, Image
 from bundles.archive.reader import read_manifest
 from bundles.cli.output import Output, common_options
 from bundles.runtime.sizes import human_size
@@ -29,8 +29,8 @@ def diff(old: Path, new: Path, output: Output) -> None:
     output.result(document, _text(document, str(old), str(new)))
 
 
-def difference(before: Manifest, after: Manifest) -> dict[str, Any]:
-    """What differs: images `added`, `removed`, `moved` to another digest, with other `platforms`; and `bytes`.
+def difference(before: BundleManifest, after: BundleManifest) -> dict[str, Any]:
+    """Compare images: `added`, `removed`, `moved` to another digest, with other `platforms`; and `bytes`.
 
     Bytes count manifests, configs and layers, each once, those too that a delta leaves to its base: `added` are what a
     delta from the first to the second carries, `removed` what only the first needs, `common` what both do.
@@ -64,7 +64,7 @@ def difference(before: Manifest, after: Manifest) -> dict[str, Any]:
     }
 
 
-def _sizes(manifest: Manifest) -> dict[str, int]:
+def _sizes(manifest: BundleManifest) -> dict[str, int]:
     return {str(blob.digest): blob.size for blob in (*manifest.blobs, *manifest.required)}
 
 

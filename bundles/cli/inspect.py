@@ -9,7 +9,8 @@ import click
 
 from bundles.archive.manifest import Image
 from bundles.archive.reader import Archive
-from bundles.cli.archive_argument import Given, archive_argument
+from bundles.archive.verify import verify_archive
+from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.runtime.filesystem import write_whole
 from bundles.runtime.sizes import human_size
@@ -18,10 +19,10 @@ from bundles.runtime.sizes import human_size
 @click.command()
 @archive_argument(signers=True)
 @common_options
-def verify(archive: Given, output: Output) -> None:
+def verify(archive: ArchiveArgument, output: Output) -> None:
     """Check every byte of ARCHIVE against its digest."""
     with archive.open() as opened:
-        opened.verify(output.progress)
+        verify_archive(opened, output.progress)
         count, size = len(opened.manifest.blobs), opened.layout.size
         document = {
             "archive": str(archive.path),
@@ -45,7 +46,7 @@ def verify(archive: Given, output: Output) -> None:
     "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a packing list to read, print and approve."
 )
 @common_options
-def inspect(archive: Given, html: Optional[Path], output: Output) -> None:
+def inspect(archive: ArchiveArgument, html: Optional[Path], output: Output) -> None:
     """Show what is inside ARCHIVE: images, platforms, digests and sizes."""
     with archive.open() as opened:
         if html:
@@ -97,7 +98,7 @@ def _signature_lines(archive: Archive) -> list[str]:
 
 
 def _delta_lines(archive: Archive) -> list[str]:
-    """What is not inside."""
+    """Say what is not inside."""
     manifest = archive.manifest
     if not manifest.bases:
         return []

@@ -13,8 +13,8 @@ from typing import Any, Optional, TypeVar
 
 import click
 
-from bundles.errors import BundleError, UsageError
-from bundles.runtime.progress import Logged, Progress, for_stderr
+from bundles.errors import BundleError, UsageError, reason
+from bundles.runtime.progress import Progress, ProgressLog, for_stderr
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -48,11 +48,11 @@ def common_options(function: _F) -> Callable[..., Any]:
             stream = os.fdopen(os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
         except OSError as error:
             raise UsageError(
-                f"the log file `{log_file}` cannot be written: {error.strerror}", hint="choose another --log-file"
+                f"the log file `{log_file}` cannot be written: {reason(error)}", hint="choose another --log-file"
             ) from None
         with stream:
             try:
-                return function(*args, output=Output(as_json, Logged(progress, stream)), **kwargs)
+                return function(*args, output=Output(as_json, ProgressLog(progress, stream)), **kwargs)
             except (BundleError, KeyboardInterrupt) as error:
                 stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} error: {error}\n")
                 raise

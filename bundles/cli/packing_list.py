@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from bundles.archive.manifest import Image, PlatformContent
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_image
 from bundles.errors import UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
 from bundles.oci.image import children, parse_json, parse_manifest
@@ -77,7 +78,7 @@ class PackedFile:
 
 
 def packed_files(archive: Archive, progress: Progress) -> list[PackedFile]:
-    """The files of an archive; what the .sha256 file beside it does not list is read and hashed.
+    """Describe an archive's files; what the .sha256 file beside it does not list is read and hashed.
 
     Raises:
         ArchiveError: the medium failed.
@@ -115,14 +116,14 @@ def _hash(path: Path, size: int, progress: Progress) -> str:
 
 
 def packing_list(archive: Archive, files: Sequence[PackedFile]) -> str:
-    """The page, as HTML.
+    """Return the page, as HTML.
 
     Raises:
         DamagedArchiveError: a manifest or config in the archive is damaged.
     """
     manifest = archive.manifest
     for image in manifest.images:
-        archive.check_image(image)
+        check_image(archive, image)
     title = f"Packing list: {manifest.name}"
     base = [image for image in manifest.images if image.role == "base"]
     tools = [image for image in manifest.images if image.role != "base"]
@@ -234,7 +235,7 @@ def _absent(archive: Archive, blob: Descriptor) -> str:
 
 
 def _all_labels(archive: Archive, image: Image) -> list[tuple[str, str]]:
-    """The org.opencontainers.image labels of the configs and annotations of the manifests, each value once."""
+    """Collect the org.opencontainers.image labels of configs and annotations of manifests, each value once."""
     found: dict[str, dict[str, None]] = {}
     for labels in _sources(archive, image):
         for name, value in labels.items():
@@ -269,7 +270,7 @@ def _platform(content: PlatformContent) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: Optional[str] = None) -> str:
-    """A table of cells that are HTML already; a column that is called Size is set to the right."""
+    """Return a table of cells that are HTML already; a column that is called Size is set to the right."""
     classes = [' class="size"' if name == "Size" else "" for name in head]
     lines = [f'<table class="{kind}">' if kind else "<table>", "<thead><tr>"]
     lines += [f"<th{style}>{name}</th>" for name, style in zip(head, classes)]
@@ -280,7 +281,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: Optional[st
 
 
 def _text(text: str) -> str:
-    """Text as HTML. What HTML does not allow, or what turns the order of letters, becomes a question mark."""
+    """Return text as HTML. What HTML does not allow, or what turns the order of letters, becomes a question mark."""
     return escape(_NOT_SHOWN.sub("?", text))
 
 

@@ -42,7 +42,7 @@ class Expansion:
         return character
 
     def _until(self, stop: str, raw: bool = False) -> str:
-        """Up to an unquoted `stop`, which is passed over, or to the end when it is empty; `raw` keeps escapes."""
+        """Read up to an unquoted `stop`, which is passed over, or to the end when it is empty; `raw` keeps escapes."""
         result = ""
         while character := self._peek():
             if character == stop:
@@ -107,7 +107,7 @@ class Expansion:
         return result
 
     def _substituted(self, name: str, modifier: str) -> str:
-        """What `${name` stands for with this modifier and what follows."""
+        """Return what `${name` stands for with this modifier and what follows."""
         if modifier == "/":
             return self._replaced(name)
         null_is_unset = modifier == ":"
@@ -165,7 +165,7 @@ class Expansion:
         return re.sub(pattern, lambda _: replacement, self._value(name), count=0 if everywhere else 1)
 
     def _pattern(self, text: str, greedy: bool) -> str:
-        """A shell pattern of `*` and `?` as a regular expression."""
+        """Turn a shell pattern of `*` and `?` into a regular expression."""
         result, characters = "", iter(text)
         for character in characters:
             if character == "*":

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Optional
 
 from bundles.dockerfile.expansion import Expansion
-from bundles.dockerfile.parser import Instruction, _directives, _instruction, _words, _wrong, parse
+from bundles.dockerfile.parser import Instruction, error_at, parse, syntax
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
@@ -43,7 +43,7 @@ class Use:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class BuildSettings:
     """What a build is called with.
 
     Args:
@@ -59,8 +59,8 @@ class Settings:
     contexts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def uses(text: str, name: str, settings: Settings) -> list[Use]:
-    """Every use of an image in a Dockerfile, in its order, for all of the platforms; each once.
+def uses(text: str, name: str, settings: BuildSettings) -> list[Use]:
+    """Find every use of an image in a Dockerfile, in its order, for all of the platforms; each once.
 
     Args:
         text: the Dockerfile.
@@ -84,28 +84,20 @@ def uses(text: str, name: str, settings: Settings) -> list[Use]:
     return sorted(found, key=lambda use: int(use.where.rpartition(":")[2]))
 
 
-def _frontend(text: str, name: str, settings: Settings, builder: Platform) -> Optional[Use]:
-    """The image that `# syntax=` names, or the build argument BUILDKIT_SYNTAX in its stead."""
-    lines = text.split("\n")
-    shebang = 1 if lines[0].startswith("#!") else 0
-    found = [
-        (number + shebang, value.partition(" ")[0])
-        for comment in ("#", "//")
-        for number, key, value in _directives(lines[shebang:], comment)
-        if key == "syntax"
-    ]
-    line, image = found[0] if found else (1, "")
+def _frontend(text: str, name: str, settings: BuildSettings, builder: Platform) -> Optional[Use]:
+    """Find the image that `# syntax=` names, or the build argument BUILDKIT_SYNTAX in its stead."""
+    line, image = syntax(text) or (1, "")
     image = settings.arguments.get("BUILDKIT_SYNTAX") or image
     if not image:
         return None
     try:
         return Use(Reference.parse(image), builder, f"{name}:{line}", "# syntax")
     except UsageError as error:
-        raise _wrong(name, line, error.message) from None
+        raise error_at(name, line, error.message) from None
 
 
 def _platform_arguments(target: Platform, builder: Platform, given: Mapping[str, str]) -> dict[str, str]:
-    """The variables that BuildKit sets by itself; a build argument of that name wins."""
+    """Return the variables that BuildKit sets by itself; a build argument of that name wins."""
     values = {"TARGETSTAGE": "default"}
     for prefix, platform in (("BUILD", builder), ("TARGET", target)):
         values.update(
@@ -128,7 +120,7 @@ class _Build:
         instructions: Sequence[Instruction],
         escape: str,
         name: str,
-        settings: Settings,
+        settings: BuildSettings,
         *,
         target: Platform,
         builder: Platform,
@@ -149,7 +141,7 @@ class _Build:
             try:
                 yield from self._uses_of(instruction)
             except UsageError as error:
-                raise _wrong(self._name, instruction.line, error.message, error.hint) from None
+                raise error_at(self._name, instruction.line, error.message, error.hint) from None
         if not self._stages:
             raise UsageError(f"`{self._name}` has no FROM: it is no Dockerfile")
 
@@ -161,7 +153,7 @@ class _Build:
                 raise UsageError(f"`{instruction.keyword[:40]}` stands before the first FROM: expected ARG or FROM")
             self._declare(instruction)
         elif instruction.keyword == "ONBUILD":
-            trigger = _instruction(instruction.rest, self._escape, instruction.line)
+            trigger = instruction.trigger(self._escape)
             if trigger.keyword in _NO_TRIGGERS:
                 raise UsageError(f"`{trigger.keyword}` cannot be what ONBUILD triggers")
             self._triggers[-1].append(trigger)
@@ -175,8 +167,8 @@ class _Build:
                     yield from self._source(source, "RUN --mount", instruction)
 
     def _declare(self, instruction: Instruction) -> None:
-        """ARG before the first FROM: its value is from outside, else its default, else there is none."""
-        for word in _words(instruction.rest, self._escape):
+        """Take an ARG before the first FROM: its value is from outside, else its default, else there is none."""
+        for word in instruction.words(self._escape):
             key, equals, default = word.partition("=")
             self._declared.add(key)
             if key in self._settings.arguments:
@@ -221,7 +213,7 @@ class _Build:
         self._triggers.append([])
 
     def _source(self, source: str, how: str, instruction: Instruction) -> Iterator[Use]:
-        """Where COPY or a mount takes its files from: a stage, by name or for COPY by number, or an image."""
+        """Find where COPY or a mount takes its files from: a stage, by name or for COPY by number, or an image."""
         if "$" in source[:-1]:
             raise UsageError(
                 f"`{source}`: BuildKit expands no variables in {how}",
@@ -253,7 +245,7 @@ class _Build:
         yield Use(reference, platform, f"{self._name}:{instruction.line}", how, tuple(empty))
 
     def _expand(self, word: str) -> tuple[str, list[str]]:
-        """The word with its variables expanded, and those of them that are declared and have no value."""
+        """Expand the variables of a word, and name those of them that are declared and have no value."""
         expansion = Expansion(word, self._values, self._escape)
         self._check(word, expansion)
         return expansion.text, sorted(expansion.unset)

@@ -27,12 +27,20 @@ class Instruction:
     line: int
 
     def values(self, flag: str) -> list[str]:
-        """What `--flag=` was given, each time."""
+        """Return what `--flag=` was given, each time."""
         return [text.partition("=")[2] for text in self.flags if text.partition("=")[0] == f"--{flag}"]
+
+    def words(self, escape: str) -> list[str]:
+        """Return the words of the rest as they stand, quotes and escapes kept."""
+        return _words(self.rest, escape)
+
+    def trigger(self, escape: str) -> Instruction:
+        """Return the instruction that an ONBUILD triggers."""
+        return _instruction(self.rest, escape, self.line)
 
 
 def parse(text: str, name: str) -> tuple[list[Instruction], str]:
-    """The instructions of a Dockerfile, and its escape character.
+    """Read the instructions of a Dockerfile, and its escape character.
 
     Raises:
         UsageError: it cannot be read as one; the message has `name` and the line.
@@ -60,11 +68,23 @@ def parse(text: str, name: str) -> tuple[list[Instruction], str]:
         instructions.append(instruction)
         for word, strip_tabs in _heredocs(instruction, joined):
             if all((line.lstrip("\t") if strip_tabs else line) != word for _, line in remaining):
-                raise _wrong(name, number, f"the heredoc `{word}` does not end")
+                raise error_at(name, number, f"the heredoc `{word}` does not end")
     return instructions, escape
 
 
-def _wrong(name: str, line: int, what: str, hint: Optional[str] = None) -> UsageError:
+def syntax(text: str) -> Optional[tuple[int, str]]:
+    """Find the image that the directive `syntax` names, and its line."""
+    lines = text.split("\n")
+    shebang = 1 if lines[0].startswith("#!") else 0
+    for comment in ("#", "//"):
+        for number, key, value in _directives(lines[shebang:], comment):
+            if key == "syntax":
+                return number + shebang, value.partition(" ")[0]
+    return None
+
+
+def error_at(name: str, line: int, what: str, hint: Optional[str] = None) -> UsageError:
+    """Return the error for what is wrong on a line of the Dockerfile `name`."""
     return UsageError(f"`{name}:{line}`: {what}", hint=hint)
 
 
@@ -72,13 +92,13 @@ def _escape(lines: Sequence[str], name: str) -> str:
     for number, key, value in _directives(lines, "#"):
         if key == "escape":
             if value not in ("\\", "`"):
-                raise _wrong(name, number, f"the escape character is `{value}`: expected \\ or `")
+                raise error_at(name, number, f"the escape character is `{value}`: expected \\ or `")
             return value
     return "\\"
 
 
 def _directives(lines: Sequence[str], comment: str) -> Iterator[tuple[int, str, str]]:
-    """The parser directives that stand before everything else: line, key, value."""
+    """Read the parser directives that stand before everything else: line, key, value."""
     for number, line in enumerate(lines, 1):
         text = line.strip()
         match = _DIRECTIVE.fullmatch(text[len(comment) :].strip()) if text.startswith(comment) else None
@@ -94,7 +114,7 @@ def _instruction(text: str, escape: str, line: int) -> Instruction:
 
 
 def _flags(text: str, escape: str) -> tuple[list[str], str]:
-    """The `--flags` that begin an instruction's arguments, and what follows them."""
+    """Read the `--flags` that begin an instruction's arguments, and what follows them."""
     flags: list[str] = []
     position = 0
     while True:
@@ -109,7 +129,7 @@ def _flags(text: str, escape: str) -> tuple[list[str], str]:
 
 
 def _word(text: str, position: int, escape: str) -> tuple[str, int]:
-    """The word at `position` without its quotes and escapes, and where it ends."""
+    """Read the word at `position` without its quotes and escapes, and where it ends."""
     word, quote = "", ""
     while position < len(text):
         character = text[position]
@@ -128,7 +148,7 @@ def _word(text: str, position: int, escape: str) -> tuple[str, int]:
 
 
 def _words(text: str, escape: str) -> list[str]:
-    """Words as they stand, quotes and escapes kept; a quote that is not closed runs to the end."""
+    """Split words as they stand, quotes and escapes kept; a quote that is not closed runs to the end."""
     words, word, quote, position = [], "", "", 0
     while position < len(text):
         character = text[position]
@@ -150,7 +170,7 @@ def _words(text: str, escape: str) -> list[str]:
 
 
 def _heredocs(instruction: Instruction, line: str) -> Iterator[tuple[str, bool]]:
-    """The heredocs that an instruction begins: the word that ends each, and whether tabs before it are stripped."""
+    """Find the heredocs of an instruction: the word that ends each, and whether tabs before it are stripped."""
     keyword = instruction.keyword
     if keyword == "ONBUILD":
         keyword = instruction.rest.partition(" ")[0].upper()

@@ -29,22 +29,22 @@ class Digest:
 
     @classmethod
     def of(cls, data: bytes) -> Digest:
-        """The digest of `data`."""
+        """Return the digest of `data`."""
         return cls("sha256:" + hashlib.sha256(data).hexdigest())
 
     @property
     def hex(self) -> str:
-        """The 64 hex digits without the algorithm."""
+        """Return the 64 hex digits without the algorithm."""
         return self.text[7:]
 
     @property
     def short(self) -> str:
-        """The first 12 hex digits, for people."""
+        """Return the first 12 hex digits, for people."""
         return self.hex[:12]
 
     @property
     def blob_path(self) -> str:
-        """Where an OCI image layout keeps this content: `blobs/sha256/<hex>`."""
+        """Return where an OCI image layout keeps this content: `blobs/sha256/<hex>`."""
         return "blobs/sha256/" + self.hex
 
     def __str__(self) -> str:

@@ -11,13 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
 from bundles.errors import UsageError
-from bundles.oci.descriptor import (
-    DOCKER_INDEX,
-    DOCKER_MANIFEST,
-    OCI_INDEX,
-    OCI_MANIFEST,
-    Descriptor,
-)
+from bundles.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 
@@ -51,7 +45,7 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
 
 
 def parse_index(data: bytes) -> tuple[Descriptor, ...]:
-    """The descriptors of an image index (OCI) or manifest list (Docker), in their order.
+    """Read the descriptors of an image index (OCI) or manifest list (Docker), in their order.
 
     Raises:
         UsageError: it is not one.
@@ -63,7 +57,7 @@ def parse_index(data: bytes) -> tuple[Descriptor, ...]:
 
 
 def parse_manifest(data: bytes) -> ImageManifest:
-    """The config and layers of an image manifest.
+    """Read the config and layers of an image manifest.
 
     Raises:
         UsageError: it is not one.
@@ -76,12 +70,12 @@ def parse_manifest(data: bytes) -> ImageManifest:
 
 
 def config_platform(data: bytes) -> Optional[Platform]:
-    """The platform that an image config names, or None (artifacts that are not images have none)."""
+    """Read the platform that an image config names; None for artifacts that are no images."""
     return Platform.from_json(parse_json(data, "the image config"))
 
 
 def media_type_of(data: bytes, content_type: str) -> str:
-    """The media type of a manifest: what it says itself, else what the registry said in Content-Type.
+    """Find the media type of a manifest: what it says itself, else what the registry said in Content-Type.
 
     OCI documents may leave the field out; then Content-Type is all there is, and without one, the form decides.
 
@@ -105,7 +99,7 @@ def media_type_of(data: bytes, content_type: str) -> str:
 
 
 def children(descriptor: Descriptor, data: bytes) -> tuple[Descriptor, ...]:
-    """What a document refers to: an index its manifests, a manifest its config and layers, anything else nothing.
+    """Return what a document refers to: an index its manifests, a manifest its config and layers, else nothing.
 
     Raises:
         UsageError: the document is not what its media type says.
@@ -121,7 +115,7 @@ def children(descriptor: Descriptor, data: bytes) -> tuple[Descriptor, ...]:
 def walk(
     root: Descriptor, read: Callable[[Descriptor], bytes], has: Callable[[Descriptor], bool]
 ) -> Iterator[tuple[Descriptor, Optional[Descriptor]]]:
-    """Everything below `root` with its parent (None for the root), parents before children.
+    """Go through everything below `root` with its parent (None for the root), parents before children.
 
     Children of an index that `has` denies are passed over: the index is sparse. Those of a manifest never are. `read`
     gives the bytes of an index or manifest. Content that several parents share comes once for each, what is below it

@@ -71,7 +71,7 @@ class Platform:
 
     @classmethod
     def from_json(cls, value: Any) -> Optional[Platform]:
-        """The `platform` of an index entry, or of an image config; None when it names none, or unknown/unknown."""
+        """Read the `platform` of an index entry or image config; None when it names none, or unknown/unknown."""
         if not isinstance(value, dict):
             return None
         system, architecture, variant = (value.get(key) or "" for key in ("os", "architecture", "variant"))
@@ -82,14 +82,14 @@ class Platform:
         return cls(system, architecture, variant)
 
     def to_json(self) -> dict[str, str]:
-        """The `platform` object of an index entry."""
+        """Return the `platform` object of an index entry."""
         value = {"architecture": self.architecture, "os": self.os}
         if self.variant:
             value["variant"] = self.variant
         return value
 
     def best_of(self, offered: Sequence[Platform]) -> Optional[Platform]:
-        """The offered platform that a machine of this one would pull: the same, else the next lower arm variant.
+        """Choose what a machine of this platform would pull: the same, else the next lower arm variant.
 
         This is what containerd's `platforms.Only` chooses, so what is taken is what BuildKit would have taken.
         """

@@ -74,12 +74,12 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """Registry and repository, without tag or digest."""
+        """Return registry and repository, without tag or digest."""
         return f"{self.registry}/{self.repository}"
 
     @property
     def familiar(self) -> str:
-        """The shortest form that reads back to the same reference."""
+        """Return the shortest form that reads back to the same reference."""
         name = self.name
         if self.registry == DOCKER_HUB:
             official = self.repository.startswith("library/") and self.repository.count("/") == 1
@@ -88,7 +88,7 @@ class Reference:
 
     @property
     def selector(self) -> str:
-        """What the registry API takes after `/manifests/`: the digest when there is one, else the tag."""
+        """Return what the registry API takes after `/manifests/`: the digest when there is one, else the tag."""
         return str(self.digest) if self.digest else str(self.tag)
 
     @property

@@ -40,7 +40,7 @@ class Credential:
 
     @property
     def basic(self) -> Optional[str]:
-        """The value of a Basic `Authorization` header, or None for a token."""
+        """Return the value of a Basic `Authorization` header, or None for a token."""
         if not self.username:
             return None
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
@@ -67,23 +67,23 @@ Sender = Callable[[str, str, Mapping[str, str], Optional[bytes]], TokenAnswer]
 
 
 def pull_scope(repository: str) -> str:
-    """The token scope for reading a repository."""
+    """Return the token scope for reading a repository."""
     return f"repository:{repository}:pull"
 
 
 def push_scope(repository: str) -> str:
-    """The token scope for reading and writing a repository."""
+    """Return the token scope for reading and writing a repository."""
     return f"repository:{repository}:pull,push"
 
 
 def scope_subject(scope: str) -> str:
-    """What a scope is about, for people: the repository."""
+    """Return what a scope is about, for people: the repository."""
     kind, _, rest = scope.split(" ", 1)[0].partition(":")
     return rest.rpartition(":")[0] if kind == "repository" else "the registry"
 
 
 def login_command(host: str) -> str:
-    """The command that logs in to `host`."""
+    """Return the command that logs in to `host`."""
     return "docker login" if host == DOCKER_HUB else f"docker login {host}"
 
 
@@ -112,7 +112,7 @@ def parse_challenges(header: str) -> list[Challenge]:
 
 
 def merge_scopes(ours: str, theirs: str) -> list[str]:
-    """The scopes to ask a token for: what the request needs and what the registry named, one for each resource."""
+    """Return the scopes to ask a token for: what the request needs and the registry named, one for each resource."""
     merged: dict[str, list[str]] = {}
     for scope in f"{ours} {theirs}".split():
         resource, colon, actions = scope.rpartition(":")
@@ -138,13 +138,13 @@ class Authenticator:
         self._known: dict[tuple[str, str], _Authorization] = {}
 
     def header(self, host: str, scope: str) -> Optional[str]:
-        """The `Authorization` to send at once, or None when the registry has not asked or the token has expired."""
+        """Return the `Authorization` to send at once; None when none was asked for, or the token has expired."""
         with self._lock:
             known = self._known.get((host, "")) or self._known.get((host, scope))
         return known.header if known and known.expires > time.monotonic() else None
 
     def answer(self, host: str, scope: str, registry_url: str, challenge: str, rejected: Optional[str]) -> str:
-        """The `Authorization` that answers a 401.
+        """Return the `Authorization` that answers a 401.
 
         Args:
             host: the registry, as references name it.
@@ -240,12 +240,12 @@ def _refused(host: str, scope: str, what: str) -> AuthenticationError:
 
 
 def _fits_a_header(token: str) -> bool:
-    """Line breaks would end the header; http.client refuses them with an error that shows the token."""
+    """Tell whether a token fits: http.client refuses a line break with an error that shows it."""
     return bool(token) and token.isprintable() and token.isascii()
 
 
 def _token_url(host: str, registry_url: str, realm: str) -> str:
-    """The realm, checked. It may be on another host: that is the protocol."""
+    """Check the realm and return its URL. It may be on another host: that is the protocol."""
     try:
         parts = urlsplit(realm)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.username is None

@@ -13,7 +13,7 @@ from typing import Optional
 
 from urllib3 import exceptions
 
-from bundles.errors import BundleError, NetworkError, TooSlowError, UnavailableError, UnreachableError
+from bundles.errors import BundleError, NetworkError, TooSlowError, UnavailableError, UnreachableError, reason
 from bundles.registry.urls import Origin, describe, is_loopback
 
 # OpenSSL's names for "that was not TLS", over its versions.
@@ -75,7 +75,7 @@ def _way_out(origin: Origin) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in words that never hold an address: urllib3's own texts may."""
+    """Return what went wrong, in words that never hold an address: urllib3's own texts may."""
     seen: Optional[BaseException] = error
     while seen is not None:
         known = _words(seen)
@@ -90,7 +90,7 @@ def _reason(error: BaseException) -> str:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, socket.gaierror):
-        return f"the name does not resolve ({str(error.strerror).lower()})"
+        return f"the name does not resolve ({reason(error)})"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {_tls_reason(error)}"
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""Connections to registries: TLS and streams of bytes. With `failures`, all that knows urllib3.
+"""Connections to registries: TLS and streams of bytes. With `connection_errors`, all that knows urllib3's insides.
 
 Knows nothing of registries, logins or retries: one request out, one answer back.
 """
@@ -25,10 +25,11 @@ from urllib3 import exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError
+from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError, reason
 from bundles.registry.connection_errors import translated
 from bundles.registry.proxies import Proxies, Proxy
 from bundles.registry.urls import Origin, describe, is_loopback
+from bundles.runtime.closeable import Closeable
 
 # urllib3 logs the full address of every request, signed query strings included, at DEBUG.
 logging.getLogger("urllib3").setLevel(logging.INFO)
@@ -51,7 +52,7 @@ class Body(Protocol):
     def __len__(self) -> int: ...
 
 
-class Response:
+class Response(Closeable):
     """An answer whose body is still on the wire. A context manager, for one thread.
 
     Closing returns the connection for reuse when the body was read to its end, or nearly, and drops it otherwise.
@@ -66,16 +67,16 @@ class Response:
 
     @property
     def action(self) -> str:
-        """The request for people."""
+        """Describe the request for people."""
         return describe(self._method, self.url)
 
     @property
     def length(self) -> Optional[int]:
-        """How many bytes of the body are left, or None when the server did not say."""
+        """Return how many bytes of the body are left, or None when the server did not say."""
         return self._raw.length_remaining
 
     def read(self, count: int) -> bytes:
-        """What has come, up to `count` bytes; empty only at the end.
+        """Read what has come, up to `count` bytes; empty only at the end.
 
         Raises:
             UnavailableError: the connection broke, the body is shorter than announced, or it comes too slowly.
@@ -92,7 +93,7 @@ class Response:
         return len(data)
 
     def read_all(self, limit: int) -> bytes:
-        """The whole body.
+        """Read the whole body.
 
         Raises:
             ContentError: it is longer than `limit` bytes.
@@ -110,9 +111,6 @@ class Response:
     def close(self) -> None:
         self._raw.close()
         self._raw.release_conn()
-
-    def __enter__(self) -> Response:
-        return self
 
     def __exit__(
         self,
@@ -144,14 +142,14 @@ class _Upload:
         try:
             data = self._body.read(min(count, self._left))
         except OSError as error:
-            raise ReadError(f"what is to be uploaded cannot be read: {error.strerror or error}") from error
+            raise ReadError(f"what is to be uploaded cannot be read: {reason(error)}") from error
         if not data:
             raise ReadError(f"what is to be uploaded ends {self._left} bytes early")
         self._left -= len(data)
         return data
 
 
-class _Answer(http.client.HTTPResponse):
+class _WatchedResponse(http.client.HTTPResponse):
     """An answer of which head, framing and body all count as what comes from the server; see `_watched`."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
@@ -161,7 +159,7 @@ class _Answer(http.client.HTTPResponse):
 
 
 def _watched(receive: Callable[[memoryview], Optional[int]], patience: float) -> Callable[[memoryview], Optional[int]]:
-    """`receive` that raises TooSlowError when less than 1 KiB/s came for as long as a silent server may be silent."""
+    """Have `receive` raise TooSlowError when less than 1 KiB/s came for as long as a silent server may be silent."""
     waited, arrived = 0.0, 0
 
     def within_time(buffer: memoryview) -> Optional[int]:
@@ -210,20 +208,15 @@ class _Sockets:
         add = self.add
 
         class Http(HTTPConnection):
-            response_class = _Answer
+            response_class = _WatchedResponse
 
             def _new_conn(self) -> socket.socket:
                 sock = super()._new_conn()
                 add(sock)
                 return sock
 
-        class Https(HTTPSConnection):
-            response_class = _Answer
-
-            def _new_conn(self) -> socket.socket:
-                sock = super()._new_conn()
-                add(sock)
-                return sock
+        class Https(Http, HTTPSConnection):
+            pass
 
         class HttpPool(HTTPConnectionPool):
             ConnectionCls = Http
@@ -259,12 +252,19 @@ class Connections:
         insecure: `host` or `host:port` whose TLS certificate is not checked; this machine's own never is.
         ca_file: a CA to trust besides the system's.
         timeout: seconds to connect, and seconds without a byte.
+        proxies: those that may be on the way.
 
     Raises:
-        UsageError: the CA file cannot be read, or a proxy variable makes no sense.
+        UsageError: the CA file cannot be read.
     """
 
-    def __init__(self, insecure: frozenset[str], ca_file: Optional[Path], timeout: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        insecure: frozenset[str],
+        ca_file: Optional[Path],
+        timeout: tuple[float, float],
+        proxies: Proxies,
+    ) -> None:
         # Whoever named a host insecure need not be told so at every request.
         urllib3.disable_warnings(exceptions.InsecureRequestWarning)
         self._insecure = insecure
@@ -272,20 +272,20 @@ class Connections:
         self._ca_file = ca_file
         if ca_file:
             _add_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file)
-        self._proxies = Proxies()
+        self._proxies = proxies
         self._sockets = _Sockets()
         self._lock = threading.Lock()
         self._managers: dict[tuple[Optional[Proxy], bool], urllib3.PoolManager] = {}
 
     def is_insecure(self, origin: Origin) -> bool:
-        """Whether unverified TLS and plain HTTP are allowed there."""
+        """Tell whether unverified TLS and plain HTTP are allowed there."""
         names = {origin.host, origin.host_port, f"[{origin.host}]"}
         return is_loopback(origin.host) or not self._insecure.isdisjoint(names)
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: Union[bytes, Body, None] = None
     ) -> Response:
-        """One request. The answer may have any status; redirects are not followed.
+        """Send one request. The answer may have any status; redirects are not followed.
 
         Raises:
             UnreachableError: no connection.
@@ -336,7 +336,7 @@ class Connections:
 
     @functools.cached_property
     def _verified(self) -> ssl.SSLContext:
-        """Reading the system's CAs takes 30 ms: not before something needs them."""
+        """Read the system's CAs, which takes 30 ms: not before something needs them."""
         context = ssl.create_default_context()
         if self._ca_file:
             _add_ca(context, self._ca_file)
@@ -374,5 +374,5 @@ def _add_ca(context: ssl.SSLContext, ca_file: Path) -> None:
     except FileNotFoundError:
         raise UsageError(f"the CA file `{ca_file}` does not exist") from None
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
-        raise UsageError(f"the CA file `{ca_file}` cannot be used: {reason}") from None
+        why = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
+        raise UsageError(f"the CA file `{ca_file}` cannot be used: {why}") from None

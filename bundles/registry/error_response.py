@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
-import time
 from typing import Any, Optional
+
+from urllib3.exceptions import InvalidHeader
+from urllib3.util.retry import Retry
 
 from bundles.errors import AuthenticationError, NetworkError, NotFoundError, UnavailableError
 from bundles.registry.auth import login_command, scope_subject
@@ -16,7 +17,7 @@ _ERROR_LIMIT = 64 << 10
 
 
 def refusal(response: Response, host: str, scope: str) -> NetworkError:
-    """The error that an unexpected status stands for, with what the registry says about it."""
+    """Return the error that an unexpected status stands for, with what the registry says about it."""
     codes, words = _explanation(response)
     status = response.status
     text = f"{response.action}: {words}" if words else f"{response.action}: HTTP status {status}"
@@ -40,7 +41,7 @@ def refusal(response: Response, host: str, scope: str) -> NetworkError:
 
 
 def _explanation(response: Response) -> tuple[list[str], str]:
-    """The codes of a registry's JSON error, and its first one in words. Nothing when there is none."""
+    """Read the codes of a registry's JSON error, and its first one in words. Nothing when there is none."""
     try:
         value: Any = json.loads(response.read(_ERROR_LIMIT))
         errors = [error for error in value["errors"] if isinstance(error, dict)]
@@ -54,10 +55,8 @@ def _explanation(response: Response) -> tuple[list[str], str]:
 
 
 def _retry_after(value: str) -> Optional[float]:
-    """Retry-After in seconds (RFC 9110, section 10.2.3: a number or a date), None when there is none."""
-    if value.strip().isdecimal():
-        return float(value)
+    """Read Retry-After in seconds (RFC 9110, section 10.2.3: a number or a date); None when it is neither."""
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError, IndexError, OverflowError):
+        return Retry().parse_retry_after(value)
+    except (InvalidHeader, TypeError, ValueError, IndexError, OverflowError):
         return None

@@ -47,13 +47,16 @@ class Proxy:
 class Proxies:
     """The proxies that the environment names at this moment.
 
+    Args:
+        direct: `host:port` to which none of them is on the way.
+
     Raises:
         UsageError: one of them cannot be used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, direct: frozenset[str] = frozenset()) -> None:
         environment: Mapping[str, str] = getproxies_environment()
-        self._environment = environment
+        self._environment, self._direct = environment, direct
         self._proxies = {
             scheme: Proxy.parse(environment[scheme], f"{scheme.upper()}_PROXY")
             for scheme in ("http", "https")
@@ -61,12 +64,12 @@ class Proxies:
         }
 
     def find(self, origin: Origin) -> Optional[Proxy]:
-        """The proxy on the way to `origin`; None for a direct connection, as always to this machine itself."""
+        """Find the proxy on the way to `origin`; None for a direct connection, as always to this machine itself."""
         proxy = self._proxies.get(origin.scheme)
         return None if proxy is None or is_loopback(origin.host) or self._bypasses(origin) else proxy
 
     def _bypasses(self, origin: Origin) -> bool:
-        if proxy_bypass_environment(origin.host_port, self._environment):
+        if origin.host_port in self._direct or proxy_bypass_environment(origin.host_port, self._environment):
             return True
         try:
             address = ipaddress.ip_address(origin.host)

@@ -12,20 +12,16 @@ from urllib.parse import urljoin
 
 from bundles.errors import InterruptedByUser, NetworkError, UnavailableError, UnreachableError
 from bundles.oci.reference import DOCKER_HUB
-from bundles.registry.auth import (
-    MAX_TOKEN_ANSWER,
-    Authenticator,
-    Credential,
-    TokenAnswer,
-)
+from bundles.registry.auth import MAX_TOKEN_ANSWER, Authenticator, Credential, TokenAnswer
 from bundles.registry.connections import Body, Connections, Response
 from bundles.registry.error_response import TEMPORARY, refusal
+from bundles.registry.proxies import Proxies
 from bundles.registry.urls import Origin, describe
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 
 _T = TypeVar("_T")
-# What an upload sends: bytes, or a callable that gives a fresh body for each try. A bare body is sent once only.
-Upload = Union[bytes, Callable[[], Body], Body]
+# What an upload sends: bytes, or a callable that gives a fresh body for each try.
+Upload = Union[bytes, Callable[[], Body]]
 
 _OK = frozenset({200})
 _DOCKER_HUB_HOST = "registry-1.docker.io"
@@ -37,7 +33,7 @@ _MAX_BACKOFF = 30.0
 
 
 def anonymous(host: str) -> Optional[Credential]:
-    """No login anywhere."""
+    """Give no login anywhere."""
     return None
 
 
@@ -53,6 +49,7 @@ class Settings:
         timeout: seconds to connect, and seconds without a byte.
         attempts: how often in all a request is tried when the failure is temporary.
         backoff: seconds before the second try; it doubles with each one, and is spread by chance.
+        direct: `host:port` to which no proxy is on the way, whatever the environment says.
     """
 
     insecure: frozenset[str] = frozenset()
@@ -61,6 +58,7 @@ class Settings:
     timeout: tuple[float, float] = (15.0, 60.0)
     attempts: int = 6
     backoff: float = 1.0
+    direct: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Answer:
     url: str
 
 
-class Transport(Closing):
+class Transport(Closeable):
     """Requests to registries. Thread-safe; connections and logins are reused. A context manager.
 
     with Transport(Settings()) as transport:
@@ -89,7 +87,7 @@ class Transport(Closing):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._connections = Connections(settings.insecure, settings.ca_file, settings.timeout)
+        self._connections = Connections(settings.insecure, settings.ca_file, settings.timeout, Proxies(settings.direct))
         self._authenticator = Authenticator(settings.credentials, self._send_for_token)
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -109,7 +107,7 @@ class Transport(Closing):
         expect: frozenset[int] = _OK,
         retry: bool = True,
     ) -> Response:
-        """Send a request; temporary failures are retried, unless the body cannot be had again.
+        """Send a request; temporary failures are retried.
 
         Args:
             method: HTTP method.
@@ -127,11 +125,8 @@ class Transport(Closing):
             UnavailableError: a temporary failure, on the last try too.
             NetworkError: any other failure; `status` and `codes` say which.
         """
-
-        request = _Request(method, host, path, scope, headers or {}, _BodySource(body), expect)
-        if not retry or not request.body.repeatable:
-            return self._once(request)
-        return self.retrying(host, lambda: self._once(request))
+        request = _Request(method, host, path, scope, headers or {}, body, expect)
+        return self.retrying(host, lambda: self._once(request)) if retry else self._once(request)
 
     def fetch(
         self,
@@ -146,14 +141,13 @@ class Transport(Closing):
         expect: frozenset[int] = _OK,
         retry: bool = True,
     ) -> Answer:
-        """Like `request` for a small answer, read to its end within the retries.
+        """Send a request as `request` does, for a small answer that is read to its end within the retries.
 
         Raises:
             ContentError: the answer is longer than `limit`.
             NetworkError: as `request` does.
         """
-
-        request = _Request(method, host, path, scope, headers or {}, _BodySource(body), expect)
+        request = _Request(method, host, path, scope, headers or {}, body, expect)
 
         def once() -> Answer:
             with self._once(request) as response:
@@ -195,11 +189,11 @@ class Transport(Closing):
 
     @property
     def attempts(self) -> int:
-        """How often in all something is tried."""
+        """Return how often in all something is tried."""
         return self._settings.attempts
 
     def has_answered(self, host: str) -> bool:
-        """Whether the registry has answered anything in this run."""
+        """Tell whether the registry has answered anything in this run."""
         with self._lock:
             return host in self._reached
 
@@ -209,7 +203,7 @@ class Transport(Closing):
         self._connections.close()
 
     def _once(self, request: _Request) -> Response:
-        """One try, and a second one with a login when the registry asks for it."""
+        """Try once, and a second time with a login when the registry asks for it."""
         host, scope = request.host, request.scope
         base = self._base(host)
         url = urljoin(base, request.path)
@@ -230,10 +224,10 @@ class Transport(Closing):
         with response:
             raise refusal(response, host, scope)
 
-    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: _BodySource) -> Response:
-        """One request, redirects followed when it only reads. A login is not passed on to another origin."""
+    def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: Optional[Upload]) -> Response:
+        """Send one request and follow redirects when it only reads. No login is passed on to another origin."""
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._connections.send(method, url, headers, body.fresh())
+            response = self._connections.send(method, url, headers, body() if callable(body) else body)
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS:
                 return response
             with response:
@@ -253,13 +247,13 @@ class Transport(Closing):
             )
 
     def _send_for_token(self, method: str, url: str, headers: Mapping[str, str], body: Optional[bytes]) -> TokenAnswer:
-        with self._exchange(method, url, headers, _BodySource(body)) as response:
+        with self._exchange(method, url, headers, body) as response:
             if response.status in TEMPORARY:
                 raise refusal(response, Origin.of(url).host_port, "")
             return TokenAnswer(response.status, response.read_all(MAX_TOKEN_ANSWER))
 
     def _base(self, host: str) -> str:
-        """The registry's URL. Whether an insecure one speaks TLS is found out once and remembered."""
+        """Return the registry's URL. Whether an insecure one speaks TLS is found out once and remembered."""
         wire = _DOCKER_HUB_HOST if host == DOCKER_HUB else host
         if not self._connections.is_insecure(Origin.of(f"https://{wire}")):
             return f"https://{wire}"
@@ -290,27 +284,8 @@ class _Request:
     path: str
     scope: str
     headers: Mapping[str, str]
-    body: _BodySource
+    body: Optional[Upload]
     expect: frozenset[int]
-
-
-class _BodySource:
-    """Gives the body of each try."""
-
-    def __init__(self, body: Optional[Upload]) -> None:
-        self._body = body
-        self._used = False
-        self.repeatable = body is None or isinstance(body, bytes) or callable(body)
-
-    def fresh(self) -> Union[bytes, Body, None]:
-        if self._body is None or isinstance(self._body, bytes):
-            return self._body
-        if callable(self._body):
-            return self._body()
-        if self._used:
-            raise NetworkError("the registry wants an upload again that can be read once only")
-        self._used = True
-        return self._body
 
 
 def _with_login(headers: Mapping[str, str], login: Optional[str]) -> Mapping[str, str]:

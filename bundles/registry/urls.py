@@ -21,7 +21,7 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """The origin of an absolute URL.
+        """Return the origin of an absolute URL.
 
         Raises:
             NetworkError: it is not an http or https URL that can be connected to.
@@ -37,18 +37,18 @@ class Origin:
 
     @property
     def host_port(self) -> str:
-        """`host:port`, with brackets around an IPv6 address."""
+        """Return `host:port`, with brackets around an IPv6 address."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def describe(method: str, url: str) -> str:
-    """A request for people, without the query string."""
+    """Name a request for people, without the query string."""
     parts = urlsplit(url)
     return f"{method} {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine: localhost, 127.0.0.0/8, ::1."""
+    """Tell whether a host name or address is this machine: localhost, 127.0.0.0/8, ::1."""
     if host.lower() == "localhost":
         return True
     try:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import BundleError, UsageError
+from bundles.errors import BundleError, UsageError, reason
 
 # The largest file of FAT32: its size field has 32 bits.
 FAT_LIMIT = 4_294_967_295
@@ -19,7 +20,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def largest_file(directory: Path, mounts: Path = _MOUNTS) -> Optional[int]:
-    """The most bytes that a file in `directory` can have, when its file system is one with a low limit; else None.
+    """Return the most bytes that a file there can have, when its file system has a low limit; else None.
 
     Args:
         directory: where the file will be.
@@ -29,7 +30,7 @@ def largest_file(directory: Path, mounts: Path = _MOUNTS) -> Optional[int]:
 
 
 def _type(directory: Path, mounts: Path) -> str:
-    """The type of the file system there; empty when it is not known. The last mount on the longest path counts."""
+    """Find the type of the file system there; empty when it is not known. The last mount on the longest path counts."""
     best, found = -1, ""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -47,7 +48,7 @@ def _type(directory: Path, mounts: Path) -> str:
 
 
 def free_space(directory: Path) -> int:
-    """The bytes that this user can still write there."""
+    """Return the bytes that this user can still write there."""
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
 
@@ -65,69 +66,89 @@ def sync_directory(path: Path) -> None:
         os.close(directory)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a small file whole: it never has its name with only a part of its content."""
-    temporary = path.with_name(path.name + ".partial")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def partial_of(path: Path) -> Path:
+    """Return the temporary name under which a file is written, and that a killed run leaves."""
+    # Always the same one: the next run writes it over.
+    return path.with_name(f".{path.name}.partial")
 
 
-def open_locked(path: Path, archive: str, opened: Callable[[], int]) -> int:
-    """A file or directory that is locked for the one writer of an archive, until it is closed.
-
-    On a file system without locks it is only opened: two runs at once are then the user's to avoid.
+def replace_file(
+    path: Path, content: Iterable[bytes], mode: Optional[int] = None, owner: Optional[tuple[int, int]] = None
+) -> None:
+    """Write a file under a temporary name beside it, sync it, then give it its name: it is whole or as it was.
 
     Args:
-        path: what is locked.
-        archive: the archive's name.
-        opened: opens it, and makes it when it is not there.
+        path: the file.
+        content: its bytes, in pieces.
+        mode: its permissions; what the umask leaves when they are not given.
+        owner: user and group that it is given to.
 
     Raises:
-        BundleError: another process has it.
+        OSError: it cannot be written.
     """
-    while True:
-        file = opened()
-        _lock(file, archive)
-        try:
-            if os.path.samestat(os.fstat(file), path.stat()):
-                return file
-        except FileNotFoundError:
-            pass
-        os.close(file)  # another writer ended, and took it along, while this one waited for the lock
-
-
-def _lock(file: int, archive: str) -> None:
+    temporary = partial_of(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    file = os.open(temporary, flags, 0o666 if mode is None else 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(file)
-            raise BundleError(
-                f"`{archive}` is being written by another `bundle create`",
-                hint="wait for it to end, or choose another -o FILE",
-            ) from None
+        with os.fdopen(file, "wb") as stream:
+            for piece in content:
+                stream.write(piece)
+            if mode is not None:
+                os.fchmod(file, mode)
+            if owner:
+                os.chown(file, *owner)
+            stream.flush()
+            os.fsync(file)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name beside it, then give it its name: it is whole or as it was.
+    """Write a file that the user named, as `replace_file` does.
 
     Raises:
         UsageError: it cannot be written.
         OSError: no space (errno ENOSPC), which the command line reports as such.
     """
-    temporary = path.with_name(path.name + ".partial")
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "is a directory")
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        replace_file(path, [data])
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UsageError(
-            f"`{path}` cannot be written: {(error.strerror or str(error)).lower()}",
+            f"`{path}` cannot be written: {reason(error)}",
             hint="name a file in a directory that exists and that you may write to",
         ) from None
+
+
+def open_locked(path: Path, opened: Callable[[], int], busy: BundleError) -> int:
+    """Open a file or directory and lock it for this process until it is closed.
+
+    On a file system without locks it is only opened: two runs at once are then the user's to avoid.
+
+    Args:
+        path: what is locked.
+        opened: opens it, and makes it when it is not there.
+        busy: is raised when another process has it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    while True:
+        file = opened()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(file)
+                raise busy from None
+        try:
+            if os.path.samestat(os.fstat(file), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        os.close(file)  # another one ended, and took it along, while this one waited for the lock

@@ -11,16 +11,19 @@ import bundles
 
 
 def running_archive() -> Optional[Path]:
-    """The archive, or the last part of one, that this program was started from; None when it is an installed one."""
+    """Return the archive, or its last part, that this program was started from; None for an installed one."""
     place = Path(bundles.__file__).parent.parent
     return place if place.is_file() else None
 
 
 def program_name() -> str:
-    """How a person runs this program from the same directory."""
-    return f"python3 {shlex.quote(sys.argv[0])}" if running_archive() else "bundle"
+    """Return how a person runs this program from the same directory."""
+    if running_archive():
+        return f"python3 {shlex.quote(sys.argv[0])}"
+    # The second name is for those whose `bundle` is Ruby's; it stays what they are told to type.
+    return "offline-bundle" if Path(sys.argv[0]).stem == "offline-bundle" else "bundle"
 
 
 def own_command(arguments: str) -> str:
-    """How a person runs this program again with other arguments."""
+    """Return how a person runs this program again with other arguments."""
     return f"{program_name()} {arguments}"

@@ -15,14 +15,14 @@ import time
 from collections.abc import Iterator
 from typing import Optional, TextIO
 
-from bundles.runtime.closing import Closing
+from bundles.runtime.closeable import Closeable
 from bundles.runtime.sizes import human_size
 
 # A plain line at most this often, in seconds, so that a log of a long job stays readable.
 _LINE_INTERVAL = 5.0
 
 
-class Task(Closing):
+class Task(Closeable):
     """Bytes on their way. A context manager; `advance` may be called from several threads.
 
     with progress.task("download", total) as task:
@@ -42,7 +42,7 @@ class Progress(abc.ABC):
 
     @abc.abstractmethod
     def message(self, text: str) -> None:
-        """One line for people."""
+        """Say one line to people."""
 
     @abc.abstractmethod
     def task(self, label: str, total: int) -> Task:
@@ -155,7 +155,7 @@ class _TimedLines(Lines):
         super().message(f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
 
 
-class Logged(Progress):
+class ProgressLog(Progress):
     """Another progress whose messages are also appended to a log, each line with its time."""
 
     def __init__(self, progress: Progress, stream: TextIO) -> None:
@@ -176,7 +176,7 @@ class Logged(Progress):
 
 
 def for_stderr(quiet: bool) -> Progress:
-    """The progress that fits stderr: bars on a terminal, lines elsewhere, silence when asked for."""
+    """Choose what fits stderr: bars on a terminal, lines elsewhere, silence when asked for."""
     if quiet:
         return Silent()
     return Bars() if sys.stderr.isatty() else Lines()

@@ -50,7 +50,7 @@ class Interruption:
 
 
 def explained(what: str) -> InterruptedByUser:
-    """An interruption as one of our errors."""
+    """Return an interruption as one of our errors."""
     return InterruptedByUser(what, hint="run the same command again; it goes on")
 
 

@@ -16,7 +16,7 @@ _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,6})?)\s*([A-Za-z]*)", re.ASCII)
 
 
 def parse_size(text: str) -> int:
-    """A number of bytes: digits, with a fraction if need be, and B, kB, MB, GB, TB or KiB, MiB, GiB, TiB.
+    """Read a number of bytes: digits, perhaps a fraction, and B, kB, MB, GB, TB or KiB, MiB, GiB, TiB.
 
     A bare `M` or `G` is refused: tools disagree on what it means, and on FAT32 the difference decides.
 
@@ -35,7 +35,7 @@ def parse_size(text: str) -> int:
 
 
 def human_size(count: float) -> str:
-    """A number of bytes for people, in powers of 1024: `1.5 GiB`."""
+    """Write a number of bytes for people, in powers of 1024: `1.5 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

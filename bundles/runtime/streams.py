@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 
-class _Stream:
-    """Pieces as the object with `read` that tarfile wants."""
+class PieceStream:
+    """Pieces of bytes as the object with `read` that tarfile wants."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._rest = pieces, memoryview(b"")

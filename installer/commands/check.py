@@ -12,13 +12,14 @@ from typing import Any, Optional
 import click
 
 from bundles.cli.output import Output, common_options
-from bundles.dockerfile.images import Settings, Use, uses
-from bundles.errors import HostError, NetworkError, UsageError
+from bundles.dockerfile.images import BuildSettings, Use, uses
+from bundles.errors import HostError, NetworkError, UsageError, reason
 from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from installer.host.docker_cli import DockerCLI
-from installer.host.docker_engine import Endpoint, Engine
+from installer.host.docker_engine import Engine
+from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
@@ -30,7 +31,7 @@ from installer.registry.connection import local_transport
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class Finding:
     """An image that is needed for a platform. `missing` says what of it is not there, None when all is."""
 
     use: Use
@@ -55,9 +56,9 @@ def check(
     """
     # The engine is not asked, nor is the docker command, which would take longer than all the rest.
     environment = environment_of_invoker(os.environ)
-    state = Receipt.read(Host(Engine(Endpoint()), DockerCLI(environment), Places.of(environment))).state
+    state = Receipt.read(Host(Engine(EngineEndpoint()), DockerCLI(environment), Places.of(environment))).state
     targets = Platform.parse_list(",".join(platforms)) or state.platforms
-    settings = Settings(targets, (state.host_platform,), dict(map(_argument, arguments)))
+    settings = BuildSettings(targets, (state.host_platform,), dict(map(_argument, arguments)))
     found = [use for path in dockerfiles for use in _uses(path, settings)]
     with local_transport(state.address, attempts=1) as transport:
         registry = Registry(transport, str(state.address))
@@ -67,10 +68,10 @@ def check(
             raise HostError(
                 f"the registry at {state.address} does not answer: {error.message}", hint=own_command("doctor")
             ) from None
-        answers = [Answer(use, missing(use, state, registry)) for use in found]
-    lines = _bundle_lines(answers, targets)
-    document = {"builds": not lines, "images": [_to_json(answer) for answer in answers], "bundle.toml": lines}
-    output.result(document, _text(answers, lines))
+        findings = [Finding(use, missing(use, state, registry)) for use in found]
+    lines = _bundle_lines(findings, targets)
+    document = {"builds": not lines, "images": [_to_json(finding) for finding in findings], "bundle.toml": lines}
+    output.result(document, _text(findings, lines))
     if lines:
         ctx.exit(NetworkError.exit_code)
 
@@ -83,12 +84,12 @@ def _argument(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _uses(path: Path, settings: Settings) -> list[Use]:
+def _uses(path: Path, settings: BuildSettings) -> list[Use]:
     place = path / "Dockerfile" if path.is_dir() else path
     try:
         text = place.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise UsageError(f"`{place}` cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise UsageError(f"`{place}` cannot be read: {reason(error)}") from None
     return uses(text, str(place), settings)
 
 
@@ -119,9 +120,9 @@ def _real(platforms: Iterable[Platform]) -> list[Platform]:
     return [platform for platform in platforms if platform.os != "unknown"]
 
 
-def _bundle_lines(answers: Sequence[Answer], targets: Sequence[Platform]) -> list[str]:
+def _bundle_lines(findings: Sequence[Finding], targets: Sequence[Platform]) -> list[str]:
     """Return the lines of bundle.toml that bring what is missing."""
-    absent = [answer.use for answer in answers if answer.missing]
+    absent = [finding.use for finding in findings if finding.missing]
     if not absent:
         return []
     images = list(dict.fromkeys(use.reference.familiar for use in absent))
@@ -131,22 +132,22 @@ def _bundle_lines(answers: Sequence[Answer], targets: Sequence[Platform]) -> lis
     ]
 
 
-def _to_json(answer: Answer) -> dict[str, Any]:
-    use = answer.use
+def _to_json(finding: Finding) -> dict[str, Any]:
+    use = finding.use
     return {
         "reference": str(use.reference),
         "platform": str(use.platform),
         "where": use.where,
         "how": use.how,
-        "missing": answer.missing,
+        "missing": finding.missing,
     }
 
 
-def _text(answers: Sequence[Answer], lines: Sequence[str]) -> str:
+def _text(findings: Sequence[Finding], lines: Sequence[str]) -> str:
     rows = []
-    for answer in answers:
-        use = answer.use
-        state = f"MISSING: {answer.missing}" if answer.missing else "there"
+    for finding in findings:
+        use = finding.use
+        state = f"MISSING: {finding.missing}" if finding.missing else "there"
         rows.append(f"{use.where}: {use.how} {use.reference.familiar} {use.platform}: {state}")
     if not lines:
         return "\n".join([*rows, "", "builds here: every image is there"])

@@ -9,7 +9,7 @@ from typing import Any, Optional, TypeVar
 import click
 
 from bundles.archive.reader import Archive
-from bundles.cli.archive_argument import Given, archive_argument
+from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 @common_options
 def install(
     *,
-    archive: Given,
+    archive: ArchiveArgument,
     registry: Optional[str],
     builder: str,
     platforms: tuple[str, ...],

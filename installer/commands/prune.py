@@ -12,6 +12,7 @@ from typing import Optional
 import click
 
 from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.runtime.progress import Silent
@@ -104,7 +105,7 @@ def _of_archive(path: Path, receipt: Receipt, registry: Registry) -> list[Pushed
     """
     state = receipt.state
     with Archive(path) as archive:
-        archive.check_documents()
+        check_documents(archive)
         options = Options(registry=state.address, builder=state.builder, platforms=receipt.chosen)
         job = Job.of(archive, options, state.host_platform)
         roots = {place.name: place.image.root.digest for place in places(job.images)}

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from bundles.cli.archive_argument import Given, archive_argument
+from bundles.archive.verify import check_documents
+from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.runtime.program import own_command
 from installer.commands.install import run_install, show_plan
@@ -22,7 +23,7 @@ from installer.runner import questioner
 @click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json.")
 @click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
 @common_options
-def upgrade(*, archive: Given, yes: bool, plan: bool, output: Output) -> None:
+def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) -> None:
     """Install ARCHIVE over what is installed on this host: its registry, BuildKit and images take the place of the old.
 
     Address, builder, platforms and data stay as they were chosen; the registry's data and the build cache are kept.
@@ -31,7 +32,7 @@ def upgrade(*, archive: Given, yes: bool, plan: bool, output: Output) -> None:
     host = Host.this(os.environ, questioner())
     before = Receipt.read(host)
     with archive.open() as opened:
-        opened.check_documents()
+        check_documents(opened)
         options = Options(
             registry=before.state.address,
             builder=before.state.builder,

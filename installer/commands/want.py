@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Optional
 
@@ -23,9 +22,6 @@ from installer.model.address import Address
 from installer.model.job import DEFAULT_REGISTRY
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
-from installer.registry.connection import bypass_proxies
-
-_WORKERS = 4
 
 
 @click.command()
@@ -45,9 +41,9 @@ def want(*, path: Path, registry: Optional[str], output: Output) -> None:
     receipt = Receipt.find(Places.of(environment_of_invoker(os.environ)))
     ours = receipt.state.address if receipt else Address.parse(DEFAULT_REGISTRY)
     address = Address.parse(registry) if registry else ours
-    if address == ours:
-        bypass_proxies(address)
-    settings = Settings(insecure=frozenset({str(address)}), timeout=(5.0, 60.0), attempts=3, backoff=0.2)
+    here = frozenset({str(address)})
+    direct = here if address == ours else frozenset()
+    settings = Settings(insecure=here, direct=direct, timeout=(5.0, 60.0), attempts=3, backoff=0.2)
     with Transport(settings) as transport:
         found = holdings(Registry(transport, str(address)), untagged(receipt, address) if receipt else frozenset())
     write_whole(path, found.to_bytes())
@@ -91,8 +87,7 @@ def holdings(registry: Registry, more: frozenset[tuple[str, Digest]] = frozenset
 
     places = [(repository, tag) for repository in repositories for tag in registry.tags(repository)]
     places += [(repository, str(digest)) for repository, digest in more if repository in repositories]
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        list(pool.map(look, places))
+    registry.in_parallel(look, places)
     return Want(f"registry {registry.host}", images, frozenset(digests))
 
 

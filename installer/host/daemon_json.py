@@ -12,11 +12,11 @@ from typing import Any
 from bundles.errors import HostError
 from installer.host.docker_engine import EngineInfo
 
-_KEY = "insecure-registries"
+SETTING = "insecure-registries"
 
 
 def merged(text: str, address: str) -> str:
-    """daemon.json with `address` among its insecure registries; everything else as it was.
+    """Return daemon.json with `address` among its insecure registries; everything else as it was.
 
     Raises:
         HostError: the text is not a JSON object, or the setting is not a list.
@@ -24,21 +24,20 @@ def merged(text: str, address: str) -> str:
     try:
         value: Any = json.loads(text) if text.strip() else {}
     except ValueError as error:
-        raise HostError(f"it is not valid JSON: {error}", hint="mend it: the daemon would not start with it") from None
+        raise HostError(f"it is not valid JSON: {error}", hint="fix it: the daemon would not start with it") from None
     if not isinstance(value, dict):
         raise HostError("it is not a JSON object")
-    registries = value.get(_KEY, [])
+    registries = value.get(SETTING, [])
     if not isinstance(registries, list):
-        raise HostError(f"`{_KEY}` is not a list")
+        raise HostError(f"`{SETTING}` is not a list")
     if address in registries:
         return text
-    value[_KEY] = [*registries, address]
-    indent = re.search(r'\n([ \t]+)"', text)
-    return json.dumps(value, indent=indent.group(1) if indent else 2, ensure_ascii=False) + "\n"
+    value[SETTING] = [*registries, address]
+    return _like(text, value)
 
 
 def is_insecure(info: EngineInfo, address: str, ip: str) -> bool:
-    """Whether the daemon, as it runs now, speaks plain HTTP to that registry."""
+    """Tell whether the daemon, as it runs now, speaks plain HTTP to that registry."""
     for entry in info.insecure_registries:
         if entry == address:
             return True
@@ -49,7 +48,7 @@ def is_insecure(info: EngineInfo, address: str, ip: str) -> bool:
 
 
 def without(text: str, address: str) -> str:
-    """daemon.json without `address` among its insecure registries, and without the setting when that was all.
+    """Return daemon.json without `address` among its insecure registries, and without the setting when that was all.
 
     Raises:
         HostError: the text is not a JSON object.
@@ -58,18 +57,23 @@ def without(text: str, address: str) -> str:
         value: Any = json.loads(text) if text.strip() else {}
     except ValueError as error:
         raise HostError(f"it is not valid JSON: {error}") from None
-    registries = value.get(_KEY) if isinstance(value, dict) else None
+    registries = value.get(SETTING) if isinstance(value, dict) else None
     if not isinstance(registries, list) or address not in registries:
         return text
-    value[_KEY] = [entry for entry in registries if entry != address]
-    if not value[_KEY]:
-        del value[_KEY]
+    value[SETTING] = [entry for entry in registries if entry != address]
+    if not value[SETTING]:
+        del value[SETTING]
+    return _like(text, value)
+
+
+def _like(text: str, value: Any) -> str:
+    """Write a value as JSON, with the indentation of `text`."""
     indent = re.search(r'\n([ \t]+)"', text)
     return json.dumps(value, indent=indent.group(1) if indent else 2, ensure_ascii=False) + "\n"
 
 
 def free_name(path: Path) -> Path:
-    """Where the copy of what was there goes: the first name that is not taken."""
+    """Choose where the copy of what was there goes: the first name that is not taken."""
     for number in range(1000):
         place = path.with_name(f"{path.name}.before-bundle" + (f".{number}" if number else ""))
         if not place.exists():

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import BundleError, HostError
-from installer.host.docker_engine import Endpoint, endpoint_from_json
-from installer.host.relay import Finished, Relay
+from bundles.errors import BundleError, HostError, reason
+from installer.host.container import Outcome
+from installer.host.engine_endpoint import EngineEndpoint
+from installer.host.relay import Relay
 from installer.host.sudo import hand_over
 
 
@@ -42,7 +43,7 @@ class DockerCLI:
     def is_installed(self) -> bool:
         return self._relay is not None or shutil.which("docker", path=self._environment.get("PATH")) is not None
 
-    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Finished:
+    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Outcome:
         """Run a command to its end, whatever its exit code.
 
         Raises:
@@ -54,7 +55,7 @@ class DockerCLI:
         finally:
             hand_over(self._written, began)
 
-    def _run(self, arguments: Sequence[str], stdin: str) -> Finished:
+    def _run(self, arguments: Sequence[str], stdin: str) -> Outcome:
         if self._relay is not None:
             return self._relay.run(["docker", *arguments], stdin)
         try:
@@ -68,10 +69,8 @@ class DockerCLI:
                 env=self._environment,
             )
         except OSError as error:
-            raise HostError(
-                f"the docker command cannot be run: {(error.strerror or str(error)).lower()}", hint="install docker-cli"
-            ) from None
-        return Finished(done.returncode, done.stdout, done.stderr)
+            raise HostError(f"the docker command cannot be run: {reason(error)}", hint="install docker-cli") from None
+        return Outcome(done.returncode, done.stdout, done.stderr)
 
     def run(self, arguments: Sequence[str], stdin: str = "") -> str:
         """Run a command and return what it printed.
@@ -86,12 +85,12 @@ class DockerCLI:
             raise CommandError(f"exit code {done.code} from: {command}\n{text}")
         return done.stdout
 
-    def endpoint(self) -> Endpoint:
-        """Which engine the docker command would use."""
+    def endpoint(self) -> EngineEndpoint:
+        """Find out which engine the docker command would use."""
         default_host = self._environment.get("DOCKER_HOST")
         if not self.is_installed:
-            return Endpoint(default_host) if default_host else Endpoint()
+            return EngineEndpoint(default_host) if default_host else EngineEndpoint()
         done = self.try_run(["context", "inspect"])
         if done.code != 0:
             raise HostError(f"the docker context cannot be used: {done.stderr.strip()}", hint="docker context ls")
-        return endpoint_from_json(done.stdout, default_host)
+        return EngineEndpoint.parse(done.stdout, default_host)

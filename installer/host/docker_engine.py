@@ -7,42 +7,26 @@ import dataclasses
 import datetime
 import errno
 import io
-import json
 import os
 import re
 import socket
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Optional, Union, cast
 
 from packaging.version import Version
 
-from bundles.errors import BundleError, DiskFullError, HostError
+from bundles.errors import BundleError, DiskFullError, HostError, reason
 from bundles.oci.platform import Platform
+from bundles.runtime.streams import PieceStream
+from installer.host.container import Container, NewContainer, Outcome
+from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.labels import COPY_CONTAINER, LABEL_ROLE
 from installer.host.versions import version_of
 
 OLDEST_ENGINE = Version("20.10")
 # Loading an image may take minutes before the engine says a word.
 _TIMEOUT = 900
-_DEFAULT_HOST = "unix:///var/run/docker.sock"
-
-
-@dataclasses.dataclass(frozen=True)
-class Endpoint:
-    """Where the engine is, as the docker command sees it: DOCKER_HOST, else the current context.
-
-    `tls` is set when the environment asks for TLS (DOCKER_TLS_VERIFY); a context's own certificates are not supported.
-    """
-
-    host: str = _DEFAULT_HOST
-    context: str = "default"
-
-    @property
-    def socket_path(self) -> Optional[str]:
-        """The path of a local socket, or None when the engine is reached over a network."""
-        return self.host[7:] if self.host.startswith("unix://") else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,62 +53,13 @@ class EngineInfo:
         return any(option.startswith("name=selinux") for option in self.security)
 
 
-@dataclasses.dataclass(frozen=True)
-class Container:
-    """A container as it is now. `state` is Docker's word: created, running, exited, ...; `restart` its policy."""
-
-    id: str
-    name: str
-    image_id: str
-    state: str
-    labels: Mapping[str, str]
-    environment: Mapping[str, str]
-    restart: str = ""
-
-    @property
-    def is_running(self) -> bool:
-        return self.state == "running"
-
-
-@dataclasses.dataclass(frozen=True)
-class NewContainer:
-    """A container to be made, started again with Docker until somebody stops it.
-
-    `publish` maps ports of the container to an address and port of the host. `entrypoint` and `command` are the image's
-    own when they are None. `files` are programs that are put into it before it starts. One without a network is for
-    the kernel or the disk only.
-    """
-
-    name: str
-    image: str
-    labels: Mapping[str, str]
-    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    publish: Mapping[int, tuple[str, int]] = dataclasses.field(default_factory=dict)
-    binds: tuple[str, ...] = ()
-    entrypoint: Optional[Sequence[str]] = None
-    command: Optional[Sequence[str]] = None
-    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
-    privileged: bool = False
-    network: bool = True
-    stop_signal: Optional[str] = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a container that was run to its end ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
 class Engine:
     """A connection to the engine at `endpoint`; nothing is sent before the first call of a method.
 
     Every method may raise HostError when the engine refuses or goes away, DiskFullError when it has no space.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: EngineEndpoint) -> None:
         self.endpoint = endpoint
         self._connected: Any = None
 
@@ -144,7 +79,7 @@ class Engine:
             except (AttributeError, TypeError, ValueError) as error:
                 # docker-py reads config.json without looking at the types of what is in it.
                 raise HostError(
-                    f"Docker's config.json is not what Docker writes: {error}", hint="mend ~/.docker/config.json"
+                    f"Docker's config.json is not what Docker writes: {error}", hint="fix ~/.docker/config.json"
                 ) from None
         return self._connected
 
@@ -162,13 +97,13 @@ class Engine:
                     hint="sudo usermod -aG docker $USER, then log in again; or run this with sudo",
                 ) from None
             except OSError as error:
-                reason = "there is no such socket" if error.errno == errno.ENOENT else (error.strerror or "").lower()
+                why = "there is no such socket" if error.errno == errno.ENOENT else reason(error)
                 raise HostError(
-                    f"Docker is not running: {reason} (`{path}`)", hint="sudo systemctl start docker"
+                    f"Docker is not running: {why} (`{path}`)", hint="sudo systemctl start docker"
                 ) from None
 
     def info(self) -> EngineInfo:
-        """The engine's version, platform, directory and settings, as they are now."""
+        """Return the engine's version, platform, directory and settings, as they are now."""
         with self._translated("ask Docker about itself"):
             value = self._client.info()
         registries = value.get("RegistryConfig") or {}
@@ -182,24 +117,16 @@ class Engine:
         )
 
     def image_id(self, name: str) -> Optional[str]:
-        """The id of a local image (classic store: its config's digest; containerd store: its manifest's), or None."""
-        from docker.errors import ImageNotFound, NotFound
+        """Return the id of a local image, None when it is not there.
 
-        with self._translated(f"look at the image `{name}`"):
-            try:
-                return str(self._client.inspect_image(name)["Id"])
-            except (ImageNotFound, NotFound):
-                return None
+        It is the digest of the config in Docker's classic store, that of the manifest in containerd's.
+        """
+        found = self._inspect_image(name)
+        return str(found["Id"]) if found else None
 
     def image_names(self, image_id: str) -> tuple[str, ...]:
-        """The names of a local image; none when it is not there."""
-        from docker.errors import ImageNotFound, NotFound
-
-        with self._translated(f"look at the image `{image_id}`"):
-            try:
-                return tuple(self._client.inspect_image(image_id).get("RepoTags") or ())
-            except (ImageNotFound, NotFound):
-                return ()
+        """Return the names of a local image; none when it is not there."""
+        return tuple(self._inspect_image(image_id).get("RepoTags") or ())
 
     def pull(self, name: str) -> None:
         """Fetch an image by its name, for this host's platform."""
@@ -210,23 +137,26 @@ class Engine:
                     raise _refused(f"pull `{name}`", str(event["error"]))
 
     def image_created(self, name: str) -> Optional[datetime.datetime]:
-        """When a local image was made, None when it is not there or does not say."""
-        from docker.errors import ImageNotFound, NotFound
-
-        with self._translated(f"look at the image `{name}`"):
-            try:
-                text = str(self._client.inspect_image(name).get("Created") or "")
-            except (ImageNotFound, NotFound):
-                return None
+        """Return when a local image was made, None when it is not there or does not say."""
         # To the second: Docker gives nanoseconds, which Python before 3.11 does not read.
-        match = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", text)
+        match = re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", str(self._inspect_image(name).get("Created") or ""))
         return datetime.datetime.fromisoformat(f"{match.group(0)}+00:00") if match else None
 
     def image_start(self, name: str) -> tuple[list[str], list[str]]:
-        """The entrypoint and the command of a local image."""
+        """Return the entrypoint and the command of a local image."""
         with self._translated(f"look at the image `{name}`"):
             config = self._client.inspect_image(name).get("Config") or {}
         return list(config.get("Entrypoint") or ()), list(config.get("Cmd") or ())
+
+    def _inspect_image(self, name: str) -> dict[str, Any]:
+        """Return what Docker knows of a local image; nothing when it is not there."""
+        from docker.errors import NotFound
+
+        with self._translated(f"look at the image `{name}`"):
+            try:
+                return dict(self._client.inspect_image(name))
+            except NotFound:
+                return {}
 
     def load(self, stream: Iterator[bytes]) -> None:
         """Load a Docker archive from its bytes; whatever `stream` raises is raised here."""
@@ -250,7 +180,7 @@ class Engine:
             self._client.remove_image(name)
 
     def container(self, name: str) -> Optional[Container]:
-        """The container of that name, running or not, or None."""
+        """Return the container of that name, running or not, or None."""
         from docker.errors import NotFound
 
         with self._translated(f"look at the container `{name}`"):
@@ -271,7 +201,7 @@ class Engine:
         )
 
     def container_names(self, prefix: str) -> tuple[str, ...]:
-        """The names that start so, of containers running or not."""
+        """Return the names that start so, of containers running or not."""
         with self._translated("list the containers"):
             found = self._client.containers(all=True)
         names = (name.lstrip("/") for entry in found for name in entry.get("Names") or ())
@@ -282,7 +212,7 @@ class Engine:
             self._client.update_container(name, restart_policy={"Name": policy})
 
     def publishers(self, port: int) -> tuple[str, ...]:
-        """The names of the running containers that have that TCP port of the host."""
+        """Return the names of the running containers that have that TCP port of the host."""
         with self._translated("list the containers"):
             found = self._client.containers()
         return tuple(
@@ -332,7 +262,7 @@ class Engine:
         return self.volume_labels(name) is not None
 
     def volume_labels(self, name: str) -> Optional[Mapping[str, str]]:
-        """The labels of a volume, None when it is not there."""
+        """Return the labels of a volume, None when it is not there."""
         from docker.errors import NotFound
 
         with self._translated(f"look at the volume `{name}`"):
@@ -342,7 +272,7 @@ class Engine:
                 return None
 
     def volumes_labelled(self, label: str, value: str) -> tuple[str, ...]:
-        """The names of the volumes that bear a label with that value."""
+        """Return the names of the volumes that bear a label with that value."""
         with self._translated("list the volumes"):
             found = self._client.volumes(filters={"label": f"{label}={value}"}).get("Volumes") or ()
         return tuple(sorted(str(entry["Name"]) for entry in found))
@@ -353,25 +283,16 @@ class Engine:
         with self._translated(f"remove the volume `{name}`"), contextlib.suppress(NotFound):
             self._client.remove_volume(name)
 
-    def data_size(self, data: str) -> Optional[int]:
-        """The bytes that a volume, or a directory of this host, takes on the disk; None when that cannot be seen."""
-        if not data.startswith("/"):
-            with self._translated(f"measure the volume `{data}`"):
-                # Engines before 23.0 pass the parameter over, and measure everything.
-                url = f"{self._client.base_url}/v{self._client.api_version}/system/df"
-                answer = self._client.get(url, params={"type": "volume"})
-                answer.raise_for_status()
-                volumes = answer.json().get("Volumes") or ()
-            sizes = [(entry.get("UsageData") or {}).get("Size") for entry in volumes if entry.get("Name") == data]
-            return sizes[0] if sizes and sizes[0] is not None and sizes[0] >= 0 else None
-        try:
-            return (
-                sum(entry.lstat().st_blocks * 512 for entry in Path(data).rglob("*") if not entry.is_dir())
-                if os.access(data, os.R_OK | os.X_OK)
-                else None
-            )
-        except OSError:
-            return None
+    def volume_size(self, name: str) -> Optional[int]:
+        """Return the bytes that a volume takes on the disk, None when the engine does not say."""
+        with self._translated(f"measure the volume `{name}`"):
+            # Engines before 23.0 pass the parameter over, and measure everything.
+            url = f"{self._client.base_url}/v{self._client.api_version}/system/df"
+            answer = self._client.get(url, params={"type": "volume"})
+            answer.raise_for_status()
+            volumes = answer.json().get("Volumes") or ()
+        sizes = [(entry.get("UsageData") or {}).get("Size") for entry in volumes if entry.get("Name") == name]
+        return sizes[0] if sizes and sizes[0] is not None and sizes[0] >= 0 else None
 
     def stop_container(self, name: str) -> None:
         """Stop a container in good order; with its restart policy it starts again with Docker."""
@@ -397,7 +318,7 @@ class Engine:
             self.remove_container(name)
 
     def logs(self, name: str, lines: int = 10) -> str:
-        """The last lines that a container wrote, long ones cut, or nothing when they cannot be had."""
+        """Return the last lines that a container wrote, long ones cut, or nothing when they cannot be had."""
         with contextlib.suppress(BundleError), self._translated(f"read the log of `{name}`"):
             text = cast(bytes, self._client.logs(name, tail=lines)).decode(errors="replace").strip()
             return "\n".join(line[:300] for line in text.splitlines())
@@ -450,7 +371,7 @@ class Engine:
         return Outcome(code, stdout, stderr)
 
     def read_file(self, image: str, path: str) -> Iterator[bytes]:
-        """The bytes of one regular file of an image, read from a container that is never started.
+        """Read the bytes of one regular file of an image, read from a container that is never started.
 
         Raises:
             HostError: the image has no such file.
@@ -470,7 +391,7 @@ class Engine:
             )["Id"]
             try:
                 chunks, _ = client.get_archive(identity, path)
-                with tarfile.open(fileobj=cast(Any, _Stream(chunks)), mode="r|") as tar:
+                with tarfile.open(fileobj=cast(Any, PieceStream(chunks)), mode="r|") as tar:
                     member = tar.next()
                     content = tar.extractfile(member) if member is not None and member.isfile() else None
                     if content is None:
@@ -484,7 +405,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
-        """docker-py's and its transport's exceptions as ours."""
+        """Raise docker-py's and its transport's exceptions as ours."""
         import requests
         from docker.errors import APIError, DockerException
 
@@ -492,17 +413,11 @@ class Engine:
             yield
         except APIError as error:
             raise _refused(doing, str(error.explanation or error)) from None
-        except (DockerException, requests.RequestException) as error:
+        except (DockerException, requests.RequestException, ConnectionError) as error:
+            why = reason(error) if isinstance(error, ConnectionError) else error
             raise HostError(
-                f"Docker went away while asked to {doing}: {error}", hint="docker info, then run this again"
+                f"Docker went away while asked to {doing}: {why}", hint="docker info, then run this again"
             ) from None
-        except OSError as error:
-            if isinstance(error, ConnectionError):
-                raise HostError(
-                    f"Docker went away while asked to {doing}: {error.strerror}",
-                    hint="docker info, then run this again",
-                ) from None
-            raise
 
 
 def _refused(doing: str, message: str) -> Union[HostError, DiskFullError]:
@@ -516,42 +431,10 @@ def _refused(doing: str, message: str) -> Union[HostError, DiskFullError]:
 
 
 def _tar(path: str, data: bytes) -> bytes:
-    """A tar with one program."""
+    """Return a tar with one program."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         member = tarfile.TarInfo(path.lstrip("/"))
         member.size, member.mode = len(data), 0o755
         tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
-
-
-class _Stream:
-    """An iterator of chunks as the object with `read` that tarfile wants."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest = chunks, b""
-
-    def read(self, size: int) -> bytes:
-        while len(self._rest) < size:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                break
-            self._rest += chunk
-        result, self._rest = self._rest[:size], self._rest[size:]
-        return result
-
-
-def endpoint_from_json(text: str, default_host: Optional[str]) -> Endpoint:
-    """The endpoint that `docker context inspect` names.
-
-    Raises:
-        HostError: its output is not what it was up to Docker 29.
-    """
-    try:
-        value = json.loads(text)[0]
-        host = value["Endpoints"]["docker"]["Host"] or default_host or _DEFAULT_HOST
-        return Endpoint(str(host), str(value["Name"]))
-    except (ValueError, LookupError, TypeError):
-        raise HostError(
-            "the answer of `docker context inspect` cannot be read", hint="docker context inspect"
-        ) from None

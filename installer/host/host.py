@@ -26,7 +26,7 @@ class Host:
 
     @classmethod
     def this(cls, environment: Mapping[str, str], ask: Optional[Callable[[str], bool]]) -> Host:
-        """The host this program runs on."""
+        """Return the host this program runs on."""
         environment = environment_of_invoker(environment)
         cli = DockerCLI(environment)
         return cls(Engine(cli.endpoint()), cli, Places.of(environment), ask)

@@ -29,12 +29,12 @@ _BASE = 0x10000
 
 
 def knows(platform: Platform) -> bool:
-    """Whether there is a probe for that platform; `runs` says False of all others."""
+    """Tell whether there is a probe for that platform; `runs` says False of all others."""
     return platform.os == "linux" and platform.architecture in _EXITS
 
 
 def runs(platform: Platform) -> bool:
-    """Whether this kernel starts programs of that platform, itself or through an emulator."""
+    """Tell whether this kernel starts programs of that platform, itself or through an emulator."""
     if not knows(platform):
         return False
     file = os.memfd_create("probe", 0)
@@ -50,12 +50,12 @@ def runs(platform: Platform) -> bool:
 
 
 def exit_program(architecture: str) -> bytes:
-    """The probe: it ends at once with 0."""
+    """Return the probe: it ends at once with 0."""
     return program(architecture, bytes.fromhex(_EXITS[architecture][3].replace(" ", "")))
 
 
 def program(architecture: str, code: bytes) -> bytes:
-    """A static executable for Linux: one segment that holds everything, `code` as its beginning and its end."""
+    """Make a static executable for Linux: one segment that holds everything, `code` as its beginning and its end."""
     machine, wide, big, _ = _EXITS[architecture]
     order = ">" if big else "<"
     header_size, segment_size = (64, 56) if wide else (52, 32)

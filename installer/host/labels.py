@@ -22,12 +22,19 @@ REGISTRY_CONTAINER = "registry"
 EMULATION_CONTAINER = "bundle-binfmt"
 COPY_CONTAINER = "bundle-copy"
 GARBAGE_CONTAINER = "bundle-garbage-collect"
+# buildx names the container of a builder's node so, before the builder's name and the node's number.
+BUILDER_PREFIX = "buildx_buildkit_"
 # Those that are there for moments only; a killed run leaves them.
 PASSING_CONTAINERS = (COPY_CONTAINER, GARBAGE_CONTAINER)
 REGISTRY_VOLUME = "bundle-registry"
 REGISTRY_DIRECTORY = "/var/lib/registry"
 
 
+def builder_container(builder: str) -> str:
+    """Return the name of the container of a builder's first node, the only one that is ours."""
+    return f"{BUILDER_PREFIX}{builder}0"
+
+
 def fingerprint(wanted: dict[str, Any]) -> str:
-    """A short name for a wanted state: equal states have equal names."""
+    """Return a short name for a wanted state: equal states have equal names."""
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]

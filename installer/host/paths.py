@@ -29,7 +29,7 @@ class Places:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Places:
-        """The places that the environment names, by the rules of Docker, buildx and XDG."""
+        """Return the places that the environment names, by the rules of Docker, buildx and XDG."""
         home = Path(environment.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111  works without HOME
         docker_config = Path(environment.get("DOCKER_CONFIG") or home / ".docker")
         state = Path(environment.get("XDG_STATE_HOME") or home / ".local/state")
@@ -43,7 +43,7 @@ class Places:
         )
 
     def seen(self, path: Path) -> Path:
-        """Where an absolute path of the host can be looked at."""
+        """Return where an absolute path of the host can be looked at."""
         return self.root / path.relative_to("/")
 
     @property
@@ -61,7 +61,7 @@ class Places:
 
     @property
     def buildx_replaced(self) -> Path:
-        """Where a plugin that was too old is kept."""
+        """The plugin that was too old."""
         return self.state / "docker-buildx.replaced"
 
     def buildkitd_config(self, builder: str) -> Path:

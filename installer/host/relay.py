@@ -7,21 +7,12 @@ A directory that both see has two pipes, `ask` and `answer`, and files. For each
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from bundles.errors import HostError
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A command that has ended."""
-
-    code: int
-    stdout: str
-    stderr: str
+from installer.host.container import Outcome
 
 
 class Relay:
@@ -30,7 +21,7 @@ class Relay:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def run(self, words: Sequence[str], stdin: str) -> Finished:
+    def run(self, words: Sequence[str], stdin: str) -> Outcome:
         """Run a command on the host to its end, whatever its exit code.
 
         Raises:
@@ -47,7 +38,7 @@ class Relay:
             raise HostError(
                 "install.sh, which runs commands on the host, has ended", hint="run the same command again; it goes on"
             ) from None
-        return Finished(code, self._read("stdout"), self._read("stderr"))
+        return Outcome(code, self._read("stdout"), self._read("stderr"))
 
     def _read(self, name: str) -> str:
         return (self._directory / name).read_bytes().decode("utf-8", errors="replace")

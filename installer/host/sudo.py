@@ -17,7 +17,7 @@ _SOCKET = "/var/run/docker.sock"
 
 
 def environment_of_invoker(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with the HOME of the person who called sudo, when that person uses Docker without it.
+    """Return the environment with the HOME of the person who called sudo, when that person uses Docker without it.
 
     Variables that name places themselves (DOCKER_CONFIG, XDG_STATE_HOME, ...) stay.
     """

@@ -12,6 +12,6 @@ _RELEASE = re.compile(r"\bv?(\d+\.\d+(?:\.\d+)*)", re.ASCII)
 
 
 def version_of(text: str) -> Optional[Version]:
-    """The first version in `text`, or None when there is none."""
+    """Return the first version in `text`, or None when there is none."""
     match = _RELEASE.search(text)
     return Version(match.group(1)) if match else None

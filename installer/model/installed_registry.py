@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
-from installer.host.docker_engine import Container
+from installer.host.container import Container
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE
 from installer.model.address import Address
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Optional
+from collections.abc import Callable, Iterator, Sequence
+from typing import Optional, TypeVar
 from urllib.parse import urljoin
 
 from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError, UnreachableError
@@ -21,7 +21,12 @@ from bundles.registry.read import (
     fetch_manifest,
 )
 from bundles.registry.transport import Transport, Upload
+from bundles.runtime.workers import in_parallel
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+# A registry on the same disk gains nothing from more.
+_WORKERS = 4
 # An answer to a write has no body worth reading.
 _ANSWER_LIMIT = 1 << 20
 _MAX_PAGES = 10_000
@@ -70,12 +75,16 @@ class Registry:
         if unreachable:
             raise unreachable
 
-    def cancel(self) -> None:
-        """End the requests of other threads, however long the registry would keep them. There are no more."""
-        self._transport.close()
+    def in_parallel(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+        """Return the result of `work`, which asks this registry, for each item in order.
+
+        The first failure, or an interruption, ends all requests, however long the registry would keep them; there are
+        no more.
+        """
+        return in_parallel(work, items, _WORKERS, self._transport.close)
 
     def has_blob(self, repository: str, digest: Digest) -> bool:
-        """Whether the repository has the blob."""
+        """Ask whether the repository has the blob."""
         return self._has_blob(repository, digest, retry=True)
 
     def mount_blob(self, repository: str, digest: Digest, from_repository: str) -> bool:
@@ -100,7 +109,7 @@ class Registry:
         Args:
             repository: where it goes.
             descriptor: what it is.
-            body: bytes, or a callable that gives a fresh `Body` for each try; a bare `Body` is tried once only.
+            body: bytes, or a callable that gives a fresh `Body` for each try.
 
         Raises:
             ReadError: `body` failed or ended early.
@@ -115,13 +124,10 @@ class Registry:
             first = False
             self._upload(repository, descriptor, body)
 
-        if isinstance(body, bytes) or callable(body):
-            self._transport.retrying(self.host, attempt)
-        else:
-            attempt()
+        self._transport.retrying(self.host, attempt)
 
     def manifest_digest(self, repository: str, selector: str) -> Optional[Digest]:
-        """The digest of the manifest under a tag or digest, None when there is none."""
+        """Ask for the digest of the manifest under a tag or digest, None when there is none."""
         path = f"/v2/{repository}/manifests/{selector}"
         headers = {"Accept": MANIFEST_ACCEPT}
         with self._transport.request(
@@ -133,7 +139,7 @@ class Registry:
         return announced or self.get_manifest(repository, selector)[0].digest
 
     def get_manifest(self, repository: str, selector: str) -> tuple[Descriptor, bytes]:
-        """The manifest under a tag or digest, verified.
+        """Fetch the manifest under a tag or digest, verified.
 
         Raises:
             NotFoundError: there is none.
@@ -161,7 +167,7 @@ class Registry:
             self._check(response, descriptor)
 
     def read_config(self, repository: str, config: Descriptor) -> bytes:
-        """The config of an image, verified.
+        """Fetch the config of an image, verified.
 
         Raises:
             NotFoundError: it is not there.
@@ -184,7 +190,7 @@ class Registry:
         self._transport.request("DELETE", self.host, path, scope=scope, expect=_GONE).close()
 
     def tags(self, repository: str) -> tuple[str, ...]:
-        """All tags of a repository, none when it is unknown."""
+        """List the tags of a repository, none when it is unknown."""
         path, scope = f"/v2/{repository}/tags/list?n=1000", pull_scope(repository)
         try:
             return tuple(fetch_list(self._transport, self.host, path, "tags", scope=scope, pages=_MAX_PAGES))
@@ -192,7 +198,7 @@ class Registry:
             return ()
 
     def repositories(self) -> Iterator[str]:
-        """All repositories of the registry."""
+        """List the repositories of the registry."""
         return fetch_list(
             self._transport, self.host, "/v2/_catalog?n=1000", "repositories", scope=_CATALOG_SCOPE, pages=_MAX_PAGES
         )
@@ -240,6 +246,6 @@ _PRESENT_OR_NOT = frozenset({200, 404})
 
 
 def _location(response: Response) -> str:
-    """Where an upload goes on, as an absolute URL; empty when the registry does not say."""
+    """Return where an upload goes on, as an absolute URL; empty when the registry does not say."""
     location = response.headers.get("Location", "")
     return urljoin(response.url, location) if location else ""

@@ -27,7 +27,7 @@ class Content:
 
 
 def content(registry: Registry, repository: str, selector: str) -> Optional[Content]:
-    """What a repository holds under a tag or digest; None when there is nothing.
+    """Read what a repository holds under a tag or digest; None when there is nothing.
 
     Raises:
         NetworkError: the registry failed.

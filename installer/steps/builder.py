@@ -1,6 +1,6 @@
 """The builder: its buildkitd.toml, and the instance that `docker buildx` makes of it.
 
-A builder is ours when its driver options carry our environment variable (see marks). Its value names the wanted state:
+A builder is ours when its driver options carry our environment variable (see labels). Its value names the wanted state:
 image, configuration, options and platforms. BuildKit's configuration is read only when the container is made, so a
 builder whose state is another is made anew; its build cache, a volume, is kept.
 """
@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
+from installer.host.container import Container
 from installer.host.docker_cli import CommandError
-from installer.host.docker_engine import Container
-from installer.host.files import _remove_tree, is_writable, read_json_file, read_optional, write_atomically
+from installer.host.files import is_writable, quote, read_json_file, read_optional, remove_tree, write_atomically
 from installer.host.host import Host
-from installer.host.labels import ENVIRONMENT, fingerprint
+from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
 
 FIRST_LINE = "# Written by `bundle install`."
-
-# How buildx names the container of a builder's node, before the builder's name and the node's number.
-_BUILDER_PREFIX = "buildx_buildkit_"
 
 _DRIVER_MARK = f"env.{ENVIRONMENT}"
 
@@ -54,13 +50,13 @@ class BuildkitdConfig(Step):
 
     def problems(self) -> Sequence[Problem]:
         if not is_writable(self._path):
-            directory = shlex.quote(str(self._path.parent))
+            directory = quote(self._path.parent)
             return [Problem(str(self._path), "it cannot be written", f"sudo chown -R $USER {directory}")]
         found = read_optional(self._path)
         foreign = found is not None and not found.startswith(FIRST_LINE.encode())
         # With a builder of ours it is ours, whatever became of it since.
         if foreign and builder_mark(self._host, self._builder) is None:
-            path = shlex.quote(str(self._path))
+            path = quote(self._path)
             hint = f"mv {path} {path}.old, or choose another name with --builder"
             return [Problem(str(self._path), "it is not one that this program wrote", hint)]
         return []
@@ -89,7 +85,7 @@ class Builder(Step):
         self._job, self._host = job, host
         self._name = job.builder
         self._config = host.places.buildkitd_config(self._name)
-        self._container = f"buildx_buildkit_{self._name}0"
+        self._container = builder_container(self._name)
 
     @property
     def image(self) -> str:
@@ -225,7 +221,7 @@ class Builder(Step):
 
 
 def builder_mark(host: Host, name: str) -> Optional[str]:
-    """The mark of the builder of that name, None when buildx has none, or one that is not ours."""
+    """Return the mark of the builder of that name, None when buildx has none, or one that is not ours."""
     value = read_json_file(host.places.buildx_config / "instances" / name)
     return None if value is None else _instance_of(value).mark
 
@@ -248,7 +244,7 @@ class RemoveBuilder(Step):
         self._names = list(dict.fromkeys((*self._made, receipt.state.builder)))
 
     def _container(self, name: str) -> Optional[Container]:
-        container = self._host.engine.container(f"{_BUILDER_PREFIX}{name}0")
+        container = self._host.engine.container(builder_container(name))
         return container if container is not None and ENVIRONMENT in container.environment else None
 
     def look(self) -> Sequence[Change]:
@@ -269,11 +265,11 @@ class RemoveBuilder(Step):
                 self._host.engine.remove_container(container.name)
                 self._host.engine.remove_volume(f"{container.name}_state")
             for kind in ("activity", "refs"):
-                _remove_tree(self._host.places.buildx_config / kind / name)
+                remove_tree(self._host.places.buildx_config / kind / name)
 
     def notes(self) -> Sequence[str]:
         going = {change.name for change in self.look()}
-        names = [name[len(_BUILDER_PREFIX) : -1] for name in self._host.engine.container_names(_BUILDER_PREFIX)]
+        names = [name[len(BUILDER_PREFIX) : -1] for name in self._host.engine.container_names(BUILDER_PREFIX)]
         left = [self._container(name) for name in names if name not in going]
         return [
             f"the container {container.name} stays: it is the builder of another user, or of an installation whose "
@@ -284,7 +280,7 @@ class RemoveBuilder(Step):
 
 
 def config_text(address: Address, mirrors: Mapping[str, str]) -> str:
-    """The content of buildkitd.toml for the registry at `address`; the same input gives the same text."""
+    """Return the content of buildkitd.toml for the registry at `address`; the same input gives the same text."""
     # JSON strings are TOML basic strings.
     lines = [
         f"{FIRST_LINE} BuildKit reads it when the builder is created, so run `bundle install`",

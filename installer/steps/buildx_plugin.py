@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
@@ -11,12 +10,7 @@ from packaging.version import Version
 
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Progress
-from installer.host.files import (
-    is_writable,
-    missing_directories,
-    read_optional,
-    write_atomically,
-)
+from installer.host.files import is_writable, missing_directories, quote, read_optional, write_atomically
 from installer.host.host import Host
 from installer.host.versions import version_of
 from installer.model.job import Job
@@ -44,7 +38,7 @@ class BuildxPlugin(Step):
         return places.system_plugin if self._job.options.system else places.buildx_plugin
 
     def _found(self) -> Optional[Version]:
-        """The version of the plugin that docker uses, or None without one."""
+        """Ask for the version of the plugin that docker uses, or None without one."""
         done = self._host.cli.try_run(["buildx", "version"])
         return version_of(done.stdout) if done.code == 0 else None
 
@@ -71,13 +65,9 @@ class BuildxPlugin(Step):
             return [left]
         own = self._host.places.buildx_plugin
         if self._job.options.system and own.exists():
-            return [
-                Problem(
-                    "buildx", f"{state}, and `{own}` comes before what --system installs", f"rm {shlex.quote(str(own))}"
-                )
-            ]
+            return [Problem("buildx", f"{state}, and `{own}` comes before what --system installs", f"rm {quote(own)}")]
         if not is_writable(path):
-            directory = shlex.quote(str(path.parent.parent))
+            directory = quote(path.parent.parent)
             return [
                 Problem(
                     "buildx",
@@ -98,11 +88,11 @@ class BuildxPlugin(Step):
         return [*([copy] if self._is_to_be_kept(path) else []), Change("install", "file", str(path), why)]
 
     def _is_to_be_kept(self, path: Path) -> bool:
-        """Whether the plugin is the user's: with a copy there already, it may be ours, which did not work."""
+        """Tell whether the plugin is the user's: with a copy there already, it may be ours, which did not work."""
         return path.exists() and not self._host.places.buildx_replaced.exists()
 
     def _content(self, image: str) -> Iterator[bytes]:
-        """The plugin's bytes; the image they come from is gone before the plugin is in place.
+        """Read the plugin's bytes; the image they come from is gone before the plugin is in place.
 
         So an interrupted run, whenever it ends, leaves nothing that the next one does not look for.
         """
@@ -130,6 +120,6 @@ class BuildxPlugin(Step):
             raise HostError(
                 f"`{path}` is in place, and `docker buildx version` does not work: "
                 f"{(done.stderr or done.stdout).strip()}",
-                hint=f"see whether its file system forbids programs (noexec): findmnt -T {shlex.quote(str(path))}; "
+                hint=f"see whether its file system forbids programs (noexec): findmnt -T {quote(path)}; "
                 "sudo and --system put it into /usr/local/lib/docker/cli-plugins",
             )

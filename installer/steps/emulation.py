@@ -4,7 +4,7 @@ Builds need it only with a BuildKit image that brings no emulators of its own (t
 --platform` always does. So a kernel without it is never a reason to stop: the receipt says what is missing, and the
 test build at the end says whether builds work.
 
-The kernel forgets emulators when it is started anew. So they are registered by a container that stays (see keeper):
+The kernel forgets emulators when it is started anew. So they are registered by a container that stays (emulation_init):
 Docker starts it again after a reboot, with or without systemd, and it registers them again.
 """
 
@@ -20,12 +20,12 @@ from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Progress
 from installer.host import kernel
-from installer.host.docker_engine import Container, NewContainer
+from installer.host.container import Container, NewContainer
 from installer.host.host import Host
 from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
 from installer.model.job import DesiredState, Job, Tool
 from installer.model.step import Change, Step
-from installer.steps.emulation_init import PATH, keeper
+from installer.steps.emulation_init import PATH, init_program
 from installer.steps.toolchain_images import load, loading
 
 _REGISTER_SECONDS = 20.0
@@ -48,7 +48,7 @@ class Emulation(Step):
         self._failure: Optional[str] = None
 
     def _missing(self) -> list[Platform]:
-        """What the kernel does not run. What it cannot be asked about is passed over: it would be missing for ever."""
+        """List what the kernel does not run, without what it cannot be asked about: that would be missing for ever."""
         native = self._job.host_platform.architecture
         return [
             platform
@@ -60,7 +60,7 @@ class Emulation(Step):
         return self._host.engine.container(EMULATION_CONTAINER)
 
     def _tool(self) -> Optional[Tool]:
-        """The image to do it with, where it can be done."""
+        """Return the image to do it with, where it can be done."""
         return None if self._obstacle() else self._job.tool("binfmt")
 
     def _obstacle(self) -> Optional[str]:
@@ -68,17 +68,17 @@ class Emulation(Step):
             return "the archive has no binfmt image, which would register emulators in the kernel"
         if self._host.engine.info().is_rootless:
             return "rootless Docker cannot register emulators in the kernel"
-        if keeper(self._job.host_platform.architecture) is None:
+        if init_program(self._job.host_platform.architecture) is None:
             return f"registering emulators is not supported on hosts of {self._job.host_platform}"
         return None
 
     def _wanted(self, tool: Tool, container: Optional[Container]) -> NewContainer:
-        """The container, for what the kernel lacks now and what an earlier one of ours registers already."""
+        """Return the container, for what the kernel lacks now and what an earlier one of ours registers already."""
         before = container.labels.get(LABEL_ARCHITECTURES, "").split(",") if container else []
         asked = [platform.architecture for platform in self._job.platforms]
         missing = [platform.architecture for platform in self._missing()]
         names = ",".join(sorted({name for name in before if name in asked} | set(missing)))
-        program = keeper(self._job.host_platform.architecture) or b""
+        program = init_program(self._job.host_platform.architecture) or b""
         wanted = fingerprint(
             {
                 "image": str(tool.manifest.digest),

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.errors import HostError, Problem
-from installer.host.daemon_json import _KEY, free_name, is_insecure, merged, without
-from installer.host.files import is_writable, read_optional, write_atomically
+from bundles.errors import HostError, Problem, reason
+from installer.host.daemon_json import SETTING, free_name, is_insecure, merged, without
+from installer.host.files import is_writable, quote, read_optional, write_atomically
 from installer.host.host import Host
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
@@ -46,7 +46,7 @@ class InsecureRegistry(Step):
         return not is_insecure(self._host.engine.info(), self._address, ip)
 
     def _pid(self) -> Optional[int]:
-        """The process of the daemon, or None when it cannot be seen from here."""
+        """Find the process of the daemon, or return None when it cannot be seen from here."""
         places = self._host.places
         written = (read_optional(places.daemon_pid) or b"").decode(errors="replace").strip()
         candidates = [written] if written.isdigit() else []
@@ -66,11 +66,11 @@ class InsecureRegistry(Step):
             return []
 
     def _path(self) -> Path:
-        """The daemon's configuration file itself: where a link leads, so that the link stays one."""
+        """Return the daemon's configuration file itself: where a link leads, so that the link stays one."""
         return Path(os.path.realpath(self._configured()))
 
     def _configured(self) -> Path:
-        """Where the daemon was told to look, else the default."""
+        """Find out where the daemon was told to look, else the default."""
         arguments = self._arguments(self._pid())
         for flag, following in zip(arguments, [*arguments[1:], ""]):
             name, equals, value = flag.partition("=")
@@ -88,17 +88,20 @@ class InsecureRegistry(Step):
         return (data or b"").decode("utf-8", errors="replace")
 
     def _unreachable(self) -> Optional[Problem]:
-        """In a container only the directory of the default is the host's (see install.sh): what lies elsewhere would be
-        taken for absent, and written where nobody reads it."""
+        """Find out whether this program is in a container that does not have the file.
+
+        There only the directory of the default is the host's (see install.sh): what lies elsewhere would be taken for
+        absent, and written where nobody reads it.
+        """
         places, path = self._host.places, self._path()
         if places.root == Path("/"):
             return None
         directory = Path(os.path.realpath(places.daemon_json.parent))
         if directory not in path.parents:
-            hint = f'run this with a python3 of the host, or add "{_KEY}": ["{self._address}"] there by hand'
+            hint = f'run this with a python3 of the host, or add "{SETTING}": ["{self._address}"] there by hand'
             return Problem(str(self._configured()), f"`{path}` cannot be reached from the container", hint)
         if not places.seen(places.daemon_json.parent).is_dir():
-            hint = f"sudo mkdir -p {shlex.quote(str(places.daemon_json.parent))}, then run this again"
+            hint = f"sudo mkdir -p {quote(places.daemon_json.parent)}, then run this again"
             return Problem(str(path), "its directory is missing, and cannot be made from the container", hint)
         return None
 
@@ -114,9 +117,8 @@ class InsecureRegistry(Step):
             if not self._is_needed():
                 return None
             if self._host.engine.info().is_rootless:
-                hint = (
-                    f'add "{_KEY}": ["{self._address}"] to ~/.config/docker/daemon.json; systemctl --user reload docker'
-                )
+                entry = f'"{SETTING}": ["{self._address}"]'
+                hint = f"add {entry} to ~/.config/docker/daemon.json; systemctl --user reload docker"
                 return Problem("rootless Docker", f"its settings must allow plain HTTP to {self._address}", hint)
         except HostError as error:
             # The file may be why Docker is not running.
@@ -129,7 +131,7 @@ class InsecureRegistry(Step):
         try:
             new = merged(self._text(), self._address)
         except HostError as error:
-            return Problem(subject, error.message, error.hint or f"python3 -m json.tool {shlex.quote(str(path))}")
+            return Problem(subject, error.message, error.hint or f"python3 -m json.tool {quote(path)}")
         if silent:
             raise silent
         if any(argument.partition("=")[0] == "--insecure-registry" for argument in self._arguments(pid)):
@@ -140,15 +142,15 @@ class InsecureRegistry(Step):
             what = "cannot be written" if not is_writable(path) else "can be written, and dockerd cannot be told"
             pid_text = str(pid) if pid else f"$(cat {self._host.places.daemon_pid})"
             # What is written over has been read above, or is known to be absent.
-            file, directory = shlex.quote(str(path)), shlex.quote(str(path.parent))
-            first = f"sudo cp {file} {shlex.quote(str(free_name(path)))} && " if path.exists() else ""
+            file, directory = quote(path), quote(path.parent)
+            first = f"sudo cp {file} {quote(free_name(path))} && " if path.exists() else ""
             first += "" if path.parent.exists() else f"sudo mkdir -p {directory} && "
             value = json.loads(new)
             text = shlex.quote(json.dumps(value))
             commands = f"{first}printf '%s\\n' {text} | sudo tee {file} && sudo kill -HUP {pid_text}"
             if "proxies" in value:
                 # They may have passwords, and hints go into logs.
-                commands = f"run this with sudo; or add it to `{_KEY}` there, then: sudo kill -HUP {pid_text}"
+                commands = f"run this with sudo; or add it to `{SETTING}` there, then: sudo kill -HUP {pid_text}"
             return Problem(subject, f"it must allow plain HTTP to {self._address}, and it {what}", commands)
         return None
 
@@ -159,7 +161,7 @@ class InsecureRegistry(Step):
         if not self._is_needed():
             return None
         return (
-            f"add {self._address} to `{_KEY}` in {self._path()} (a copy is kept) "
+            f"add {self._address} to `{SETTING}` in {self._path()} (a copy is kept) "
             "and have Docker read it again, without a restart"
         )
 
@@ -171,7 +173,7 @@ class InsecureRegistry(Step):
         return [*copy, Change("allow", "insecure registry", self._address, f"in {path}, then SIGHUP to dockerd")]
 
     def explain(self, change: Change) -> str:
-        return f"Docker does not allow plain HTTP to {self._address}: its setting `{_KEY}` was changed"
+        return f"Docker does not allow plain HTTP to {self._address}: its setting `{SETTING}` was changed"
 
     def apply(self, changes: Sequence[Change]) -> None:
         path, pid = self._path(), self._pid()
@@ -200,7 +202,7 @@ class InsecureRegistry(Step):
             os.kill(pid, signal.SIGHUP)
         except OSError as error:
             raise HostError(
-                f"`{path}` is written, and dockerd (process {pid}) cannot be told: {error.strerror}",
+                f"`{path}` is written, and dockerd (process {pid}) cannot be told: {reason(error)}",
                 hint=f"sudo kill -HUP {pid}",
             ) from None
 
@@ -256,7 +258,7 @@ class ForbidInsecureRegistry(InsecureRegistry):
         return [Change("remove", "insecure registry", self._address, f"{detail}, then SIGHUP to dockerd")]
 
     def _rest(self) -> str:
-        """What is in the file beside our entry; the empty list that an interrupted `apply` has left is no part of it.
+        """Return the file without our entry, and without the empty list that an interrupted `apply` has left.
 
         Raises:
             HostError: the text is not a JSON object.
@@ -264,13 +266,13 @@ class ForbidInsecureRegistry(InsecureRegistry):
         text = self._text()
         rest = without(text, self._address)
         value: Any = json.loads(text) if text.strip() else None
-        if rest != text or not isinstance(value, dict) or value.get(_KEY) != [] or self._was(value):
+        if rest != text or not isinstance(value, dict) or value.get(SETTING) != [] or self._was(value):
             return rest
         # With an entry in it the list is taken out as for everybody.
-        return without(json.dumps({**value, _KEY: [self._address]}, indent=2, ensure_ascii=False), self._address)
+        return without(json.dumps({**value, SETTING: [self._address]}, indent=2, ensure_ascii=False), self._address)
 
     def _was(self, value: Any) -> bool:
-        """Whether the file said just that before we changed it."""
+        """Tell whether the file said just that before we changed it."""
         for copy in filter(None, map(read_optional, self._copies)):
             with contextlib.suppress(ValueError):
                 if json.loads(copy) == value:
@@ -278,7 +280,7 @@ class ForbidInsecureRegistry(InsecureRegistry):
         return False
 
     def _before(self) -> Optional[bytes]:
-        """What the file is to be: its old bytes where they say the same; None when there was no file."""
+        """Return what the file is to be: its old bytes where they say the same; None when there was no file."""
         text = self._rest()
         copies = [copy for copy in map(read_optional, self._copies) if copy is not None]
         for copy in copies:
@@ -293,7 +295,7 @@ class ForbidInsecureRegistry(InsecureRegistry):
         final = self._before()
         value = json.loads(self._rest())
         # dockerd keeps a setting that is not in the file any more, until it is restarted: so it is first told of none.
-        told = {**value, _KEY: value.get(_KEY, [])}
+        told = {**value, SETTING: value.get(SETTING, [])}
         write_atomically(path, [json.dumps(told, indent=2).encode()], mode)
         self._tell(path, pid)
         self._comes_true(self._is_needed)

@@ -1,4 +1,4 @@
-"""Taking away what installing made, and nothing else: each step is the reverse of one of installing.
+"""What is left of an installation once each step has undone its own: containers of moments, and files.
 
 What was made is what the receipt lists and what still bears our mark. A receipt that was lost and written anew does not
 list what was there already: then the mark is enough, where it is of this installation. What a step cannot prove to be
@@ -11,12 +11,10 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from installer.host.files import _remove_file, _remove_tree, _word, partial_of, write_atomically
+from bundles.runtime.filesystem import partial_of
+from installer.host.files import quote, remove_file, remove_tree, write_atomically
 from installer.host.host import Host
-from installer.host.labels import (
-    LABEL_ROLE,
-    PASSING_CONTAINERS,
-)
+from installer.host.labels import LABEL_ROLE, PASSING_CONTAINERS
 from installer.host.paths import PLUGIN
 from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
@@ -88,12 +86,12 @@ class RemoveFiles(Step):
             if change.action == "restore":
                 write_atomically(path, [self._host.places.buildx_replaced.read_bytes()], 0o755)
             elif path != self._host.places.receipt:
-                _remove_file(path)
+                remove_file(path)
         (self._host.places.state / "lock").unlink(missing_ok=True)
         directories = [Path(name) for name in self._receipt.names_made("directory")]
         self._clear_bookkeeping(directories)
         # The receipt goes last: interrupted before, the next run still knows what is left.
-        _remove_file(self._host.places.receipt)
+        remove_file(self._host.places.receipt)
         for directory in sorted(directories, key=lambda place: -len(place.parts)):
             with contextlib.suppress(OSError):
                 directory.rmdir()
@@ -103,7 +101,7 @@ class RemoveFiles(Step):
             *(f"{path} stays: it was changed since it was installed" for path in self._changed),
             *(
                 f"{path} stays: installing was interrupted when it was to be written, and it may be what was there "
-                f"before; rm {_word(path)}"
+                f"before; rm {quote(path)}"
                 for path in self._unsure
             ),
         ]
@@ -115,7 +113,7 @@ class RemoveFiles(Step):
         if config in directories and not any((config / "instances").glob("*")):
             for name in _BUILDX_OWN:
                 place = config / name
-                _remove_tree(place) if place.is_dir() else _remove_file(place)
+                remove_tree(place) if place.is_dir() else remove_file(place)
         if docker in directories:
             for name in _DOCKER_OWN:
-                _remove_file(docker / name)
+                remove_file(docker / name)

@@ -22,6 +22,7 @@ from bundles.errors import HostError, NetworkError, Problem
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.program import own_command
+from installer.host.files import directory_size
 from installer.host.host import Host
 from installer.host.labels import GARBAGE_CONTAINER, LABEL_ROLE, REGISTRY_CONTAINER
 from installer.model.installed_registry import is_ours
@@ -53,7 +54,7 @@ class PruneImages(Step):
 
     @property
     def left(self) -> list[PushedName]:
-        """What installing brought and that is still to be remembered once this step is done."""
+        """The part of what installing brought that is still to be remembered once this step is done."""
         return [entry for entry in self._brought if entry in self._keep]
 
     def problems(self) -> Sequence[Problem]:
@@ -79,7 +80,7 @@ class PruneImages(Step):
                     raise
 
     def expected(self) -> int:
-        """The bytes of the blobs and manifests that become garbage, as far as can be seen."""
+        """Count the bytes of the blobs and manifests that become garbage, as far as can be seen."""
         gone: dict[Digest, tuple[int, set[str]]] = {}
         for repository in self._repositories():
             doomed, kept = self._split(repository)
@@ -98,7 +99,7 @@ class PruneImages(Step):
         return sorted({entry.repository for entry in self._brought if entry not in self._keep})
 
     def _removals(self) -> list[tuple[Change, str, str]]:
-        """Every change with the repository and the tag or digest that goes, in order."""
+        """List every change with the repository and the tag or digest that goes, in order."""
         self._moved = []
         removals = []
         for repository in self._repositories():
@@ -113,7 +114,7 @@ class PruneImages(Step):
         return removals
 
     def _tags(self, repository: str) -> list[str]:
-        """The tags to remove: those that still are what was installed."""
+        """List the tags to remove: those that still are what was installed."""
         kept = {entry.tag for entry in self._keep if entry.repository == repository}
         known: dict[str, set[Digest]] = {}
         for entry in self._brought:
@@ -129,7 +130,7 @@ class PruneImages(Step):
         return found
 
     def _split(self, repository: str) -> tuple[list[Content], set[Digest]]:
-        """What was brought and is not to be kept; and every digest, of blobs too, that something that stays needs."""
+        """Return what was brought and goes, and every digest, of blobs too, that something that stays needs."""
         entries = [entry for entry in self._brought if entry.repository == repository]
         going = set(self._tags(repository))
         selectors = [tag for tag in self._registry.tags(repository) if tag not in going]
@@ -220,7 +221,7 @@ class CollectGarbage(Step):
         self.freed = None if before is None or after is None else max(0, before - after)
 
     def _check_stopped(self) -> None:
-        """Each user has a lock of their own: an install of another one may have started the registry again."""
+        """Make sure that no install of another user, who has a lock of their own, has started the registry again."""
         container = self._host.engine.container(REGISTRY_CONTAINER)
         if container is not None and container.is_running:
             raise HostError(
@@ -231,8 +232,7 @@ class CollectGarbage(Step):
 
     def _size(self) -> Optional[int]:
         with contextlib.suppress(HostError):
-            place = self._data
-            if is_directory(place):
-                place = str(self._host.places.seen(Path(place)))
-            return self._host.engine.data_size(place)
+            if is_directory(self._data):
+                return directory_size(self._host.places.seen(Path(self._data)))
+            return self._host.engine.volume_size(self._data)
         return None

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import HostError, NetworkError, Problem
-from installer.host.docker_engine import Container, NewContainer
-from installer.host.files import _remove_tree, _word, is_seen, read_optional
+from bundles.errors import HostError, NetworkError, Problem, reason
+from installer.host.container import Container, NewContainer
+from installer.host.files import is_seen, quote, read_optional, remove_tree
 from installer.host.host import Host
 from installer.host.labels import (
     GARBAGE_CONTAINER,
@@ -38,7 +38,7 @@ _START_SECONDS = 30.0
 
 
 def _is_absent(path: Path) -> bool:
-    """Whether it is certain that nothing is there: then what is made there is ours, and goes with us."""
+    """Tell whether it is certain that nothing is there: then what is made there is ours, and goes with us."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -49,7 +49,7 @@ def _is_absent(path: Path) -> bool:
 
 
 def _stopping(name: str) -> str:
-    """The command that stops somebody's container for good: one that is always restarted comes back with Docker."""
+    """Return the command that stops a container for good: one that is always restarted comes back with Docker."""
     return f"docker update --restart=no {name} && docker stop {name}"
 
 
@@ -128,7 +128,7 @@ class RegistryContainer(Step):
         return [*problems, *found]
 
     def _listens_there(self, container: Optional[Container]) -> bool:
-        """Whether the port is our own container's, by whatever name of the address: it goes before its successor."""
+        """Tell whether the port is our own container's, by whatever name of the address: it goes before the new."""
         old, new = installed_address(container), self._job.address
         if container is None or not container.is_running or old is None:
             return False
@@ -137,14 +137,14 @@ class RegistryContainer(Step):
         return False
 
     def _address_problems(self) -> list[Problem]:
-        """What keeps builders and other hosts from the address: a container has its own loopback and /etc/hosts."""
+        """Find what keeps others from the address; a builder's container has its own loopback and /etc/hosts."""
         address = self._job.address
         subject = f"address {address}"
         show = "give the IP address: ip -brief address"
         try:
             ip = address.listen_ip()
         except OSError as error:
-            return [Problem(subject, f"`{address.host}` does not resolve: {error.strerror}", show)]
+            return [Problem(subject, f"`{address.host}` does not resolve: {reason(error)}", show)]
         if not address.is_name:
             return []
         number = ipaddress.ip_address(ip)
@@ -160,7 +160,7 @@ class RegistryContainer(Step):
         return []
 
     def _port_problems(self, container: Optional[Container]) -> list[Problem]:
-        """What keeps the port; nothing when it is a `container` that has our name, which is a problem of its own."""
+        """Find what keeps the port; a `container` that has our name is a problem of its own, and not named here."""
         address = self._job.address
         subject = f"address {address}"
         ip = address.listen_ip()
@@ -249,7 +249,7 @@ class RegistryContainer(Step):
         return f"the container `{REGISTRY_CONTAINER}` {state}"
 
     def wait(self) -> None:
-        """Until it answers.
+        """Wait until it answers.
 
         Raises:
             HostError: it has ended, or does not answer in time.
@@ -309,7 +309,7 @@ class RemoveRegistry(Step):
         return labels is not None and (self._volume_is_made or labels.get(LABEL_ROLE) == "registry")
 
     def _directory(self) -> Optional[Path]:
-        """What of a directory goes: all of it when it was made for us, else what the registry wrote there."""
+        """Return what of a directory goes: all of it when it was made for us, else what the registry wrote there."""
         if not is_directory(self._data):
             return None
         place = self._host.places.seen(Path(self._data))
@@ -320,7 +320,7 @@ class RemoveRegistry(Step):
         place = self._directory() if self._with_data else None
         if place is None or _may_remove(place):
             return []
-        return [Problem(str(place), "it belongs to root", f"run this with sudo; or: sudo rm -r {_word(place)}")]
+        return [Problem(str(place), "it belongs to root", f"run this with sudo; or: sudo rm -r {quote(place)}")]
 
     def look(self) -> Sequence[Change]:
         container = self._container()
@@ -341,7 +341,7 @@ class RemoveRegistry(Step):
             elif change.kind == "volume":
                 self._host.engine.remove_volume(change.name)
             else:
-                _remove_tree(Path(change.name))
+                remove_tree(Path(change.name))
 
     def notes(self) -> Sequence[str]:
         return [*self._container_notes(), *self._data_notes(), *self._volume_notes()]
@@ -371,7 +371,7 @@ class RemoveRegistry(Step):
                 f"docker volume rm {self._data}"
             ]
         if is_directory(self._data):
-            there, command = self._directory() is not None, f"sudo rm -r {_word(self._data)}"
+            there, command = self._directory() is not None, f"sudo rm -r {quote(self._data)}"
         else:
             there, command = self._host.engine.has_volume(self._data), f"docker volume rm {self._data}"
         return [f"the images stay in {self._data}; a new installation finds them there, or: {command}"] if there else []

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from installer.host.host import Host
-from installer.host.labels import EMULATION_CONTAINER, ENVIRONMENT, LABEL_ROLE, REGISTRY_CONTAINER
+from installer.host.labels import (
+    EMULATION_CONTAINER,
+    ENVIRONMENT,
+    LABEL_ROLE,
+    REGISTRY_CONTAINER,
+    builder_container,
+)
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 
@@ -23,7 +29,7 @@ class RestartPolicies(Step):
         self._policies = {
             REGISTRY_CONTAINER: "always",
             EMULATION_CONTAINER: "always",
-            f"buildx_buildkit_{job.builder}0": "unless-stopped",
+            builder_container(job.builder): "unless-stopped",
         }
 
     def look(self) -> Sequence[Change]:

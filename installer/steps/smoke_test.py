@@ -13,7 +13,7 @@ from bundles.oci.image import parse_json, parse_manifest
 from bundles.oci.platform import Platform
 from installer.host.docker_cli import CommandError
 from installer.host.host import Host
-from installer.host.labels import REGISTRY_CONTAINER, fingerprint
+from installer.host.labels import REGISTRY_CONTAINER, builder_container, fingerprint
 from installer.model.job import Job
 from installer.model.selection import Selected
 from installer.model.step import Change, Step
@@ -71,7 +71,7 @@ class SmokeTest(Step):
         return fingerprint({"bundle": str(self._job.archive.digest), "builder": self._builder.mark})
 
     def _trials(self) -> list[Trial]:
-        """As few builds as cover every platform, from images with a shell where there are such."""
+        """Choose as few builds as cover every platform, from images with a shell where there are such."""
         images = self._job.base_images()
         chosen: dict[tuple[Optional[Selected], bool], list[Platform]] = {}
         for platform in self._job.platforms:
@@ -92,7 +92,7 @@ class SmokeTest(Step):
                 hint = "is there emulation for what this host does not run? does `docker run --privileged` work?"
             else:
                 message = f"a test build FROM {trial.base} failed"
-                hint = f"docker logs buildx_buildkit_{self._job.builder}0; docker logs {REGISTRY_CONTAINER}"
+                hint = f"docker logs {builder_container(self._job.builder)}; docker logs {REGISTRY_CONTAINER}"
             if self._job.address.is_name:
                 hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
             platforms = ", ".join(map(str, trial.platforms))
@@ -119,7 +119,7 @@ class SmokeTest(Step):
 
 
 def has_shell(archive: Archive, image: Selected, platform: Platform) -> bool:
-    """Whether an image seems to have /bin/sh: it starts one by default, or one was used when it was built."""
+    """Tell whether an image seems to have /bin/sh: it starts one by default, or one was used when it was built."""
     offered = [content.platform for content in image.image.platforms if content.platform]
     best = platform.best_of(offered)
     content = next(content for content in image.image.platforms if content.platform == best)

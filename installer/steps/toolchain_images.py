@@ -40,7 +40,7 @@ def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
 
 
 def left_to_base(job: Job, host: Host, tool: Tool) -> Optional[Problem]:
-    """Why an image cannot be loaded: Docker does not have it, and a delta leaves it to its base. None when it can."""
+    """Explain why an image that a delta leaves to its base cannot be loaded; None when it can."""
     left = job.archive.left_to_base(tool.manifest)
     if not left or tool.is_image(host.engine.image_id(tool.name)) or _under_another_name(host, tool):
         return None
@@ -53,13 +53,13 @@ def left_to_base(job: Job, host: Host, tool: Tool) -> Optional[Problem]:
 
 
 def _under_another_name(host: Host, tool: Tool) -> Optional[str]:
-    """The id of the image when Docker has it already, or None."""
+    """Return the id of the image when Docker has it already, or None."""
     ids = (host.engine.image_id(str(digest)) for digest in (tool.config.digest, tool.manifest.digest))
     return next((found for found in ids if tool.is_image(found)), None)
 
 
 def loading(job: Job, host: Host, tool: Tool) -> list[Change]:
-    """What `load` would do."""
+    """List what `load` would do."""
     if tool.is_image(host.engine.image_id(tool.name)):
         return []
     old = host.engine.image_id(tool.name)
@@ -143,7 +143,7 @@ class RemoveImages(Step):
 
 
 def stream(archive: Archive, manifest: Descriptor, name: str, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """The tar of the image that `manifest` describes, tagged `name`; `advance` is told the bytes of each chunk.
+    """Make the tar of the image that `manifest` describes, tagged `name`; `advance` is told the bytes of each chunk.
 
     Raises:
         DamagedArchiveError: while it is read, before the last byte of a damaged blob.
@@ -163,6 +163,6 @@ def stream(archive: Archive, manifest: Descriptor, name: str, advance: Callable[
 
 
 def content_size(archive: Archive, manifest: Descriptor) -> int:
-    """The bytes of blobs in that stream."""
+    """Count the bytes of blobs in that stream."""
     image = parse_manifest(archive.read_document(manifest))
     return sum(blob.size for blob in saved_blobs(manifest, image))

@@ -23,8 +23,8 @@ from typing import Any, Callable, Optional
 from bundler.definition.spec import TOOLCHAIN
 from tests.campaign.disks import Disk
 from tests.campaign.wire import Wire
-from tests.fake_registry import FakeRegistry
-from tests.images import noise
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import noise
 
 SIZES = (14_000_000, 9_000_000, 6_000_000, 3_000_000, 900_000, 100_000, 1_000)
 SPLIT = "12MiB"

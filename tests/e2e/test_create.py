@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import RealRegistry
+from tests.support.real_registry import RealRegistry
 from tests.testbed import ORIGIN, Host, gotools, origin_digests, start_origin
 
 pytestmark = pytest.mark.e2e

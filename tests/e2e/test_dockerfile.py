@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bundler.definition.dockerfiles import scan
-from bundles.dockerfile.images import Settings, uses
+from bundles.dockerfile.images import BuildSettings, uses
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 
@@ -115,7 +115,7 @@ def test_buildkit_asks_for_the_same_images(buildkit: Path) -> None:
 def compare(case: dict[str, Any], theirs: dict[str, Any]) -> bool:
     """Whether both found images; fails the test where they differ."""
     try:
-        settings = Settings((Platform.parse(case["Target"]),), (AMD64,), case["Args"])
+        settings = BuildSettings((Platform.parse(case["Target"]),), (AMD64,), case["Args"])
         found = {(str(use.reference), str(use.platform)) for use in uses(case["Text"], "D", settings)}
     except UsageError as error:
         # The one thing in which ours is stricter: a variable that nothing declares.
@@ -154,7 +154,7 @@ target "other" {
   dockerfile-inline = "FROM busybox:${v}"
 }
 """)
-    result = scan([Path("docker-bake.hcl")], Settings((AMD64, ARM64), (AMD64,)))
+    result = scan([Path("docker-bake.hcl")], BuildSettings((AMD64, ARM64), (AMD64,)))
     assert {(use.reference.familiar, use.platform.architecture, use.where) for use in result.uses} == {
         ("debian:12", "arm64", "app/Dockerfile:2"),
         ("ghcr.io/t:1", "arm64", "app/Dockerfile:4"),
@@ -164,4 +164,4 @@ target "other" {
     }
     Path("docker-bake.hcl").write_text("target {")
     with pytest.raises(UsageError, match=r"docker-bake\.hcl"):
-        scan([Path("docker-bake.hcl")], Settings((AMD64,), (AMD64,)))
+        scan([Path("docker-bake.hcl")], BuildSettings((AMD64,), (AMD64,)))

@@ -441,7 +441,7 @@ def test_an_archive_for_other_hosts(bare: Air, usb: Path) -> None:
     from bundler.definition.spec import Spec
     from bundler.writing.contents import compose
     from bundler.writing.writer import ArchiveWriter
-    from tests.archives import AMD64, ARM64, PROGRAM, image, made
+    from tests.support.archives import AMD64, ARM64, PROGRAM, image, made
 
     content = made(image("registry:3", "registry", (ARM64,), (9,)), image("debian:12", seeds=(1,)))
     contents = compose(Spec("arm", (AMD64, ARM64), (ARM64,), (), {}, False), content.plan, PROGRAM)

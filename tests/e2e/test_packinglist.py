@@ -12,7 +12,7 @@ import pytest
 from bundles.archive.reader import Archive
 from bundles.cli.packing_list import packed_files, packing_list
 from bundles.runtime.progress import Silent
-from tests.archives import example
+from tests.support.archives import example
 
 pytestmark = pytest.mark.e2e
 

@@ -20,7 +20,7 @@ from installer.model.address import Address
 from installer.model.selection import select
 from installer.registry.client import Registry
 from installer.steps.push import Push
-from tests.conftest import RealRegistry
+from tests.support.real_registry import RealRegistry
 from tests.testbed import ORIGIN, gotools, start_origin
 
 pytestmark = pytest.mark.e2e

@@ -14,6 +14,8 @@ from .progress import say
 PACKAGES = (
     "arch-test", "busybox-static", "ca-certificates", "iproute2", "iptables", "kmod", "mmdebstrap", "procps",
     "qemu-user-static", "runc", "shellcheck", "skopeo", "util-linux",
+    # to assemble what installer/steps/emulation_init.py has as code
+    "binutils-aarch64-linux-gnu",
     # to build QEMU
     "binutils", "gcc", "libc6-dev", "libglib2.0-dev", "meson", "ninja-build", "pkg-config", "xz-utils",
 )  # fmt: skip

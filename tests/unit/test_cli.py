@@ -10,33 +10,12 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.fake_registry import FakeRegistry
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def hub(registry: FakeRegistry) -> FakeRegistry:
-    """A Docker Hub with the toolchain and debian:12."""
-    for name in ("library/registry:3", "moby/buildkit:buildx-stable-1", "docker/buildx-bin:latest",
-                 "tonistiigi/binfmt:latest", "docker/dockerfile:1"):  # fmt: skip
-        repository, _, tag = name.partition(":")
-        registry.tag(repository, tag, registry.index(registry.image("linux/amd64", seed=name)))
-    manifests = [registry.image(platform, seed="debian") for platform in ("linux/amd64", "linux/arm64")]
-    registry.tag("library/debian", "12", registry.index(*manifests))
-    return registry
-
-
-def bundle(*arguments: object, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from bundles.cli.app import main; main()", *map(str, arguments)]
-    environment = {"PYTHONPATH": str(ROOT), "HOME": str(cwd), "PATH": "/usr/bin:/bin"}
-    return subprocess.run(
-        command, cwd=cwd, env=environment, check=False, capture_output=True, text=True, timeout=60, **options
-    )
+from tests.support import ROOT
+from tests.support.fake_registry import FakeRegistry
+from tests.support.program import bundle
 
 
 def create(hub: FakeRegistry, cwd: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ from bundler.planning.delta import Known, read_base, subtract
 from bundler.planning.resolve import resolve
 from bundles.archive.manifest import Base
 from bundles.archive.reader import Archive
+from bundles.archive.verify import verify_archive
 from bundles.errors import ArchiveError, DamagedArchiveError, NetworkError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
@@ -27,10 +28,10 @@ from installer.model.selection import select
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.steps.push import Push
-from tests.archives import AMD64, ContentSource, Made, image, made
-from tests.fake_registry import FakeRegistry
-from tests.images import Content
-from tests.unit.test_cli import bundle
+from tests.support.archives import AMD64, ContentSource, Made, image, made
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import Content
+from tests.support.program import bundle
 
 Connect = Callable[..., Transport]
 
@@ -89,7 +90,7 @@ def test_only_what_is_missing_travels(chain: tuple[Path, Path, Path]) -> None:
     assert not layers(second) & (layers(first) | layers(full))
     for path in chain:
         with Archive(path) as archive:
-            archive.verify()
+            verify_archive(archive)
             whole = made(*{full: FULL, first: FIRST, second: SECOND}[path]).contents().manifest
             assert archive.manifest.images == whole.images
     with Archive(first) as archive, Archive(full) as base:
@@ -274,7 +275,7 @@ def test_a_missing_layer_that_is_not_left_to_a_base_is_still_damage(chain: tuple
     broken = dataclasses.replace(contents, plan=dataclasses.replace(plan, layers=plan.layers[:-1]))
     path = broken.write(chain[0].parent / "broken.tar").path
     with Archive(path) as archive, pytest.raises(DamagedArchiveError, match="missing"):
-        archive.verify()
+        verify_archive(archive)
 
 
 def test_create_with_a_base(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -1,0 +1,169 @@
+"""`--referrers`: what is attached to images travels, and is found at a destination that has no referrers API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.create import make_smaller
+from bundler.definition.spec import (
+    Definition,
+    FromDaemon,
+    Spec,
+    Wanted,
+    combine,
+)
+from bundler.planning.referrers import with_referrers
+from bundler.planning.resolve import resolve
+from bundler.sources.registry import RegistrySource
+from bundler.sources.spool import Spool, SpooledSource
+from bundler.writing.contents import compose
+from bundler.writing.fetch import export
+from bundler.writing.writer import ArchiveWriter
+from bundles.archive.reader import Archive
+from bundles.archive.verify import verify_archive
+from bundles.errors import NetworkError
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
+from bundles.registry.transport import Transport
+from bundles.runtime.progress import Silent
+from installer.model.address import Address
+from installer.model.selection import select
+from installer.registry.client import Registry
+from installer.steps.push import Push
+from tests.support.archives import PROGRAM
+from tests.support.fake_registry import FakeRegistry
+
+Connect = Callable[..., Transport]
+EMPTY = "application/vnd.oci.empty.v1+json"
+
+
+def attach(registry: FakeRegistry, subject: Descriptor, kind: str) -> Descriptor:
+    """An artifact about `subject`, as cosign and oras make them; no tag leads to it."""
+    config, layer = registry.add(EMPTY, b"{}"), registry.add("text/plain", f"{kind} of {subject.digest}".encode())
+    value = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": kind,
+        "config": config.to_json(),
+        "layers": [layer.to_json()],
+        "subject": Descriptor(subject.media_type, subject.digest, subject.size).to_json(),
+    }
+    return registry.add("application/vnd.oci.image.manifest.v1+json", json.dumps(value).encode())
+
+
+def listing(*artifacts: tuple[Descriptor, str]) -> bytes:
+    entries = [{**artifact.to_json(), "artifactType": kind} for artifact, kind in artifacts]
+    value = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries}
+    return json.dumps(value).encode()
+
+
+@pytest.fixture
+def image(registry: FakeRegistry) -> Descriptor:
+    return registry.tag("app", "1", registry.index(registry.image("linux/amd64"), registry.image("linux/arm64")))
+
+
+def carried(registry: FakeRegistry, connect: Connect, tmp_path: Path) -> Path:
+    """Create with --referrers."""
+    line = Definition(
+        images=(Reference.parse(f"{registry.host}/app:1"),),
+        platforms=(Platform.parse("linux/amd64"), Platform.parse("linux/arm64")),
+        toolchain={role: None for role in ("registry", "buildkit", "buildx", "binfmt", "frontend", "python")},
+    )
+    spec = combine(Definition(), line, "test")
+    source = RegistrySource(connect(), {})
+    plan = with_referrers(resolve(spec, source), source)
+    with ArchiveWriter(tmp_path / "offline.tar", compose(spec, plan, PROGRAM)) as writer:
+        return export(plan, source, writer, Silent()).path
+
+
+def pushed(path: Path, target: FakeRegistry, connect: Connect) -> dict[str, Any]:
+    """Install into an empty registry; gives the tags of the image's repository there."""
+    with Archive(path) as archive:
+        verify_archive(archive)
+        images = select(archive, Address.parse(target.host), (Platform.parse("linux/arm64"),))
+        transport = connect(insecure=frozenset({target.host}))
+        step = Push(archive, images, Registry(transport, target.host), Silent())
+        step.apply(step.look())
+        assert not step.look()
+    ((_, repository),) = target.repositories.items()
+    return repository.tags
+
+
+def test_cosign_tags(registry: FakeRegistry, fake: Any, connect: Connect, tmp_path: Path, image: Descriptor) -> None:
+    expected = {"1": image.digest}
+    for suffix in ("sig", "att"):
+        tag = f"sha256-{image.digest.hex}.{suffix}"
+        config = registry.add("application/vnd.oci.image.config.v1+json", b'{"architecture":"","os":"","rootfs":{}}')
+        layer = registry.add("application/vnd.dev.cosign.simplesigning.v1+json", suffix.encode())
+        expected[tag] = registry.tag("app", tag, registry.manifest(config, [layer])).digest
+    target = fake()
+    assert pushed(carried(registry, connect, tmp_path), target, connect) == expected
+    for digest in expected.values():
+        assert digest in target.content
+
+
+def test_referrers_of_the_api_and_of_what_is_attached(
+    registry: FakeRegistry, fake: Any, connect: Connect, tmp_path: Path, image: Descriptor
+) -> None:
+    sbom = registry.link("app", attach(registry, image, "sbom"))
+    signature = registry.link("app", attach(registry, sbom, "signature"))
+    json_type = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+    for subject, found in ((image, listing((sbom, "sbom"))), (sbom, listing((signature, "signature")))):
+        registry.fault("GET", f"/referrers/{subject.digest}", times=-1, status=200, body=found, headers=json_type)
+    registry.fault("GET", "/referrers/", times=-1, status=200, body=listing(), headers=json_type)
+    target = fake()
+    tags = pushed(carried(registry, connect, tmp_path), target, connect)
+    assert set(tags) == {"1", f"sha256-{image.digest.hex}", f"sha256-{sbom.digest.hex}"}
+    index = json.loads(target.content[tags[f"sha256-{image.digest.hex}"]])
+    assert [(entry["digest"], entry["artifactType"]) for entry in index["manifests"]] == [(str(sbom.digest), "sbom")]
+    for artifact in (sbom, signature):
+        assert target.content[artifact.digest] == registry.content[artifact.digest]
+
+
+def test_the_fallback_tag_is_taken_as_it_is(
+    registry: FakeRegistry, fake: Any, connect: Connect, tmp_path: Path, image: Descriptor
+) -> None:
+    sbom = attach(registry, image, "sbom")
+    index = registry.add("application/vnd.oci.image.index.v1+json", listing((sbom, "sbom")))
+    registry.tag("app", f"sha256-{image.digest.hex}", index)
+    tags = pushed(carried(registry, connect, tmp_path), fake(), connect)
+    assert tags == {"1": image.digest, f"sha256-{image.digest.hex}": index.digest}
+
+
+def test_nothing_attached(
+    registry: FakeRegistry, fake: Any, connect: Connect, tmp_path: Path, image: Descriptor
+) -> None:
+    assert pushed(carried(registry, connect, tmp_path), fake(), connect) == {"1": image.digest}
+
+
+def test_a_registry_that_fails_is_not_taken_for_one_without(
+    registry: FakeRegistry, connect: Connect, tmp_path: Path, image: Descriptor
+) -> None:
+    registry.fault("GET", f"sha256-{image.digest.hex}.sig", times=-1, status=503)
+    with pytest.raises(NetworkError, match="503"):
+        carried(registry, connect, tmp_path)
+
+
+def test_registries_are_not_asked_about_local_images(
+    registry: FakeRegistry, connect: Connect, image: Descriptor
+) -> None:
+    local, remote = f"{registry.host}/secret:1", f"{registry.host}/app:1"
+    registry.tag("secret", "1", registry.image(seed="local"))
+    amd64 = Platform.parse("linux/amd64")
+    wanted = tuple(Wanted(Reference.parse(name), "base", (amd64,)) for name in (local, remote))
+    spec = Spec("test", (amd64,), (amd64,), wanted, {}, False, (FromDaemon.parse(local),))
+    source = RegistrySource(connect(), {})
+    spooled = SpooledSource(source, Spool(None))
+    plan, _ = make_smaller(spec, resolve(spec, spooled), spooled, threads=1, workers=1, progress=Silent())
+    asked = len(registry.seen())
+    registry.fault("GET", "/secret/", times=-1, status=403)
+    assert with_referrers(plan, source).images == plan.images
+    paths = registry.paths()[asked:]
+    assert any("/v2/app/" in path for path in paths)
+    assert [path for path in paths if "secret" in path] == []

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.delta import Known, read_base, subtract
 from bundler.planning.resolve import resolve
 from bundles.archive.manifest import Base
@@ -211,7 +211,7 @@ def test_the_config_of_an_artifact_is_always_inside() -> None:
     config = content.add("application/vnd.cncf.helm.config.v1+json", b"{}")
     chart = content.add("application/vnd.cncf.helm.chart.content.v1.tar+gzip", b"chart")
     source = ContentSource(content, {"chart:1": content.manifest(config, [chart])})
-    wanted = (Wanted(Reference.parse("chart:1"), "base", (AMD64,)),)
+    wanted = (ImageRequest(Reference.parse("chart:1"), "base", (AMD64,)),)
     plan = resolve(Spec("test", (AMD64,), (AMD64,), wanted, {}, False), source)
     base = Known(Base("base", Digest.of(b"base")), frozenset({config.digest, chart.digest}))
     less = subtract(plan, [base])

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.cli.app import bundle
-from bundles.errors import HostError, Problem
+from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer.commands.doctor import doctor

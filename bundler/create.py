@@ -26,6 +26,7 @@ from bundler.writing.contents import Contents, compose
 from bundler.writing.fetch import DEFAULT_WORKERS, export
 from bundler.writing.previous import Leftover, LeftoverSource, discard, set_aside
 from bundler.writing.program import program
+from bundler.writing.reuse import reuse_archive
 from bundler.writing.writer import ArchiveWriter, Written, check_directory
 from bundles.archive.signature import sign
 from bundles.runtime.progress import Progress
@@ -155,6 +156,11 @@ def _plan(
 def _write(planned: Planned, source: Source, target: Path, options: Options, progress: Progress) -> Written:
     """Fetch and write; what an interrupted run for another bundle has left is used where it fits."""
     plan, contents = planned.plan, planned.contents
+    existing = reuse_archive(target, contents, options.part_size, progress)
+    if existing:
+        progress.message(f"note: {target} is this very bundle already, every byte of it right: nothing was written")
+        discard(target)
+        return existing
     lost = set_aside(target, contents.digest, contents.layout.size)
     if lost:
         what = f"{human_size(lost)} that an interrupted run for another bundle has left"

@@ -20,11 +20,12 @@ from bundler.sources.registry import RegistrySource
 from bundler.writing.fetch import DEFAULT_WORKERS
 from bundler.writing.writer import Written
 from bundles.archive.parts import cut
-from bundles.cli.output import Output, common_options
+from bundles.cli.output import Output, OutputFile, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
+from bundles.runtime.program import quote
 from bundles.runtime.sizes import human_size, parse_size
 
 _PATH = click.Path(path_type=Path)
@@ -33,7 +34,7 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.option("-f", "--file", "definition", type=_PATH, help="A bundle.toml: all this, kept in git.")
-@click.option("-o", "--output", "path", type=_PATH, help="The archive to write.  [default: NAME.tar]")
+@click.option("-o", "--output", "path", type=OutputFile(), help="The archive to write.  [default: NAME.tar]")
 @click.option(
     "--base",
     "bases",
@@ -242,6 +243,6 @@ def _result_text(plan: Plan, written: Written) -> str:
     else:
         lines.append(f"sha256 {written.files[0].sha256}  (also in {written.checksums.name})")
     what = f"the {len(written.files)} parts and {written.checksums.name}" if written.is_split else "both files"
-    runs = written.files[-1].path.name
+    runs = quote(written.files[-1].path.name)
     lines += _delta_text(plan)
     return "\n".join([*lines, f"next: carry {what} to the air-gapped host and run there: python3 {runs} install"])

@@ -14,8 +14,8 @@ from bundler.definition.spec import Compression
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources import zstd
 from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
-from bundler.sources.source import BlobRequest
-from bundler.sources.spool import Hashed, Local, SpooledSource
+from bundler.sources.source import BlobRequest, BlobStream
+from bundler.sources.spool import Hashed, Local, Spool, SpooledSource
 from bundles.archive.manifest import Image
 from bundles.errors import ContentError
 from bundles.oci.descriptor import (
@@ -160,16 +160,12 @@ def _diff_ids(config: Mapping[str, Any], manifest: Digest) -> list[str]:
 def _recompress(layer: _Layer, source: SpooledSource, compression: Compression) -> Descriptor:
     what = f"the layer {layer.descriptor.digest} of `{layer.repository.familiar}`"
     origin = f"{layer.descriptor.digest.hex}-{compression.level}"
-    kept = source.spool.take_up(OCI_ZSTD_LAYER, origin)
-    if kept:
+    # The name of what an earlier run left is only a claim: it becomes a layer when it holds what the config says.
+    kept = source.spool.take_up(OCI_ZSTD_LAYER, origin) if layer.diff_id else None
+    if kept and _content(source.spool, kept) == layer.diff_id:
         return kept
     with source.open_blob(BlobRequest(layer.repository, layer.descriptor)) as stream:
-
-        def read(size: int) -> bytes:
-            buffer = bytearray(size)
-            return bytes(buffer[: stream.readinto(buffer)])
-
-        came = Hashed(zstd.chunks(read))
+        came = Hashed(_pieces(stream))
         content = Hashed(zstd.decompress(iter(came), what))
         made = source.spool.add(OCI_ZSTD_LAYER, zstd.compress(iter(content), compression))
     if came.digest != layer.descriptor.digest:
@@ -178,6 +174,26 @@ def _recompress(layer: _Layer, source: SpooledSource, compression: Compression) 
         raise ContentError(f"{what} holds {content.digest}, and its image's config says {layer.diff_id}")
     source.spool.keep(made.digest, origin)
     return made
+
+
+def _pieces(stream: BlobStream) -> Iterator[bytes]:
+    def read(size: int) -> bytes:
+        buffer = bytearray(size)
+        return bytes(buffer[: stream.readinto(buffer)])
+
+    return zstd.chunks(read)
+
+
+def _content(spool: Spool, layer: Descriptor) -> Optional[str]:
+    """Return the digest of what a zstd layer holds; None when it is none."""
+    with spool.open(layer.digest, 0) as stream:
+        try:
+            content = Hashed(zstd.read_frame(_pieces(stream)))
+            for _ in content:
+                pass
+        except ContentError:
+            return None
+    return str(content.digest)
 
 
 class _Rewriting:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Optional
 
 from bundles.errors import BundleError, HostError, reason
 from bundles.runtime.filesystem import free_space, open_locked, replace_file
+from bundles.runtime.program import quote
 
 
 def read_optional(path: Path) -> Optional[bytes]:
@@ -151,11 +151,6 @@ def lock(path: Path) -> Iterator[None]:
         except OSError as error:
             raise _refused(path, error) from None
         yield
-
-
-def quote(path: Path | str) -> str:
-    """Return a path as one word of a command that a person types."""
-    return shlex.quote(str(path))
 
 
 def remove_file(path: Path) -> None:

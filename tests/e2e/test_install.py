@@ -565,7 +565,7 @@ def test_a_disk_that_fills_up_is_a_clear_error(fresh: Air) -> None:
     fresh.host.run("sh", "-c", "mkdir -p /small && mount -t tmpfs -o size=400m tmpfs /small")
     process = start(fresh, "--data", "/small/registry")
     fill = ("sh", "-c", "head -c 330M /dev/zero > /small/filler")
-    text = watch(process, "registry: start", lambda: fresh.host.run(*fill, check=False))
+    text = watch(process, "start container registry", lambda: fresh.host.run(*fill, check=False))
     assert process.returncode == 1, text
     assert "no space left" in text
     fresh.host.run("rm", "/small/filler")

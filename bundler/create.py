@@ -145,6 +145,10 @@ def _plan(
     plan = resolve(spec, local)
     if options.lock:
         options.lock.check(plan)
+    if spec.foreign_layers:
+        from bundler.planning.foreign_layers import with_ordinary_layers
+
+        plan = with_ordinary_layers(plan, local)
     recompressed = None
     if spec.recompress:
         from bundler.planning.recompress import recompress

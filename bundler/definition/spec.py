@@ -79,7 +79,8 @@ class Spec:
     """All that `bundle create` needs to know. `mirrors` maps a registry to the hosts that are tried in its stead.
 
     `recompress` says that gzip layers of base images become zstd; `zstd_level` is None for the default.
-    `foreign_layers` allows to fetch layers that are in no registry from the addresses that their manifests give.
+    `foreign_layers` allows to fetch layers that are in no registry from the addresses that their manifests give, which
+    makes ordinary layers of them.
     """
 
     name: str

@@ -107,7 +107,7 @@ def recompress(
         made = in_parallel(one, layers, workers, source.cancel)
     smaller = {layer.descriptor.digest: new for layer, new in zip(layers, made) if new.size < layer.descriptor.size}
     documents = {known.digest: (known, data) for known, data in plan.documents}
-    resolved = [_Rewriting(image, plan, documents, smaller).rewrite(source) for image in plan.images]
+    resolved = [Rewriting(image, plan, documents, smaller).rewrite(source) for image in plan.images]
     result = dataclasses.replace(Plan.of(resolved), notes=plan.notes, local=plan.local)
     digests = {
         old.reference: (old.root.digest, new.root.digest)
@@ -196,7 +196,7 @@ def _content(spool: Spool, layer: Descriptor) -> Optional[str]:
     return str(content.digest)
 
 
-class _Rewriting:
+class Rewriting:
     """One image with new layers, and so with a new manifest for each platform and a new index."""
 
     def __init__(

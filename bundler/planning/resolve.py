@@ -340,21 +340,21 @@ class _Resolution:
         name = reference.familiar
         try:
             with self._source.open_blob(BlobRequest(reference, layer.plain)):
-                found, place = layer.plain, "is in its registry, too"
+                pass
         except NotFoundError:
             if not self._foreign or not urls:
                 raise ContentError(
                     f"the layer {layer.digest} of `{name}` is not in its registry, only at {origins}",
                     hint="--foreign-layers fetches it from there; see whether its licence lets you" if urls else None,
                 ) from None
-            found, place = dataclasses.replace(layer.plain, urls=urls), "comes from there"
-        if not layer.urls:
-            return found
-        self._notes.append(
-            f"{name}: a layer of {human_size(layer.size)} has addresses at {origins} and {place}; Docker and BuildKit "
-            "look for it at these first, so a host without a network may not get it from its own registry"
-        )
-        return found
+            self._notes.append(f"{name}: a layer of {human_size(layer.size)} comes from {origins}, not from a registry")
+            return dataclasses.replace(layer.plain, urls=urls)
+        if not self._foreign:
+            self._notes.append(
+                f"{name}: a layer of {human_size(layer.size)} has a type or addresses of its own, for which registries may "
+                "refuse the image, and which BuildKit asks first; --foreign-layers makes an ordinary layer of it"
+            )
+        return layer.plain
 
 
 def _odd(entry: Entry) -> str:

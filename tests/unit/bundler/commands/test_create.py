@@ -105,9 +105,15 @@ def test_layers_that_no_registry_has(hub: FakeRegistry, fake: Make, tmp_path: Pa
     allowed = ["vendor:1", "--foreign-layers"] if how == "option" else ["-f", "bundle.toml"]
     done = create(hub, tmp_path, *allowed, "-o", "a.tar")
     assert done.returncode == 0, done.stderr
-    assert f"`{vendor.host}` and comes from there" in done.stderr
+    assert f"comes from `{vendor.host}`, not from a registry" in done.stderr
     with Archive(tmp_path / "a.tar") as archive:
         assert archive.open_blob(blob).read(len(data)) == data
+        (bundled,) = (each for each in archive.manifest.images if "vendor" in each.reference.repository)
+        own, theirs = json.loads(archive.read_document(bundled.root))["layers"]
+    assert f"vendor:1: {image.digest} became {bundled.root.digest}" in done.stderr
+    assert own["mediaType"] == "application/vnd.oci.image.layer.v1.tar+gzip"
+    assert theirs == {**own, "digest": str(blob.digest), "size": blob.size}
+    assert bundle("verify", "a.tar", cwd=tmp_path).returncode == 0
 
 
 def test_a_layer_from_elsewhere_is_recompressed_and_its_address_is_gone(
@@ -125,7 +131,7 @@ def test_a_layer_from_elsewhere_is_recompressed_and_its_address_is_gone(
         with Archive(tmp_path / "a.tar") as archive:
             (bundled,) = (each for each in archive.manifest.images if str(each.root.digest) == root)
             layers = json.loads(archive.read_document(bundled.root))["layers"]
-        assert "urls" not in layers[0]
-        assert layers[1].get("urls") == (None if media_type == LAYER["docker"] else [url])
-        assert (layers[1]["digest"] == str(blob.digest)) == (media_type == FOREIGN)
+        assert not any("urls" in each for each in layers)
+        assert layers[1]["mediaType"] == "application/vnd.oci.image.layer.v1.tar+zstd"
+        assert layers[1]["digest"] != str(blob.digest)
         (tmp_path / "a.tar").unlink()

@@ -439,7 +439,8 @@ def test_a_layer_that_is_in_no_registry_is_planned_with_its_addresses_when_allow
     ((planned, _),) = plan.layers
     assert (planned.digest, planned.urls) == (layer.digest, ("https://layers.example/windows",))
     assert plan.images[0].root.digest == image.digest
-    assert "`layers.example:443` and comes from there" in plan.notes[0]
+    (note,) = plan.notes
+    assert note == "win:1: a layer of 19 B comes from `layers.example:443`, not from a registry"
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -448,8 +449,10 @@ def test_a_layer_with_addresses_that_its_registry_has_comes_from_the_registry(
 ) -> None:
     _, layer = with_urls(registry, ["https://layers.example/x"], LAYER["docker"])
     registry.blob("library/win", b"not in any registry")
-    ((planned, _),) = look("win:1", platforms=[AMD64], foreign_layers=allowed).layers
+    plan = look("win:1", platforms=[AMD64], foreign_layers=allowed)
+    ((planned, _),) = plan.layers
     assert (planned.digest, planned.urls) == (layer.digest, ())
+    assert ["--foreign-layers" in note for note in plan.notes] == ([] if allowed else [True])
 
 
 # The same cause

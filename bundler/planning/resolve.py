@@ -351,8 +351,8 @@ class _Resolution:
             return dataclasses.replace(layer.plain, urls=urls)
         if not self._foreign:
             self._notes.append(
-                f"{name}: a layer of {human_size(layer.size)} has a type or addresses of its own: registries may refuse "
-                "the image, and BuildKit asks these first; --foreign-layers makes an ordinary layer of it"
+                f"{name}: a layer of {human_size(layer.size)} has a type or addresses of its own: registries may "
+                "refuse the image, and BuildKit asks these first; --foreign-layers makes an ordinary layer of it"
             )
         return layer.plain
 

@@ -145,6 +145,10 @@ def _plan(
     plan = resolve(spec, local)
     if options.lock:
         options.lock.check(plan)
+    if spec.foreign_layers:
+        from bundler.planning.foreign_layers import with_ordinary_layers
+
+        plan = with_ordinary_layers(plan, local)
     recompressed = None
     if spec.recompress:
         from bundler.planning.recompress import recompress
@@ -154,6 +158,7 @@ def _plan(
     sizes = [layer.size for layer, _ in plan.layers if local.spool.has(layer.digest)]
     if options.referrers:
         plan = with_referrers(plan, source)
+    plan = dataclasses.replace(plan, notes=(*plan.notes, *source.notes))
     if options.bases:
         plan = subtract(plan, options.bases, with_python=python_is_asked_for)
     if options.part_size == FAT_LIMIT + 1:

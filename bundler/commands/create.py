@@ -71,6 +71,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--without", multiple=True, metavar="ROLE", help="Leave a part of the toolchain out.")
 @click.option("--with-python", is_flag=True, help="Take a Python image along, whatever its size.")
 @click.option("--attestations", is_flag=True, default=None, help="Take the images' attestations along.")
+@click.option("--foreign-layers", is_flag=True, default=None, help="Fetch layers from their URLs: changes digests.")
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Downloads at once."
 )
@@ -116,7 +117,7 @@ def create(
         workers=workers,
         threads=threads,
     )
-    with Transport(registries.settings) as transport:
+    with Transport(registries.settings_that_say(output.progress)) as transport:
         source = RegistrySource(transport, spec.mirrors)
         if only_plan:
             planned = api.plan(spec, target, source, options, output.progress)
@@ -142,6 +143,7 @@ def _line(
     without: Sequence[str],
     with_python: bool,
     attestations: Optional[bool],
+    foreign_layers: Optional[bool],
 ) -> Definition:
     """Read what the command line says about the bundle."""
     toolchain: dict[str, Optional[Reference]] = {}
@@ -161,6 +163,7 @@ def _line(
         from_daemon=tuple(map(FromDaemon.parse, from_daemon)),
         recompress=True if recompress else None,
         zstd_level=zstd_level,
+        foreign_layers=foreign_layers,
         dockerfiles=dockerfiles,
         build_args=dict(map(_build_arg, build_args)),
     )

@@ -62,7 +62,7 @@ def lock(
     path = lock_path(definition)
     old = read_lock(path)
     moving = tuple(map(Reference.parse, images)) or (tuple(old.digests()) if old and upgrade else ())
-    with Transport(registries.settings) as transport:
+    with Transport(registries.settings_that_say(output.progress)) as transport:
         output.progress.message(f"resolving {len(spec.images)} images")
         renewal = renew(spec, old, path, moving, RegistrySource(transport, spec.mirrors))
     if renewal.differs and not only_plan:

@@ -23,7 +23,8 @@ class OutputFile(click.Path):
     """A file that a command writes; `-` is none, since results go to stdout and these are not results."""
 
     def __init__(self) -> None:
-        super().__init__(dir_okay=False, path_type=Path)
+        super().__init__(path_type=Path)
+        self.name = "file"
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
         if str(value) == "-":

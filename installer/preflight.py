@@ -15,7 +15,7 @@ from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
 from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
-from installer.host.files import is_seen, usable_size
+from installer.host.files import device_of, is_seen, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.installed_registry import installed_address, installed_data
@@ -199,7 +199,7 @@ def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step
     needs: dict[Path, int] = {}
     for step in steps:
         if step.name == "images":
-            factor, place = _UNPACKED, Path(info.root)
+            factor, place = _UNPACKED, Path(info.image_root)
         elif step.name == "push" and not _keeps_unseen_data(job, host):
             factor, place = 1, data_place(job, info)
         else:
@@ -208,9 +208,7 @@ def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step
         needs[place] = needs.get(place, 0) + factor * size
     by_device: dict[int, tuple[Path, int]] = {}
     for place, size in needs.items():
-        seen = host.places.seen(place)
-        there = next(parent for parent in (seen, *seen.parents) if is_seen(parent))
-        device = there.stat().st_dev
+        device = device_of(host.places.seen(place))
         by_device[device] = (place, by_device.get(device, (place, 0))[1] + size)
     problems = []
     for place, size in by_device.values():

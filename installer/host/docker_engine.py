@@ -27,6 +27,9 @@ OLDEST_ENGINE = Version("20.10")
 # Loading an image may take minutes before the engine says a word.
 _TIMEOUT = 900
 _DEFAULT_HOST = "unix:///var/run/docker.sock"
+# A containerd of the system's own, and where it keeps its data unless its settings say otherwise.
+_SYSTEM_CONTAINERD = ("/run/containerd/containerd.sock", "/var/run/containerd/containerd.sock")
+_CONTAINERD_ROOT = "/var/lib/containerd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +50,19 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True)
 class EngineInfo:
-    """What the engine says of itself."""
+    """What the engine says of itself. `containerd_root` is set when the system's own containerd has the images."""
 
     version: str
     platform: Platform
     root: str
     security: tuple[str, ...]
     insecure_registries: tuple[str, ...]
+    containerd_root: Optional[str] = None
+
+    @property
+    def image_root(self) -> str:
+        """The directory of the host that images and the files of containers take their space from."""
+        return self.containerd_root or self.root
 
     @property
     def is_old(self) -> bool:
@@ -179,6 +188,7 @@ class Engine:
             root=str(value.get("DockerRootDir") or ""),
             security=tuple(value.get("SecurityOptions") or ()),
             insecure_registries=(*insecure, *(registries.get("InsecureRegistryCIDRs") or ())),
+            containerd_root=_CONTAINERD_ROOT if _uses_system_containerd(value) else None,
         )
 
     def image_id(self, name: str) -> Optional[str]:
@@ -513,6 +523,14 @@ def _refused(doing: str, message: str) -> Union[HostError, DiskFullError]:
             hint="docker system df shows what uses it; make room and run this again, it goes on",
         )
     return HostError(f"Docker refused to {doing}: {message.strip()}")
+
+
+def _uses_system_containerd(info: Mapping[str, Any]) -> bool:
+    """Whether images are in containerd's store, as on a fresh Docker 29, and that is not one which dockerd started."""
+    store = dict(info.get("DriverStatus") or ()).get("driver-type")
+    return (
+        store == "io.containerd.snapshotter.v1" and (info.get("Containerd") or {}).get("Address") in _SYSTEM_CONTAINERD
+    )
 
 
 def _tar(path: str, data: bytes) -> bytes:

@@ -72,7 +72,7 @@ class Docker:
         self.done.append("remove")
 
 
-def engine_of(docker: Docker) -> Engine:
+def engine_of(docker: Any) -> Engine:
     engine = Engine(Endpoint())
     engine._connected = docker
     return engine
@@ -101,6 +101,36 @@ def test_what_is_not_to_start_is_removed() -> None:
     with pytest.raises(HostError, match="not now"):
         engine_of(docker).run("image", [], name=GARBAGE, labels={"offline-bundle.role": "garbage"}, ready=ready)
     assert (docker.done, docker.containers) == (["create", "remove"], {})
+
+
+class Saying:
+    """A client that says this of the engine."""
+
+    def __init__(self, info: Any) -> None:
+        self.info = lambda: info
+
+
+SYSTEM = {"Address": "/run/containerd/containerd.sock", "Namespaces": {"Containers": "moby"}}
+OWN = {"Address": "/var/run/docker/containerd/containerd.sock"}
+SNAPSHOTTER = [["driver-type", "io.containerd.snapshotter.v1"]]
+OVERLAY2 = [["Backing Filesystem", "extfs"], ["Supports d_type", "true"]]
+
+
+@pytest.mark.parametrize(
+    ("status", "containerd", "place"),
+    [
+        (SNAPSHOTTER, SYSTEM, "/var/lib/containerd"),
+        (SNAPSHOTTER, OWN, "/srv/docker"),
+        # Before API 1.46 the engine does not say; containerd itself is there with the classic store, too.
+        (SNAPSHOTTER, None, "/srv/docker"),
+        (OVERLAY2, SYSTEM, "/srv/docker"),
+        (None, None, "/srv/docker"),
+    ],
+)
+def test_where_images_take_their_space(status: Any, containerd: Any, place: str) -> None:
+    says = {"DockerRootDir": "/srv/docker", "DriverStatus": status, "Containerd": containerd}
+    info = engine_of(Saying(says)).info()
+    assert (info.root, info.image_root) == ("/srv/docker", place)
 
 
 class Busy:

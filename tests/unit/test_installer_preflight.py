@@ -20,7 +20,7 @@ from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime import program
 from installer import preflight
-from installer.host.docker_engine import Container
+from installer.host.docker_engine import Container, EngineInfo
 from installer.host.labels import ENVIRONMENT, LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
 from installer.host.paths import Places
 from installer.host.relay import Finished
@@ -246,7 +246,7 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(tmp_path: Path, uns
     # It may be somebody's, who would lose it with an uninstallation if it counted as made for us.
     assert [change.action for change in step.look()] == ["start"]
     job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"))
-    info: Any = SimpleNamespace(root=data)
+    info = EngineInfo("29.0", Platform("linux", "amd64"), data, (), ())
     host: Any = SimpleNamespace(engine=Engine(), places=places(tmp_path))
     steps: Any = [
         SimpleNamespace(name=name, look=lambda: [Change("x", "y", "z", size=1)]) for name in ("images", "push")

@@ -30,6 +30,8 @@ _DEFAULT_HOST = "unix:///var/run/docker.sock"
 # A containerd of the system's own, and where it keeps its data unless its settings say otherwise.
 _SYSTEM_CONTAINERD = ("/run/containerd/containerd.sock", "/var/run/containerd/containerd.sock")
 _CONTAINERD_ROOT = "/var/lib/containerd"
+# With containerd's store, an image that could not be unpacked counts as loaded; a line of the progress has the reason.
+_NOT_UNPACKED = "Error unpacking image "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +244,8 @@ class Engine:
         """Load a Docker archive from its bytes; whatever `stream` raises is raised here."""
         with self._translated("load an image"):
             for event in self._client.load_image(stream):
-                message = event.get("error") or event.get("message")
+                said = str(event.get("stream") or "")
+                message = event.get("error") or event.get("message") or (_NOT_UNPACKED in said and said)
                 if message:
                     raise _refused("load an image", str(message))
 

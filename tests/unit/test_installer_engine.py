@@ -9,7 +9,7 @@ from typing import Any, Optional
 import pytest
 from docker.errors import NotFound
 
-from bundles.errors import HostError
+from bundles.errors import DiskFullError, HostError
 from bundles.oci.platform import Platform
 from installer.host.docker_engine import (
     Container,
@@ -104,10 +104,11 @@ def test_what_is_not_to_start_is_removed() -> None:
 
 
 class Saying:
-    """A client that says this of the engine."""
+    """A client that says this of the engine, and this while an image is loaded."""
 
-    def __init__(self, info: Any) -> None:
+    def __init__(self, info: Any = None, events: Sequence[Any] = ()) -> None:
         self.info = lambda: info
+        self.load_image = lambda _: iter(events)
 
 
 SYSTEM = {"Address": "/run/containerd/containerd.sock", "Namespaces": {"Containers": "moby"}}
@@ -131,6 +132,15 @@ def test_where_images_take_their_space(status: Any, containerd: Any, place: str)
     says = {"DockerRootDir": "/srv/docker", "DriverStatus": status, "Containerd": containerd}
     info = engine_of(Saying(says)).info()
     assert (info.root, info.image_root) == ("/srv/docker", place)
+
+
+def test_an_image_that_could_not_be_unpacked_is_not_loaded() -> None:
+    name = "docker.io/library/registry:3"
+    failed = f"Error unpacking image {name}: failed to extract layer: write /a: no space left on device\n"
+    engine = engine_of(Saying(events=[{"stream": f"Loaded image: {name}\n"}, {"stream": failed}]))
+    with pytest.raises(DiskFullError, match="write /a"):
+        engine.load(iter([b""]))
+    engine_of(Saying(events=[{"stream": f"Loaded image: {name}\n"}])).load(iter([b""]))
 
 
 class Busy:

@@ -370,11 +370,13 @@ class Engine:
         """The bytes that a volume, or a directory of this host, takes on the disk; None when that cannot be seen."""
         if not data.startswith("/"):
             with self._translated(f"measure the volume `{data}`"):
-                # Engines before 23.0 pass the parameter over, and measure everything.
+                # Engines before 23.0 pass the parameters over, and measure everything.
                 url = f"{self._client.base_url}/v{self._client.api_version}/system/df"
-                answer = self._client.get(url, params={"type": "volume"})
+                answer = self._client.get(url, params={"type": "volume", "verbose": "1"})
                 answer.raise_for_status()
-                volumes = answer.json().get("Volumes") or ()
+                usage = answer.json()
+                # From Docker 29 (API 1.52) on they are in `VolumeUsage`.
+                volumes = (usage.get("VolumeUsage") or {}).get("Items") or usage.get("Volumes") or ()
             sizes = [(entry.get("UsageData") or {}).get("Size") for entry in volumes if entry.get("Name") == data]
             return sizes[0] if sizes and sizes[0] is not None and sizes[0] >= 0 else None
         try:

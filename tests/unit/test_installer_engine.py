@@ -143,6 +143,23 @@ def test_an_image_that_could_not_be_unpacked_is_not_loaded() -> None:
     engine_of(Saying(events=[{"stream": f"Loaded image: {name}\n"}])).load(iter([b""]))
 
 
+@pytest.mark.parametrize("wrap", [lambda items: {"Volumes": items}, lambda items: {"VolumeUsage": {"Items": items}}])
+def test_the_size_of_a_volume_is_read_as_old_and_new_engines_give_it(wrap: Any) -> None:
+    items = [
+        {"Name": "a", "UsageData": {"RefCount": 1, "Size": 4096}},
+        {"Name": "unknown", "UsageData": {"RefCount": 0, "Size": -1}},
+    ]
+    answer = SimpleNamespace(raise_for_status=lambda: None, json=lambda: wrap(items))
+
+    def get(url: str, params: dict[str, str]) -> Any:
+        # Docker 29 names the volumes only when it is asked to be verbose.
+        assert (url, params["verbose"]) == ("http://docker/v1.52/system/df", "1")
+        return answer
+
+    engine = engine_of(SimpleNamespace(base_url="http://docker", api_version="1.52", get=get))
+    assert [engine.data_size(name) for name in ("a", "unknown", "b")] == [4096, None, None]
+
+
 class Busy:
     """An engine on which somebody starts the registry as soon as it was stopped."""
 

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import shlex
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, NetworkError, UsageError
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
 from installer.host.files import usable_size
@@ -86,7 +85,7 @@ class Diagnosis:
     @property
     def _install(self) -> str:
         # With the address, builder, platforms and data that were chosen then.
-        return f"python3 {shlex.quote(self._receipt.bundle.archive)} upgrade"
+        return f"python3 {quote(self._receipt.bundle.archive)} upgrade"
 
     def findings(self, *, thorough: bool) -> list[Finding]:
         """Find everything that is wrong. With `thorough` every layer that the bundle brought is asked for too."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from pathlib import Path
 from typing import Optional
 
 from bundles.archive.reader import Archive
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from bundles.runtime.sizes import human_size
 from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
 from installer.host.files import is_seen, usable_size
@@ -70,7 +69,7 @@ def _refuse_remote(host: Host, archive: Archive) -> None:
     raise HostError(
         f"Docker's engine is at `{endpoint.host}` ({source}), not on this host: the registry's port and data, the "
         "builder's settings and `docker push` to the registry's address belong to the machine where the engine runs",
-        hint=f"copy `{name}` there, {there}: python3 {name} install; for this host's own engine: "
+        hint=f"copy `{name}` there, {there}: python3 {quote(name)} install; for this host's own engine: "
         "unset DOCKER_HOST DOCKER_CONTEXT; docker context use default",
     )
 
@@ -109,7 +108,7 @@ def _engine_problems(archive: Archive, host: Host, info: EngineInfo) -> list[Pro
 
 def _platform_problems(archive: Archive, options: Options) -> list[Problem]:
     offered = archive.manifest.platforms
-    show = own_command(f"inspect {shlex.quote(str(archive.path))}")
+    show = own_command(f"inspect {quote(archive.path)}")
     return [
         Problem(f"--platform {platform}", f"the archive has {', '.join(map(str, offered))}", show)
         for platform in options.platforms

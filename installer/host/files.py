@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from typing import Any, Optional
 
 from bundles.errors import BundleError, HostError, reason
 from bundles.runtime.filesystem import free_space, open_locked, replace_file
+from bundles.runtime.program import quote
 from installer.host.relay import made_by_script, remove_at_end
 
 
@@ -162,7 +162,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> int:
-    """Open a lock file; one that root makes belongs to the owner of its directory, and one that is there stays his.
+    """Open a lock file. One that root makes belongs to the owner of its directory; one that is there is not given away.
 
     Raises:
         OSError: it cannot be made, or another thing has its name.
@@ -190,11 +190,6 @@ def remove_directories(directories: Iterable[Path]) -> None:
         with contextlib.suppress(OSError):
             directory.rmdir()
     remove_at_end(directory for directory in deepest if is_seen(directory))
-
-
-def quote(path: Path | str) -> str:
-    """Return a path as one word of a command that a person types."""
-    return shlex.quote(str(path))
 
 
 def remove_file(path: Path) -> None:

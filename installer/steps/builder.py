@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
+from bundles.runtime.program import quote
 from installer.host.container import Container
 from installer.host.docker_cli import CommandError
-from installer.host.files import is_writable, quote, read_json_file, read_optional, remove_tree, write_atomically
+from installer.host.files import is_writable, read_json_file, read_optional, remove_tree, write_atomically
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.model.address import Address

@@ -238,47 +238,51 @@ def _unknown(platforms: Sequence[Platform]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Registered:
-    """What of the kernel's table the image of a container registered, by architecture, and what others did.
+    """What of the kernel's table is of the image of a container, by architecture, and what is of others.
 
-    The names in `ours` are those of the entries; that of the architecture where the table is not seen from here.
+    Without `ours` for one of its architectures there is nothing of it. None where the table is not seen from here.
     """
 
-    ours: Mapping[str, Sequence[str]]
+    ours: Mapping[str, Optional[Sequence[Emulator]]]
     others: Sequence[Emulator]
 
     @classmethod
-    def by(cls, container: Container, host: Host) -> Registered:
-        """Compare the entries for the architectures of a container with its image.
-
-        An emulator is known by its path: ours is a file of the image, and none of this host. A package of the host
-        that was installed later puts its own in the place of one.
-        """
-        ours: dict[str, Sequence[str]] = {}
+    def of(cls, container: Container, host: Host, is_ours: Callable[[Emulator], bool]) -> Registered:
+        """Look at the entries for the architectures of a container."""
+        ours: dict[str, Optional[Sequence[Emulator]]] = {}
         others: list[Emulator] = []
         for name in filter(None, container.labels.get(LABEL_ARCHITECTURES, "").split(",")):
             found = kernel.emulators(host.places.binfmt, Platform("linux", name))
-            if found is None:
-                # Then nobody else on this host uses it either.
-                ours[name] = [name]
-                continue
-            mine = [entry for entry in found if _is_of_image(entry, container, host)]
-            others += [entry for entry in found if entry not in mine]
-            if mine:
-                ours[name] = [entry.name for entry in mine]
+            mine = found and [entry for entry in found if is_ours(entry)]
+            others += [entry for entry in found or () if entry not in (mine or ())]
+            if mine or found is None:
+                ours[name] = mine
         return cls(ours, others)
 
+    def names(self) -> list[str]:
+        """Return what to tell the image: the names of the entries, and where they are not seen, the architectures."""
+        return [
+            name
+            for architecture, found in self.ours.items()
+            for name in ([architecture] if found is None else [entry.name for entry in found])
+        ]
 
-def _is_of_image(entry: Emulator, container: Container, host: Host) -> bool:
-    if not entry.interpreter.startswith("/") or is_seen(host.places.seen(Path(entry.interpreter))):
-        return False
-    return host.engine.has_file(container.image_id, entry.interpreter)
+
+def _may_be_ours(entry: Emulator, host: Host) -> bool:
+    """Tell whether an emulator is none of the host's own. A package that came later puts its own in ours' place."""
+    return not is_seen(host.places.seen(Path("/", entry.interpreter)))
 
 
-def unregister(host: Host, container: Container) -> None:
-    """Have the image of the container take what it registered, and nothing else, out of the kernel again."""
-    names = [name for found in Registered.by(container, host).ours.values() for name in found]
-    if names:
-        host.engine.run(container.image_id, ["--uninstall", ",".join(names)], privileged=True)
+def unregister(host: Host, container: Container) -> Registered:
+    """Have the image of a container take what it registered, and nothing else, out of the kernel again."""
+
+    def is_ours(entry: Emulator) -> bool:
+        return _may_be_ours(entry, host) and host.engine.has_file(container.image_id, entry.interpreter)
+
+    registered = Registered.of(container, host, is_ours)
+    if registered.names():
+        host.engine.run(container.image_id, ["--uninstall", ",".join(registered.names())], privileged=True)
+    return registered
 
 
 def _supported(log: str) -> list[str]:
@@ -302,7 +306,7 @@ class RemoveEmulation(Step):
         container = self._host.engine.container(EMULATION_CONTAINER)
         if container is None or container.labels.get(LABEL_ROLE) != "emulation":
             return []
-        registered = Registered.by(container, self._host)
+        registered = Registered.of(container, self._host, lambda entry: _may_be_ours(entry, self._host))
         self._others = registered.others
         changes = [Change("unregister", "emulation", f"linux/{name}") for name in registered.ours]
         return [*changes, Change("remove", "container", container.name)]
@@ -310,7 +314,7 @@ class RemoveEmulation(Step):
     def apply(self, changes: Sequence[Change]) -> None:
         container = self._host.engine.container(EMULATION_CONTAINER)
         if container is not None:
-            unregister(self._host, container)
+            self._others = unregister(self._host, container).others
             self._host.engine.remove_container(container.name)
 
     def notes(self) -> Sequence[str]:

@@ -391,32 +391,48 @@ class Engine:
         Raises:
             HostError: the image has no such file.
         """
-        client = self._client
-        with self._translated(f"read `{path}` from `{image}`"):
-            # What an interrupted run has left of the same.
-            self.remove_passing(COPY_CONTAINER)
-            # A command is needed to create a container; this one never runs.
-            identity = client.create_container(
-                image=image,
-                command=[path],
-                network_disabled=True,
-                name=COPY_CONTAINER,
-                labels={LABEL_ROLE: "copy"},
-                use_config_proxy=False,
-            )["Id"]
-            try:
-                chunks, _ = client.get_archive(identity, path)
-                with tarfile.open(fileobj=cast(Any, PieceStream(chunks)), mode="r|") as tar:
-                    member = tar.next()
-                    content = tar.extractfile(member) if member is not None and member.isfile() else None
-                    if content is None:
-                        raise HostError(f"`{path}` in `{image}` is not a regular file")
+        with self._translated(f"read `{path}` from `{image}`"), self._unstarted(image, path) as identity:
+            chunks, _ = self._client.get_archive(identity, path)
+            with tarfile.open(fileobj=cast(Any, PieceStream(chunks)), mode="r|") as tar:
+                member = tar.next()
+                content = tar.extractfile(member) if member is not None and member.isfile() else None
+                if content is None:
+                    raise HostError(f"`{path}` in `{image}` is not a regular file")
+                chunk = content.read(1 << 20)
+                while chunk:
+                    yield chunk
                     chunk = content.read(1 << 20)
-                    while chunk:
-                        yield chunk
-                        chunk = content.read(1 << 20)
-            finally:
-                client.remove_container(identity, force=True, v=True)
+
+    def has_file(self, image: str, path: str) -> bool:
+        """Tell whether an image has a file of that name; nothing of the image is started."""
+        from docker.errors import NotFound
+
+        with self._translated(f"look for `{path}` in `{image}`"), self._unstarted(image, path) as identity:
+            try:
+                chunks, _ = self._client.get_archive(identity, path)
+            except NotFound:
+                return False
+            chunks.close()
+            return True
+
+    @contextlib.contextmanager
+    def _unstarted(self, image: str, path: str) -> Iterator[str]:
+        """Make a container to read the files of an image from, and remove it again."""
+        # What an interrupted run has left of the same.
+        self.remove_passing(COPY_CONTAINER)
+        # A command is needed to create a container; this one never runs.
+        identity = self._client.create_container(
+            image=image,
+            command=[path],
+            network_disabled=True,
+            name=COPY_CONTAINER,
+            labels={LABEL_ROLE: "copy"},
+            use_config_proxy=False,
+        )["Id"]
+        try:
+            yield identity
+        finally:
+            self._client.remove_container(identity, force=True, v=True)
 
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -211,6 +212,73 @@ def test_without_python(usb: Path, suite: str, config: Any, shell: str, user: Op
         assert site.out("find", home, "!", "-user", user or "root") == ""
         refused = site.bundle("install", "--builder", "1st", code=2)
         assert "builder" in refused["error"]["message"]
+
+
+# Bears the name of the engine, comes before it in every listing by name, and would end at a signal.
+DECOY = """\
+cp /bin/sleep /opt/dockerd
+/opt/dockerd 1000 &
+echo $! >/opt/decoy.pid
+"""
+
+
+def test_without_python_a_path_means_what_it_means_on_the_host(usb: Path) -> None:
+    with Host(suite="sid", name="paths") as host:
+        put_in(host, usb)
+        without_python(host)
+        host.add_user("ann", ("docker",))
+        host.run("sh", "-c", DECOY)
+
+        def run(place: str, *words: str, user: Optional[str] = "ann", code: int = 0) -> str:
+            command = f"cd {place} && tar -xOf {ARCHIVE} install.sh | dash -s -- {ARCHIVE} {shlex.join(words)}"
+            environment = {"CDPATH": "/", "DOCKER_DEFAULT_PLATFORM": "linux/arm64"}
+            done = host.run("sh", "-c", command, check=False, user=user, env=environment)
+            assert done.returncode == code, done.stdout + done.stderr
+            return str(done.stdout + done.stderr)
+
+        def files(place: str) -> str:
+            return str(host.run("find", place, "-printf", "%p %y %u\n").stdout)
+
+        before = files("/home/ann")
+        run("/tmp", "install", "--plan")
+        assert files("/home/ann") == before
+        run("/tmp", "install")
+        for place in ("/etc/job", "/srv/job", "/run/job"):
+            host.run("sh", "-c", f"mkdir {place}; chmod 777 {place}; echo 'FROM busybox:1.35' >{place}/Dockerfile")
+        host.run("sh", "-c", "ln -s /etc/job/Dockerfile /srv/job/link; ln -s /srv/job /run/job/to; cp /srv/job/* /tmp")
+        for place, named in (
+            ("/tmp", "Dockerfile"),
+            ("/tmp", "link"),
+            ("/tmp", "/etc/job"),
+            ("/tmp", "/run/job/to/link"),
+            ("/srv/job", "../job/link"),
+            ("/run/job", "to/Dockerfile"),
+            ("/etc/job", "."),
+            ("/usr/lib", "../../etc/job/Dockerfile"),
+            ("/", "tmp/Dockerfile"),
+        ):
+            assert "builds here: every image is there" in run(place, "check", named), (place, named)
+        for place, words, written in (
+            ("/tmp", ["want"], "/tmp/want.json"),
+            ("/tmp", ["inspect", "--html", "list.html"], "/tmp/list.html"),
+            ("/home/ann", ["verify", "--log-file", "/srv/job/log"], "/srv/job/log"),
+            ("/", ["want", "-o", "/run/job/want.json"], "/run/job/want.json"),
+            ("/etc/job", ["inspect", "--html=../../tmp/list2.html"], "/tmp/list2.html"),
+        ):
+            run(place, *words)
+            assert host.run("stat", "-c", "%U", written).stdout.strip() == "ann"
+            assert host.path(written).stat().st_size > 100
+        assert "has files of its own in `/usr/lib`" in run("/usr/lib", "want", code=2)
+        # The engine is told, and nobody else of its name.
+        assert "would be done" not in run("/tmp", "install", "--registry", "192.168.10.10:5000", "--yes", user=None)
+        assert host.run("sh", "-c", "kill -0 $(cat /opt/decoy.pid)", check=False).returncode == 0
+        assert "192.168.10.10:5000" in host.run("docker", "info").stdout
+        run("/tmp", "uninstall", "--yes", user=None)
+        assert "192.168.10.10:5000" not in host.run("docker", "info").stdout
+        assert host.run("sh", "-c", "kill -0 $(cat /opt/decoy.pid)", check=False).returncode == 0
+        run("/tmp", "uninstall", "--yes")
+        assert files("/home/ann") == before
+        assert host.run("find", "/root/.docker", "/root/.local", check=False).stdout == ""
 
 
 def test_the_buildx_plugin_goes_where_it_is_needed(usb: Path) -> None:

@@ -234,7 +234,8 @@ main() {
 
 run_installer() { # COMMAND [OPTION]...
     # Arguments before the image: one on a line in `mounts`, which has no other line feeds.
-    set -- "$image" "$last" "$@"
+    # By the id that was compared: a name may be given to another image meanwhile.
+    set -- "$found" "$last" "$@"
     saved_ifs=$IFS
     IFS='
 '
@@ -254,7 +255,7 @@ run_installer() { # COMMAND [OPTION]...
     for name in HTTP_PROXY HTTPS_PROXY FTP_PROXY ALL_PROXY http_proxy https_proxy ftp_proxy all_proxy; do
         set -- --env "$name=" "$@"
     done
-    docker run --rm --read-only --tmpfs /tmp --network host --pid host --userns host --log-driver none \
+    docker run --rm --pull never --read-only --tmpfs /tmp --network host --pid host --userns host --log-driver none \
         --security-opt label=disable --security-opt apparmor=unconfined --user "$(id -u):$(id -g)" \
         --env BUNDLE_HOST=/host --env BUNDLE_RELAY=/run/bundle --entrypoint python3 "$@"
 }

@@ -390,8 +390,10 @@ def test_an_upgrade_keeps_data_settings_and_build_cache(home: Air) -> None:
     bases = {(move["from"] or "").partition("@")[0]: move["to"] for move in deed["moves"] if move["role"] == "base"}
     assert bases["docker.io/library/busybox:1.35"] is None
     assert home.bundle("status")["bundle"]["name"] == "new"
-    images = json.loads(home.out("docker", "inspect", "registry", "buildx_buildkit_cross-builder0"))
-    assert [image["Config"]["Image"].rpartition(":")[2] for image in images] == ["3-next", "buildx-next"]
+    containers = json.loads(home.out("docker", "inspect", "registry", "buildx_buildkit_cross-builder0"))
+    names = (f"{LOCAL}/library/registry:3-next", f"{LOCAL}/moby/buildkit:buildx-next")
+    loaded = [image["Id"] for image in json.loads(home.out("docker", "image", "inspect", *names))]
+    assert [container["Image"] for container in containers] == loaded
     assert home.pulled("app:1", "busybox:mine", "busybox:1.35", "busybox:moving", "debian:12") == {
         "app:1": "amd64,arm64",
         "busybox:mine": "amd64,arm64",

@@ -39,7 +39,15 @@ ONLY = {
         "bundles/registry/connection_errors.py",
         "bundles/registry/error_response.py",
     },
-    "packaging": {"installer/host/versions.py", "installer/host/docker_engine.py", "installer/steps/buildx_plugin.py"},
+    "packaging": {
+        "installer/host/docker_cli.py",
+        "installer/host/docker_engine.py",
+        "installer/steps/buildx_plugin.py",
+    },
+        "installer/host/docker_cli.py",
+        "installer/host/docker_engine.py",
+        "installer/steps/buildx_plugin.py",
+    },
     "tqdm": {"bundles/runtime/progress.py"},
     "tarfile": {
         "bundler/sources/docker_save.py",

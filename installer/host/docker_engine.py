@@ -20,9 +20,9 @@ from bundles.errors import BundleError, DiskFullError, HostError, reason
 from bundles.oci.platform import Platform
 from bundles.runtime.streams import PieceStream
 from installer.host.container import Container, NewContainer, Outcome
+from installer.host.docker_cli import version_of
 from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.labels import COPY_CONTAINER, LABEL_ROLE
-from installer.host.versions import version_of
 
 OLDEST_ENGINE = Version("20.10")
 # Loading an image may take minutes before the engine says a word.
@@ -32,6 +32,8 @@ _SYSTEM_CONTAINERD = ("/run/containerd/containerd.sock", "/var/run/containerd/co
 _CONTAINERD_ROOT = "/var/lib/containerd"
 # With containerd's store, an image that could not be unpacked counts as loaded; a line of the progress has the reason.
 _NOT_UNPACKED = "Error unpacking image "
+# What Docker shows where a port is published on every address.
+_EVERY = ("0.0.0.0", "::")  # noqa: S104  nothing is bound here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +143,8 @@ class Engine:
         return tuple(self._inspect_image(image_id).get("RepoTags") or ())
 
     def pull(self, name: str) -> None:
-        """Fetch an image by its name, for this host's platform."""
-        repository, _, tag = name.rpartition(":")
+        """Fetch an image by its name, which has a tag or a digest, for this host's platform."""
+        repository, _, tag = name.partition("@") if "@" in name else name.rpartition(":")
         with self._translated(f"pull `{name}`"):
             for event in self._client.pull(repository, tag, stream=True, decode=True):
                 if event.get("error"):
@@ -211,6 +213,11 @@ class Engine:
             labels=config.get("Labels") or {},
             environment=environment,
             restart=((value.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or "no",
+            published=frozenset(
+                (str(place["HostIp"]), int(place["HostPort"]))
+                for places in ((value.get("NetworkSettings") or {}).get("Ports") or {}).values()
+                for place in places or ()
+            ),
         )
 
     def container_names(self, prefix: str) -> tuple[str, ...]:
@@ -224,18 +231,23 @@ class Engine:
         with self._translated(f"change the container `{name}`"):
             self._client.update_container(name, restart_policy={"Name": policy})
 
-    def publishers(self, port: int) -> tuple[str, ...]:
-        """Return the names of the running containers that have that TCP port of the host."""
+    def publishers(self, ip: str, port: int) -> tuple[str, ...]:
+        """Return the names of the running containers that have that TCP port of an address of the host."""
         with self._translated("list the containers"):
             found = self._client.containers()
         return tuple(
             entry["Names"][0].lstrip("/")
             for entry in found
-            if any(item.get("PublicPort") == port and item.get("Type") == "tcp" for item in entry.get("Ports") or ())
+            if any(
+                item.get("PublicPort") == port and item.get("Type") == "tcp" and item.get("IP") in (ip, *_EVERY)
+                for item in entry.get("Ports") or ()
+            )
         )
 
-    def create_container(self, wanted: NewContainer) -> None:
-        """Make a container and start it.
+    def create_container(self, wanted: NewContainer, is_image: Callable[[str], bool]) -> None:
+        """Make a container and start it; it is compared before it starts which image it was made of.
+
+        A name of an image proves nothing: whoever may push to a registry may have made it another's.
 
         The proxies of Docker's config.json, which may have passwords, do not go into containers of ours: none of them
         asks anybody outside.
@@ -244,7 +256,7 @@ class Engine:
         with self._translated(f"create the container `{wanted.name}`"):
             host = client.create_host_config(
                 binds=list(wanted.binds),
-                port_bindings=dict(wanted.publish),
+                port_bindings={port: list(places) for port, places in wanted.publish.items()},
                 restart_policy={"Name": "always"},
                 privileged=wanted.privileged,
                 network_mode=None if wanted.network else "none",
@@ -264,6 +276,14 @@ class Engine:
             )
             for path, data in wanted.files.items():
                 client.put_archive(wanted.name, "/", _tar(path, data))
+        made = self.container(wanted.name)
+        if made is None or not is_image(made.image_id):
+            self.remove_container(wanted.name)
+            raise HostError(
+                f"`{wanted.image}` is {made and made.image_id} in Docker, which is not the image that was installed; "
+                "nothing of it was started",
+                hint=f"docker image inspect {wanted.image}",
+            )
         self.start_container(wanted.name)
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:

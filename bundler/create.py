@@ -1,38 +1,63 @@
-"""Layers that `create` makes itself: of images in the local Docker, and with --recompress. With their options.
+"""Registry -> archive: everything that is asked for is resolved, laid out, fetched and written.
 
-Their sizes must be known before the archive is laid out, so they wait in a directory beside it until it is written.
+with Transport(settings) as transport:
+    source = RegistrySource(transport, spec.mirrors)
+    created = create(spec, Path("offline.tar"), source, Options(), progress)
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Optional
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import Compression, Spec
+from bundler.planning.delta import Known, subtract
+from bundler.planning.lockfile import Lock
 from bundler.planning.plan import Plan
+from bundler.planning.referrers import with_referrers
+from bundler.planning.resolve import resolve
+from bundler.sources.pins import PinnedSource
 from bundler.sources.source import Source
-from bundler.sources.spool import Spool, SpooledSource
-from bundler.writing.contents import Contents
-from bundler.writing.fetch import export
-from bundler.writing.previous import (
-    Leftover,
-    LeftoverSource,
-    discard,
-    set_aside,
-)
-from bundler.writing.writer import ArchiveWriter, Written
-from bundles.errors import NotFoundError
-from bundles.oci.platform import Platform
+from bundler.sources.spool import Spool, SpooledSource, spool_beside
+from bundler.writing.contents import Contents, compose
+from bundler.writing.fetch import DEFAULT_WORKERS, export
+from bundler.writing.previous import Leftover, LeftoverSource, discard, set_aside
+from bundler.writing.program import program
+from bundler.writing.writer import ArchiveWriter, Written, check_directory
+from bundles.archive.signature import sign
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
 
 if TYPE_CHECKING:
     from bundler.planning.recompress import Recompressed
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How an archive is made of what is asked for.
+
+    Args:
+        lock: what references stand for; None to ask the registries.
+        bases: what the host has already, which is left out.
+        referrers: take along what is attached to the images.
+        part_size: the most bytes that a part may have; None for one file.
+        key: the SSH key that signs.
+        workers: downloads at once.
+        threads: how many cores compress one layer; 0 for all.
+        program: the zip behind the tar.
+    """
+
+    lock: Optional[Lock] = None
+    bases: Sequence[Known] = ()
+    referrers: bool = False
+    part_size: Optional[int] = None
+    key: Optional[Path] = None
+    workers: int = DEFAULT_WORKERS
+    threads: int = 0
+    program: bytes = dataclasses.field(default_factory=program)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,88 +68,93 @@ class Made:
     size: int
     recompressed: Optional[Recompressed]
 
-    def to_json(self) -> dict[str, Any]:
-        """Keys of the document of `create`: madeSize, the bytes of those layers; recompressed, or null."""
-        changed = self.recompressed.to_json() if self.recompressed else None
-        return {"madeSize": self.size, "recompressed": changed}
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """What an archive is to be: what goes in, where it stands, and which of its layers are made here."""
+
+    plan: Plan
+    contents: Contents
+    made: Made
 
 
-def take_local(
-    spec: Spec, source: Source, spool: Spool, threads: int, progress: Progress
-) -> tuple[Spec, SpooledSource]:
-    """Read what is wanted of the local Docker: the spec with those images too, and a source that has them.
+@dataclasses.dataclass(frozen=True)
+class Created(Planned):
+    """An archive that is there."""
 
-    Raises:
-        HostError: Docker does not answer.
-        NetworkError: it does not have an image, or not for a wanted platform; or what it has is damaged.
-    """
-    spooled = SpooledSource(source, spool)
-    if not spec.from_daemon:
-        return spec, spooled
-    from bundler.sources.docker_engine import platforms, read_images
-    from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE
-    from bundler.sources.zstd import DEFAULT_LEVEL, Settings
-
-    settings = Settings(spec.zstd_level or DEFAULT_LEVEL, threads)
-    wanted = list(spec.images)
-    names = ", ".join(item.reference.familiar for item in spec.from_daemon)
-    progress.message(f"reading {names} from the local Docker")
-    for item, local in zip(spec.from_daemon, read_images(spec.from_daemon, spool, settings)):
-        spooled.add(item.reference, local)
-        offered = platforms(local)
-        chosen = tuple(platform for platform in spec.platforms if platform.best_of(offered))
-        if not chosen:
-            raise NotFoundError(
-                f"the local Docker has `{item.reference.familiar}` for {_list(offered)}, and not for "
-                f"{_list(spec.platforms)}",
-                hint="choose platforms with --platform, or build it for these",
-            )
-        missing = [platform for platform in spec.platforms if platform not in chosen]
-        if missing:
-            progress.message(f"note: {item.reference.familiar} is for {_list(chosen)} only, not for {_list(missing)}")
-        wanted.append(Wanted(item.reference, "base", chosen))
-    if any(OCI_ZSTD_LAYER.encode() in data for data in spooled.documents):
-        progress.message(f"note: {ZSTD_NOTE}")
-    return dataclasses.replace(spec, images=tuple(wanted)), spooled
+    written: Written
 
 
-def make_smaller(
-    spec: Spec, plan: Plan, source: SpooledSource, *, threads: int, workers: int, progress: Progress
-) -> tuple[Plan, Made]:
-    """The plan, with zstd layers when the spec asks for them, and which of its layers are made here.
-
-    It also says which images are local.
+def create(spec: Spec, target: Path, source: Source, options: Options, progress: Progress) -> Created:
+    """Write the archive `target`; what an interrupted run has left is used.
 
     Raises:
-        NetworkError: a layer cannot be had, or its content is not what its image says.
+        UsageError: it cannot be written there, or the lock does not fit what is asked for.
+        NetworkError: something cannot be had; what was fetched stays, and the next run goes on.
+        DiskFullError: there is no room for it; likewise.
+        HostError: the local Docker does not answer.
+
+    After any error `source` may be cancelled.
     """
-    result = None
+    check_directory(target)
+    with spool_beside(target, spec, progress) as spool:
+        planned, local = _plan(spec, source, spool, options, progress)
+        contents = planned.contents
+        if options.key:
+            contents = dataclasses.replace(contents, signature=sign(contents.manifest_bytes, options.key))
+        planned = dataclasses.replace(planned, contents=contents)
+        written = _write(planned, local, target, options, progress)
+    return Created(planned.plan, planned.contents, planned.made, written)
+
+
+def plan(spec: Spec, target: Path, source: Source, options: Options, progress: Progress) -> Planned:
+    """Find out what `create` would write; nothing is written, and nobody is asked for the key's passphrase.
+
+    Raises:
+        UsageError, NetworkError, HostError: as `create` does.
+    """
+    check_directory(target)
+    return _plan(spec, source, Spool(None), options, progress)[0]
+
+
+def _plan(
+    spec: Spec, source: Source, spool: Spool, options: Options, progress: Progress
+) -> tuple[Planned, SpooledSource]:
+    """Resolve and lay out; also give the source that has what is made here, too."""
+    python_is_asked_for = any(image.role == "python" and not image.optional for image in spec.images)
+    compression = Compression(spec.zstd_level or Compression.level, options.threads)
+    remote = source
+    if options.lock:
+        spec, remote = options.lock.apply(spec), PinnedSource(source, options.lock.pins)
+    local = SpooledSource(remote, spool)
+    if spec.from_daemon:
+        from bundler.sources.docker_engine import take_local
+
+        spec = take_local(spec, local, compression, progress)
+    progress.message(f"resolving {len(spec.images)} images")
+    plan = resolve(spec, local)
+    if options.lock:
+        options.lock.check(plan)
+    recompressed = None
     if spec.recompress:
         from bundler.planning.recompress import recompress
-        from bundler.sources.zstd import DEFAULT_LEVEL, Settings
 
-        result = recompress(plan, source, Settings(spec.zstd_level or DEFAULT_LEVEL, threads), progress, workers)
-        plan = dataclasses.replace(result.plan, notes=(*plan.notes, *result.notes()))
-    plan = dataclasses.replace(plan, local=frozenset(item.reference for item in spec.from_daemon))
-    sizes = [layer.size for layer, _ in plan.layers if source.spool.has(layer.digest)]
-    return plan, Made(len(sizes), sum(sizes), result)
+        recompressed = recompress(plan, local, compression, progress, options.workers)
+        plan = dataclasses.replace(recompressed.plan, notes=(*plan.notes, *recompressed.notes()))
+    sizes = [layer.size for layer, _ in plan.layers if local.spool.has(layer.digest)]
+    if options.referrers:
+        plan = with_referrers(plan, source)
+    if options.bases:
+        plan = subtract(plan, options.bases, with_python=python_is_asked_for)
+    for note in plan.notes:
+        progress.message(f"note: {note}")
+    contents = compose(spec, plan, options.program, signed=options.key is not None)
+    return Planned(plan, contents, Made(len(sizes), sum(sizes), recompressed)), local
 
 
-def _list(platforms: Sequence[Platform]) -> str:
-    return ", ".join(map(str, platforms)) or "no platform"
-
-
-def _write(
-    plan: Plan,
-    source: Source,
-    contents: Contents,
-    *,
-    target: Path,
-    part_size: Optional[int],
-    workers: int,
-    progress: Progress,
-) -> Written:
+def _write(planned: Planned, source: Source, target: Path, options: Options, progress: Progress) -> Written:
     """Fetch and write; what an interrupted run for another bundle has left is used where it fits."""
+    plan, contents = planned.plan, planned.contents
     lost = set_aside(target, contents.digest, contents.layout.size)
     if lost:
         what = f"{human_size(lost)} that an interrupted run for another bundle has left"
@@ -137,7 +167,7 @@ def _write(
             if kept:
                 progress.message(f"note: an interrupted run for another bundle has left {human_size(kept)} of this one")
             source = LeftoverSource(source, leftover)
-        writer = stack.enter_context(ArchiveWriter(target, contents, part_size))
-        written = export(plan, source, writer, progress, workers)
+        writer = stack.enter_context(ArchiveWriter(target, contents, options.part_size))
+        written = export(plan, source, writer, progress, options.workers)
     discard(target)
     return written

@@ -1,11 +1,10 @@
-"""Is the host ready? Every problem in one report, each with the command that mends it; nothing is touched."""
+"""Is the host ready for a job? The problems that no single step sees, each with the command that fixes it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -28,7 +27,7 @@ _SPARE = 64 << 20
 
 
 def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optional[EngineInfo], list[Problem]]:
-    """What is to be done, what the engine says of itself, and the problems of the host as a whole.
+    """Return what is to be done, what the engine says of itself, and the problems of the host as a whole.
 
     Without an engine the job is settled as if nothing had been installed before, so that the rest can still be checked.
     """
@@ -48,40 +47,6 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
         problems += _engine_problems(archive, host, info)
     problems += _platform_problems(archive, options) + _clashes(job)
     return job, info, problems
-
-
-def check(
-    job: Job,
-    info: Optional[EngineInfo],
-    host: Host,
-    steps: Sequence[Step],
-    *,
-    problems: list[Problem],
-    asking: bool,
-) -> None:
-    """Collect what each step finds, add it to `problems`, and report all of it.
-
-    Args:
-        asking: whether steps that need a person's consent are going to be done.
-
-    Raises:
-        HostError: the host is not ready.
-    """
-    for step in steps:
-        # Without an engine many a step cannot look; that there is none is in the report already.
-        with contextlib.ExitStack() as stack:
-            if info is None:
-                stack.enter_context(contextlib.suppress(HostError))
-            found = step.problems()
-            problems += found
-            question = step.question() if asking and not job.options.yes and host.ask is None else None
-            if question and not found:
-                problems.append(Problem("consent", f"needed to {question}", "run this again with --yes"))
-    if info is not None and not problems:
-        problems += _space_problems(job, info, host, steps)
-    if problems:
-        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise HostError(f"this host is not ready: {count}, and nothing has been changed", problems=problems)
 
 
 def _refuse_remote(host: Host, archive: Archive) -> None:
@@ -111,7 +76,7 @@ def _refuse_remote(host: Host, archive: Archive) -> None:
 
 
 def data_place(job: Job, info: EngineInfo) -> Path:
-    """The directory of the host whose file system holds the registry's data."""
+    """Return the directory of the host whose file system holds the registry's data."""
     return Path(job.data if is_directory(job.data) else info.root)
 
 
@@ -153,7 +118,7 @@ def _platform_problems(archive: Archive, options: Options) -> list[Problem]:
 
 
 def _clashes(job: Job) -> list[Problem]:
-    """Images that would take each other's tag."""
+    """Find images that would take each other's tag."""
     owners: dict[tuple[str, str], str] = {}
     problems = []
     for item in job.images:
@@ -169,7 +134,7 @@ def _clashes(job: Job) -> list[Problem]:
 
 
 def has_other_data(job: Job, host: Host) -> bool:
-    """Whether our registry keeps its data elsewhere than the job wants: then the step `registry` replaces it."""
+    """Tell whether our registry keeps its data elsewhere than the job wants: then the step `registry` replaces it."""
     with contextlib.suppress(HostError):
         data = installed_data(host.engine.container(REGISTRY_CONTAINER))
         return data is not None and data != job.data
@@ -177,7 +142,7 @@ def has_other_data(job: Job, host: Host) -> bool:
 
 
 def _keeps_unseen_data(job: Job, host: Host) -> bool:
-    """Whether the data is that of a registry of ours which does not serve it where it could be asked what it has."""
+    """Tell whether the data is that of a registry of ours which does not serve it where it could be asked for it."""
     container = host.engine.container(REGISTRY_CONTAINER)
     if container is None:
         return False
@@ -188,24 +153,23 @@ def _keeps_unseen_data(job: Job, host: Host) -> bool:
 
 
 def _holds_data(data: str, host: Host) -> bool:
-    """Whether a registry seems to have kept its data there."""
+    """Tell whether a registry seems to have kept its data there."""
     if is_directory(data):
         return is_seen(host.places.seen(Path(data)) / "docker" / "registry")
     return host.engine.has_volume(data)
 
 
-def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step]) -> list[Problem]:
-    """Where less is free than what is missing needs. Directories that cannot be seen are passed over."""
-    needs: dict[Path, int] = {}
-    for step in steps:
-        if step.name == "images":
-            factor, place = _UNPACKED, Path(info.root)
-        elif step.name == "push" and not _keeps_unseen_data(job, host):
-            factor, place = 1, data_place(job, info)
-        else:
-            continue
-        size = sum(change.size or 0 for change in step.look())
-        needs[place] = needs.get(place, 0) + factor * size
+def space_problems(job: Job, info: EngineInfo, host: Host, images: Step, push: Step) -> list[Problem]:
+    """Find where less is free than what is missing needs. Directories that cannot be seen are passed over.
+
+    Args:
+        images: the step that loads images into Docker.
+        push: the one that fills the registry.
+    """
+    needs = {Path(info.root): _UNPACKED * _missing_size(images)}
+    if not _keeps_unseen_data(job, host):
+        place = data_place(job, info)
+        needs[place] = needs.get(place, 0) + _missing_size(push)
     by_device: dict[int, tuple[Path, int]] = {}
     for place, size in needs.items():
         seen = host.places.seen(place)
@@ -224,3 +188,7 @@ def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step
                 )
             )
     return problems
+
+
+def _missing_size(step: Step) -> int:
+    return sum(change.size or 0 for change in step.look())

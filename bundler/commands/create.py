@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 import click
 
-from bundler.commands.lock import lock_path
-from bundler.commands.options import (
-    Look,
-    Making,
-    Registries,
-    look_options,
-    making_options,
-    pair,
-    registry_options,
-)
-from bundler.create import (
-    Made,
-    _write,
-    make_smaller,
-    take_local,
-)
+from bundler import create as api
+from bundler.commands.options import Registries, pair, registry_options
 from bundler.definition.load import Defined, define
-from bundler.definition.spec import TOOLCHAIN, Definition
-from bundler.planning.delta import read_base, subtract, summary
-from bundler.planning.lockfile import read_lock
+from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon
+from bundler.planning.delta import read_base, summary
+from bundler.planning.lockfile import lock_path, read_lock
 from bundler.planning.plan import Plan
-from bundler.planning.referrers import with_referrers
-from bundler.planning.resolve import resolve
-from bundler.sources.pinned import PinnedSource
 from bundler.sources.registry import RegistrySource
-from bundler.sources.source import Source
-from bundler.sources.spool import spool_beside
-from bundler.writing.contents import Contents, compose
 from bundler.writing.fetch import DEFAULT_WORKERS
-from bundler.writing.program import program
-from bundler.writing.writer import Written, check_directory
+from bundler.writing.writer import Written
 from bundles.archive.parts import cut
-from bundles.archive.signature import sign
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
@@ -68,9 +47,25 @@ _PATH = click.Path(path_type=Path)
 @click.option("--name", help="The bundle's name.  [default: offline]")
 @click.option("--platform", "platforms", help="Platforms of the base images.  [default: linux/amd64,linux/arm64]")
 @click.option("--host-platform", "host_platforms", help="Platforms of the air-gapped host.  [default: linux/amd64]")
-@look_options
+@click.option(
+    "--dockerfile",
+    "dockerfiles",
+    multiple=True,
+    metavar="PATH",
+    type=_PATH,
+    help="Bundle what this needs: a Dockerfile, a directory, a Compose or Bake file.",
+)
+@click.option("--build-arg", "build_args", multiple=True, metavar="NAME[=VALUE]", help="As for docker build.")
 @registry_options
-@making_options
+@click.option(
+    "--from-daemon",
+    multiple=True,
+    metavar="[NAME=]IMAGE[,IMAGE]",
+    help="Take IMAGE from the local Docker, or one image NAME from one of each platform.",
+)
+@click.option("--recompress", type=click.Choice(["zstd"]), help="Base images' layers as zstd: this changes digests.")
+@click.option("--zstd-level", type=click.IntRange(1, 19), help="1 is fast, 19 is small.  [default: 9]")
+@click.option("--zstd-threads", "threads", type=click.IntRange(0, 256), default=0, help="[default: all cores]")
 @click.option("--toolchain", "parts", multiple=True, metavar="ROLE=IMAGE", help=f"Override {', '.join(TOOLCHAIN)}.")
 @click.option("--without", multiple=True, metavar="ROLE", help="Leave a part of the toolchain out.")
 @click.option("--with-python", is_flag=True, help="Take a Python image along, whatever its size.")
@@ -89,9 +84,8 @@ def create(
     bases: tuple[Path, ...],
     split: Optional[str],
     key: Optional[Path],
-    look: Look,
     registries: Registries,
-    making: Making,
+    threads: int,
     workers: int,
     referrers: bool,
     only_plan: bool,
@@ -107,66 +101,48 @@ def create(
 
     With a bundle.lock beside the bundle.toml, what is bundled is what was locked.
     """
-    said = _definition(images, look=look, mirrors=registries.mirrors, making=making, **line)
-    defined = define(definition, said)
+    defined = define(definition, _line(images, registries.mirrors, **line))
     for text in defined.messages():
         output.progress.message(text)
     spec = defined.spec
-    known = [read_base(base) for base in bases]
-    lock = read_lock(lock_path(definition)) if definition else None
-    if lock and definition:
-        spec = lock.apply(spec, lock_path(definition))
     target = (path or Path(f"{spec.name}.tar")).absolute()
-    check_directory(target)
-    part_size = parse_size(split) if split else None
-    spooling = spool_beside(target, spec, not only_plan, output.progress)
-    with Transport(registries.settings) as transport, spooling as spool:
-        registry = RegistrySource(transport, spec.mirrors)
-        remote: Source = registry
-        if lock:
-            remote = PinnedSource(remote, lock.pins)
-        spec, source = take_local(spec, remote, spool, making.threads, output.progress)
-        output.progress.message(f"resolving {len(spec.images)} images")
-        plan = resolve(spec, source)
-        if lock:
-            lock.check(plan)
-        plan, made = make_smaller(spec, plan, source, threads=making.threads, workers=workers, progress=output.progress)
-        if referrers:
-            plan = with_referrers(plan, registry)
-        if known:
-            asked = any(image.role == "python" and not image.optional for image in defined.spec.images)
-            plan = subtract(plan, known, with_python=asked)
-        for note in plan.notes:
-            output.progress.message(f"note: {note}")
-        contents = compose(spec, plan, program())
-        if key:
-            # The plan tells the digest without asking for a passphrase: the signature itself does not change it.
-            contents = contents.signed(lambda data: b"" if only_plan else sign(data, key))
+    options = api.Options(
+        lock=read_lock(lock_path(definition)) if definition else None,
+        bases=[read_base(base) for base in bases],
+        referrers=referrers,
+        part_size=parse_size(split) if split else None,
+        key=key,
+        workers=workers,
+        threads=threads,
+    )
+    with Transport(registries.settings) as transport:
+        source = RegistrySource(transport, spec.mirrors)
         if only_plan:
-            document = _document(defined, plan, contents, None, made.to_json())
-            output.result(document, _plan_text(plan, contents, target, part_size, made))
-            return
-        written = _write(
-            plan, source, contents, target=target, part_size=part_size, workers=workers, progress=output.progress
-        )
-    output.result(_document(defined, plan, contents, written, made.to_json()), _result_text(plan, written))
+            planned = api.plan(spec, target, source, options, output.progress)
+            output.result(_document(defined, planned, None), _plan_text(planned, target, options.part_size))
+        else:
+            created = api.create(spec, target, source, options, output.progress)
+            output.result(_document(defined, created, created.written), _result_text(created.plan, created.written))
 
 
-def _definition(
+def _line(
     images: Sequence[str],
+    mirrors: Mapping[str, tuple[str, ...]],
     *,
     name: Optional[str],
     platforms: Optional[str],
     host_platforms: Optional[str],
-    look: Look,
-    mirrors: Mapping[str, tuple[str, ...]],
-    making: Making,
+    dockerfiles: tuple[Path, ...],
+    build_args: Sequence[str],
+    from_daemon: Sequence[str],
+    recompress: Optional[str],
+    zstd_level: Optional[int],
     parts: Sequence[str],
     without: Sequence[str],
     with_python: bool,
     attestations: Optional[bool],
 ) -> Definition:
-    """What the command line says."""
+    """Read what the command line says about the bundle."""
     toolchain: dict[str, Optional[Reference]] = {}
     for role, image in (pair(part, "--toolchain", "registry=registry:3") for part in parts):
         toolchain[_role(role)] = Reference.parse(image)
@@ -181,12 +157,20 @@ def _definition(
         toolchain=toolchain,
         attestations=attestations,
         with_python=with_python,
-        from_daemon=making.from_daemon,
-        recompress=making.recompress,
-        zstd_level=making.level,
-        dockerfiles=look.dockerfiles,
-        build_args=look.build_args,
+        from_daemon=tuple(map(FromDaemon.parse, from_daemon)),
+        recompress=True if recompress else None,
+        zstd_level=zstd_level,
+        dockerfiles=dockerfiles,
+        build_args=dict(map(_build_arg, build_args)),
     )
+
+
+def _build_arg(text: str) -> tuple[str, str]:
+    """Read NAME=VALUE, or NAME for the value that the environment gives it."""
+    name, equals, value = text.partition("=")
+    if not name or (not equals and name not in os.environ):
+        raise UsageError(f"`--build-arg {text}` has no value: expected NAME=VALUE, or NAME that is in the environment")
+    return name, value if equals else os.environ[name]
 
 
 def _role(text: str) -> str:
@@ -195,9 +179,8 @@ def _role(text: str) -> str:
     return text
 
 
-def _document(
-    defined: Defined, plan: Plan, contents: Contents, written: Optional[Written], made: dict[str, Any]
-) -> dict[str, Any]:
+def _document(defined: Defined, planned: api.Planned, written: Optional[Written]) -> dict[str, Any]:
+    plan, contents, made = planned.plan, planned.contents, planned.made
     return {
         "archive": str(written.path) if written else None,
         "name": defined.spec.name,
@@ -208,8 +191,9 @@ def _document(
             {"path": str(file.path), "size": file.size, "sha256": file.sha256}
             for file in (written.files if written else ())
         ],
-        "downloadSize": plan.layer_size - made["madeSize"],
-        **made,
+        "downloadSize": plan.layer_size - made.size,
+        "madeSize": made.size,
+        "recompressed": made.recompressed.to_json() if made.recompressed else None,
         "images": contents.manifest.to_json()["images"],
         "found": defined.found(),
         **summary(plan),
@@ -234,8 +218,8 @@ def _images_text(plan: Plan) -> list[str]:
     return lines
 
 
-def _plan_text(plan: Plan, contents: Contents, target: Path, part_size: Optional[int], made: Made) -> str:
-    layout = contents.layout
+def _plan_text(planned: api.Planned, target: Path, part_size: Optional[int]) -> str:
+    plan, layout, made = planned.plan, planned.contents.layout, planned.made
     parts = f" in {len(cut(layout, part_size))} parts" if part_size else ""
     lines = ["would bundle:", *_images_text(plan), *_delta_text(plan)]
     lines.append(f"would download {human_size(plan.layer_size - made.size)} in {len(plan.layers) - made.count} blobs")

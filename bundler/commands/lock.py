@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -12,9 +11,7 @@ import click
 from bundler.commands.options import Registries, registry_options
 from bundler.definition.load import define
 from bundler.definition.spec import Definition
-from bundler.planning.lockfile import Lock, read_lock
-from bundler.planning.resolve import resolve
-from bundler.sources.pinned import PinnedSource
+from bundler.planning.lockfile import Lock, lock_path, read_lock, renew
 from bundler.sources.registry import RegistrySource
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
@@ -61,26 +58,18 @@ def lock(
     spec = defined.spec
     path = lock_path(definition)
     old = read_lock(path)
-    pins = _kept(old, images) if old and (images or not upgrade) else {}
+    moving = tuple(map(Reference.parse, images)) or (tuple(old.digests()) if old and upgrade else ())
     with Transport(registries.settings) as transport:
-        source = PinnedSource(RegistrySource(transport, spec.mirrors), pins)
         output.progress.message(f"resolving {len(spec.images)} images")
-        plan = resolve(spec, source)
-    new = Lock.of(spec, plan, source.found)
-    changed = old is None or new.to_bytes() != old.to_bytes()
-    if changed and not only_plan:
-        write_whole(path, new.to_bytes())
-    document = {"lock": str(path), "changed": changed, **moves(old, new)}
-    output.result(document, _text(document, only_plan, plan.layer_size))
-
-
-def lock_path(definition: Path) -> Path:
-    """Where the lock of a definition is: `bundle.lock` for `bundle.toml`."""
-    return definition.with_suffix(".lock")
+        renewal = renew(spec, old, path, moving, RegistrySource(transport, spec.mirrors))
+    if renewal.differs and not only_plan:
+        write_whole(path, renewal.new.to_bytes())
+    document = {"lock": str(path), "changed": renewal.differs, **moves(old, renewal.new)}
+    output.result(document, _text(document, only_plan, renewal.plan.layer_size))
 
 
 def moves(old: Optional[Lock], new: Lock) -> dict[str, Any]:
-    """What differs between two locks: images added, removed, moved (old -> new digest), and how many stay."""
+    """List what differs between two locks: images added, removed, moved (old -> new digest), and how many stay."""
     before = old.digests() if old else {}
     after = new.digests()
     return {
@@ -101,21 +90,6 @@ def _entry(reference: Reference, old: Optional[Digest], new: Optional[Digest]) -
         **({"old": str(old)} if old else {}),
         **({"new": str(new)} if new else {}),
     }
-
-
-def _kept(old: Lock, upgraded: Sequence[str]) -> dict[Reference, Digest]:
-    """The pins that stay.
-
-    Raises:
-        UsageError: an image to upgrade is not in the lock.
-    """
-    moving = {Reference.parse(text) for text in upgraded}
-    for reference in moving:
-        if reference not in old.digests():
-            names = ", ".join(f"`{known.familiar}`" for known in old.digests())
-            raise UsageError(f"`{reference.familiar}` is not in the lock: expected one of {names}")
-    staying = [image for image in old.images if image.wanted.reference not in moving]
-    return dataclasses.replace(old, images=tuple(staying)).pins
 
 
 def _text(document: dict[str, Any], only_plan: bool, size: int) -> str:

@@ -79,7 +79,7 @@ class _Search:
             self._dockerfile(path, str(path), self._settings)
 
     def _directory(self, directory: Path) -> None:
-        """Everything below a directory; Dockerfiles that a Compose or Bake file builds are read as it builds them."""
+        """Look below a directory; Dockerfiles that a Compose or Bake file builds are read as it builds them."""
         files = sorted(_files(directory))
         before = len(self.found), len(self._seen)
         for names, look, what in ((_BAKE, self._bake, "docker buildx"), (_COMPOSE, self._compose, "docker compose")):
@@ -117,7 +117,7 @@ class _Search:
                 self._dockerfile(build.dockerfile, _relative(build.dockerfile), settings)
 
     def _bake(self, file: Path) -> None:
-        """A Bake file: every target that it has, or where buildx is too old to list those, its default ones."""
+        """Read a Bake file: every target that it has, or where buildx is too old to list those, its default ones."""
         tool = _tool("buildx")
         command = [*tool, "bake", "--file", file.name, "--print"]
         document = _ask([*command, "*"], file, quiet=True) or _ask(command, file)
@@ -128,7 +128,7 @@ class _Search:
             raise UsageError(f"`{file}`: docker buildx bake printed something unexpected ({error})") from None
 
     def _compose(self, file: Path) -> None:
-        """A Compose file: what its services build, and the images of those that build nothing."""
+        """Read a Compose file: what its services build, and the images of those that build nothing."""
         command = [*_tool("compose"), "--file", file.name, "--profile", "*", "config", "--format", "json"]
         services = (_ask(command, file)).get("services") or {}
         try:
@@ -187,7 +187,7 @@ def _platforms(file: Path, name: str, platforms: Optional[Sequence[str]]) -> tup
 
 
 def _local(file: Path, name: str, base: Path, context: str, dockerfile: Optional[str]) -> Path:
-    """The Dockerfile of a build whose context is a directory here.
+    """Return the Dockerfile of a build whose context is a directory here.
 
     Raises:
         UsageError: the context is elsewhere.
@@ -201,7 +201,7 @@ def _local(file: Path, name: str, base: Path, context: str, dockerfile: Optional
 
 
 def _common(own: Sequence[Platform], wanted: Sequence[Platform]) -> Sequence[Platform]:
-    """The platforms that a build names, as far as they are wanted; all wanted ones when it names none."""
+    """Return the platforms that a build names, as far as they are wanted; all wanted ones when it names none."""
     both = [platform for platform in own if platform in wanted]
     return both or own or wanted
 
@@ -220,7 +220,7 @@ def _is_dockerfile(name: str) -> bool:
 
 
 def _relative(path: Path) -> str:
-    """A path for people: relative to the working directory where it is below it."""
+    """Shorten a path for people: relative to the working directory where it is below it."""
     normal, here = os.path.normpath(path), os.getcwd()  # noqa: PTH109  as text, for messages only
     relative = os.path.relpath(normal, here)
     return normal if relative.startswith("..") else relative
@@ -245,7 +245,7 @@ class _MissingTool(UsageError):
 
 
 def _tool(name: str) -> list[str]:
-    """How `docker buildx` or `docker compose` is called here: as a plugin of docker, or by itself.
+    """Find out how `docker buildx` or `docker compose` is called here: as a plugin of docker, or by itself.
 
     Raises:
         UsageError: it is not installed.
@@ -280,7 +280,7 @@ def _run(command: Sequence[str], directory: Path) -> subprocess.CompletedProcess
 
 
 def _ask(command: Sequence[str], file: Path, quiet: bool = False) -> dict[str, Any]:
-    """The JSON object that a tool prints about a file; with `quiet` an empty one when it fails.
+    """Return the JSON object that a tool prints about a file; with `quiet` an empty one when it fails.
 
     Raises:
         UsageError: it fails, with its own words.

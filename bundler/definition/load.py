@@ -10,8 +10,8 @@ from bundler.definition.bundle_toml import read_definition
 from bundler.definition.dockerfiles import Scan, scan
 from bundler.definition.spec import (
     Definition,
+    ImageRequest,
     Spec,
-    Wanted,
     combine,
     platforms_of,
 )
@@ -28,7 +28,7 @@ class Defined:
     scan: Scan
 
     def messages(self) -> list[str]:
-        """For people: each image that was found and where it came from."""
+        """Tell people of each image that was found and where it came from."""
         lines = [
             f"found {found['reference']} for {', '.join(found['platforms'])} in {', '.join(found['where'])}"
             for found in self.found()
@@ -36,7 +36,7 @@ class Defined:
         return lines + [f"note: {note}" for note in (*self.scan.notes, *self._empty())]
 
     def found(self) -> list[dict[str, Any]]:
-        """Each image that was found: reference, platforms, and where: `file:line (how)`."""
+        """List each image that was found: reference, platforms, and where: `file:line (how)`."""
         groups: dict[Reference, list[Use]] = {}
         for use in self.scan.uses:
             groups.setdefault(use.reference, []).append(use)
@@ -68,17 +68,17 @@ def define(path: Optional[Path], line: Definition) -> Defined:
     platforms, hosts = platforms_of(file, line)
     settings = BuildSettings(platforms, hosts, {**file.build_args, **line.build_args})
     found = scan((*file.dockerfiles, *line.dockerfiles), settings)
-    spec = combine(file, dataclasses.replace(line, found=_wanted(found.uses)), "offline")
+    spec = combine(file, dataclasses.replace(line, found=_requests(found.uses)), "offline")
     return Defined(spec, found)
 
 
-def _wanted(found: tuple[Use, ...]) -> tuple[Wanted, ...]:
-    """Each image once, with the platforms that it is used for."""
+def _requests(found: tuple[Use, ...]) -> tuple[ImageRequest, ...]:
+    """List each image once, with the platforms that it is used for."""
     platforms: dict[Reference, dict[Platform, None]] = {}
     frontends = {use.reference for use in found if use.how == "# syntax"}
     for use in found:
         platforms.setdefault(use.reference, {})[use.platform] = None
     return tuple(
-        Wanted(reference, "frontend" if reference in frontends else "base", tuple(names))
+        ImageRequest(reference, "frontend" if reference in frontends else "base", tuple(names))
         for reference, names in platforms.items()
     )

@@ -25,7 +25,15 @@ _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class Compression:
+    """How layers become zstd: `level` from 1 (fast) to 19 (small), `threads` the cores for one layer, 0 for all."""
+
+    level: int = 9
+    threads: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRequest:
     """One image to bundle, for these platforms; `merge` has the source of each platform when there are several.
 
     An `optional` one is left out, with a note, where it does not exist or costs too much (bundler/planning/resolve.py).
@@ -75,7 +83,7 @@ class Spec:
     name: str
     platforms: tuple[Platform, ...]
     host_platforms: tuple[Platform, ...]
-    images: tuple[Wanted, ...]
+    images: tuple[ImageRequest, ...]
     mirrors: Mapping[str, tuple[str, ...]]
     attestations: bool
     from_daemon: tuple[FromDaemon, ...] = ()
@@ -105,17 +113,17 @@ class Definition:
     with_python: bool = False
     dockerfiles: tuple[Path, ...] = ()
     build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    found: tuple[Wanted, ...] = ()
+    found: tuple[ImageRequest, ...] = ()
 
 
 def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
-    """The platforms of the base images and of the hosts: the command line's, else bundle.toml's, else the defaults."""
+    """Return the platforms of base images and of hosts: the command line's, else bundle.toml's, else the defaults."""
     platforms = line.platforms or file.platforms or _DEFAULT_PLATFORMS
     return platforms, line.host_platforms or file.host_platforms or _DEFAULT_HOSTS
 
 
 def combine(file: Definition, line: Definition, default_name: str) -> Spec:
-    """One Spec from bundle.toml and the command line: images add up, everything else on the command line wins.
+    """Make one Spec of bundle.toml and the command line: images add up, everything else on the command line wins.
 
     Raises:
         UsageError: nothing to bundle.
@@ -125,7 +133,7 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     chosen: dict[str, Optional[Reference]] = {**toolchain, **file.toolchain, **line.toolchain}
     asked = line.with_python or "python" in file.toolchain or "python" in line.toolchain
     wanted = [
-        Wanted(reference, role, hosts, optional=role == "python" and not asked)
+        ImageRequest(reference, role, hosts, optional=role == "python" and not asked)
         for role, reference in chosen.items()
         if reference
     ]
@@ -133,8 +141,8 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     for target, sources in file.merge.items():
         if target in bases:
             raise UsageError(f"`{target.familiar}` is both an image and the target of a merge: name it once")
-        wanted.append(Wanted(target, "base", tuple(platform for platform, _ in sources), sources))
-    wanted += [Wanted(reference, "base", platforms) for reference in bases]
+        wanted.append(ImageRequest(target, "base", tuple(platform for platform, _ in sources), sources))
+    wanted += [ImageRequest(reference, "base", platforms) for reference in bases]
     local = (*file.from_daemon, *line.from_daemon)
     given = {*file.merge, *(item.reference for item in local)}
     wanted += [item for item in line.found if item.reference not in given]
@@ -153,7 +161,7 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
         name,
         platforms,
         hosts,
-        _united(wanted),
+        _unite(wanted),
         {**file.mirrors, **line.mirrors},
         attestations,
         local,
@@ -162,12 +170,12 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     )
 
 
-def _united(wanted: Iterable[Wanted]) -> tuple[Wanted, ...]:
-    """Each reference once: an image of the toolchain that is also a base image gets the platforms of both.
+def _unite(wanted: Iterable[ImageRequest]) -> tuple[ImageRequest, ...]:
+    """List each reference once: an image of the toolchain that is also a base image gets the platforms of both.
 
     One that is the target of a merge gets the merge and its platforms: nothing else of that name is bundled.
     """
-    united: dict[Reference, Wanted] = {}
+    united: dict[Reference, ImageRequest] = {}
     for item in wanted:
         known = united.get(item.reference)
         merge = item.merge or (known.merge if known else ())

@@ -53,24 +53,23 @@ def read_base(path: Path) -> Known:
 
 
 def _known(digest: Digest, manifest: BundleManifest) -> Known:
-    """A delta stands for what it requires, too: it cannot have been installed without."""
+    """Let a delta stand for what it requires, too: it cannot have been installed without."""
     blobs = frozenset(blob.digest for blob in (*manifest.blobs, *manifest.required))
     return Known(Base(manifest.name, digest), blobs)
 
 
 def subtract(plan: Plan, bases: Sequence[Known], *, with_python: bool = False) -> Plan:
-    """The plan without the layers that the bases have.
+    """Return the plan without the layers that the bases have.
 
     An image that Docker loads from the archive (registry, BuildKit, ...) is carried whole, or not at all when a base
     has it: Docker cannot load a part of an image. The Python image is loaded for each installation anew, so that hosts
     without a Python of their own need it in every archive: `with_python` carries it whatever the bases have.
     """
     known = frozenset().union(*(base.digests for base in bases))
-    documents = {descriptor.digest: data for descriptor, data in plan.documents}
     whole: set[Digest] = set()
     for image in (image for image in plan.images if image.role in _LOADED):
         for content in image.platforms:
-            layers = {layer.digest for layer in parse_manifest(documents[content.manifest.digest]).layers}
+            layers = {layer.digest for layer in parse_manifest(plan.document(content.manifest.digest)).layers}
             if (image.role == "python" and with_python) or content.manifest.digest not in known or not layers <= known:
                 whole |= layers
     # Those of artifacts are fetched with the layers, because of their media types.
@@ -86,7 +85,7 @@ def subtract(plan: Plan, bases: Sequence[Known], *, with_python: bool = False) -
 
 
 def summary(plan: Plan) -> dict[str, Any]:
-    """What is left to the bases, for `--json`: null without one."""
+    """Say what is left to the bases, for `--json`: null without one."""
     if not plan.bases:
         return {"delta": None}
     bases = [{"name": base.name, "digest": str(base.digest)} for base in plan.bases]

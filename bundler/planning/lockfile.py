@@ -21,8 +21,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan
+from bundler.planning.resolve import resolve
+from bundler.sources.pins import PinnedSource
+from bundler.sources.source import Source
 from bundles.archive.manifest import ROLES
 from bundles.errors import ContentError, UsageError, reason
 from bundles.oci.digest import Digest
@@ -44,9 +47,9 @@ class LockedPlatform:
 
 @dataclasses.dataclass(frozen=True)
 class LockedImage:
-    """One image, locked: what was wanted, what it was, and what each source of a merged image was."""
+    """One image, locked: what was asked for, what it was, and what each source of a merged image was."""
 
-    wanted: Wanted
+    request: ImageRequest
     digest: Digest
     platforms: tuple[LockedPlatform, ...]
     sources: tuple[Digest, ...] = ()
@@ -54,16 +57,17 @@ class LockedImage:
 
 @dataclasses.dataclass(frozen=True)
 class Lock:
-    """The content of bundle.lock."""
+    """The content of bundle.lock, and where that is."""
 
     name: str
     platforms: tuple[Platform, ...]
     host_platforms: tuple[Platform, ...]
     attestations: bool
     images: tuple[LockedImage, ...]
+    path: Path
 
     @classmethod
-    def of(cls, spec: Spec, plan: Plan, found: Mapping[Reference, Digest]) -> Lock:
+    def of(cls, spec: Spec, plan: Plan, found: Mapping[Reference, Digest], path: Path) -> Lock:
         """Lock a definition as it was resolved; `found` is what each reference stood for."""
         images = []
         planned = {image.reference: image for image in plan.images}
@@ -77,25 +81,39 @@ class Lock:
             images.append(
                 LockedImage(dataclasses.replace(wanted, optional=False), image.root.digest, platforms, sources)
             )
-        return cls(spec.name, spec.platforms, spec.host_platforms, spec.attestations, tuple(images))
+        return cls(spec.name, spec.platforms, spec.host_platforms, spec.attestations, tuple(images), path)
 
     @property
     def pins(self) -> dict[Reference, Digest]:
         """What each reference that is asked of a registry stands for."""
         pins: dict[Reference, Digest] = {}
         for image in self.images:
-            if image.wanted.merge:
-                pins.update({source: digest for (_, source), digest in zip(image.wanted.merge, image.sources)})
+            if image.request.merge:
+                pins.update({source: digest for (_, source), digest in zip(image.request.merge, image.sources)})
             else:
-                pins[image.wanted.reference] = image.digest
+                pins[image.request.reference] = image.digest
         return pins
 
     def digests(self) -> dict[Reference, Digest]:
-        """The digest of each image."""
-        return {image.wanted.reference: image.digest for image in self.images}
+        """Return the digest of each image."""
+        return {image.request.reference: image.digest for image in self.images}
 
-    def apply(self, spec: Spec, path: Path) -> Spec:
-        """The same definition in the order of the lock, so that the same lock gives the same bytes.
+    def without(self, references: Iterable[Reference]) -> Lock:
+        """Return the lock with some images less.
+
+        Raises:
+            UsageError: one of them is not in it.
+        """
+        moving = set(references)
+        for reference in moving - self.digests().keys():
+            names = ", ".join(f"`{known.familiar}`" for known in self.digests())
+            raise UsageError(f"`{reference.familiar}` is not in the lock: expected one of {names}")
+        return dataclasses.replace(
+            self, images=tuple(image for image in self.images if image.request.reference not in moving)
+        )
+
+    def apply(self, spec: Spec) -> Spec:
+        """Return the same definition in the order of the lock, so that the same lock gives the same bytes.
 
         Raises:
             UsageError: the definition has drifted from the lock; the message says in what.
@@ -103,18 +121,18 @@ class Lock:
         drift = self.drift(spec)
         if drift:
             raise UsageError(
-                f"`{path}` does not fit the definition any more: {'; '.join(drift)}",
-                hint=f"bundle lock -f {path.with_suffix('.toml')}  (what has not changed keeps its digest)",
+                f"`{self.path}` does not fit the definition any more: {'; '.join(drift)}",
+                hint=f"bundle lock -f {self.path.with_suffix('.toml')}  (what has not changed keeps its digest)",
             )
         return dataclasses.replace(
             spec,
             platforms=self.platforms,
             host_platforms=self.host_platforms,
-            images=tuple(image.wanted for image in self.images),
+            images=tuple(image.request for image in self.images),
         )
 
     def drift(self, spec: Spec) -> list[str]:
-        """In what a definition differs from the one that was locked; the order of things does not count."""
+        """Say in what a definition differs from the one that was locked; the order of things does not count."""
         found = []
         if spec.name != self.name:
             found.append(f"the name is `{spec.name}`, locked is `{self.name}`")
@@ -126,7 +144,7 @@ class Lock:
                 found.append(f"the {what} are {_list(new)}, locked are {_list(old)}")
         if spec.attestations != self.attestations:
             found.append(f"attestations are {'' if spec.attestations else 'not '}wanted, locked is the opposite")
-        locked = {image.wanted.reference: image.wanted for image in self.images}
+        locked = {image.request.reference: image.request for image in self.images}
         wanted = {image.reference: image for image in spec.images}
         # What was optional and is not in the lock was decided against when it was locked.
         found += [
@@ -147,7 +165,7 @@ class Lock:
         """
         resolved = {image.reference: image for image in plan.images}
         for locked in self.images:
-            image = resolved[locked.wanted.reference]
+            image = resolved[locked.request.reference]
             platforms = tuple((content.platform, content.manifest.digest) for content in image.platforms)
             if image.root.digest != locked.digest or platforms != tuple(
                 (content.platform, content.digest) for content in locked.platforms
@@ -159,7 +177,7 @@ class Lock:
                 )
 
     def to_bytes(self) -> bytes:
-        """The file: the same lock always gives the same bytes."""
+        """Return the file: the same lock always gives the same bytes."""
         value = {
             "lock": FORMAT,
             "name": self.name,
@@ -188,6 +206,7 @@ class Lock:
                 host_platforms=tuple(map(Platform.parse, value["hostPlatforms"])),
                 attestations=bool(value["attestations"]),
                 images=tuple(map(_image_from_json, value["images"])),
+                path=path,
             )
         except UsageError as error:
             raise UsageError(f"`{path}` cannot be used: {error.message}", hint=hint) from None
@@ -196,8 +215,38 @@ class Lock:
             raise UsageError(message[:300], hint=hint) from None
 
 
+def lock_path(definition: Path) -> Path:
+    """Return where the lock of a definition is: `bundle.lock` for `bundle.toml`."""
+    return definition.with_suffix(".lock")
+
+
+@dataclasses.dataclass(frozen=True)
+class Renewal:
+    """The lock that was there, the one that takes its place, and what that was resolved to."""
+
+    old: Optional[Lock]
+    new: Lock
+    plan: Plan
+
+    @property
+    def differs(self) -> bool:
+        return self.old is None or self.new.to_bytes() != self.old.to_bytes()
+
+
+def renew(spec: Spec, old: Optional[Lock], path: Path, upgrade: Iterable[Reference], source: Source) -> Renewal:
+    """Lock what is asked for at `path`, but write nothing: what `old` has keeps its digest, except for `upgrade`.
+
+    Raises:
+        UsageError: an image to upgrade is not in `old`.
+        NetworkError: an image cannot be had.
+    """
+    pinned = PinnedSource(source, old.without(upgrade).pins if old else {})
+    plan = resolve(spec, pinned)
+    return Renewal(old, Lock.of(spec, plan, pinned.found, path), plan)
+
+
 def read_lock(path: Path) -> Optional[Lock]:
-    """The lock at `path`, or None when there is none.
+    """Return the lock at `path`, or None when there is none.
 
     Raises:
         UsageError: it cannot be read or used.
@@ -211,7 +260,7 @@ def read_lock(path: Path) -> Optional[Lock]:
     return Lock.parse(data, path)
 
 
-def _image_drift(wanted: Wanted, locked: Wanted) -> list[str]:
+def _image_drift(wanted: ImageRequest, locked: ImageRequest) -> list[str]:
     name = wanted.reference.familiar
     found = []
     if wanted.role != locked.role:
@@ -229,10 +278,10 @@ def _list(platforms: Iterable[Optional[Platform]]) -> str:
 
 def _image_to_json(image: LockedImage) -> dict[str, Any]:
     value: dict[str, Any] = {
-        "reference": str(image.wanted.reference),
-        "role": image.wanted.role,
+        "reference": str(image.request.reference),
+        "role": image.request.role,
         "digest": str(image.digest),
-        "wanted": list(map(str, image.wanted.platforms)),
+        "wanted": list(map(str, image.request.platforms)),
         "platforms": [
             {
                 "platform": str(content.platform) if content.platform else None,
@@ -242,10 +291,10 @@ def _image_to_json(image: LockedImage) -> dict[str, Any]:
             for content in image.platforms
         ],
     }
-    if image.wanted.merge:
+    if image.request.merge:
         value["sources"] = [
             {"platform": str(platform), "reference": str(reference), "digest": str(digest)}
-            for (platform, reference), digest in zip(image.wanted.merge, image.sources)
+            for (platform, reference), digest in zip(image.request.merge, image.sources)
         ]
     return value
 
@@ -254,7 +303,7 @@ def _image_from_json(value: Any) -> LockedImage:
     if value["role"] not in ROLES:
         raise UsageError(f"the role `{str(value['role'])[:40]}` is unknown")
     sources = value.get("sources", [])
-    wanted = Wanted(
+    wanted = ImageRequest(
         reference=Reference.parse(value["reference"]),
         role=value["role"],
         platforms=tuple(map(Platform.parse, value["wanted"])),

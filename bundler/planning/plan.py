@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 
 from bundles.archive.manifest import Base, Image
@@ -42,13 +43,21 @@ class Plan:
     required: tuple[Descriptor, ...] = ()
     local: frozenset[Reference] = frozenset()
 
+    def document(self, digest: Digest) -> bytes:
+        """Return the bytes of one of `documents`."""
+        return self._documents[digest]
+
+    @functools.cached_property
+    def _documents(self) -> Mapping[Digest, bytes]:
+        return {descriptor.digest: data for descriptor, data in self.documents}
+
     @property
     def layer_size(self) -> int:
         """How many bytes there are to fetch."""
         return sum(descriptor.size for descriptor, _ in self.layers)
 
     def and_also(self, more: Iterable[Resolved], notes: Iterable[str] = ()) -> Plan:
-        """This plan with further images."""
+        """Return this plan with further images."""
         added = Plan.of(more)
         _check_sizes((*self.documents, *added.documents), (*self.layers, *added.layers))
         documents = {descriptor.digest: (descriptor, data) for descriptor, data in (*added.documents, *self.documents)}
@@ -63,7 +72,7 @@ class Plan:
 
     @classmethod
     def of(cls, resolved: Iterable[Resolved]) -> Plan:
-        """The union of several images.
+        """Unite several images.
 
         Raises:
             ContentError: two images give different sizes for one digest.

@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
+from bundler.definition.spec import Compression
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources import zstd
 from bundler.sources.docker_save import OCI_ZSTD_LAYER, ZSTD_NOTE, dump
+from bundler.sources.source import BlobRequest
 from bundler.sources.spool import Hashed, Local, SpooledSource
 from bundles.archive.manifest import Image
 from bundles.errors import ContentError
@@ -58,7 +60,7 @@ class Recompressed:
         return {"savedBytes": self.saved, "images": images}
 
     def notes(self) -> Sequence[str]:
-        """What people should know of it."""
+        """Say what people should know of it."""
         if not self.digests:
             return ["recompressing changed nothing: no layer became smaller"]
         return [
@@ -79,14 +81,14 @@ class _Layer:
 
 
 def recompress(
-    plan: Plan, source: SpooledSource, settings: zstd.Settings, progress: Progress, workers: int
+    plan: Plan, source: SpooledSource, compression: Compression, progress: Progress, workers: int
 ) -> Recompressed:
     """Fetch the base images' gzip layers and keep each as zstd where that is smaller; their manifests follow.
 
     Args:
         plan: what would be bundled.
         source: where layers come from, and where the new ones are kept.
-        settings: how they are compressed.
+        compression: how they are compressed.
         progress: is told of the bytes that were recompressed.
         workers: layers at once.
 
@@ -94,19 +96,19 @@ def recompress(
         NetworkError: a layer cannot be had, or its content is not what its image's config says. Then, as after any
             other error, `source` is cancelled.
     """
-    documents = {known.digest: (known, data) for known, data in plan.documents}
-    layers = _layers(plan, documents)
+    layers = _layers(plan)
     with progress.task("recompress", sum(layer.descriptor.size for layer in layers)) as task:
 
         def one(layer: _Layer) -> Descriptor:
-            made = _recompressed(layer, source, settings)
+            made = _recompress(layer, source, compression)
             task.advance(layer.descriptor.size)
             return made
 
         made = in_parallel(one, layers, workers, source.cancel)
     smaller = {layer.descriptor.digest: new for layer, new in zip(layers, made) if new.size < layer.descriptor.size}
-    resolved = [_Rewriting(image, plan, documents, smaller).resolved(source) for image in plan.images]
-    result = dataclasses.replace(Plan.of(resolved), notes=plan.notes)
+    documents = {known.digest: (known, data) for known, data in plan.documents}
+    resolved = [_Rewriting(image, plan, documents, smaller).rewrite(source) for image in plan.images]
+    result = dataclasses.replace(Plan.of(resolved), notes=plan.notes, local=plan.local)
     digests = {
         old.reference: (old.root.digest, new.root.digest)
         for old, new in zip(plan.images, result.images)
@@ -115,7 +117,7 @@ def recompress(
     return Recompressed(result, plan.layer_size - result.layer_size, digests)
 
 
-def _layers(plan: Plan, documents: Mapping[Digest, tuple[Descriptor, bytes]]) -> list[_Layer]:
+def _layers(plan: Plan) -> list[_Layer]:
     repositories = {layer.digest: repository for layer, repository in plan.layers}
     # The archive has these anyway: beside them, smaller ones of the same content would only be more.
     stays = {
@@ -123,15 +125,15 @@ def _layers(plan: Plan, documents: Mapping[Digest, tuple[Descriptor, bytes]]) ->
         for image in plan.images
         if image.role != "base"
         for content in image.platforms
-        for layer in parse_manifest(documents[content.manifest.digest][1]).layers
+        for layer in parse_manifest(plan.document(content.manifest.digest)).layers
     }
     layers: dict[Digest, _Layer] = {}
     for image in plan.images:
         for content in image.platforms if image.role == "base" else ():
-            manifest = parse_manifest(documents[content.manifest.digest][1])
+            manifest = parse_manifest(plan.document(content.manifest.digest))
             if manifest.config.media_type not in CONFIG_TYPES:
                 continue
-            config = parse_json(documents[manifest.config.digest][1], "the image config")
+            config = parse_json(plan.document(manifest.config.digest), "the image config")
             diff_ids = _diff_ids(config, content.manifest.digest)
             for position, layer in enumerate(manifest.layers):
                 if layer.media_type in _OCI_NAMES and layer.digest in repositories and layer.digest not in stays:
@@ -141,7 +143,7 @@ def _layers(plan: Plan, documents: Mapping[Digest, tuple[Descriptor, bytes]]) ->
 
 
 def _diff_ids(config: Mapping[str, Any], manifest: Digest) -> list[str]:
-    """The digests of the layers' contents, as far as the config has them.
+    """Return the digests of the layers' contents, as far as the config has them.
 
     Raises:
         ContentError: what stands there is something else.
@@ -153,13 +155,13 @@ def _diff_ids(config: Mapping[str, Any], manifest: Digest) -> list[str]:
     return diff_ids
 
 
-def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Settings) -> Descriptor:
+def _recompress(layer: _Layer, source: SpooledSource, compression: Compression) -> Descriptor:
     what = f"the layer {layer.descriptor.digest} of `{layer.repository.familiar}`"
-    origin = f"{layer.descriptor.digest.hex}-{settings.level}"
+    origin = f"{layer.descriptor.digest.hex}-{compression.level}"
     kept = source.spool.take_up(OCI_ZSTD_LAYER, origin)
     if kept:
         return kept
-    with source.open_blob(layer.repository, layer.descriptor) as stream:
+    with source.open_blob(BlobRequest(layer.repository, layer.descriptor)) as stream:
 
         def read(size: int) -> bytes:
             buffer = bytearray(size)
@@ -167,7 +169,7 @@ def _recompressed(layer: _Layer, source: SpooledSource, settings: zstd.Settings)
 
         came = Hashed(zstd.chunks(read))
         content = Hashed(zstd.decompress(iter(came), what))
-        made = source.spool.add(OCI_ZSTD_LAYER, zstd.compress(iter(content), settings))
+        made = source.spool.add(OCI_ZSTD_LAYER, zstd.compress(iter(content), compression))
     if came.digest != layer.descriptor.digest:
         raise ContentError(f"{what} came with the digest {came.digest}")
     if layer.diff_id is not None and str(content.digest) != layer.diff_id:
@@ -193,8 +195,8 @@ class _Rewriting:
         self._documents: dict[Descriptor, bytes] = {}
         self._moved: dict[Digest, Descriptor] = {}
 
-    def resolved(self, source: SpooledSource) -> Resolved:
-        """The image as it is bundled; its new documents are served by `source` too."""
+    def rewrite(self, source: SpooledSource) -> Resolved:
+        """Return the image as it is bundled; its new documents are served by `source` too."""
         image = self._image
         root = self._document(image.root)
         contents = []
@@ -216,8 +218,7 @@ class _Rewriting:
         known = {descriptor.digest: data for descriptor, data in self._documents.items()}
         for blob, _ in walk(root, lambda item: known[item.digest], lambda item: item.digest in known):
             if blob.digest not in known:
-                plain = Descriptor(blob.media_type, blob.digest, blob.size)
-                yield plain, self._repositories.get(blob.digest, self._image.reference)
+                yield blob.plain, self._repositories.get(blob.digest, self._image.reference)
 
     def _document(self, descriptor: Descriptor) -> Descriptor:
         """Take over a document and all below it; gives its descriptor as it is now."""
@@ -252,11 +253,11 @@ class _Rewriting:
         return dump(value)
 
     def _is_ours(self, child: Descriptor) -> bool:
-        """Whether a child of an index is bundled with this image; another image may be of the same index."""
+        """Tell whether a child of an index is bundled with this image; another image may be of the same index."""
         return child.digest in self._old and (child.is_index or (child.attests or child.digest) in self._manifests)
 
     def _index(self, data: bytes) -> bytes:
-        """The index of what is bundled: it changes anyway, so that what is left out is left out of it too."""
+        """Rewrite the index of what is bundled: it changes anyway, so that what is left out is left out of it too."""
         value = json.loads(data)
         kept: list[dict[str, Any]] = []
         moved: dict[str, str] = {}

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from bundler.planning.plan import Plan, Resolved
-from bundler.sources.registry import RegistrySource
+from bundler.sources.source import Source
 from bundles.archive.manifest import Image, PlatformContent
 from bundles.errors import ContentError, UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, OCI_INDEX, Descriptor
@@ -42,8 +42,8 @@ class _Subject:
         return dataclasses.replace(self.repository, tag=None, digest=digest)
 
 
-def with_referrers(plan: Plan, source: RegistrySource) -> Plan:
-    """The plan and all that is attached to its images, to their platforms, and to what is attached.
+def with_referrers(plan: Plan, source: Source) -> Plan:
+    """Return the plan and all that is attached to its images, to their platforms, and to what is attached.
 
     Merged images have digests of their own making, so that nothing can be attached to them; a note says so. Registries
     are not asked about local images, whose very names may be nobody's business.
@@ -85,15 +85,15 @@ def _name(item: tuple[Reference, Resolved]) -> str:
     return str(item[0])
 
 
-def _look(subject: _Subject, source: RegistrySource) -> list[Resolved]:
+def _look(subject: _Subject, source: Source) -> list[Resolved]:
     try:
         return list(_attached(subject, source))
     except UsageError as error:  # a document that no registry should serve
         raise ContentError(f"what is attached to {subject.at(subject.digest).familiar}: {error.message}") from None
 
 
-def _attached(subject: _Subject, source: RegistrySource) -> Iterator[Resolved]:
-    """What is attached to one manifest."""
+def _attached(subject: _Subject, source: Source) -> Iterator[Resolved]:
+    """Find what is attached to one manifest."""
     base = f"sha256-{subject.digest.hex}"
     for suffix in _COSIGN_SUFFIXES:
         reference = subject.tagged(base + suffix)
@@ -120,8 +120,8 @@ def _attached(subject: _Subject, source: RegistrySource) -> Iterator[Resolved]:
     yield _resolved(reference, root, data, _found(subject, parse_index(data), source), source)
 
 
-def _found(subject: _Subject, children: Iterable[Descriptor], source: RegistrySource) -> list[tuple[Descriptor, bytes]]:
-    """Those manifests that are there: a list of referrers may have some that were deleted.
+def _found(subject: _Subject, children: Iterable[Descriptor], source: Source) -> list[tuple[Descriptor, bytes]]:
+    """Return those manifests that are there: a list of referrers may have some that were deleted.
 
     Raises:
         ContentError: the list gives another size; what reads the archive would call it damaged.
@@ -141,7 +141,7 @@ def _resolved(
     root: Descriptor,
     data: bytes,
     manifests: Iterable[tuple[Descriptor, bytes]],
-    source: RegistrySource,
+    source: Source,
 ) -> Resolved:
     documents: dict[Descriptor, bytes] = {root: data}
     layers: dict[Descriptor, Reference] = {}
@@ -149,16 +149,12 @@ def _resolved(
     for descriptor, raw in manifests:
         documents[descriptor] = raw
         manifest = parse_manifest(raw)
-        config = _plain(manifest.config)
+        config = manifest.config.plain
         if config.media_type in CONFIG_TYPES:
             documents[config] = source.read_blob(reference, config, MAX_CONFIG_SIZE)
         else:
             layers[config] = reference
-        layers.update((_plain(layer), reference) for layer in manifest.layers)
+        layers.update((layer.plain, reference) for layer in manifest.layers)
         size = config.size + sum({layer.digest: layer.size for layer in manifest.layers}.values())
         contents.append(PlatformContent(None, descriptor, size))
     return Resolved(Image(reference, "base", root, tuple(contents)), documents, layers)
-
-
-def _plain(descriptor: Descriptor) -> Descriptor:
-    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Optional, Union
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources.source import Source
 from bundles.archive.manifest import Image, PlatformContent
@@ -37,8 +36,8 @@ from bundles.oci.image import (
 )
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.runtime.signals import held
 from bundles.runtime.sizes import human_size
+from bundles.runtime.workers import in_parallel
 
 # Resolving waits for round trips, not for bytes.
 _WORKERS = 16
@@ -58,7 +57,7 @@ def resolve(spec: Spec, source: Source) -> Plan:
             that is the reason for all of them.
     """
 
-    def attempt(wanted: Wanted) -> Union[Resolved, BundleError]:
+    def attempt(wanted: ImageRequest) -> Union[Resolved, BundleError]:
         try:
             return _Resolution(wanted, source, spec.attestations).resolve()
         except UsageError as error:  # a document that no registry should serve
@@ -66,13 +65,7 @@ def resolve(spec: Spec, source: Source) -> Plan:
         except BundleError as error:
             return error
 
-    pool = ThreadPoolExecutor(_WORKERS, "resolve")
-    try:
-        with held():
-            attempts = pool.map(attempt, spec.images)
-        results: list[Union[Resolved, BundleError, None]] = list(attempts)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    results: list[Union[Resolved, BundleError, None]] = [*in_parallel(attempt, spec.images, _WORKERS, source.cancel)]
     notes: list[str] = []
     for position, wanted in enumerate(spec.images):
         result = results[position]
@@ -88,16 +81,18 @@ def resolve(spec: Spec, source: Source) -> Plan:
     if failures:
         raise _all_together(failures, len(spec.images))
     plan = Plan.of(result for result in results if isinstance(result, Resolved))
-    return dataclasses.replace(plan, notes=(*plan.notes, *notes))
+    return dataclasses.replace(
+        plan, notes=(*plan.notes, *notes), local=frozenset(item.reference for item in spec.from_daemon)
+    )
 
 
 def _cost(image: Resolved, others: Sequence[Resolved]) -> int:
-    """The bytes of the layers that no other image has."""
+    """Count the bytes of the layers that no other image has."""
     shared = {layer.digest for other in others for layer in other.layers}
     return sum(layer.size for layer in image.layers if layer.digest not in shared)
 
 
-def _decision(wanted: Wanted, cost: int) -> str:
+def _decision(wanted: ImageRequest, cost: int) -> str:
     what = f"{wanted.reference.familiar} ({human_size(cost)}), for hosts without a usable python3"
     if cost < MAX_OPTIONAL_SIZE:
         return f"{what}, goes along; --without {wanted.role} leaves it out"
@@ -105,7 +100,7 @@ def _decision(wanted: Wanted, cost: int) -> str:
     return f"{what}, is left out because it costs {limit} or more; --with-{wanted.role} takes it along"
 
 
-def _all_together(failures: Sequence[tuple[Wanted, BundleError]], count: int) -> NetworkError:
+def _all_together(failures: Sequence[tuple[ImageRequest, BundleError]], count: int) -> NetworkError:
     problems: list[Problem] = []
     for wanted, error in failures:
         subject = f"{wanted.reference.familiar} ({wanted.role})" if wanted.role != "base" else wanted.reference.familiar
@@ -120,7 +115,7 @@ def _all_together(failures: Sequence[tuple[Wanted, BundleError]], count: int) ->
 class _Resolution:
     """The resolution of one image."""
 
-    def __init__(self, wanted: Wanted, source: Source, attestations: bool) -> None:
+    def __init__(self, wanted: ImageRequest, source: Source, attestations: bool) -> None:
         self._wanted = wanted
         self._source = source
         self._attestations = attestations
@@ -258,7 +253,7 @@ class _Resolution:
                 del self._documents[descriptor]
 
     def _config_platform(self, reference: Reference, child: Descriptor) -> Optional[Platform]:
-        """The platform of a manifest whose index entry names none."""
+        """Return the platform of a manifest whose index entry names none."""
         _, data = self._child(reference, child)
         config = parse_manifest(data).config
         if config.media_type not in CONFIG_TYPES:
@@ -266,7 +261,7 @@ class _Resolution:
         return config_platform(self._source.read_blob(reference, config, MAX_CONFIG_SIZE))
 
     def _child(self, reference: Reference, child: Descriptor) -> tuple[Descriptor, bytes]:
-        """What an index lists, as the index says.
+        """Fetch what an index lists, as the index says.
 
         Raises:
             ContentError: the index gives another size; what reads the archive would call it damaged.
@@ -275,7 +270,7 @@ class _Resolution:
         if descriptor.size != child.size:
             raise ContentError(
                 f"an index of `{reference.familiar}` says that {child.digest} has {child.size} bytes: it has "
-                f"{descriptor.size}; whoever made the image must mend it"
+                f"{descriptor.size}; whoever made the image must fix it"
             )
         return descriptor, data
 
@@ -291,18 +286,18 @@ class _Resolution:
         manifest = parse_manifest(data)
         if manifest.config.media_type in CONFIG_TYPES:
             config = self._source.read_blob(reference, manifest.config, MAX_CONFIG_SIZE)
-            self._documents[_plain(manifest.config)] = config
+            self._documents[manifest.config.plain] = config
             platform = platform or config_platform(config)
         else:
-            self._layers[_plain(manifest.config)] = reference
+            self._layers[manifest.config.plain] = reference
         for layer in manifest.layers:
-            self._layers[_plain(layer)] = reference
+            self._layers[layer.plain] = reference
         size = manifest.config.size + sum({layer.digest: layer.size for layer in manifest.layers}.values())
-        return PlatformContent(platform, _plain(descriptor), size)
+        return PlatformContent(platform, descriptor.plain, size)
 
 
 def _match(wanted: Sequence[Platform], offered: Sequence[Platform]) -> list[Platform]:
-    """The offered platform for each wanted one.
+    """Choose the offered platform for each wanted one.
 
     Raises:
         NotFoundError: for some there is none.
@@ -319,8 +314,3 @@ def _match(wanted: Sequence[Platform], offered: Sequence[Platform]) -> list[Plat
 
 def _at(reference: Reference, child: Descriptor) -> Reference:
     return Reference(reference.registry, reference.repository, None, child.digest)
-
-
-def _plain(descriptor: Descriptor) -> Descriptor:
-    """The descriptor of the content itself, without what an index says of it."""
-    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)

@@ -37,7 +37,7 @@ class Credentials:
         self._document: Optional[Mapping[str, Any]] = None
 
     def get(self, host: str) -> Optional[Credential]:
-        """The login for a registry, as references name it, or None.
+        """Return the login for a registry, as references name it, or None.
 
         Raises:
             UsageError: config.json cannot be read.
@@ -88,7 +88,7 @@ class Credentials:
         return name or None
 
     def _ask(self, helper: str, host: str) -> Optional[Credential]:
-        """What docker-credential-HELPER says about the host. Its output is never shown: it may hold the secret."""
+        """Ask docker-credential-HELPER about the host. Its output is never shown: it may hold the secret."""
         from docker.auth import TOKEN_USERNAME
         from docker.credentials import CredentialsNotFound, Store, StoreError
 
@@ -117,11 +117,11 @@ class Credentials:
         return Credential(username=str(username), password=str(secret))
 
     def _stored(self, document: Mapping[str, Any], host: str) -> Optional[Credential]:
-        """The login in the file itself."""
+        """Return the login in the file itself."""
         from docker.auth import resolve_index_name
 
         auths = document.get("auths") or {}
-        found = self._parsed(auths).resolve_authconfig(host) or {}
+        found = self._parse(auths).resolve_authconfig(host) or {}
         if found.get("IdentityToken"):
             return Credential(identity_token=str(found["IdentityToken"]))
         if found.get("username"):
@@ -133,7 +133,7 @@ class Credentials:
                 return Credential(registry_token=entry["registrytoken"])
         return None
 
-    def _parsed(self, auths: Mapping[str, Any]) -> AuthConfig:
+    def _parse(self, auths: Mapping[str, Any]) -> AuthConfig:
         from docker.auth import AuthConfig
         from docker.errors import DockerException
 
@@ -148,4 +148,4 @@ class Credentials:
             raise self._broken("an entry of `auths` is not a login") from None
 
     def _broken(self, why: str) -> UsageError:
-        return UsageError(f"`{self._path}` cannot be used: {why}", hint="mend it, or log in anew with docker login")
+        return UsageError(f"`{self._path}` cannot be used: {why}", hint="fix it, or log in anew with docker login")

@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Optional
 
+from bundler.definition.spec import Compression
 from bundler.sources import zstd
 from bundler.sources.spool import Hashed, Local, Spool
 from bundles.errors import ContentError, UsageError
@@ -47,28 +48,28 @@ class _Layer:
     kept: Descriptor
 
 
-def read_saved(stream: IO[bytes], name: str, spool: Spool, settings: zstd.Settings) -> Local:
+def read_saved(stream: IO[bytes], name: str, spool: Spool, compression: Compression) -> Local:
     """Read one image, for every platform that is there; its layers go to `spool`.
 
     Args:
         stream: the tar.
         name: what people call the image, for messages.
         spool: keeps the layers.
-        settings: how raw layers are compressed.
+        compression: how raw layers are compressed.
 
     Raises:
         ContentError: the stream is not what `docker save` writes, or content differs from its digest.
     """
     try:
-        return _Saved(name, spool, settings).read(stream)
+        return _Saved(name, spool, compression).read(stream)
     except (tarfile.TarError, UsageError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = error.message if isinstance(error, UsageError) else str(error)
         raise ContentError(f"what Docker gave for `{name}` cannot be read: {reason}") from None
 
 
 class _Saved:
-    def __init__(self, name: str, spool: Spool, settings: zstd.Settings) -> None:
-        self._name, self._spool, self._settings = name, spool, settings
+    def __init__(self, name: str, spool: Spool, compression: Compression) -> None:
+        self._name, self._spool, self._compression = name, spool, compression
         self._files: dict[str, bytes] = {}
         self._layers: dict[str, _Layer] = {}
         self._links: dict[str, str] = {}
@@ -89,7 +90,7 @@ class _Saved:
             root = self._root(parse_index(self._files["index.json"]))
         else:
             (entry,) = json.loads(self._files["manifest.json"])
-            root = self._composed(self._files[self._target(entry["Config"])], entry["Layers"])
+            root = self._compose(self._files[self._target(entry["Config"])], entry["Layers"])
         return Local(root, self._documents)
 
     def _file(self, path: str, size: int, content: IO[bytes]) -> None:
@@ -117,13 +118,13 @@ class _Saved:
             kind = "gzip" if first.startswith(zstd.GZIP_MAGIC) else "zstd"
             kept = self._spool.add(f"{OCI_LAYER}+{kind}", pieces)
         else:
-            kept = self._spool.add(OCI_ZSTD_LAYER, zstd.compress(pieces, self._settings))
+            kept = self._spool.add(OCI_ZSTD_LAYER, zstd.compress(pieces, self._compression))
         if path.startswith(_BLOBS) and came.digest != _digest(path):
             raise ContentError(f"`{path}` from Docker's `{self._name}` has the digest {came.digest}")
         return _Layer(came.digest, kept)
 
     def _target(self, path: str) -> str:
-        """Where a path leads: layers that several images share are links to the first of them."""
+        """Follow a path to where it leads: layers that several images share are links to the first of them."""
         path = posixpath.normpath(path)
         for _ in range(len(self._links) + 1):
             if path not in self._links:
@@ -132,7 +133,7 @@ class _Saved:
         return path
 
     def _root(self, entries: Sequence[Descriptor]) -> Descriptor:
-        """What index.json names: one image, under each of its tags."""
+        """Return what index.json names: one image, under each of its tags."""
         roots = {entry.digest: entry for entry in entries}
         if len(roots) != 1:
             raise UsageError(f"it holds {len(roots)} images: expected one")
@@ -142,7 +143,7 @@ class _Saved:
         return root
 
     def _document_at(self, descriptor: Descriptor) -> Optional[Descriptor]:
-        """A manifest or index with what is below it; None when it is not there as a whole."""
+        """Take a manifest or index with what is below it; None when it is not there as a whole."""
         data = self._files.get(f"{_BLOBS}{descriptor.digest.hex}")
         if data is None or descriptor.is_attestation:
             return None
@@ -154,9 +155,9 @@ class _Saved:
         if config is None or not self._layers.keys() >= set(paths):
             return None
         if any(self._layers[path].kept.digest != layer.digest for path, layer in zip(paths, manifest.layers)):
-            return self._composed(config, paths)
-        self._documents[_plain(manifest.config)] = config
-        return self._add(_plain(descriptor), data)
+            return self._compose(config, paths)
+        self._documents[manifest.config.plain] = config
+        return self._add(descriptor.plain, data)
 
     def _index(self, descriptor: Descriptor, data: bytes) -> Optional[Descriptor]:
         kept, changed = [], False
@@ -167,14 +168,14 @@ class _Saved:
                 changed |= found.digest != child.digest
         if not kept:
             return None
-        return self._add_index(kept) if changed else self._add(_plain(descriptor), data)
+        return self._add_index(kept) if changed else self._add(descriptor.plain, data)
 
     def _platform(self, manifest: Descriptor) -> Optional[Platform]:
         config = parse_manifest(self._documents[manifest]).config
-        return Platform.from_json(json.loads(self._documents[_plain(config)])) if not manifest.is_index else None
+        return Platform.from_json(json.loads(self._documents[config.plain])) if not manifest.is_index else None
 
-    def _composed(self, config: bytes, paths: Sequence[str]) -> Descriptor:
-        """An OCI manifest for raw layers, which must be those that the config names."""
+    def _compose(self, config: bytes, paths: Sequence[str]) -> Descriptor:
+        """Make an OCI manifest for raw layers, which must be those that the config names."""
         value = parse_json(config, "the image config")
         expected = (value.get("rootfs") or {}).get("diff_ids") or []
         layers = [self._layers[self._target(path)] for path in paths]
@@ -208,17 +209,13 @@ class _Saved:
 
 
 def index(children: Sequence[Descriptor]) -> tuple[Descriptor, bytes]:
-    """An OCI index of these manifests, each with its platform; the same children give the same bytes."""
+    """Make an OCI index of these manifests, each with its platform; the same children give the same bytes."""
     data = dump({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [child.to_json() for child in children]})
     return Descriptor.of(OCI_INDEX, data), data
 
 
 def dump(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _plain(descriptor: Descriptor) -> Descriptor:
-    return Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
 
 
 def _digest(path: str) -> Digest:

@@ -6,10 +6,8 @@ import re
 from typing import Optional, Union
 
 from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
-from bundler.sources.source import BlobStream
+from bundler.sources.source import BlobRequest, BlobStream
 from bundles.errors import ContentError, NetworkError, TooSlowError, UnavailableError
-from bundles.oci.descriptor import Descriptor
-from bundles.oci.reference import Reference
 from bundles.registry.auth import pull_scope
 from bundles.registry.connections import Response
 from bundles.registry.transport import Transport
@@ -31,27 +29,18 @@ class Download(BlobStream):
         NetworkError: no endpoint has it; from `readinto`, none has the rest.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        mirrors: Mirrors,
-        repository: Reference,
-        descriptor: Descriptor,
-        *,
-        offset: int,
-        avoid: frozenset[Endpoint],
-    ) -> None:
+    def __init__(self, transport: Transport, mirrors: Mirrors, request: BlobRequest) -> None:
         self._transport, self._mirrors = transport, mirrors
-        self._repository, self._descriptor = repository, descriptor
-        self._position = offset
-        self._waiting = list(mirrors.of(repository.registry, avoid))
+        self._repository, self._descriptor = request.repository, request.descriptor
+        self._position = request.offset
+        self._waiting = list(mirrors.of(request.repository.registry, request.avoid))
         self._failures: dict[Endpoint, NetworkError] = {}
         self._tries = 0
         self._slow = self._since_slow = 0
         self._to_skip = 0
         self._response: Optional[Response] = None
         self._endpoint: Optional[Endpoint] = None
-        if offset < descriptor.size:
+        if self._position < self._descriptor.size:
             self._open()
 
     @property

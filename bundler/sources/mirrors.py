@@ -42,12 +42,12 @@ class Mirrors:
         self._down: dict[Endpoint, NetworkError] = {}
 
     def of(self, registry: str, avoid: Iterable[Endpoint] = ()) -> tuple[Endpoint, ...]:
-        """All endpoints of a registry but those to avoid."""
+        """Return all endpoints of a registry but those to avoid."""
         unwanted = frozenset(avoid)
         return tuple(each for each in self._endpoints.get(registry, (Endpoint(registry),)) if each not in unwanted)
 
     def failure_of(self, endpoint: Endpoint) -> Optional[NetworkError]:
-        """Why the endpoint is not worth asking again in this run, or None when it is."""
+        """Return why the endpoint is not worth asking again in this run, or None when it is."""
         with self._lock:
             return self._down.get(endpoint)
 
@@ -59,7 +59,7 @@ class Mirrors:
 
 
 def all_failed(what: str, failures: Mapping[Endpoint, NetworkError]) -> NetworkError:
-    """One error for all endpoints' reasons. Its type, hint, status and codes are those of the most telling one."""
+    """Make one error of all endpoints' reasons. Its type, hint, status and codes are those of the most telling one."""
     if not failures:
         return ContentError(f"{what}: no endpoint is left to ask, each one sent wrong bytes")
     errors = list(failures.values())
@@ -109,7 +109,7 @@ class Endpoint:
         return cls(host, prefix)
 
     def repository(self, repository: str) -> str:
-        """The name of a repository of the upstream registry here. Docker Hub's `library/` stays."""
+        """Return the name of a repository of the upstream registry here. Docker Hub's `library/` stays."""
         return f"{self.prefix}/{repository}" if self.prefix else repository
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from typing import Optional
 
 from bundler.sources.download import Download
 from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
-from bundler.sources.source import BlobStream, Source
+from bundler.sources.source import BlobRequest, BlobStream, Source
 from bundles.errors import NetworkError, NotFoundError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
@@ -41,24 +41,14 @@ class RegistrySource(Source):
             raise
 
     def find_manifest(self, reference: Reference) -> Optional[tuple[Descriptor, bytes]]:
-        """As `manifest`, but None when it is nowhere.
-
-        Raises:
-            NetworkError: whether it is there cannot be told.
-        """
+        # Without the search for similar tags, which who asks whether there is something does not need.
         try:
             return self._manifest(reference)
         except NotFoundError:
             return None
 
     def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
-        """The pages of the list of what refers to a manifest (distribution-spec v1.1 "Listing Referrers").
-
-        Each is an image index. None where no registry has such lists, which most that lack them say with 404.
-
-        Raises:
-            NetworkError: a registry failed.
-        """
+        # Most registries that lack such lists say so with 404.
         for endpoint in self._mirrors.of(repository.registry):
             name = endpoint.repository(repository.repository)
             try:
@@ -83,20 +73,14 @@ class RegistrySource(Source):
                 failures[endpoint] = error
         raise all_failed(f"cannot get `{reference.familiar}`", failures)
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        return Download(self._transport, self._mirrors, repository, descriptor, offset=offset, avoid=avoid)
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        return Download(self._transport, self._mirrors, request)
 
     def cancel(self) -> None:
         self._transport.close()
 
     def _with_suggestions(self, reference: Reference, failure: NotFoundError) -> NotFoundError:
-        """The error for a tag that is nowhere, with tags that are. Says nothing where the registry does not."""
+        """Make the error for a tag that is nowhere, with tags that are. It says nothing where the registry does not."""
         unknown = False
         for endpoint in self._mirrors.of(reference.registry):
             try:
@@ -109,9 +93,9 @@ class RegistrySource(Source):
             close = difflib.get_close_matches(str(reference.tag), tags, _SUGGESTIONS, _ALIKE)
             if close:
                 near = [dataclasses.replace(reference, tag=tag).familiar for tag in close]
-                return _amended(failure, "", f"did you mean {', '.join(f'`{name}`' for name in near)}?")
+                return _amend(failure, "", f"did you mean {', '.join(f'`{name}`' for name in near)}?")
             return failure
-        return _amended(failure, f"the repository `{reference.repository}` is unknown") if unknown else failure
+        return _amend(failure, f"the repository `{reference.repository}` is unknown") if unknown else failure
 
     def _tags(self, endpoint: Endpoint, repository: str) -> list[str]:
         name = endpoint.repository(repository)
@@ -122,6 +106,6 @@ class RegistrySource(Source):
         return list(tags)
 
 
-def _amended(failure: NotFoundError, more: str, hint: Optional[str] = None) -> NotFoundError:
+def _amend(failure: NotFoundError, more: str, hint: Optional[str] = None) -> NotFoundError:
     message = f"{failure.message}; {more}" if more else failure.message
     return NotFoundError(message, hint=hint or failure.hint, status=failure.status, codes=failure.codes)

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import Optional, Union
 
 from bundler.sources.mirrors import Endpoint
-from bundles.errors import ContentError
+from bundles.errors import ContentError, NotFoundError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from bundles.runtime.closeable import Closeable
+
+
+@dataclasses.dataclass(frozen=True)
+class BlobRequest:
+    """A blob to read.
+
+    Args:
+        repository: any reference to the repository that has it.
+        descriptor: the blob.
+        offset: the first byte wanted.
+        avoid: endpoints that sent wrong bytes, see `BlobStream.endpoint`.
+    """
+
+    repository: Reference
+    descriptor: Descriptor
+    offset: int = 0
+    avoid: frozenset[Endpoint] = frozenset()
 
 
 class Source(abc.ABC):
@@ -18,7 +36,7 @@ class Source(abc.ABC):
 
     root, data = source.manifest(Reference.parse("debian:12"))
     for layer in parse_manifest(data).layers:
-        with source.open_blob(reference, layer) as stream:
+        with source.open_blob(BlobRequest(reference, layer)) as stream:
             ...
 
     A manifest's bytes are verified here; a blob's are verified by whoever reads the stream to its end.
@@ -26,28 +44,37 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
-        """A manifest or index: its descriptor, computed from the bytes, and the bytes as they came.
+        """Return a manifest or index: its descriptor, computed from the bytes, and the bytes as they came.
 
         Raises:
             NotFoundError: it is not there; the message suggests tags that are.
             NetworkError: it cannot be had.
         """
 
-    @abc.abstractmethod
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        """Begin to read a blob at `offset`; the caller closes the stream and verifies the digest.
+    def find_manifest(self, reference: Reference) -> Optional[tuple[Descriptor, bytes]]:
+        """Return what `manifest` does, or None when it is nowhere.
 
-        Args:
-            repository: any reference to the repository that has it.
-            descriptor: the blob.
-            offset: the first byte wanted.
-            avoid: endpoints that sent wrong bytes, see `BlobStream.endpoint`.
+        Raises:
+            NetworkError: whether it is there cannot be told.
+        """
+        try:
+            return self.manifest(reference)
+        except NotFoundError:
+            return None
+
+    def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
+        """Return the pages of the list of what refers to a manifest (distribution-spec v1.1 "Listing Referrers").
+
+        Each is an image index. Empty where there are no such lists.
+
+        Raises:
+            NetworkError: a registry failed.
+        """
+        return ()
+
+    @abc.abstractmethod
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        """Begin to read a blob; the caller closes the stream and verifies the digest.
 
         Raises:
             ContentError: there is no endpoint besides those to avoid, or none sends content of this size.
@@ -59,7 +86,7 @@ class Source(abc.ABC):
         """End what other threads wait for, with errors. Nothing can be had from the source afterwards."""
 
     def read_blob(self, repository: Reference, descriptor: Descriptor, limit: int) -> bytes:
-        """A small blob as a whole, verified; an endpoint that sends wrong bytes is passed over.
+        """Read a small blob as a whole, verified; an endpoint that sends wrong bytes is passed over.
 
         Raises:
             ContentError: it is larger than `limit`, or wrong wherever it comes from.
@@ -70,7 +97,7 @@ class Source(abc.ABC):
             raise ContentError(f"{what} has {descriptor.size} bytes: expected at most {limit}")
         avoid: frozenset[Endpoint] = frozenset()
         while True:
-            with self.open_blob(repository, descriptor, 0, avoid) as stream:
+            with self.open_blob(BlobRequest(repository, descriptor, avoid=avoid)) as stream:
                 data = bytearray()
                 buffer = bytearray(min(1 << 20, descriptor.size))
                 while count := stream.readinto(buffer):
@@ -92,14 +119,11 @@ class SourceAround(Source):
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         return self._source.manifest(reference)
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        return self._source.open_blob(repository, descriptor, offset, avoid)
+    def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
+        return self._source.referrers(repository, digest)
+
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        return self._source.open_blob(request)
 
     def cancel(self) -> None:
         self._source.cancel()
@@ -108,7 +132,7 @@ class SourceAround(Source):
 class BlobStream(Closeable):
     """The bytes of one blob, from an offset on. A context manager, for one thread.
 
-    with source.open_blob(repository, descriptor) as stream:
+    with source.open_blob(request) as stream:
         while count := stream.readinto(buffer):
             ...
     """

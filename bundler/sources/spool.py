@@ -19,7 +19,7 @@ from typing import Optional, Union
 
 from bundler.definition.spec import Spec
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import BlobStream, Source, SourceAround
+from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
 from bundler.sources.writer_lock import open_for_writer
 from bundles.errors import DiskFullError
 from bundles.oci.descriptor import Descriptor
@@ -79,7 +79,7 @@ class Spool:
         return descriptor
 
     def keep(self, digest: Digest, origin: str) -> None:
-        """What was added is right, and a later run may `take_up` it too.
+        """Let a later run `take_up` what was added, which is right.
 
         Args:
             digest: of what was added.
@@ -88,7 +88,7 @@ class Spool:
         self._named(None, digest, f"{origin}.{digest.hex}{_MADE}")
 
     def take_up(self, media_type: str, origin: str) -> Optional[Descriptor]:
-        """What an earlier run made of `origin`, when it is still what it was; else None."""
+        """Return what an earlier run made of `origin`, when it is still what it was; else None."""
         for path in self._directory.glob(f"{origin}.*{_MADE}") if self._directory else ():
             with path.open("rb") as file:
                 hashed = Hashed(iter(lambda: file.read(_BLOCK), b""))
@@ -206,18 +206,13 @@ class SpooledSource(SourceAround):
             return self._documents[digest]
         return super().manifest(reference)
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        if descriptor.digest in self._documents:
-            return _Bytes(self._documents[descriptor.digest][1][offset:])
-        if not self.spool.has(descriptor.digest):
-            return super().open_blob(repository, descriptor, offset, avoid)
-        return self.spool.open(descriptor.digest, offset)
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        digest = request.descriptor.digest
+        if digest in self._documents:
+            return _Bytes(self._documents[digest][1][request.offset :])
+        if not self.spool.has(digest):
+            return super().open_blob(request)
+        return self.spool.open(digest, request.offset)
 
 
 class Hashed:
@@ -237,13 +232,12 @@ class Hashed:
 
 
 @contextlib.contextmanager
-def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> Iterator[Spool]:
-    """A spool in a directory beside the archive, removed at the end; what a failed run has recompressed waits in it.
+def spool_beside(target: Path, spec: Spec, progress: Progress) -> Iterator[Spool]:
+    """Make a spool in a directory beside the archive, removed at the end; what a failed run recompressed waits there.
 
     Args:
         target: the archive.
         spec: whether anything is to be made at all.
-        keep: False to learn sizes and digests and to write nothing.
         progress: is told what waits for the next run.
 
     Raises:
@@ -252,7 +246,7 @@ def spool_beside(target: Path, spec: Spec, keep: bool, progress: Progress) -> It
     """
     directory = target.with_name(f"{target.name}.spool")
     # What a run has left is removed by the next one that ends well, whether or not that makes anything itself.
-    if not keep or not (spec.from_daemon or spec.recompress or directory.is_dir()):
+    if not (spec.from_daemon or spec.recompress or directory.is_dir()):
         yield Spool(None)
         return
     with contextlib.ExitStack() as stack:

@@ -6,31 +6,22 @@ split into jobs as libzstd does with workers, which gives the same frame for eve
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import zlib
 from collections.abc import Callable, Iterator
 
 import zstandard
 
+from bundler.definition.spec import Compression
 from bundles.errors import ContentError
 
 CHUNK = 1 << 20
-DEFAULT_LEVEL = 9
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _GZIP = 16 + zlib.MAX_WBITS
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """`level` from 1 (fast) to 19 (small); `threads` is how many cores work on one layer, 0 for all there are."""
-
-    level: int = DEFAULT_LEVEL
-    threads: int = 0
-
-
 def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """What `read` gives up to its end, in pieces of exactly CHUNK bytes, the last one shorter."""
+    """Read to the end, in pieces of exactly CHUNK bytes, the last one shorter."""
     while True:
         piece = bytearray()
         while len(piece) < CHUNK:
@@ -44,17 +35,17 @@ def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
             return
 
 
-def compress(pieces: Iterator[bytes], settings: Settings) -> Iterator[bytes]:
-    """One zstd frame with a content checksum."""
-    threads = settings.threads or os.cpu_count() or 1
-    frame = zstandard.ZstdCompressor(level=settings.level, threads=threads, write_checksum=True).compressobj()
+def compress(pieces: Iterator[bytes], compression: Compression) -> Iterator[bytes]:
+    """Make one zstd frame with a content checksum."""
+    threads = compression.threads or os.cpu_count() or 1
+    frame = zstandard.ZstdCompressor(level=compression.level, threads=threads, write_checksum=True).compressobj()
     for piece in pieces:
         yield frame.compress(piece)
     yield frame.flush()
 
 
 def decompress(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
-    """The content of a gzip file, all its members; anything else comes as it is. The first piece has two bytes or more.
+    """Unpack a gzip file, all its members; anything else comes as it is. The first piece has two bytes or more.
 
     Raises:
         ContentError: the gzip data is broken or ends early; the message names `what`.

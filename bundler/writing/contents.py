@@ -5,22 +5,30 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import bundles
 from bundler.definition.spec import Spec
 from bundler.planning.plan import Plan
-from bundler.writing.install_script import Bootstrap, filled
+from bundler.writing.install_script import Bootstrap, fill_in
 from bundles.archive.layout import Layout
-from bundles.archive.manifest import BundleManifest, File, Image
+from bundles.archive.manifest import BundleManifest, File
 from bundles.oci.descriptor import OCI_INDEX
 from bundles.oci.digest import Digest
-from bundles.oci.image import parse_manifest
+from bundles.oci.image import ImageManifest, parse_manifest
+from bundles.oci.reference import Reference
 
 
-def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
-    """Everything that is in the archive but the layers; `program` is the zip that follows the tar."""
+def compose(spec: Spec, plan: Plan, program: bytes, *, signed: bool = False) -> Contents:
+    """Put together everything that is in the archive but the layers.
+
+    Args:
+        spec: what was asked for.
+        plan: what that is.
+        program: the zip that follows the tar.
+        signed: whether bundle.json gets a signature; the contents have it once `Contents.signature` is set.
+    """
     bootstrap = Bootstrap(plan)
     files = {"index.json": _index(plan), "manifest.json": _docker_archive(plan), **bootstrap.files(None)}
     manifest = BundleManifest(
@@ -34,14 +42,15 @@ def compose(spec: Spec, plan: Plan, program: bytes) -> Contents:
         program=File("program.zip", Digest.of(program), len(program)),
         bases=plan.bases,
         required=plan.required,
+        signed=signed,
     )
-    manifest, files = filled(manifest, files, bootstrap)
+    manifest, files = fill_in(manifest, files, bootstrap)
     documents = {descriptor.digest: data for descriptor, data in plan.documents}
     return Contents(manifest, files, documents, program)
 
 
 def _index(plan: Plan) -> bytes:
-    """The index.json of the OCI image layout: each image under its full reference.
+    """Write the index.json of the OCI image layout: each image under its full reference.
 
     `org.opencontainers.image.ref.name` is what skopeo, crane, regctl and umoci look for, `io.containerd.image.name`
     what containerd and a Docker with the containerd image store look for.
@@ -57,30 +66,27 @@ def _index(plan: Plan) -> bytes:
 
 
 def _docker_archive(plan: Plan) -> bytes:
-    """The manifest.json of `docker save`: the registry image of each host platform, so that `docker load` works.
+    """Write the manifest.json of `docker save`: the registry image of each host platform, so that `docker load` works.
 
     An image of which a delta leaves layers to its base is not in it: `docker load` could do nothing with it.
 
     With several host platforms the first one has the plain tag, as Docker's tags hold one image each; the others carry
     their architecture behind the tag.
     """
-    documents = {descriptor.digest: data for descriptor, data in plan.documents}
     required = {descriptor.digest for descriptor in plan.required}
     entries = []
     for image in plan.images:
         if image.role == "registry":
             for position, content in enumerate(image.platforms):
-                layers = parse_manifest(documents[content.manifest.digest]).layers
-                if any(layer.digest in required for layer in layers):
+                manifest = parse_manifest(plan.document(content.manifest.digest))
+                if any(layer.digest in required for layer in manifest.layers):
                     continue
                 suffix = f"-{str(content.platform).replace('/', '-')}" if position else ""
-                entries.append(_docker_image(image, documents[content.manifest.digest], suffix))
+                entries.append(_docker_image(image.reference, manifest, suffix))
     return _dump(entries)
 
 
-def _docker_image(image: Image, data: bytes, suffix: str) -> dict[str, Any]:
-    manifest = parse_manifest(data)
-    reference = image.reference
+def _docker_image(reference: Reference, manifest: ImageManifest, suffix: str) -> dict[str, Any]:
     tags = [f"{reference.name.removeprefix('docker.io/library/')}:{reference.tag}{suffix}"] if reference.tag else []
     return {
         "Config": manifest.config.digest.blob_path,
@@ -97,7 +103,8 @@ def _dump(value: Any) -> bytes:
 class Contents:
     """All of an archive but its layers: `files`, `documents` (manifests and configs) and `program` as raw bytes.
 
-    `signature` is the entry for the signature of bundle.json when the manifest says that it is signed.
+    `signature` is the one of `manifest_bytes` where the manifest says that it is signed: what else there is does not
+    depend on it.
     """
 
     manifest: BundleManifest
@@ -120,8 +127,3 @@ class Contents:
     def layout(self) -> Layout:
         """Where everything is in the archive."""
         return self.manifest.layout(len(self.manifest_bytes))
-
-    def signed(self, sign: Callable[[bytes], bytes]) -> Contents:
-        """The same with a signature; `sign` makes it from bundle.json."""
-        manifest = dataclasses.replace(self.manifest, signed=True)
-        return dataclasses.replace(self, manifest=manifest, signature=sign(manifest.to_bytes()))

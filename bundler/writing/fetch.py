@@ -8,7 +8,7 @@ from typing import Optional
 
 from bundler.planning.plan import Plan
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import Source
+from bundler.sources.source import BlobRequest, Source
 from bundler.writing.writer import (
     CHUNK,
     ArchiveWriter,
@@ -45,7 +45,7 @@ def export(
 
 
 def in_order(layers: Sequence[Layer], workers: int) -> list[Layer]:
-    """The order in which to begin layers: that of the archive, but a large one before it could be the last to end.
+    """Order layers as they are to begin: as in the archive, but a large one before it could be the last to end.
 
     The archive's order keeps the hash of the whole file close behind the workers. A layer that is left to the end would
     keep one of them busy, over one connection, while the others have nothing to do: it is begun as soon as it is as
@@ -108,7 +108,7 @@ class _Fetching:
         if sink.position == descriptor.size:
             return None
         buffer = memoryview(bytearray(min(CHUNK, descriptor.size)))
-        with self._source.open_blob(repository, descriptor, sink.position, avoid) as stream:
+        with self._source.open_blob(BlobRequest(repository, descriptor, sink.position, avoid)) as stream:
             while sink.position < descriptor.size:
                 count = stream.readinto(buffer)
                 if self._stop.is_set():

@@ -50,13 +50,12 @@ class Bootstrap:
     """
 
     def __init__(self, plan: Plan) -> None:
-        documents = {known.digest: data for known, data in plan.documents}
         # An image that a delta leaves to its base cannot be loaded from it.
         left = {blob.digest for blob in plan.required}
         self._images: list[_Python] = []
         offset = 0
         for content in (content for image in plan.images if image.role == "python" for content in image.platforms):
-            manifest = parse_manifest(documents[content.manifest.digest])
+            manifest = parse_manifest(plan.document(content.manifest.digest))
             name = f"docker.io/library/bundle-python:{content.manifest.digest.short}"
             if any(layer.digest in left for layer in manifest.layers):
                 continue
@@ -66,7 +65,7 @@ class Bootstrap:
             offset += len(head)
 
     def files(self, layout: Optional[Layout]) -> dict[str, bytes]:
-        """Name and content; with None the numbers are missing, and the sizes are right."""
+        """Return name and content; with None the numbers are missing, and the sizes are right."""
         text = _template().replace(_SIZE, f"{layout.size if layout else 0:<{_DIGITS}}")
         cases = "".join(self._case(image, layout) for image in self._images)
         files = {SCRIPT: text.replace(_PYTHON, cases or "    none) ;;\n").encode()}
@@ -93,10 +92,10 @@ class Bootstrap:
         )
 
 
-def filled(
+def fill_in(
     manifest: BundleManifest, files: Mapping[str, bytes], bootstrap: Bootstrap
 ) -> tuple[BundleManifest, dict[str, bytes]]:
-    """The manifest and the small files, with the numbers in the script."""
+    """Return the manifest and the small files, with the numbers in the script."""
     layout = manifest.layout(len(manifest.to_bytes()))
     files = {**files, **bootstrap.files(layout)}
     listed = tuple(File(name, Digest.of(data), len(data)) for name, data in files.items())

@@ -97,26 +97,26 @@ class Journal:
                 self._file = -1
 
     def give_up(self) -> None:
-        """Nothing is going to be done: leave what an earlier run left, and no trace of this one."""
+        """Leave what an earlier run left, and no trace of this one: nothing is going to be done."""
         if self._is_new:
             self.remove()
         else:
             self.close()
 
     def remove(self) -> None:
-        """The archive is complete: nothing to remember."""
+        """Remove it: the archive is complete, and there is nothing to remember."""
         # Before the lock is given up, so that nobody finds a journal without a writer.
         self.path.unlink(missing_ok=True)
         self.close()
 
 
 def journal_of(path: Path) -> Path:
-    """Where the journal of the archive `path` is."""
+    """Return where the journal of the archive `path` is."""
     return path.with_name(path.name + _SUFFIX)
 
 
-def described(path: Path) -> Optional[tuple[Digest, str]]:
-    """Of which bundle a journal is, and how that is cut; None when there is none, or nothing in it."""
+def bundle_of(path: Path) -> Optional[tuple[Digest, str]]:
+    """Tell of which bundle a journal is, and how that is cut; None when there is none, or nothing in it."""
     try:
         with path.open("rb") as file:
             words = file.readline(1 << 16).decode("ascii", "replace").split()
@@ -135,7 +135,7 @@ def _content(file: int) -> bytes:
 
 
 def _read(data: bytes, first: str, boot: str) -> tuple[dict[Digest, int], bool]:
-    """The claims, and whether files were getting their final names."""
+    """Return the claims, and whether files were getting their final names."""
     lines = data.decode("ascii", "replace").split("\n")
     claims: dict[Digest, int] = {}
     if lines[0] != first:

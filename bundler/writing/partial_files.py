@@ -19,13 +19,13 @@ PARTIAL = ".partial"
 
 
 def unfinished_files(path: Path) -> list[Path]:
-    """The unfinished files of the archive `path` that are there, however it was cut."""
+    """List the unfinished files of the archive `path` that are there, however it was cut."""
     names = (path, *further_parts(path, 0, PARTIAL))
     return [partial for partial in map(_partial, names) if partial.exists()]
 
 
-def occupied(files: Sequence[Path]) -> int:
-    """The bytes that files take up on the medium."""
+def disk_usage(files: Sequence[Path]) -> int:
+    """Count the bytes that files take up on the medium."""
     return sum(file.stat().st_blocks * 512 for file in files)
 
 
@@ -133,7 +133,7 @@ class Unfinished(Closeable):
                 raise self._failed(error, index, size) from None
 
     def forget(self, offset: int, size: int) -> None:
-        """Have these bytes come from the medium when they are read again.
+        """Let these bytes come from the medium when they are read again.
 
         After a write that failed late, the page cache may hold bytes that the medium never got.
         """

@@ -6,21 +6,21 @@ it left is set aside under the name `NAME.previous`, an unfinished archive like 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional, Union
 
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import BlobStream, Source, SourceAround
-from bundler.writing.journal import Journal, described, journal_of
-from bundler.writing.partial_files import Unfinished, occupied, unfinished_files
+from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
+from bundler.writing.journal import Journal, bundle_of, journal_of
+from bundler.writing.partial_files import Unfinished, disk_usage, unfinished_files
 from bundles.archive.layout import BLOCK, Entry
 from bundles.archive.manifest import BundleManifest
 from bundles.archive.reader import manifest_size
 from bundles.errors import BundleError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.reference import Reference
 from bundles.runtime.closeable import Closeable
 from bundles.runtime.filesystem import free_space
 
@@ -43,7 +43,7 @@ def set_aside(path: Path, bundle: Digest, size: int) -> int:
     Raises:
         BundleError: another process is writing there.
     """
-    found = described(journal_of(path))
+    found = bundle_of(journal_of(path))
     if not found or found[0] == bundle:
         return 0
     journal = Journal(journal_of(path), *found)
@@ -51,7 +51,7 @@ def set_aside(path: Path, bundle: Digest, size: int) -> int:
         if not journal.claims:
             return 0
         if free_space(path.parent) < size:
-            return occupied(unfinished_files(path))
+            return disk_usage(unfinished_files(path))
         discard(path)
         for partial in unfinished_files(path):
             partial.replace(partial.with_name(_previous(path).name + partial.name[len(path.name) :]))
@@ -62,7 +62,7 @@ def set_aside(path: Path, bundle: Digest, size: int) -> int:
 
 
 def discard(path: Path) -> None:
-    """The archive `path` is complete: what was set aside for it is needed no more."""
+    """Remove what was set aside for the archive `path`, which is complete."""
     previous = _previous(path)
     for file in (*unfinished_files(previous), journal_of(previous)):
         file.unlink(missing_ok=True)
@@ -79,13 +79,13 @@ class Leftover(Closeable):
 
     @classmethod
     def of(cls, path: Path) -> Optional[Leftover]:
-        """What was set aside for the archive `path`; None when there is nothing of use.
+        """Open what was set aside for the archive `path`; None when there is nothing of use.
 
         Raises:
             BundleError: another process uses it.
         """
         previous = _previous(path)
-        found = described(journal_of(previous))
+        found = bundle_of(journal_of(previous))
         partials = unfinished_files(previous)
         if not found or not partials:
             return None
@@ -99,7 +99,7 @@ class Leftover(Closeable):
         return cls(journal, files, _whole(data, journal.claims) if Digest.of(data) == bundle else {})
 
     def size_of(self, layers: Iterable[Descriptor]) -> int:
-        """How many bytes of these layers are here."""
+        """Count how many bytes of these layers are here."""
         return sum(layer.size for layer in layers if self.has(layer))
 
     def has(self, layer: Descriptor) -> bool:
@@ -116,7 +116,7 @@ class Leftover(Closeable):
 
 
 def _whole(data: bytes, claims: Mapping[Digest, int]) -> dict[Digest, Entry]:
-    """Where the layers are that are whole by the journal's claims; `data` is bundle.json."""
+    """Find where the layers are that are whole by the journal's claims; `data` is bundle.json."""
     try:
         manifest = BundleManifest.parse(data)
         layout = manifest.layout(len(data))
@@ -127,7 +127,7 @@ def _whole(data: bytes, claims: Mapping[Digest, int]) -> dict[Digest, Entry]:
 
 
 def _read_manifest(files: Unfinished) -> bytes:
-    """bundle.json, as far as it is there."""
+    """Read bundle.json, as far as it is there."""
     head = bytearray(BLOCK)
     files.readinto(_HEADER, memoryview(head))
     data = bytearray(manifest_size(bytes(head)) or 0)
@@ -159,13 +159,7 @@ class LeftoverSource(SourceAround):
         super().__init__(source)
         self._leftover = leftover
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        if self._leftover.has(descriptor) and _HERE not in avoid:
-            return self._leftover.open(descriptor, offset)
-        return super().open_blob(repository, descriptor, offset, avoid - {_HERE})
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        if self._leftover.has(request.descriptor) and _HERE not in request.avoid:
+            return self._leftover.open(request.descriptor, request.offset)
+        return super().open_blob(dataclasses.replace(request, avoid=request.avoid - {_HERE}))

@@ -54,7 +54,7 @@ main()
 
 
 def program() -> bytes:
-    """The zip, as bytes: some 4 MB.
+    """Make the zip, as bytes: some 4 MB.
 
     Raises:
         BundleError: a package that must travel is not installed.

@@ -58,7 +58,7 @@ class FrontierHasher(threading.Thread):
         self._error: Optional[BaseException] = None
 
     def grown(self, entry: Entry, position: int) -> None:
-        """The first `position` bytes of an entry are written; 0 means that it begins again."""
+        """Note that the first `position` bytes of an entry are written; 0 means that it begins again."""
         with self._changed:
             if position == 0:
                 self._restarted.add(entry.offset)
@@ -67,7 +67,7 @@ class FrontierHasher(threading.Thread):
             self._changed.notify()
 
     def complete(self, entry: Entry) -> None:
-        """All of an entry is written, padding included, and will not change."""
+        """Note that all of an entry is written, padding included, and will not change."""
         with self._changed:
             self._ready[entry.offset] = entry.end
             self._changed.notify()
@@ -112,7 +112,7 @@ class FrontierHasher(threading.Thread):
                 self._changed.wait()
 
     def result(self, tail: bytes) -> tuple[str, ...]:
-        """The hex digest of each file, once every entry is complete; `tail` is what follows the entries."""
+        """Return the hex digest of each file, once every entry is complete; `tail` is what follows the entries."""
         self.join()
         if self._error:
             raise self._error

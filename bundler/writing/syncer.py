@@ -28,7 +28,7 @@ class Syncer(threading.Thread):
         self._positions: dict[Digest, int] = {}
 
     def wrote(self, count: int) -> None:
-        """`count` more bytes are written, anywhere in the archive. Raises as `check` does."""
+        """Note that `count` more bytes are written, anywhere in the archive. Raises as `check` does."""
         self.check()
         with self._changed:
             self._pending += count
@@ -45,7 +45,7 @@ class Syncer(threading.Thread):
             raise self._error
 
     def reached(self, entry: Entry, position: int) -> None:
-        """The first `position` bytes of a blob are written."""
+        """Note that the first `position` bytes of a blob are written."""
         with self._changed:
             self._positions[Digest("sha256:" + entry.name[-64:])] = position
 

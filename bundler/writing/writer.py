@@ -16,7 +16,7 @@ from typing import Optional
 
 from bundler.writing.contents import Contents
 from bundler.writing.journal import Journal, journal_of
-from bundler.writing.partial_files import Unfinished, occupied, unfinished_files
+from bundler.writing.partial_files import Unfinished, disk_usage, unfinished_files
 from bundler.writing.running_hash import FrontierHasher
 from bundler.writing.syncer import Syncer
 from bundles.archive.layout import (
@@ -183,7 +183,7 @@ class ArchiveWriter(Closeable):
                     partial.unlink()
                 self.journal.adopt({layer.digest: layer.size for layer in self.layers})
             else:
-                self._check_space(occupied(partials))
+                self._check_space(disk_usage(partials))
             self.files = Unfinished(paths, sizes, renaming=self.journal.renaming)
         except BaseException:
             self.journal.give_up()
@@ -234,7 +234,7 @@ class ArchiveWriter(Closeable):
             self._hasher.complete(entry)
 
     def sink(self, descriptor: Descriptor, stopped: Callable[[], bool] = lambda: False) -> BlobSink:
-        """Where to write that layer; one of `layers`, each once.
+        """Return where to write that layer; one of `layers`, each once.
 
         What an earlier run wrote of it is read again first, until `stopped` says that it is no longer wanted.
         """
@@ -253,12 +253,12 @@ class ArchiveWriter(Closeable):
         self._syncer.wrote(len(data))
 
     def grown(self, entry: Entry, position: int) -> None:
-        """The first `position` bytes of an entry are written; fewer than before when it begins again."""
+        """Note that the first `position` bytes of an entry are written; fewer than before when it begins again."""
         self._hasher.grown(entry, position)
         self._syncer.reached(entry, position)
 
     def complete(self, entry: Entry) -> None:
-        """An entry's bytes are written and right."""
+        """Pad an entry, whose bytes are written and right."""
         self.write_at(entry.data_offset + entry.size, memoryview(bytes(padding(entry.size))))
         self._hasher.complete(entry)
 
@@ -350,7 +350,7 @@ def _check_target(path: Path, split: bool) -> None:
 
 
 def _holds(paths: Sequence[Path], sizes: Sequence[int], digest: Digest) -> bool:
-    """Whether this very bundle is there already, by its bundle.json: an earlier run got to its end."""
+    """Tell whether this very bundle is there already, by its bundle.json: an earlier run got to its end."""
     try:
         if [path.stat().st_size for path in paths] != list(sizes):
             return False

@@ -38,6 +38,11 @@ class Descriptor:
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
+    def plain(self) -> Descriptor:
+        """The descriptor of the content itself, without what an index says of it."""
+        return Descriptor(self.media_type, self.digest, self.size)
+
+    @property
     def is_index(self) -> bool:
         return self.media_type in INDEX_TYPES
 

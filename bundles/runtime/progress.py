@@ -6,10 +6,13 @@ Everything goes to stderr, so that stdout holds results only.
 from __future__ import annotations
 
 import abc
+import contextlib
 import datetime
+import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Optional, TextIO
 
 from bundles.runtime.closeable import Closeable
@@ -44,6 +47,14 @@ class Progress(abc.ABC):
     @abc.abstractmethod
     def task(self, label: str, total: int) -> Task:
         """Begin to move `total` bytes."""
+
+    @contextlib.contextmanager
+    def step(self, name: str, text: str) -> Iterator[None]:
+        """Say what is being done within the context, and when that has ended well how long it took."""
+        begun = time.monotonic()
+        self.message(f"{name:<14} {text}")
+        yield
+        self.message(f"{name:<14} done, {time.monotonic() - begun:.1f} s")
 
 
 class _SilentTask(Task):
@@ -122,21 +133,46 @@ class Bars(Progress):
     def task(self, label: str, total: int) -> Task:
         return _BarTask(label, total)
 
+    @contextlib.contextmanager
+    def step(self, name: str, text: str) -> Iterator[None]:
+        """Show a line that gives way to one with the time."""
+        from tqdm import tqdm
+
+        begun, end = time.monotonic(), "failed after "
+        line = f"{name:<14} {text}"
+        # What is wider than the terminal could not be taken back.
+        short = line[: shutil.get_terminal_size().columns - 1]
+        try:
+            with tqdm(bar_format="{desc}", desc=short, leave=False):
+                yield
+            end = ""
+        finally:
+            self.message(f"{line}  {end}{time.monotonic() - begun:.1f} s")
+
+
+class _TimedLines(Lines):
+    def message(self, text: str) -> None:
+        super().message(f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}")
+
 
 class ProgressLog(Progress):
     """Another progress whose messages are also appended to a log, each line with its time."""
 
     def __init__(self, progress: Progress, stream: TextIO) -> None:
-        self._progress, self._stream = progress, stream
+        self._progress, self._log = progress, _TimedLines(stream)
 
     def message(self, text: str) -> None:
-        self._stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {text}\n")
-        self._stream.flush()
+        self._log.message(text)
         self._progress.message(text)
 
     def task(self, label: str, total: int) -> Task:
-        self._stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} {label}: {human_size(total)}\n")
+        self._log.message(f"{label}: {human_size(total)}")
         return self._progress.task(label, total)
+
+    @contextlib.contextmanager
+    def step(self, name: str, text: str) -> Iterator[None]:
+        with self._log.step(name, text), self._progress.step(name, text):
+            yield
 
 
 def for_stderr(quiet: bool) -> Progress:

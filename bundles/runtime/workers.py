@@ -13,7 +13,11 @@ _Result = TypeVar("_Result")
 
 
 def in_parallel(
-    work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int, cancel: Callable[[], None]
+    work: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    workers: int,
+    cancel: Callable[[], None],
+    abandon: Callable[[], None] = lambda: None,
 ) -> list[_Result]:
     """Do `work` for each item and return the results in order; whatever happens, no thread is left at the end.
 

@@ -23,16 +23,16 @@ from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.model.naming import repositories
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """Whether an image is there for a platform. `missing` says what is not, None when all is."""
+class Availability:
+    """An image that is needed for a platform. `missing` says what of it is not there, None when all is."""
 
     use: Use
     missing: Optional[str]
@@ -56,23 +56,22 @@ def check(
     """
     # The engine is not asked, nor is the docker command, which would take longer than all the rest.
     environment = environment_of_invoker(os.environ)
-    installed = Installed.read(Host(Engine(EngineEndpoint()), DockerCLI(environment), Places.of(environment)))
-    wanted = installed.wanted
-    targets = Platform.parse_list(",".join(platforms)) or wanted.platforms
-    settings = BuildSettings(targets, (wanted.host_platform,), dict(map(_argument, arguments)))
+    state = Receipt.read(Host(Engine(EngineEndpoint()), DockerCLI(environment), Places.of(environment))).state
+    targets = Platform.parse_list(",".join(platforms)) or state.platforms
+    settings = BuildSettings(targets, (state.host_platform,), dict(map(_argument, arguments)))
     found = [use for path in dockerfiles for use in _uses(path, settings)]
-    with local_transport(wanted.address, attempts=1) as transport:
-        registry = Registry(transport, str(wanted.address))
+    with local_transport(state.address, attempts=1) as transport:
+        registry = Registry(transport, str(state.address))
         try:
             registry.ping()
         except NetworkError as error:
             raise HostError(
-                f"the registry at {wanted.address} does not answer: {error.message}", hint=own_command("doctor")
+                f"the registry at {state.address} does not answer: {error.message}", hint=own_command("doctor")
             ) from None
-        findings = [Finding(use, missing(use, wanted, registry)) for use in found]
-    lines = _bundle_lines(findings, targets)
-    document = {"builds": not lines, "images": [_to_json(finding) for finding in findings], "bundle.toml": lines}
-    output.result(document, _text(findings, lines))
+        answers = [Availability(use, missing(use, state, registry)) for use in found]
+    lines = _bundle_lines(answers, targets)
+    document = {"builds": not lines, "images": [_to_json(answer) for answer in answers], "bundle.toml": lines}
+    output.result(document, _text(answers, lines))
     if lines:
         ctx.exit(NetworkError.exit_code)
 
@@ -94,12 +93,12 @@ def _uses(path: Path, settings: BuildSettings) -> list[Use]:
     return uses(text, str(place), settings)
 
 
-def missing(use: Use, wanted: Wanted, registry: Registry) -> Optional[str]:
-    """What keeps BuildKit from getting an image for a platform at the place where its configuration makes it look."""
+def missing(use: Use, state: DesiredState, registry: Registry) -> Optional[str]:
+    """Say what keeps BuildKit from getting an image for a platform where its configuration makes it look."""
     reference = use.reference
-    if reference.registry != str(wanted.address) and reference.registry not in wanted.mirrors:
+    if reference.registry != str(state.address) and reference.registry not in state.mirrors:
         return f"nothing from {reference.registry} was ever installed, and BuildKit has no mirror for it"
-    repository = repositories(reference, wanted.address)[0]
+    repository = repositories(reference, state.address)[0]
     selector = str(reference.digest or reference.tag)
     if registry.manifest_digest(repository, selector) is None:
         return "the registry does not have it"
@@ -121,9 +120,9 @@ def _real(platforms: Iterable[Platform]) -> list[Platform]:
     return [platform for platform in platforms if platform.os != "unknown"]
 
 
-def _bundle_lines(findings: Sequence[Finding], targets: Sequence[Platform]) -> list[str]:
-    """The lines of bundle.toml that bring what is missing; the platforms are said when one of them is missing."""
-    absent = [finding.use for finding in findings if finding.missing]
+def _bundle_lines(answers: Sequence[Availability], targets: Sequence[Platform]) -> list[str]:
+    """Return the lines of bundle.toml that bring what is missing."""
+    absent = [answer.use for answer in answers if answer.missing]
     if not absent:
         return []
     images = list(dict.fromkeys(use.reference.familiar for use in absent))
@@ -133,22 +132,22 @@ def _bundle_lines(findings: Sequence[Finding], targets: Sequence[Platform]) -> l
     ]
 
 
-def _to_json(finding: Finding) -> dict[str, Any]:
-    use = finding.use
+def _to_json(answer: Availability) -> dict[str, Any]:
+    use = answer.use
     return {
         "reference": str(use.reference),
         "platform": str(use.platform),
         "where": use.where,
         "how": use.how,
-        "missing": finding.missing,
+        "missing": answer.missing,
     }
 
 
-def _text(findings: Sequence[Finding], lines: Sequence[str]) -> str:
+def _text(answers: Sequence[Availability], lines: Sequence[str]) -> str:
     rows = []
-    for finding in findings:
-        use = finding.use
-        state = f"MISSING: {finding.missing}" if finding.missing else "there"
+    for answer in answers:
+        use = answer.use
+        state = f"MISSING: {answer.missing}" if answer.missing else "there"
         rows.append(f"{use.where}: {use.how} {use.reference.familiar} {use.platform}: {state}")
     if not lines:
         return "\n".join([*rows, "", "builds here: every image is there"])

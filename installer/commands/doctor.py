@@ -1,10 +1,9 @@
-"""`bundle doctor`: finds what is wrong with an installation, explains it, and mends what it can."""
+"""`bundle doctor`: finds what is wrong with an installation, explains it, and fixes what it can."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from typing import Any
 
 import click
@@ -12,61 +11,52 @@ import click
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError, UsageError
 from bundles.runtime.program import own_command
-from installer import runner
 from installer.commands.status import finding_lines
 from installer.diagnosis import Diagnosis
 from installer.host.host import Host
-from installer.receipt.installed import Installed
-from installer.receipt.ledger import note_digests, remember
+from installer.receipt.receipt import Receipt
+from installer.receipt.recorder import Recorder
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport
+from installer.runner import Runner, plan_lines, questioner, to_json
 
 
 @click.command()
-@click.option("--fix", is_flag=True, help="Mend what can be mended without the archive.")
+@click.option("--fix", is_flag=True, help="Fix what can be fixed without the archive.")
 @click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json.")
 @click.option("--plan", is_flag=True, help="Say what --fix would do, and touch nothing.")
 @common_options
 @click.pass_context
 def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Output) -> None:
-    """Find what is wrong with the installation on this host, with the command that mends it.
+    """Find what is wrong with the installation on this host, with the command that fixes it.
 
-    Exit code 0 when all is well (or mended), 4 when something is left.
+    Exit code 0 when all is well (or fixed), 4 when something is left.
     """
     if yes and not fix:
         raise UsageError("--yes needs --fix", hint=own_command("doctor --fix --yes"))
-    host = Host.this(os.environ, runner.asking())
-    mends = fix and not plan
+    host = Host.this(os.environ, questioner())
     with contextlib.ExitStack() as stack:
-        installed = stack.enter_context(Installed.locked(host)) if mends else Installed.read(host)
-        transport = stack.enter_context(local_transport(installed.wanted.address, attempts=1))
-        diagnosis = Diagnosis(installed, host, Registry(transport, str(installed.wanted.address)), output.progress)
+        fixes = fix and not plan
+        receipt = stack.enter_context(Receipt.locked(host)) if fixes else Receipt.read(host)
+        transport = stack.enter_context(local_transport(receipt.state.address, attempts=1))
+        diagnosis = Diagnosis(receipt, host, Registry(transport, str(receipt.state.address)), output.progress)
         findings = diagnosis.findings(thorough=True)
-        names = {finding.fixed_by for finding in findings}
-        # What one step mends may be what the next one needs, in their order.
-        steps = [step for step in diagnosis.steps if step.name in names]
-        document: dict[str, Any] = {
-            "findings": [finding.to_json() for finding in findings],
-            "steps": runner.plan(steps),
-        }
-        if mends and steps:
-            runner.check(steps, host, yes=yes)
-
-            def done(changes: runner.Changes) -> None:
-                remember(installed.made, (), changes, host)
-                note_digests(installed.made, changes)
-                installed.save(host)
-
-            document["steps"] = runner.perform(steps, output.progress, done)
+        document: dict[str, Any] = {"findings": [finding.to_json() for finding in findings]}
+        steps = diagnosis.fixing(findings)
+        runner = Runner(steps, host, output.progress, Recorder(receipt, host))
+        if fixes and steps:
+            runner.check(yes=yes)
+            results = runner.perform()
             findings = diagnosis.findings(thorough=True)
             document["left"] = [finding.to_json() for finding in findings]
-    lines = [] if mends and steps else finding_lines(findings)
-    if document["steps"]:
-        title = "mended" if mends else f"what {own_command('doctor --fix')} does"
-        lines += ["", title, *runner.step_lines(document["steps"], "nothing to do", sys.maxsize)]
-    if mends and steps and findings:
-        lines += ["", "left", *finding_lines(findings)]
+            lines = [f"fixed: {', '.join(step.name for step in steps)}"]
+            lines += ["", "left", *finding_lines(findings)] if findings else []
+        else:
+            results = runner.plan()
+            lines = finding_lines(findings) or ["healthy: nothing to fix"]
+            lines += ["", f"what {own_command('doctor --fix')} does", *plan_lines(results)] if results else []
+    document["steps"] = to_json(results)["steps"]
     document["healthy"] = not findings
-    output.result(document, "\n".join(lines).strip() or "healthy: nothing to mend")
+    output.result(document, "\n".join(lines))
     if findings:
         ctx.exit(HostError.exit_code)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar
 
 import click
 
@@ -15,12 +13,13 @@ from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
+from bundles.runtime.program import own_command
 from bundles.runtime.progress import Progress
-from installer.runner import asking, step_lines
-
-if TYPE_CHECKING:
-    from installer.host.host import Host
-    from installer.model.job import Options
+from installer import install as installation
+from installer.host.host import Host
+from installer.model.address import Address
+from installer.model.job import Options
+from installer.runner import plan_lines, questioner, to_json
 
 _T = TypeVar("_T")
 
@@ -58,10 +57,6 @@ def install(
 
     Only what is missing is done: a second run changes nothing, and an interrupted one goes on.
     """
-    from installer.host.host import Host
-    from installer.model.address import Address
-    from installer.model.job import Options
-
     options = Options(
         registry=_option("--registry", Address.parse, registry) if registry else None,
         builder=builder,
@@ -70,33 +65,46 @@ def install(
         yes=yes,
         system=system,
     )
-    host = Host.this(os.environ, asking())
+    host = Host.this(os.environ, questioner())
     with archive.open() as opened:
-        document, text = (planned if plan else installed)(opened, options, host, output.progress)
+        document, text = (show_plan if plan else run_install)(opened, options, host, output.progress)
         output.result(document, text)
 
 
-def planned(archive: Archive, options: Options, host: Host, progress: Progress) -> tuple[dict[str, Any], str]:
-    """What installing would do: the document, and the text for people. Nothing is touched."""
-    from installer.install import plan
-
-    job, steps = plan(archive, options, host)
+def show_plan(archive: Archive, options: Options, host: Host, _: Progress) -> tuple[dict[str, Any], str]:
+    """Return what installing would do: the document, and the text for people. Nothing is touched."""
+    job, results = installation.plan(archive, options, host)
     document = {
         "bundle": str(archive.digest),
         "registry": str(job.address),
         "builder": job.builder,
-        "steps": [{"step": item.step.name, "changes": [change.to_json() for change in item.changes]} for item in steps],
+        "steps": to_json(results)["steps"],
         "receipt": str(host.places.receipt),
     }
-    return document, _plan_text(document)
+    lines = [f"bundle {archive.digest} to {job.address}, builder {job.builder}", "", *plan_lines(results)]
+    if any(result.changes for result in results):
+        return document, "\n".join([*lines, f"receipt        write {host.places.receipt}"])
+    return document, "\n".join([*lines, "", "nothing to do"])
 
 
-def installed(archive: Archive, options: Options, host: Host, progress: Progress) -> tuple[dict[str, Any], str]:
-    """Install: the receipt, and the text for people."""
-    from installer.install import install
-
-    document = install(archive, options, host, progress).document()
-    return document, _receipt_text(document, host.places.receipt)
+def run_install(archive: Archive, options: Options, host: Host, progress: Progress) -> tuple[dict[str, Any], str]:
+    """Install, and return the receipt, and for people what is ready, where, and what to type next."""
+    receipt = installation.install(archive, options, host, progress)
+    state = receipt.state
+    lines = [
+        f"ready          {len(receipt.images)} images on {state.address} ({own_command('status')} names them)",
+        f"builder        {state.builder} for {', '.join(map(str, state.platforms))}",
+        f"receipt        {host.places.receipt}",
+        *(f"left out       {reference}: it has none of these platforms" for reference in receipt.left_out),
+        *(f"note: {note}" for note in receipt.notes),
+        "",
+    ]
+    if receipt.changed:
+        platforms = ",".join(map(str, state.platforms))
+        lines.append(f"next: docker buildx build --platform {platforms} -t {state.address}/app:1 --push .")
+    else:
+        lines.append("nothing to do: everything was already there")
+    return receipt.to_json(), "\n".join(lines)
 
 
 def _option(name: str, parse: Callable[[str], _T], text: str) -> _T:
@@ -104,38 +112,3 @@ def _option(name: str, parse: Callable[[str], _T], text: str) -> _T:
         return parse(text)
     except UsageError as error:
         raise UsageError(f"{name}: {error.message}", hint=error.hint) from None
-
-
-def _plan_text(document: dict[str, Any]) -> str:
-    lines = [f"bundle {document['bundle']} to {document['registry']}, builder {document['builder']}", ""]
-    lines += step_lines(document["steps"], "nothing to do", sys.maxsize)
-    if any(step["changes"] for step in document["steps"]):
-        lines.append(f"receipt        write {document['receipt']}")
-    else:
-        lines += ["", "nothing to do"]
-    return "\n".join(lines)
-
-
-def _receipt_text(document: dict[str, Any], path: Path) -> str:
-    registry, builder = document["registry"], document["builder"]
-    lines = step_lines(document["steps"], "already there", 6)
-    lines += ["", "images"]
-    for image in document["images"]:
-        names = ", ".join(image["names"])
-        lines.append(f"  {names}  {', '.join(image['platforms']) or 'artifact'}  {image['digest']}")
-        lines += [f"    {name} serves {digest}" for name, digest in image["rebuilt"].items()]
-    lines += [f"  {reference}  left out: it has none of these platforms" for reference in document["leftOut"]]
-    lines += ["", *(f"note: {note}" for note in document["notes"])] if document["notes"] else []
-    lines += [
-        "",
-        f"registry   {registry['address']} (container {registry['container']}, data in {registry['data']})",
-        f"builder    {builder['name']} for {', '.join(builder['platforms'])}",
-        f"bundle     {document['bundle']['digest']}",
-        f"receipt    {path}",
-        "",
-    ]
-    if not document["changed"]:
-        return "\n".join([*lines, "nothing to do: everything was already there"])
-    platforms = ",".join(builder["platforms"])
-    example = f"docker buildx build --platform {platforms} -t {registry['address']}/app:1 --push ."
-    return "\n".join([*lines, f"ready: {example}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from installer.diagnosis import Diagnosis, Finding
 from installer.host import kernel
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport
 
@@ -29,30 +30,30 @@ def status(ctx: click.Context, *, output: Output) -> None:
     Exit code 0 when all is well, 4 when something is not; `doctor` explains it.
     """
     host = Host.this(os.environ, None)
-    installed = Installed.read(host)
-    with local_transport(installed.wanted.address, attempts=1) as transport:
-        diagnosis = Diagnosis(installed, host, Registry(transport, str(installed.wanted.address)), output.progress)
-        document = describe(installed, host, diagnosis)
-    output.result(document, _text(document))
+    receipt = Receipt.read(host)
+    with local_transport(receipt.state.address, attempts=1) as transport:
+        diagnosis = Diagnosis(receipt, host, Registry(transport, str(receipt.state.address)), output.progress)
+        document = describe(receipt, host, diagnosis)
+    output.result(document, _text(document, receipt, host.places.receipt))
     if not document["healthy"]:
         ctx.exit(HostError.exit_code)
 
 
-def describe(installed: Installed, host: Host, diagnosis: Diagnosis) -> dict[str, Any]:
-    """The status as the one JSON document: bundle, registry, images, builder, emulation, problems, healthy."""
-    wanted = installed.wanted
+def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return the one JSON document: bundle, registry, images, builder, emulation, problems, healthy."""
+    state, installed = receipt.state, receipt.to_json()
     findings = diagnosis.findings(thorough=False)
     running = not any(finding.check == "docker" for finding in findings)
     container = host.engine.container(REGISTRY_CONTAINER) if running else None
     trouble = diagnosis.answers() if running else "Docker does not answer"
     return {
-        "bundle": {**installed.document["bundle"], "installed": installed.document["finished"]},
+        "bundle": {**installed["bundle"], "installed": installed["finished"]},
         "registry": {
-            "address": str(wanted.address),
+            "address": str(state.address),
             "container": REGISTRY_CONTAINER,
             "state": container.state if container else None,
             "answers": trouble is None,
-            "data": wanted.data,
+            "data": state.data,
         },
         "images": [
             {
@@ -60,23 +61,23 @@ def describe(installed: Installed, host: Host, diagnosis: Diagnosis) -> dict[str
                 "role": image.role,
                 "digest": str(image.digest),
                 "platforms": [str(platform) for platform in image.platforms],
-                "names": list(image.served),
+                "names": list(image.names),
                 "served": trouble is None and _is_served(diagnosis, image),
             }
-            for image in installed.images
+            for image in receipt.images
         ],
-        "builder": {"name": wanted.builder, **_builder(wanted.builder, host)},
+        "builder": {"name": state.builder, **_builder(state.builder, host)},
         "emulation": {
             str(platform): kernel.runs(platform)
-            for platform in wanted.platforms
-            if platform.architecture != wanted.host_platform.architecture
+            for platform in state.platforms
+            if platform.architecture != state.host_platform.architecture
         },
         "problems": [finding.to_json() for finding in findings],
         "healthy": not findings,
     }
 
 
-def _is_served(diagnosis: Diagnosis, image: Any) -> bool:
+def _is_served(diagnosis: Diagnosis, image: InstalledImage) -> bool:
     try:
         return not diagnosis.served_wrongly(image)
     except NetworkError:
@@ -84,14 +85,14 @@ def _is_served(diagnosis: Diagnosis, image: Any) -> bool:
 
 
 def _builder(name: str, host: Host) -> dict[str, Any]:
-    """What buildx says of the builder: its state, and the platforms it builds for."""
+    """Ask buildx for the builder: its state, and the platforms it builds for."""
     done = host.cli.try_run(["buildx", "inspect", name])
     fields = dict(re.findall(r"^(Status|Platforms):[ \t]*(.*)$", done.stdout, re.MULTILINE))
     platforms = [text.strip().rstrip("*") for text in fields.get("Platforms", "").split(",") if text.strip()]
     return {"state": fields.get("Status") if done.code == 0 else None, "platforms": platforms}
 
 
-def _text(document: dict[str, Any]) -> str:
+def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
     bundle, registry, builder = document["bundle"], document["registry"], document["builder"]
     answers = "answers" if registry["answers"] else "does not answer"
     platforms = ", ".join(builder["platforms"]) or "nothing"
@@ -103,10 +104,15 @@ def _text(document: dict[str, Any]) -> str:
     ]
     for platform, runs in document["emulation"].items():
         lines.append(f"emulation  {platform}: {'in the kernel' if runs else 'not in the kernel'}")
-    lines += ["", "images"]
-    for image in document["images"]:
-        state = "" if image["served"] else "  NOT SERVED"
-        lines.append(f"  {', '.join(image['names'])}  {', '.join(image['platforms']) or 'artifact'}{state}")
+    lines += [f"receipt    {path}", "", "images"]
+    for image, entry in zip(receipt.images, document["images"]):
+        state = "" if entry["served"] else "  NOT SERVED"
+        lines.append(
+            f"  {', '.join(image.names)}  {', '.join(entry['platforms']) or 'artifact'}  {image.digest}{state}"
+        )
+        lines += [f"    {name} serves {digest}" for name, digest in image.rebuilt.items()]
+    lines += [f"  {reference}  left out: it has none of these platforms" for reference in receipt.left_out]
+    lines += ["", *(f"note: {note}" for note in receipt.notes)] if receipt.notes else []
     problems = document["problems"]
     if not problems:
         return "\n".join([*lines, "", "healthy"])
@@ -115,7 +121,7 @@ def _text(document: dict[str, Any]) -> str:
 
 
 def finding_lines(findings: list[Finding]) -> list[str]:
-    """Findings for people, each with the command that mends it."""
+    """Return findings for people, each with the command that fixes it."""
     lines = []
     for finding in findings:
         lines += [f"{finding.check}: {finding.message}", f"    next: {finding.hint}"]

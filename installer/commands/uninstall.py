@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.runtime.program import own_command
-from installer import runner
 from installer.host.host import Host
 from installer.model.address import Address
 from installer.model.step import Step
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import Receipt
+from installer.runner import Runner, plan_lines, questioner, to_json
 from installer.steps.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.insecure_registry import ForbidInsecureRegistry
@@ -36,53 +34,40 @@ def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
 
     Files that were changed since they were installed stay, and are named.
     """
-    host = Host.this(os.environ, runner.asking())
-    installed = Installed.read(host)
-    steps = _steps(installed, host, data)
+    host = Host.this(os.environ, questioner())
+    receipt = Receipt.read(host)
+    runner = Runner(_steps(receipt, host, data), host, output.progress)
     if plan:
-        _say(runner.plan(steps), steps, output)
-        return
-    runner.check(steps, host, yes=True)
-    if not yes:
-        _ask(host, installed, data)
-    with Installed.locked(host) as now:
-        # The steps, and the consent, go by what was read before a person was asked.
-        if now.document != installed.document:
-            raise HostError(
-                "another run has changed what is installed meanwhile, and nothing has been removed",
-                hint=own_command("uninstall --plan"),
-            )
-        results = runner.perform(steps, output.progress)
-    _say(results, steps, output)
+        results = runner.plan()
+    else:
+        everything = "registry and emulation (for all users of this host), builder and settings"
+        everything += f", and every image in {receipt.state.data}, also what others pushed there" if data else ""
+        runner.check(yes=yes, question=f"remove {everything}")
+        with Receipt.locked(host) as now:
+            # The steps, and the consent, go by what was read before a person was asked.
+            if now != receipt:
+                raise HostError(
+                    "another run has changed what is installed meanwhile, and nothing has been removed",
+                    hint=own_command("uninstall --plan"),
+                )
+            results = runner.perform()
+    document = to_json(results)
+    lines = plan_lines(results) if plan else ["uninstalled"]
+    output.result(document, "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]))
 
 
-def _steps(installed: Installed, host: Host, data: bool) -> list[Step]:
-    copies = [Path(name) for name in installed.names_made("file") if ".before-bundle" in Path(name).name]
+def _steps(receipt: Receipt, host: Host, data: bool) -> list[Step]:
+    copies = [Path(name) for name in receipt.names_made("file") if ".before-bundle" in Path(name).name]
     daemon = [
-        ForbidInsecureRegistry(dataclasses.replace(installed.wanted, address=Address.parse(name)), host, copies)
-        for name in installed.names_made("insecure registry")
+        ForbidInsecureRegistry(dataclasses.replace(receipt.state, address=Address.parse(name)), host, copies)
+        for name in receipt.names_made("insecure registry")
     ]
     return [
         RemovePassing(host),
-        RemoveBuilder(installed, host),
+        RemoveBuilder(receipt, host),
         RemoveEmulation(host),
-        RemoveRegistry(installed, host, data=data),
+        RemoveRegistry(receipt, host, data=data),
         *daemon,
-        RemoveImages(installed, host),
-        RemoveFiles(installed, host),
+        RemoveImages(receipt, host),
+        RemoveFiles(receipt, host),
     ]
-
-
-def _ask(host: Host, installed: Installed, data: bool) -> None:
-    what = "registry and emulation (for all users of this host), builder and settings"
-    what += f", and every image in {installed.wanted.data}, also what others pushed there" if data else ""
-    if host.ask is None:
-        raise HostError(f"consent is needed to remove {what}", hint="run this again with --yes; --plan shows it all")
-    if not host.ask(f"remove {what}"):
-        raise HostError(f"not agreed to: remove {what}", hint="run this again with --yes")
-
-
-def _say(results: list[dict[str, Any]], steps: list[Step], output: Output) -> None:
-    notes = [note for step in steps for note in step.notes()]
-    text = runner.step_lines(results, "nothing to do", sys.maxsize)
-    output.result({"steps": results, "notes": notes}, "\n".join([*text, *(f"note: {note}" for note in notes)]))

@@ -10,14 +10,12 @@ import click
 from bundles.archive.verify import check_documents
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
-from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
-from installer.commands.install import installed as run
-from installer.commands.install import planned
+from installer.commands.install import run_install, show_plan
 from installer.host.host import Host
 from installer.model.job import Job, Options
-from installer.receipt.installed import Installed
-from installer.runner import asking
+from installer.receipt.receipt import Receipt
+from installer.runner import questioner
 
 
 @click.command()
@@ -31,25 +29,25 @@ def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) 
     Address, builder, platforms and data stay as they were chosen; the registry's data and the build cache are kept.
     Images that ARCHIVE does not list stay until `prune`.
     """
-    host = Host.this(os.environ, asking())
-    before = Installed.read(host)
+    host = Host.this(os.environ, questioner())
+    before = Receipt.read(host)
     with archive.open() as opened:
         check_documents(opened)
         options = Options(
-            registry=before.wanted.address,
-            builder=before.wanted.builder,
-            platforms=tuple(map(Platform.parse, before.document["builder"]["chosen"])),
-            data=before.wanted.data,
+            registry=before.state.address,
+            builder=before.state.builder,
+            platforms=before.chosen,
+            data=before.state.data,
             yes=yes,
         )
-        moves = _moves(before, Job.of(opened, options, before.wanted.host_platform))
-        document, text = (planned if plan else run)(opened, options, host, output.progress)
+        moves = _moves(before, Job.of(opened, options, before.state.host_platform))
+        document, text = (show_plan if plan else run_install)(opened, options, host, output.progress)
     output.result({**document, "moves": moves}, "\n".join([*_text(moves), "", text]))
 
 
-def _moves(before: Installed, after: Job) -> list[dict[str, Any]]:
-    """What becomes of each tool and each image: role, from, to. Null is what was not, or is no more, in the bundle."""
-    old = {role: f"{tool.reference}@{tool.root}" for role, tool in before.wanted.tools.items()}
+def _moves(before: Receipt, after: Job) -> list[dict[str, Any]]:
+    """Say what becomes of each tool and image: role, from, to. Null is what was not, or is no more, in the bundle."""
+    old = {role: f"{tool.reference}@{tool.root}" for role, tool in before.state.tools.items()}
     new = {role: f"{tool.reference}@{tool.root}" for role, tool in after.tools.items()}
     moves = [
         {"role": role, "from": old.get(role), "to": new.get(role)}

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import click
 
 from bundles.archive.want import Want
 from bundles.cli.output import Output, common_options
-from bundles.errors import NetworkError, NotFoundError, UsageError
+from bundles.errors import NetworkError, NotFoundError
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.filesystem import write_whole
-from installer.host.files import read_json_file
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
 from installer.model.address import Address
 from installer.model.job import DEFAULT_REGISTRY
+from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 
 
@@ -38,14 +38,14 @@ def want(*, path: Path, registry: Optional[str], output: Output) -> None:
     offline$  bundle want -o want.json
     online$   bundle create -f bundle.toml --base want.json -o delta.tar
     """
-    receipt = read_json_file(Places.of(environment_of_invoker(os.environ)).receipt) or {}
-    ours = Address.parse(_installed(receipt) or DEFAULT_REGISTRY)
+    receipt = Receipt.find(Places.of(environment_of_invoker(os.environ)))
+    ours = receipt.state.address if receipt else Address.parse(DEFAULT_REGISTRY)
     address = Address.parse(registry) if registry else ours
     here = frozenset({str(address)})
     direct = here if address == ours else frozenset()
     settings = Settings(insecure=here, direct=direct, timeout=(5.0, 60.0), attempts=3, backoff=0.2)
     with Transport(settings) as transport:
-        found = holdings(Registry(transport, str(address)), pinned(receipt, address))
+        found = holdings(Registry(transport, str(address)), untagged(receipt, address) if receipt else frozenset())
     write_whole(path, found.to_bytes())
     document = {
         "want": str(path),
@@ -62,7 +62,7 @@ def want(*, path: Path, registry: Optional[str], output: Output) -> None:
 
 
 def holdings(registry: Registry, more: frozenset[tuple[str, Digest]] = frozenset()) -> Want:
-    """Everything on a registry that can be reached from its tags, and from `more`: repositories and digests in them.
+    """Find everything on a registry that its tags, and `more`, lead to: repositories and digests in them.
 
     Each blob is asked for: what a manifest names and the registry has lost is not listed.
 
@@ -91,22 +91,14 @@ def holdings(registry: Registry, more: frozenset[tuple[str, Digest]] = frozenset
     return Want(f"registry {registry.host}", images, frozenset(digests))
 
 
-def pinned(receipt: dict[str, Any], address: Address) -> frozenset[tuple[str, Digest]]:
-    """The images that a receipt names by digest: a registry does not list what has no tag."""
-    found = set()
-    for image in receipt.get("images") or ():
-        for name in image.get("names") or ():
-            repository, at, digest = str(name).removeprefix(f"{address}/").partition("@")
-            if at:
-                try:
-                    found.add((repository, Digest(digest)))
-                except UsageError:
-                    continue
-    return frozenset(found)
+def untagged(receipt: Receipt, address: Address) -> frozenset[tuple[str, Digest]]:
+    """Return the images that a receipt names by digest: a registry does not list what has no tag."""
+    names = (name.removeprefix(f"{address}/").partition("@") for image in receipt.images for name in image.names)
+    return frozenset((repository, Digest(digest)) for repository, at, digest in names if at)
 
 
 def _below(registry: Registry, repository: str, root: Digest) -> Iterator[Digest]:
-    """A manifest or index and what it needs, as far as it is there."""
+    """Find a manifest or index and what it needs, as far as it is there."""
     try:
         descriptor, data = registry.get_manifest(repository, str(root))
     except NotFoundError:
@@ -120,8 +112,3 @@ def _below(registry: Registry, repository: str, root: Digest) -> Iterator[Digest
     for blob in (manifest.config, *manifest.layers):
         if registry.has_blob(repository, blob.digest):
             yield blob.digest
-
-
-def _installed(receipt: dict[str, Any]) -> Optional[str]:
-    address = (receipt.get("registry") or {}).get("address")
-    return address if isinstance(address, str) else None

@@ -45,7 +45,7 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this host reaches it. Docker and BuildKit use plain HTTP there without being told."""
+        """Tell whether only this host reaches it. Docker and BuildKit use plain HTTP there without being told."""
         if self.host == "localhost":
             return True
         ip = _as_ip(self.host.strip("[]"))
@@ -53,11 +53,11 @@ class Address:
 
     @property
     def is_name(self) -> bool:
-        """Whether something has to be asked what it means; `localhost` is the same everywhere."""
+        """Tell whether something has to be asked what it means; `localhost` is the same everywhere."""
         return self.host != "localhost" and _as_ip(self.host.strip("[]")) is None
 
     def listen_ip(self) -> str:
-        """The IP address on which the registry is published: one, never every one.
+        """Return the IP address on which the registry is published: one, never every one.
 
         Raises:
             OSError: the name does not resolve.

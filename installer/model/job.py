@@ -46,7 +46,7 @@ class Options:
 
 
 def is_directory(data: str) -> bool:
-    """Whether a value of --data means a directory; else it is a volume's name."""
+    """Tell whether a value of --data means a directory; else it is a volume's name."""
     return "/" in data or data.startswith(".")
 
 
@@ -64,7 +64,7 @@ class Tool:
     name: str
 
     def is_image(self, image_id: Optional[str]) -> bool:
-        """Whether a local image is this one.
+        """Tell whether a local image is this one.
 
         Its id is the config's digest; in the containerd store the manifest's, or the index's once it was pulled.
         """
@@ -96,8 +96,8 @@ class Tool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """What a host is to be, but for the content of the registry: the archive is not needed to see whether it is so.
+class DesiredState:
+    """A host as it is to be, but for the content of the registry: the archive is not needed to see whether it is so.
 
     `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory. `mirrors` maps
     every registry that an image comes from to its mirror.
@@ -112,12 +112,12 @@ class Wanted:
     mirrors: Mapping[str, str]
 
     def tool(self, role: str) -> Optional[Tool]:
-        """The toolchain image of that role for this host, or None when there is none."""
+        """Return the toolchain image of that role for this host, or None when there is none."""
         return self.tools.get(role)
 
 
 @dataclasses.dataclass(frozen=True)
-class Job(Wanted):
+class Job(DesiredState):
     """An archive, where it goes, and what of it."""
 
     archive: Archive
@@ -155,7 +155,7 @@ class Job(Wanted):
         )
 
     def base_images(self) -> Sequence[Selected]:
-        """The images that Dockerfiles start from."""
+        """Return the images that Dockerfiles start from."""
         return [item for item in self.images if item.image.role == "base"]
 
 

@@ -19,12 +19,12 @@ _NOT_A_NAME = re.compile(r"[^a-z0-9.-]+")
 
 
 def prefix(registry: str) -> str:
-    """The first component of the repositories of another registry: its name, lower case, the port's colon as `_`."""
+    """Return what the repositories of another registry begin with: its name, lower case, the port's colon as `_`."""
     return _NOT_A_NAME.sub("_", registry.lower()).strip("_")
 
 
 def repositories(reference: Reference, address: Address) -> tuple[str, ...]:
-    """The repositories that hold an image; the first is where the mirror looks, the others are aliases for people."""
+    """Return the repositories that hold an image; the mirror looks in the first, the others are aliases for people."""
     if reference.registry == str(address):
         # An image that was named after this very registry goes where its name says.
         return (reference.repository,)
@@ -35,13 +35,13 @@ def repositories(reference: Reference, address: Address) -> tuple[str, ...]:
 
 
 def full_names(reference: Reference, root: Digest, address: Address) -> tuple[str, ...]:
-    """What `FROM` or `docker pull` can be given for an image on the local registry."""
+    """Return what `FROM` or `docker pull` can be given for an image on the local registry."""
     suffix = f":{reference.tag}" if reference.tag else f"@{root}"
     return tuple(f"{address}/{repository}{suffix}" for repository in repositories(reference, address))
 
 
 def local_name(reference: Reference, root: Digest, address: Address) -> str:
-    """The tag of an image that is loaded into Docker.
+    """Return the tag of an image that is loaded into Docker.
 
     Always one under the local registry's own name, so that no tag which the host's users have is ever moved. It is also
     the name buildx asks for, and the local image is what it falls back to when Docker cannot pull.
@@ -50,6 +50,6 @@ def local_name(reference: Reference, root: Digest, address: Address) -> str:
 
 
 def mirrors(references: Iterable[Reference], address: Address) -> dict[str, str]:
-    """Source registry -> its mirror, Docker Hub first and always there."""
+    """Map each source registry to its mirror, Docker Hub first and always there."""
     others = sorted({reference.registry for reference in references} - {DOCKER_HUB, str(address)})
     return {DOCKER_HUB: str(address), **{registry: f"{address}/{prefix(registry)}" for registry in others}}

@@ -46,7 +46,7 @@ class Selected:
 
 
 def select(archive: Archive, address: Address, platforms: Sequence[Platform]) -> tuple[Selected, ...]:
-    """Every image of the archive, base images narrowed to `platforms` when there are any.
+    """Return every image of the archive, base images narrowed to `platforms` when there are any.
 
     The toolchain is taken whole: it is for the host, not for what is built. An image that has none of the platforms is
     left out; `left_out` names those.
@@ -56,7 +56,7 @@ def select(archive: Archive, address: Address, platforms: Sequence[Platform]) ->
 
 
 def left_out(archive: Archive, selected: Sequence[Selected]) -> tuple[Image, ...]:
-    """The images of the archive that have none of the wanted platforms."""
+    """Return the images of the archive that have none of the wanted platforms."""
     taken = {item.image.reference for item in selected}
     return tuple(image for image in archive.manifest.images if image.reference not in taken)
 
@@ -143,5 +143,5 @@ class Place:
 
 
 def places(images: Sequence[Selected]) -> list[Place]:
-    """Every place that is to hold one of the images, in order."""
+    """Return every place that is to hold one of the images, in order."""
     return [Place(image, repository) for image in images for repository in image.repositories]

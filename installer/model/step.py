@@ -34,12 +34,32 @@ class Change:
         return text + (f", {human_size(self.size)}" if self.size is not None else "")
 
 
-def shortened(changes: Sequence[Change], limit: int = 6) -> list[str]:
-    """Changes for people: a long list gives its first ones and its last, and says how many are between."""
-    texts = [str(change) for change in changes]
-    if len(texts) <= limit:
-        return texts
-    return [*texts[: limit - 2], f"... and {len(texts) - limit + 1} more", texts[-1]]
+def summary(changes: Sequence[Change]) -> str:
+    """Return changes as one line: the first of each kind, how many more there are, and the bytes of all of them."""
+    groups: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        groups.setdefault((change.action, change.kind), []).append(change)
+    texts = []
+    for (action, kind), group in groups.items():
+        more = f" and {len(group) - 1} more" if group[1:] else ""
+        sizes = [change.size for change in group if change.size is not None]
+        size = f" ({human_size(sum(sizes))})" if sizes else ""
+        texts.append(f"{action} {kind} {group[0].name}{more}{size}")
+    return ", ".join(texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What a step did, or in a plan would do, and what a person should know beside it."""
+
+    step: str
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
+    is_plan: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        changed = {} if self.is_plan else {"changed": bool(self.changes)}
+        return {"step": self.step, **changed, "changes": [change.to_json() for change in self.changes]}
 
 
 class Step(abc.ABC):
@@ -57,12 +77,12 @@ class Step(abc.ABC):
     """What people read: `registry`, `images`, `builder`."""
 
     def problems(self) -> Sequence[Problem]:
-        """What on the host keeps this step from working, each with the command that mends it."""
+        """Return what on the host keeps this step from working, each with the command that fixes it."""
         return ()
 
     @abc.abstractmethod
     def look(self) -> Sequence[Change]:
-        """What is missing."""
+        """Return what is missing."""
 
     @abc.abstractmethod
     def apply(self, changes: Sequence[Change]) -> None:
@@ -72,10 +92,14 @@ class Step(abc.ABC):
             BundleError: it cannot be done; what was done stays, and the next run goes on from there.
         """
 
+    def explain(self, change: Change) -> str:
+        """Say what is wrong with an installation in which `look` finds this change."""
+        return str(change)
+
     def question(self) -> Optional[str]:
-        """What a person has to agree to before anything begins, or None."""
+        """Return what a person has to agree to before anything begins, or None."""
         return None
 
     def notes(self) -> Sequence[str]:
-        """What the receipt should say beside the changes: a rebuilt index, an emulation that is missing."""
+        """Return what the receipt should say beside the changes: a rebuilt index, an emulation that is missing."""
         return ()

@@ -1,6 +1,6 @@
-"""What an installation did, printed at its end and kept on the host: later commands go by it.
+"""What was installed on this host: the document that a run writes there, and that later commands go by.
 
-The document (`--json`, and receipt.json in the user's state directory) has these keys:
+It is receipt.json in the user's state directory, and what `install --json` prints. It has these keys:
 
     bundle     name, digest, archive: what was installed
     registry   address, container, image, digest, data: where it is, and the volume or directory that holds its data
@@ -25,148 +25,245 @@ The document (`--json`, and receipt.json in the user's state directory) has thes
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
-from bundles.errors import HostError
+from bundles.errors import HostError, UsageError
 from bundles.oci.digest import Digest
-from installer.host.files import missing_directories, read_json_file, write_atomically
+from bundles.oci.platform import Platform
+from installer.host.files import lock, read_json_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.model.job import Job
-from installer.model.selection import Place, left_out, places
-from installer.model.step import Change, Step
-from installer.receipt.ledger import note_digests, note_interrupted, remember
+from installer.host.paths import Places
+from installer.model.address import Address
+from installer.model.installed_registry import installed_address
+from installer.model.job import DesiredState, Tool
+from installer.model.step import Change, StepResult
+from installer.receipt.ledger import Ledger, LedgerEntry
 
 
+@dataclasses.dataclass(frozen=True)
+class BundleName:
+    """Which bundle, and the path of its archive as it was then."""
+
+    name: str
+    digest: str
+    archive: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PushedName:
+    """A tag, or without one a digest, that installing pushed into a repository of the registry."""
+
+    repository: str
+    tag: Optional[str]
+    digest: Digest
+
+    def to_json(self) -> dict[str, Any]:
+        return {"repository": self.repository, "tag": self.tag, "digest": str(self.digest)}
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.tag}" if self.tag else f"{self.repository}@{self.digest}"
+
+
+@dataclasses.dataclass(frozen=True)
+class InstalledImage:
+    """An image of the bundle. `rebuilt` maps those of its names that stand for another index to that one's digest."""
+
+    reference: str
+    role: str
+    digest: Digest
+    platforms: tuple[Platform, ...]
+    names: tuple[str, ...]
+    rebuilt: Mapping[str, Digest] = dataclasses.field(default_factory=dict)
+
+    @property
+    def served(self) -> dict[str, Digest]:
+        """Each name, with the digest it has to stand for."""
+        return {name: self.rebuilt.get(name, self.digest) for name in self.names}
+
+    @classmethod
+    def parse(cls, value: Any) -> InstalledImage:
+        """Read what `to_json` gives."""
+        return cls(
+            str(value["reference"]),
+            str(value["role"]),
+            Digest(value["digest"]),
+            _platforms(value["platforms"]),
+            tuple(map(str, value["names"])),
+            {str(name): Digest(digest) for name, digest in value["rebuilt"].items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reference": self.reference,
+            "role": self.role,
+            "digest": str(self.digest),
+            "platforms": list(map(str, self.platforms)),
+            "names": list(self.names),
+            "rebuilt": {name: str(digest) for name, digest in self.rebuilt.items()},
+        }
+
+
+@dataclasses.dataclass(frozen=True)
 class Receipt:
-    """The receipt of one run, which carries on what earlier ones made.
+    """The document. `state` is what the host was to be, `config` the path of the builder's buildkitd.toml."""
 
-    `test` names the state for which the test build passed; every change before it voids it.
-    """
+    bundle: BundleName
+    state: DesiredState
+    chosen: tuple[Platform, ...] = ()
+    config: str = ""
+    images: tuple[InstalledImage, ...] = ()
+    left_out: tuple[str, ...] = ()
+    steps: tuple[StepResult, ...] = ()
+    notes: tuple[str, ...] = ()
+    test: Optional[str] = None
+    made: Ledger = ()
+    brought: tuple[PushedName, ...] = ()
+    garbage: bool = False
+    finished: Optional[datetime.datetime] = None
 
-    def __init__(self, job: Job, host: Host) -> None:
-        self._job, self._host = job, host
-        # The lock makes them too: what is missing is seen before.
-        self._own_directories = missing_directories(host.places.state)
-        self._steps: list[dict[str, Any]] = []
-        self._notes: list[str] = []
-        self._rebuilt: dict[str, str] = {}
-        self._finished: Optional[str] = None
-        self.read()
+    @classmethod
+    def find(cls, places: Places) -> Optional[Receipt]:
+        """Read the receipt on the host; None when there is none.
 
-    def read(self) -> None:
-        """Carry on what the receipt on the host says. To be called again once the lock is held: until then another run
-        may have written a new one."""
+        Raises:
+            HostError: it is not a receipt.
+        """
+        document = read_json_file(places.receipt)
         try:
-            before = read_json_file(self._host.places.receipt) or {}
-        except HostError:
-            # A receipt that cannot be read is written anew; the host itself is what counts.
-            before = {}
-        test, made, brought = before.get("test"), before.get("made"), before.get("brought")
-        self.test: Optional[str] = test if isinstance(test, str) else None
-        self._made: list[dict[str, Any]] = list(made) if isinstance(made, list) else []
-        self._brought: list[dict[str, Any]] = list(brought) if isinstance(brought, list) else []
-        self._garbage = before.get("garbage") is True
-        self._was_finished = isinstance(before.get("finished"), str)
+            return None if document is None else cls.parse(document)
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            raise HostError(
+                f"`{places.receipt}` is not a receipt of this version: {error}",
+                hint="python3 ARCHIVE install writes it anew",
+            ) from None
+
+    @classmethod
+    def read(cls, host: Host) -> Receipt:
+        """Read the receipt of what is installed.
+
+        Raises:
+            HostError: nothing is, or it is not a receipt.
+        """
+        receipt = cls.find(host.places)
+        if receipt is None:
+            raise _nothing(host)
+        return receipt
+
+    @classmethod
+    @contextlib.contextmanager
+    def locked(cls, host: Host) -> Iterator[Receipt]:
+        """Read the receipt while nobody else can write another one; to be saved within this context only.
+
+        Raises:
+            BundleError: another run holds the lock.
+            HostError: as `read` does.
+        """
+        # Where nothing is installed the lock would leave a directory.
+        cls.read(host)
+        with lock(host.places.state / "lock"):
+            yield cls.read(host)
+
+    def save(self, places: Places) -> None:
+        """Keep it on the host, readable for the user only."""
+        write_atomically(places.receipt, [(json.dumps(self.to_json(), indent=2) + "\n").encode()], 0o600)
 
     @property
     def changed(self) -> bool:
-        return any(step["changed"] for step in self._steps)
+        return any(step.changes for step in self.steps)
 
-    @property
-    def is_due(self) -> bool:
-        """Whether the one on the host does not do: something was changed, or it is of a run that did not end."""
-        return self.changed or not self._was_finished
+    def names_made(self, kind: str) -> list[str]:
+        return [entry.name for entry in self.made if entry.kind == kind]
 
-    @property
-    def notes(self) -> Sequence[str]:
-        return self._notes
+    @classmethod
+    def parse(cls, document: dict[str, Any]) -> Receipt:
+        """Read what `to_json` gives.
 
-    def begin(self, changes: Sequence[Change]) -> None:
-        """Keep in mind on the host, whatever happens, what is about to be made, and that builds are unproven."""
-        self.test = None
-        remember(self._made, self._own_directories, changes, self._host)
-        pushed = {change.name for change in changes if change.kind in ("tag", "digest")}
-        self._bring({place: str(place.image.root.digest) for place in places(self._job.images) if place.name in pushed})
-        self.save()
-
-    def end(self, step: Step, changes: Sequence[Change]) -> None:
-        """Record what a step did, or with no changes that all of it was there."""
-        self._steps.append(
-            {"step": step.name, "changed": bool(changes), "changes": [change.to_json() for change in changes]}
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError, UsageError: it is something else.
+        """
+        bundle, registry, builder, finished = (document[key] for key in ("bundle", "registry", "builder", "finished"))
+        return cls(
+            bundle=BundleName(str(bundle["name"]), str(bundle["digest"]), str(bundle["archive"])),
+            state=DesiredState(
+                address=Address.parse(registry["address"]),
+                data=str(registry["data"]),
+                builder=str(builder["name"]),
+                host_platform=Platform.parse(document["host"]),
+                platforms=_platforms(builder["platforms"]),
+                tools={role: Tool.from_json(value) for role, value in document["tools"].items()},
+                mirrors={str(key): str(value) for key, value in document["mirrors"].items()},
+            ),
+            chosen=_platforms(builder["chosen"]),
+            config=str(builder["config"]),
+            images=tuple(map(InstalledImage.parse, document["images"])),
+            left_out=tuple(map(str, document["leftOut"])),
+            steps=tuple(
+                StepResult(str(step["step"]), tuple(Change(**change) for change in step["changes"]))
+                for step in document["steps"]
+            ),
+            notes=tuple(map(str, document["notes"])),
+            test=document["test"],
+            made=tuple(map(LedgerEntry.parse, document["made"])),
+            brought=tuple(
+                PushedName(str(item["repository"]), item["tag"], Digest(item["digest"])) for item in document["brought"]
+            ),
+            garbage=document["garbage"] is True,
+            finished=None if finished is None else datetime.datetime.fromisoformat(finished),
         )
-        self._notes += step.notes()
-        if changes:
-            note_digests(self._made, changes)
-            self.save()
 
-    def finish(self, rebuilt: Mapping[Place, Digest]) -> None:
-        """Everything is done. `rebuilt` has the places that serve another index than the origin's, and its digest."""
-        self._rebuilt = {f"{self._job.address}/{place.name}": str(digest) for place, digest in rebuilt.items()}
-        self._bring({place: str(digest) for place, digest in rebuilt.items()})
-        note_interrupted(self._made)
-        self._finished = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-    def _bring(self, digests: Mapping[Place, str]) -> None:
-        for place, digest in digests.items():
-            entry = {"repository": place.repository, "tag": place.image.tag, "digest": digest}
-            if entry not in self._brought:
-                self._brought.append(entry)
-
-    def save(self) -> None:
-        """Keep it on the host, readable for the user only."""
-        data = (json.dumps(self.document(), indent=2) + "\n").encode()
-        write_atomically(self._host.places.receipt, [data], 0o600)
-
-    def document(self) -> dict[str, Any]:
-        """The receipt as the object described above."""
-        job = self._job
-        registry, buildkit = job.tool("registry"), job.tool("buildkit")
-        tools = {role: tool.to_json() for role, tool in job.tools.items()}
+    def to_json(self) -> dict[str, Any]:
+        """Return the receipt as the object described above."""
+        state = self.state
+        registry, buildkit = state.tool("registry"), state.tool("buildkit")
         return {
-            "bundle": {
-                "name": job.archive.manifest.name,
-                "digest": str(job.archive.digest),
-                "archive": str(job.archive.path.absolute()),
-            },
+            "bundle": dataclasses.asdict(self.bundle),
             "registry": {
-                "address": str(job.address),
+                "address": str(state.address),
                 "container": REGISTRY_CONTAINER,
                 "image": registry and str(registry.reference),
                 "digest": registry and str(registry.root),
-                "data": job.data,
+                "data": state.data,
             },
             "builder": {
-                "name": job.builder,
+                "name": state.builder,
                 "image": buildkit and buildkit.name,
-                "platforms": [str(platform) for platform in job.platforms],
-                "chosen": [str(platform) for platform in job.options.platforms],
-                "config": str(self._host.places.buildkitd_config(job.builder)),
+                "platforms": list(map(str, state.platforms)),
+                "chosen": list(map(str, self.chosen)),
+                "config": self.config,
             },
-            "host": str(job.host_platform),
-            "tools": tools,
-            "mirrors": dict(job.mirrors),
-            "images": [
-                {
-                    "reference": str(item.image.reference),
-                    "role": item.image.role,
-                    "digest": str(item.root.digest),
-                    "platforms": [str(platform) for platform in item.platforms],
-                    "names": list(item.names),
-                    "rebuilt": {name: self._rebuilt[name] for name in item.names if name in self._rebuilt},
-                }
-                for item in job.images
-            ],
-            "leftOut": [str(image.reference) for image in left_out(job.archive, job.images)],
-            "steps": self._steps,
-            "notes": self._notes,
+            "host": str(state.host_platform),
+            "tools": {role: tool.to_json() for role, tool in state.tools.items()},
+            "mirrors": dict(state.mirrors),
+            "images": [image.to_json() for image in self.images],
+            "leftOut": list(self.left_out),
+            "steps": [step.to_json() for step in self.steps],
+            "notes": list(self.notes),
             "changed": self.changed,
             "test": self.test,
-            "made": self._made,
-            "brought": self._brought,
-            "garbage": self._garbage,
-            "finished": self._finished,
+            "made": [entry.to_json() for entry in self.made],
+            "brought": [entry.to_json() for entry in self.brought],
+            "garbage": self.garbage,
+            "finished": self.finished and self.finished.isoformat(timespec="seconds"),
         }
+
+
+def _platforms(values: Any) -> tuple[Platform, ...]:
+    return tuple(map(Platform.parse, values))
+
+
+def _nothing(host: Host) -> HostError:
+    path = host.places.receipt
+    address = installed_address(host.engine.container(REGISTRY_CONTAINER))
+    if address:
+        return HostError(
+            f"there is no receipt at `{path}`, and a registry of this program at {address}: another user installed it, "
+            "or the receipt is lost",
+            hint="run this as that user (or with sudo); or write a receipt of your own: python3 ARCHIVE install",
+        )
+    return HostError(f"nothing is installed here: there is no receipt at `{path}`", hint="python3 ARCHIVE install")

@@ -19,9 +19,9 @@ from installer.host.files import is_writable, quote, read_json_file, read_option
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.model.address import Address
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.model.step import Change, Step
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import Receipt
 
 FIRST_LINE = "# Written by `bundle install`."
 
@@ -42,7 +42,7 @@ class BuildkitdConfig(Step):
 
     name = "configuration"
 
-    def __init__(self, job: Wanted, host: Host) -> None:
+    def __init__(self, job: DesiredState, host: Host) -> None:
         self._host, self._builder = host, job.builder
         self._path = host.places.buildkitd_config(job.builder)
         self._text = config_text(job.address, job.mirrors).encode()
@@ -71,13 +71,17 @@ class BuildkitdConfig(Step):
     def apply(self, changes: Sequence[Change]) -> None:
         write_atomically(self._path, [self._text], 0o644)
 
+    def explain(self, change: Change) -> str:
+        state = "is gone" if change.action == "write" else "is not as it was written: mirrors may be missing"
+        return f"`{change.name}` {state}"
+
 
 class Builder(Step):
     """Creates the builder, bootstraps it and selects it."""
 
     name = "builder"
 
-    def __init__(self, job: Wanted, host: Host) -> None:
+    def __init__(self, job: DesiredState, host: Host) -> None:
         self._job, self._host = job, host
         self._name = job.builder
         self._config = host.places.buildkitd_config(self._name)
@@ -186,6 +190,15 @@ class Builder(Step):
             self._docker(["buildx", "inspect", "--bootstrap", self._name])
             self._docker(["buildx", "use", self._name])
 
+    def explain(self, change: Change) -> str:
+        says = {
+            "create": "is gone",
+            "recreate": "was made with another configuration",
+            "start": "does not run",
+            "select": "is not the one that `docker buildx build` uses",
+        }
+        return f"the builder `{self._name}` {says[change.action]}"
+
     def _create(self) -> None:
         options = [*self._options(), f"{_DRIVER_MARK}={self.mark}"]
         self._docker(
@@ -226,9 +239,9 @@ class RemoveBuilder(Step):
 
     name = "builder"
 
-    def __init__(self, installed: Installed, host: Host) -> None:
-        self._made, self._host = installed.names_made("builder"), host
-        self._names = list(dict.fromkeys((*self._made, installed.wanted.builder)))
+    def __init__(self, receipt: Receipt, host: Host) -> None:
+        self._made, self._host = receipt.names_made("builder"), host
+        self._names = list(dict.fromkeys((*self._made, receipt.state.builder)))
 
     def _container(self, name: str) -> Optional[Container]:
         container = self._host.engine.container(builder_container(name))

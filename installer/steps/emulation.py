@@ -23,7 +23,7 @@ from installer.host import kernel
 from installer.host.container import Container, NewContainer
 from installer.host.host import Host
 from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
-from installer.model.job import Job, Tool, Wanted
+from installer.model.job import DesiredState, Job, Tool
 from installer.model.step import Change, Step
 from installer.steps.emulation_init import PATH, init_program
 from installer.steps.toolchain_images import load, loading
@@ -35,14 +35,14 @@ class Emulation(Step):
     """Runs the container that registers emulators, with the binfmt image, privileged and without a network.
 
     Args:
-        job: what is wanted; without an archive (`Wanted`) an image that Docker lacks comes from the local registry.
+        job: what is wanted; without an archive an image that Docker lacks comes from the local registry.
         runs: whether the kernel runs programs of a platform.
     """
 
     name = "emulation"
 
     def __init__(
-        self, job: Wanted, host: Host, progress: Progress, runs: Callable[[Platform], bool] = kernel.runs
+        self, job: DesiredState, host: Host, progress: Progress, runs: Callable[[Platform], bool] = kernel.runs
     ) -> None:
         self._job, self._host, self._progress, self._runs = job, host, progress, runs
         self._failure: Optional[str] = None
@@ -160,6 +160,12 @@ class Emulation(Step):
             self._start(tool)
         except HostError as error:
             self._failure = str(error)
+
+    def explain(self, change: Change) -> str:
+        lost = ", ".join(map(str, self._missing()))
+        if lost:
+            return f"the kernel does not run {lost} any more: `docker run --platform` fails, and builds may"
+        return f"emulation will not survive a reboot: the container `{EMULATION_CONTAINER}` is gone or was changed"
 
     def _start(self, tool: Tool) -> None:
         engine = self._host.engine

@@ -20,7 +20,7 @@ from bundles.errors import HostError, Problem, reason
 from installer.host.daemon_json import SETTING, free_name, is_insecure, merged, without
 from installer.host.files import is_writable, quote, read_optional, write_atomically
 from installer.host.host import Host
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 
 _RELOAD_SECONDS = 15.0
@@ -32,7 +32,7 @@ class InsecureRegistry(Step):
 
     name = "daemon"
 
-    def __init__(self, job: Wanted, host: Host) -> None:
+    def __init__(self, job: DesiredState, host: Host) -> None:
         self._job, self._host = job, host
         self._address = str(job.address)
 
@@ -172,6 +172,9 @@ class InsecureRegistry(Step):
         copy = [Change("copy", "file", str(free_name(path)), f"what {path} was")] if self._writes_over(path) else []
         return [*copy, Change("allow", "insecure registry", self._address, f"in {path}, then SIGHUP to dockerd")]
 
+    def explain(self, change: Change) -> str:
+        return f"Docker does not allow plain HTTP to {self._address}: its setting `{SETTING}` was changed"
+
     def apply(self, changes: Sequence[Change]) -> None:
         path, pid = self._path(), self._pid()
         old = read_optional(path)
@@ -222,7 +225,7 @@ class ForbidInsecureRegistry(InsecureRegistry):
         copies: what `InsecureRegistry` kept of the file before it changed it.
     """
 
-    def __init__(self, job: Wanted, host: Host, copies: Sequence[Path]) -> None:
+    def __init__(self, job: DesiredState, host: Host, copies: Sequence[Path]) -> None:
         super().__init__(job, host)
         self._copies = copies
 

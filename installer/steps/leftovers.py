@@ -17,8 +17,8 @@ from installer.host.host import Host
 from installer.host.labels import LABEL_ROLE, PASSING_CONTAINERS
 from installer.host.paths import PLUGIN
 from installer.model.step import Change, Step
-from installer.receipt.installed import Installed
 from installer.receipt.ledger import file_digest
+from installer.receipt.receipt import Receipt
 
 # What buildx keeps beside its builders, for itself.
 _BUILDX_OWN = (".lock", ".buildNodeID", "current", "instances", "activity", "defaults", "refs", "history")
@@ -52,8 +52,8 @@ class RemoveFiles(Step):
 
     name = "files"
 
-    def __init__(self, installed: Installed, host: Host) -> None:
-        self._installed, self._host = installed, host
+    def __init__(self, receipt: Receipt, host: Host) -> None:
+        self._receipt, self._host = receipt, host
         self._changed: list[Path] = []
         self._unsure: list[Path] = []
 
@@ -61,16 +61,16 @@ class RemoveFiles(Step):
         self._changed, self._unsure = [], []
         changes = []
         replaced = self._host.places.buildx_replaced
-        written = [Path(name) for name in self._installed.names_made("file")]
+        written = [Path(name) for name in self._receipt.names_made("file")]
         for path in dict.fromkeys((*written, replaced, self._host.places.receipt)):
             if partial_of(path).exists():
                 changes.append(Change("remove", "file", str(partial_of(path))))
-        for entry in self._installed.made:
-            path = Path(str(entry.get("name")))
-            if entry.get("kind") != "file" or not path.exists() or path == replaced:
+        for entry in self._receipt.made:
+            path = Path(entry.name)
+            if entry.kind != "file" or not path.exists() or path == replaced:
                 continue
-            if file_digest(path) != entry.get("digest"):
-                (self._unsure if entry.get("writing") else self._changed).append(path)
+            if file_digest(path) != entry.digest:
+                (self._unsure if entry.writing else self._changed).append(path)
             elif path.name == PLUGIN and replaced.exists():
                 changes.append(Change("restore", "file", str(path), f"from {replaced}"))
             else:
@@ -88,7 +88,7 @@ class RemoveFiles(Step):
             elif path != self._host.places.receipt:
                 remove_file(path)
         (self._host.places.state / "lock").unlink(missing_ok=True)
-        directories = [Path(name) for name in self._installed.names_made("directory")]
+        directories = [Path(name) for name in self._receipt.names_made("directory")]
         self._clear_bookkeeping(directories)
         # The receipt goes last: interrupted before, the next run still knows what is left.
         remove_file(self._host.places.receipt)

@@ -22,14 +22,13 @@ from bundles.errors import HostError, NetworkError, Problem
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.program import own_command
-from bundles.runtime.sizes import human_size
 from installer.host.files import directory_size
 from installer.host.host import Host
 from installer.host.labels import GARBAGE_CONTAINER, LABEL_ROLE, REGISTRY_CONTAINER
 from installer.model.installed_registry import is_ours
 from installer.model.job import is_directory
 from installer.model.step import Change, Step
-from installer.receipt.installed import Brought, Installed
+from installer.receipt.receipt import PushedName, Receipt
 from installer.registry.client import Registry
 from installer.registry.tree import Content, content
 from installer.steps.registry_container import RegistryContainer
@@ -47,15 +46,15 @@ class PruneImages(Step):
 
     name = "images"
 
-    def __init__(self, installed: Installed, registry: Registry, keep: Iterable[Brought]) -> None:
+    def __init__(self, receipt: Receipt, registry: Registry, keep: Iterable[PushedName]) -> None:
         self._registry = registry
         self._keep = frozenset(keep)
-        self._brought = installed.brought
+        self._brought = receipt.brought
         self._moved: list[str] = []
 
     @property
-    def left(self) -> list[Brought]:
-        """The part of what installing brought that is still to be remembered once this step is done."""
+    def left(self) -> list[PushedName]:
+        """What installing brought and that is still to be remembered once this step is done."""
         return [entry for entry in self._brought if entry in self._keep]
 
     def problems(self) -> Sequence[Problem]:
@@ -145,7 +144,7 @@ class PruneImages(Step):
         contents = (content(self._registry, repository, digest) for digest in doomed)
         return [item for item in contents if item], kept
 
-    def _stays(self, entry: Brought, repository: str) -> bool:
+    def _stays(self, entry: PushedName, repository: str) -> bool:
         return entry.repository == repository and entry in self._keep
 
 
@@ -165,10 +164,10 @@ class CollectGarbage(Step):
 
     name = "garbage"
 
-    def __init__(self, installed: Installed, host: Host, images: PruneImages, registry: Registry, due: bool) -> None:
+    def __init__(self, receipt: Receipt, host: Host, images: PruneImages, registry: Registry, due: bool) -> None:
         self._host, self._images, self._due = host, images, due
-        self._data = installed.wanted.data
-        self._container = RegistryContainer(installed.wanted, host, registry)
+        self._data = receipt.state.data
+        self._container = RegistryContainer(receipt.state, host, registry)
         self.freed: Optional[int] = None
         """The bytes that became free on the disk, None where that cannot be seen."""
 
@@ -237,7 +236,3 @@ class CollectGarbage(Step):
                 return directory_size(self._host.places.seen(Path(self._data)))
             return self._host.engine.volume_size(self._data)
         return None
-
-
-def freed_text(freed: Optional[int]) -> str:
-    return "" if freed is None else f"{human_size(freed)} are free again"

@@ -27,9 +27,9 @@ from installer.host.labels import (
     fingerprint,
 )
 from installer.model.installed_registry import installed_address, installed_data, is_ours
-from installer.model.job import Wanted, is_directory
+from installer.model.job import DesiredState, is_directory
 from installer.model.step import Change, Step
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 
 # The port on which the registry image listens, inside its container.
@@ -62,7 +62,7 @@ class RegistryContainer(Step):
 
     name = "registry"
 
-    def __init__(self, job: Wanted, host: Host, registry: Registry) -> None:
+    def __init__(self, job: DesiredState, host: Host, registry: Registry) -> None:
         self._job, self._host, self._registry = job, host, registry
 
     def _wanted(self) -> NewContainer:
@@ -236,6 +236,18 @@ class RegistryContainer(Step):
             engine.start_container(wanted.name)
         self.wait()
 
+    def explain(self, change: Change) -> str:
+        container = self._host.engine.container(REGISTRY_CONTAINER)
+        if container is None:
+            state = f"is gone; its data, in {self._job.data}, is apart from it"
+        elif not is_ours(container):
+            state = "is not the one that was installed"
+        elif not container.is_running:
+            state = f"is {container.state}"
+        else:
+            state = "has other settings"
+        return f"the container `{REGISTRY_CONTAINER}` {state}"
+
     def wait(self) -> None:
         """Wait until it answers.
 
@@ -269,12 +281,12 @@ class RemoveRegistry(Step):
 
     name = "registry"
 
-    def __init__(self, installed: Installed, host: Host, *, data: bool) -> None:
+    def __init__(self, receipt: Receipt, host: Host, *, data: bool) -> None:
         self._host, self._with_data = host, data
-        self._made = installed.names_made("container")
-        self._data, self._address = installed.wanted.data, installed.wanted.address
-        self._volume_is_made = self._data in installed.names_made("volume")
-        self._directory_is_ours = self._data in installed.names_made("directory")
+        self._made = receipt.names_made("container")
+        self._data, self._address = receipt.state.data, receipt.state.address
+        self._volume_is_made = self._data in receipt.names_made("volume")
+        self._directory_is_ours = self._data in receipt.names_made("directory")
 
     def _container(self) -> Optional[Container]:
         container = self._marked()

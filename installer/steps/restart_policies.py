@@ -12,7 +12,7 @@ from installer.host.labels import (
     REGISTRY_CONTAINER,
     builder_container,
 )
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 
 _COMES_BACK = frozenset({"always", "unless-stopped"})
@@ -23,7 +23,7 @@ class RestartPolicies(Step):
 
     name = "restart"
 
-    def __init__(self, job: Wanted, host: Host) -> None:
+    def __init__(self, job: DesiredState, host: Host) -> None:
         self._host = host
         # buildx gives its containers `unless-stopped`.
         self._policies = {
@@ -43,4 +43,7 @@ class RestartPolicies(Step):
 
     def apply(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            self._host.engine.set_restart_policy(change.name, change.detail)
+            self._host.engine.set_restart_policy(change.name, self._policies[change.name])
+
+    def explain(self, change: Change) -> str:
+        return f"the container `{change.name}` does not come back when Docker is restarted or the host is booted"

@@ -17,7 +17,7 @@ from installer.host.labels import REGISTRY_CONTAINER, builder_container, fingerp
 from installer.model.job import Job
 from installer.model.selection import Selected
 from installer.model.step import Change, Step
-from installer.receipt.receipt import Receipt
+from installer.receipt.recorder import InstallRecorder
 from installer.steps.builder import Builder
 
 # Docker's config.json may have them, with passwords; buildx would put them into the history of the build.
@@ -54,18 +54,18 @@ class SmokeTest(Step):
 
     name = "test build"
 
-    def __init__(self, job: Job, host: Host, builder: Builder, receipt: Receipt) -> None:
-        self._job, self._host, self._builder, self._receipt = job, host, builder, receipt
+    def __init__(self, job: Job, host: Host, builder: Builder, recorder: InstallRecorder) -> None:
+        self._job, self._host, self._builder, self._recorder = job, host, builder, recorder
 
     def look(self) -> Sequence[Change]:
-        if self._receipt.test == self._key():
+        if self._recorder.receipt.test == self._key():
             return []
         return [Change("build", "test image", f"FROM {trial.base}", str(trial)) for trial in self._trials()]
 
     def apply(self, changes: Sequence[Change]) -> None:
         for trial in self._trials():
             self._try(trial)
-        self._receipt.test = self._key()
+        self._recorder.note_test(self._key())
 
     def _key(self) -> str:
         return fingerprint({"bundle": str(self._job.archive.digest), "builder": self._builder.mark})

@@ -17,7 +17,7 @@ from installer.host.host import Host
 from installer.host.paths import PLUGIN
 from installer.model.job import Job, Tool
 from installer.model.step import Change, Step
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import Receipt
 
 
 def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
@@ -114,11 +114,11 @@ class RemoveImages(Step):
 
     name = "docker images"
 
-    def __init__(self, installed: Installed, host: Host, keep: Sequence[str] = ()) -> None:
+    def __init__(self, receipt: Receipt, host: Host, keep: Sequence[str] = ()) -> None:
         self._host = host
-        names = installed.names_made("image")
-        buildx = installed.wanted.tool("buildx")
-        if buildx is not None and any(Path(name).name == PLUGIN for name in installed.names_made("file")):
+        names = receipt.names_made("image")
+        buildx = receipt.state.tool("buildx")
+        if buildx is not None and any(Path(name).name == PLUGIN for name in receipt.names_made("file")):
             # It is loaded to take the plugin out of it, and removed at once: there only when a run was killed between.
             names = [*names, buildx.name]
         self._names = [name for name in names if name not in keep]

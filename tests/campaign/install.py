@@ -181,7 +181,7 @@ class Campaign:
 
     def _step(self) -> str:
         """The step that the log tells of last."""
-        names = [line.partition(":")[0] for line in self._log().splitlines() if ": " in line]
+        names = [line[:14].rstrip() for line in self._log().splitlines()]
         return next((name for name in reversed(names) if name in _ORDER), "")
 
     def _different(self) -> list[str]:

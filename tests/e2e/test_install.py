@@ -438,19 +438,10 @@ def test_docker_stopped_and_daemon_json_broken_are_both_said(bare: Air) -> None:
 
 
 def test_an_archive_for_other_hosts(bare: Air, usb: Path) -> None:
-    from bundler.definition.spec import Spec
-    from bundler.writing.contents import compose
-    from bundler.writing.writer import ArchiveWriter
-    from tests.support.archives import AMD64, ARM64, PROGRAM, image, made
+    from tests.support.archives import ARM64, image, made
 
     content = made(image("registry:3", "registry", (ARM64,), (9,)), image("debian:12", seeds=(1,)))
-    contents = compose(Spec("arm", (AMD64, ARM64), (ARM64,), (), {}, False), content.plan, PROGRAM)
-    with ArchiveWriter(usb / "arm.tar", contents) as writer:
-        for layer in writer.layers:
-            sink = writer.sink(layer)
-            sink.write(memoryview(content.layers[layer.digest])[sink.position :])
-            assert sink.finish()
-        writer.finish()
+    content.write(usb / "arm.tar", content.contents("arm", host=ARM64))
     code, document, stderr = bare.install(archive="/usb/arm.tar")
     assert code == 4, stderr
     problems = {problem["subject"]: problem["message"] for problem in document["error"]["problems"]}

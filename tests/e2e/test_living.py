@@ -295,7 +295,7 @@ BREAKAGES = {
 
 
 @pytest.mark.parametrize("name", BREAKAGES)
-def test_the_doctor_finds_it_and_mends_it(home: Air, name: str) -> None:
+def test_the_doctor_finds_it_and_fixes_it(home: Air, name: str) -> None:
     breakage, expected = BREAKAGES[name]
     home.out("sh", "-c", breakage)
     assert home.bundle("status", code=4)["healthy"] is False
@@ -408,7 +408,7 @@ def test_an_interrupted_prune_is_taken_up_again(home: Air) -> None:
     process = home.host.popen(*command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with process:
         for line in process.stderr:
-            if line.startswith("garbage:"):
+            if line.startswith("garbage "):
                 process.kill()
                 break
     assert process.returncode != 0
@@ -462,7 +462,8 @@ def test_prune_takes_what_is_not_listed_and_nothing_else(home: Air) -> None:
 
 
 def test_uninstall_keeps_the_data_unless_told(home: Air) -> None:
-    assert "consent" in home.bundle("uninstall", archive="new", code=4)["error"]["message"]
+    (problem,) = home.bundle("uninstall", archive="new", code=4)["error"]["problems"]
+    assert problem["subject"] == "consent"
     plan = home.bundle("uninstall", "--plan", archive="new")
     deed = home.bundle("uninstall", "--yes", archive="new")
     assert same(plan, deed)
@@ -482,7 +483,7 @@ def test_uninstall_leaves_the_host_as_it_was(office: Air) -> None:
     made = office.bundle("install", "--registry", LAN, "--yes", "--data", "/srv/registry")
     office.build(DOCKERFILE, "-t", f"{LAN}/app:1", "--push")
 
-    # Somebody takes the setting away: the doctor sees it, and mends it with consent only.
+    # Somebody takes the setting away: the doctor sees it, and fixes it with consent only.
     settings = office.host.path("/etc/docker/daemon.json")
     written = settings.read_text()
     settings.write_text(json.dumps({"log-level": "warn", "insecure-registries": []}))

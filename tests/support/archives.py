@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional, Union
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan
 from bundler.planning.resolve import resolve
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import BlobStream, Source
+from bundler.sources.source import BlobRequest, BlobStream, Source
 from bundler.writing.contents import Contents, compose
 from bundler.writing.writer import ArchiveWriter, Written
 from bundles.errors import NotFoundError
@@ -69,14 +69,8 @@ class ContentSource(Source):
                 waiting += self._content.children(descriptor)
         return found
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        return ContentStream(self._content.data(descriptor)[offset:])
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        return ContentStream(self._content.data(request.descriptor)[request.offset :])
 
     def cancel(self) -> None:
         pass
@@ -84,23 +78,28 @@ class ContentSource(Source):
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """Images to bundle, and the bytes of their layers."""
+    """Images to bundle, the bytes of their layers, and what was asked for and of whom."""
 
     plan: Plan
     layers: Mapping[Digest, bytes]
     source: Source
+    spec: Spec
 
-    def contents(self, name: str = "test") -> Contents:
-        spec = Spec(name, (AMD64, ARM64), (AMD64,), (), {}, False)
+    def contents(self, name: str = "test", host: Platform = AMD64) -> Contents:
+        spec = Spec(name, (AMD64, ARM64), (host,), (), {}, False)
         return compose(spec, self.plan, PROGRAM)
 
-    def write(self, path: Path) -> Written:
-        with ArchiveWriter(path, self.contents()) as writer:
-            for descriptor in writer.layers:
-                sink = writer.sink(descriptor)
-                sink.write(memoryview(self.layers[descriptor.digest])[sink.position :])
-                assert sink.finish()
-            return writer.finish()
+    def write(self, path: Path, contents: Optional[Contents] = None, split: Optional[int] = None) -> Written:
+        with ArchiveWriter(path, contents or self.contents(), split) as writer:
+            return self.fill(writer)
+
+    def fill(self, writer: ArchiveWriter) -> Written:
+        """Give the writer every layer, and end it."""
+        for descriptor in writer.layers:
+            sink = writer.sink(descriptor)
+            sink.write(memoryview(self.layers[descriptor.digest])[sink.position :])
+            assert sink.finish()
+        return writer.finish()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +124,11 @@ def made(*images: image) -> Made:
         ]
         tags[each.name] = content.index(*manifests)
     source = ContentSource(content, tags)
-    wanted = tuple(Wanted(Reference.parse(each.name), each.role, tuple(each.platforms)) for each in images)
-    plan = resolve(Spec("test", (AMD64, ARM64), (AMD64,), wanted, {}, False), source)
+    wanted = tuple(ImageRequest(Reference.parse(each.name), each.role, tuple(each.platforms)) for each in images)
+    spec = Spec("test", (AMD64, ARM64), (AMD64,), wanted, {}, False)
+    plan = resolve(spec, source)
     layers = {descriptor.digest: content.data(descriptor) for descriptor, _ in plan.layers}
-    return Made(plan, layers, source)
+    return Made(plan, layers, source, spec)
 
 
 def example() -> Made:

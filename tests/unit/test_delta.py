@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.delta import Known, read_base, subtract
 from bundler.planning.resolve import resolve
 from bundles.archive.manifest import Base
@@ -22,9 +22,10 @@ from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
-from installer.commands.want import holdings, pinned
+from installer.commands.want import holdings, untagged
 from installer.model.address import Address
 from installer.model.selection import select
+from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.steps.push import Push
 from tests.support.archives import AMD64, ContentSource, Made, image, made
@@ -210,7 +211,7 @@ def test_the_config_of_an_artifact_is_always_inside() -> None:
     config = content.add("application/vnd.cncf.helm.config.v1+json", b"{}")
     chart = content.add("application/vnd.cncf.helm.chart.content.v1.tar+gzip", b"chart")
     source = ContentSource(content, {"chart:1": content.manifest(config, [chart])})
-    wanted = (Wanted(Reference.parse("chart:1"), "base", (AMD64,)),)
+    wanted = (ImageRequest(Reference.parse("chart:1"), "base", (AMD64,)),)
     plan = resolve(Spec("test", (AMD64,), (AMD64,), wanted, {}, False), source)
     base = Known(Base("base", Digest.of(b"base")), frozenset({config.digest, chart.digest}))
     less = subtract(plan, [base])
@@ -373,8 +374,10 @@ def test_want_follows_digests_that_only_the_receipt_knows(registry: FakeRegistry
     manifest = registry.image("linux/amd64")
     registry.tag("debian", "x", manifest)
     registry.repositories["debian"].tags.clear()
-    receipt = {"images": [{"names": [f"localhost:5000/debian@{manifest.digest}", "localhost:5000/a:1"]}]}
-    more = pinned(receipt, Address.parse("localhost:5000"))
+    names = (f"localhost:5000/debian@{manifest.digest}", "localhost:5000/a:1")
+    image = InstalledImage("debian", "base", manifest.digest, (), names)
+    receipt = Receipt(None, None, images=(image,))  # type: ignore[arg-type]  # only the names are looked at
+    more = untagged(receipt, Address.parse("localhost:5000"))
     found = holdings(Registry(connect(insecure=frozenset({registry.host})), registry.host), more)
     assert list(found.images) == [f"debian@{manifest.digest}"]
     assert manifest.digest in found.digests

@@ -17,6 +17,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from bundler.sources.registry import RegistrySource
+from bundler.sources.source import BlobRequest
 from bundles.errors import (
     AuthenticationError,
     ContentError,
@@ -85,7 +86,7 @@ def push(registry: Registry, repository: str, content: Content, descriptor: Desc
 
 def stream(source: RegistrySource, reference: Reference, descriptor: Descriptor, offset: int = 0) -> bytes:
     data, buffer = bytearray(), bytearray(10_000)
-    with source.open_blob(reference, descriptor, offset) as blob:
+    with source.open_blob(BlobRequest(reference, descriptor, offset)) as blob:
         while count := blob.readinto(buffer):
             data += buffer[:count]
     return bytes(data)
@@ -229,7 +230,7 @@ def test_what_is_not_there(target: Registry, source: RegistrySource, content: Co
     with pytest.raises(NotFoundError):
         target.get_manifest("no/where", "1")
     with pytest.raises(NotFoundError):
-        source.open_blob(Reference.parse(f"{target.host}/no/where"), octets(b"absent"))
+        source.open_blob(BlobRequest(Reference.parse(f"{target.host}/no/where"), octets(b"absent")))
     push(target, "debian", content, content.image(), "12", "12-slim")
     with pytest.raises(NotFoundError) as caught:
         source.manifest(Reference.parse(f"{target.host}/debian:12-slin"))

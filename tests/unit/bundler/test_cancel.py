@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 
-from bundler.definition.spec import Definition, Spec, combine
+from bundler.create import Options, create
+from bundler.definition.spec import Compression, Definition, Spec, combine
 from bundler.planning.plan import Plan
 from bundler.planning.recompress import recompress
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
 from bundler.sources.registry import RegistrySource
 from bundler.sources.spool import Spool, SpooledSource
-from bundler.sources.zstd import Settings
-from bundler.writing.contents import compose
-from bundler.writing.fetch import export
-from bundler.writing.writer import ArchiveWriter
 from bundles.errors import AuthenticationError, NotFoundError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
@@ -57,12 +54,11 @@ def test_a_registry_that_never_answers_does_not_hold_up_an_export_that_failed(
     fake: Any, certificate: Certificate, connect: Connect, tmp_path: Path, stall: Stall, tls: bool
 ) -> None:
     registry = fake(tls=certificate) if tls else fake()
-    spec, plan, source, (silent, missing) = planned(registry, connect(timeout=PATIENT, attempts=1))
+    spec, _, source, (silent, missing) = planned(registry, connect(timeout=PATIENT, attempts=1))
     registry.fault("GET", str(silent.digest), times=-1, status=500, before=stall.wait)
     refuse(registry, str(missing.digest), stall)
-    writer = ArchiveWriter(tmp_path / "offline.tar", compose(spec, plan, PROGRAM))
-    with pytest.raises(NotFoundError), writer:
-        export(plan, source, writer, Silent())
+    with pytest.raises(NotFoundError):
+        create(spec, tmp_path / "offline.tar", source, Options(program=PROGRAM), Silent())
     stall.release()
     assert stall.outlasted
 
@@ -70,13 +66,12 @@ def test_a_registry_that_never_answers_does_not_hold_up_an_export_that_failed(
 def test_a_registry_that_wants_to_be_asked_later_is_not_asked_again(
     registry: FakeRegistry, connect: Connect, tmp_path: Path, stall: Stall
 ) -> None:
-    spec, plan, source, (busy, missing) = planned(registry, connect(attempts=2))
+    spec, _, source, (busy, missing) = planned(registry, connect(attempts=2))
     later = {"Retry-After": "20"}
     registry.fault("GET", str(busy.digest), times=-1, status=503, headers=later, before=stall.asked.set)
     refuse(registry, str(missing.digest), stall)
-    writer = ArchiveWriter(tmp_path / "offline.tar", compose(spec, plan, PROGRAM))
-    with pytest.raises(NotFoundError), writer:
-        export(plan, source, writer, Silent())
+    with pytest.raises(NotFoundError):
+        create(spec, tmp_path / "offline.tar", source, Options(program=PROGRAM), Silent())
     assert len(registry.paths("GET", str(busy.digest))) == 1
 
 
@@ -85,7 +80,7 @@ def test_nor_does_it_hold_up_recompressing(registry: FakeRegistry, connect: Conn
     registry.fault("GET", str(silent.digest), times=-1, status=500, before=stall.wait)
     refuse(registry, str(missing.digest), stall)
     with pytest.raises(NotFoundError):
-        recompress(plan, SpooledSource(source, Spool(None)), Settings(1, 1), Silent(), 2)
+        recompress(plan, SpooledSource(source, Spool(None)), Compression(1, 1), Silent(), 2)
     stall.release()
     assert stall.outlasted
 

@@ -11,8 +11,8 @@ from installer.diagnosis import Diagnosis
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
-from installer.model.job import Wanted
-from installer.receipt.installed import Installed
+from installer.model.job import DesiredState
+from installer.receipt.receipt import BundleName, Receipt
 from tests.support.fake_engine import FakeEngine
 
 AMD64 = Platform("linux", "amd64")
@@ -20,10 +20,10 @@ AMD64 = Platform("linux", "amd64")
 
 def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(engine: FakeEngine, tmp_path: Path) -> None:
     archive = "/media/my stick/off'line.tar"
-    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
-    installed = Installed({"bundle": {"archive": archive}}, wanted, (), ())
+    state = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
+    receipt = Receipt(BundleName("x", "sha256:1", archive), state)
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
-    diagnosis = Diagnosis(installed, host, None, Silent())  # type: ignore[arg-type]
+    diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
     (finding,) = diagnosis._registry_container()
     assert "its image" in finding.message
     assert shlex.split(finding.hint) == ["python3", archive, "upgrade"]

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from bundler.create import Options, create
 from bundles.archive.reader import Archive
 from bundles.oci.image import parse_manifest
+from bundles.runtime.progress import Silent
 from installer.steps.toolchain_images import stream
 from tests.support import ROOT
-from tests.support.archives import AMD64, ARM64, image, made
+from tests.support.archives import AMD64, ARM64, PROGRAM, image, made
 
 # A docker command that keeps what it is given; what it is asked for is in the files of the directory $FAKE.
 DOCKER = """\
@@ -105,6 +107,18 @@ def archive(tmp_path: Path) -> Path:
     (tmp_path / "usb stick").mkdir()
     sample.write(tmp_path / "usb stick" / "offline.tar")
     return tmp_path / "usb stick" / "offline.tar"
+
+
+def test_a_signed_archive_has_its_places_too(site: Site, tmp_path: Path) -> None:
+    sample = made(image("python:3-slim", "python", (AMD64, ARM64), (3, 4)), image("debian:12"))
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-N", "", "-t", "ed25519", "-f", key], check=True)
+    options = Options(key=key, program=PROGRAM)
+    archive = create(sample.spec, tmp_path / "offline.tar", sample.source, options, Silent()).written.path
+    identity, expected = python_stream(archive)
+    (site.directory / "id").write_text(identity)
+    assert site.run(site.script(archive), archive, "install") == (7, "loading Python from the archive\n")
+    assert (site.directory / "loaded").read_bytes() == expected
 
 
 def python_stream(path: Path) -> tuple[str, bytes]:

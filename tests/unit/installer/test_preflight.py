@@ -18,7 +18,7 @@ from installer import preflight
 from installer.host.host import Host
 from installer.model.job import Options
 from installer.preflight import settle
-from installer.receipt.installed import Installed
+from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.steps.prune_registry import PruneImages
 from tests.support.archives import example
@@ -54,8 +54,7 @@ def test_next_steps_name_the_archive_as_it_was_called(
     monkeypatch.setattr(sys, "argv", [started, "prune"])
     unused: Any = None
     with Transport(Settings(insecure=frozenset({"localhost:1"}))) as transport:
-        installed = Installed({}, unused, (), ())
-        (problem,) = PruneImages(installed, Registry(transport, "localhost:1"), ()).problems()
+        (problem,) = PruneImages(Receipt(unused, unused), Registry(transport, "localhost:1"), ()).problems()
     assert problem.hint == f"{called} doctor"
     manifest = SimpleNamespace(platforms=(Platform("linux", "amd64"),))
     archive: Any = SimpleNamespace(path=Path("a b.tar"), manifest=manifest)

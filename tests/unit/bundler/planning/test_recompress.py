@@ -15,14 +15,14 @@ from typing import Any, Optional
 import pytest
 import zstandard
 
-from bundler.definition.spec import FromDaemon, Spec, Wanted
+from bundler.definition.spec import FromDaemon, ImageRequest, Spec
 from bundler.planning.plan import Plan
 from bundler.planning.recompress import Recompressed, recompress
 from bundler.planning.resolve import resolve
 from bundler.sources import zstd
 from bundler.sources.docker_save import read_saved
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import BlobStream, Source
+from bundler.sources.source import BlobRequest, BlobStream, Source
 from bundler.sources.spool import Local, Spool, SpooledSource, spool_beside
 from bundles.errors import BundleError, ContentError, NotFoundError, UnavailableError, UsageError
 from bundles.oci.descriptor import Descriptor
@@ -32,7 +32,7 @@ from bundles.oci.reference import Reference
 from bundles.runtime.progress import Silent
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
-FAST = zstd.Settings(1, 1)
+FAST = zstd.Compression(1, 1)
 OCI = "application/vnd.oci.image"
 
 
@@ -201,17 +201,12 @@ class MemorySource(Source):
         value = json.loads(self.data[digest])
         return Descriptor.of(value["mediaType"], self.data[digest]), self.data[digest]
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        if descriptor.digest == self.refused:
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        digest = request.descriptor.digest
+        if digest == self.refused:
             raise UnavailableError("gone")
-        self.opened.append(descriptor.digest)
-        return MemoryStream(self.data[descriptor.digest][offset:])
+        self.opened.append(digest)
+        return MemoryStream(self.data[digest][request.offset :])
 
     def cancel(self) -> None:
         pass
@@ -264,16 +259,16 @@ def registry_image(source: MemorySource, name: str, diff_id: Optional[str] = Non
     return reference
 
 
-def planned(source: MemorySource, *wanted: Wanted) -> Plan:
+def planned(source: MemorySource, *wanted: ImageRequest) -> Plan:
     return resolve(Spec("test", (AMD64, ARM64), (AMD64,), wanted, {}, False), source)
 
 
 def test_recompressing_makes_base_images_smaller_and_leaves_the_toolchain(tmp_path: Path) -> None:
     source = MemorySource()
     base, tool = registry_image(source, "debian:12"), registry_image(source, "registry:3")
-    plan = planned(source, Wanted(base, "base", (AMD64, ARM64)), Wanted(tool, "registry", (AMD64,)))
+    plan = planned(source, ImageRequest(base, "base", (AMD64, ARM64)), ImageRequest(tool, "registry", (AMD64,)))
     spooled = SpooledSource(source, Spool(tmp_path))
-    result = recompress(plan, spooled, zstd.Settings(19, 1), Silent(), 2)
+    result = recompress(plan, spooled, zstd.Compression(19, 1), Silent(), 2)
     new, same = result.plan.images
     assert same == plan.images[1]
     assert list(result.digests) == [base]
@@ -303,8 +298,8 @@ def test_a_layer_that_the_toolchain_has_too_stays_what_it_is() -> None:
     source = MemorySource()
     base, tool = registry_image(source, "debian:12"), Reference.parse("registry:3")
     source.names[tool] = source.names[base]
-    plan = planned(source, Wanted(base, "base", (AMD64, ARM64)), Wanted(tool, "registry", (AMD64,)))
-    result = recompress(plan, SpooledSource(source, Spool(None)), zstd.Settings(19, 1), Silent(), 2)
+    plan = planned(source, ImageRequest(base, "base", (AMD64, ARM64)), ImageRequest(tool, "registry", (AMD64,)))
+    result = recompress(plan, SpooledSource(source, Spool(None)), zstd.Compression(19, 1), Silent(), 2)
     old = [{layer.digest for layer, _ in each.layers} for each in (plan, result.plan)]
     assert len(old[0] & old[1]) == 1
     assert len(old[1]) == 2
@@ -314,7 +309,7 @@ def test_a_layer_that_the_toolchain_has_too_stays_what_it_is() -> None:
 def test_a_layer_that_does_not_fit_its_config_is_not_recompressed_nor_kept(tmp_path: Path) -> None:
     source = MemorySource()
     base = registry_image(source, "debian:12", diff_id="sha256:" + "0" * 64)
-    plan = planned(source, Wanted(base, "base", (AMD64,)))
+    plan = planned(source, ImageRequest(base, "base", (AMD64,)))
     with pytest.raises(ContentError, match="and its image's config says sha256:000"):
         recompress(plan, SpooledSource(source, Spool(tmp_path)), FAST, Silent(), 1)
     assert list(tmp_path.glob("*.made")) == []
@@ -325,7 +320,7 @@ def fetched() -> tuple[MemorySource, Plan, list[Digest]]:
     """A source, and what is to be recompressed of it: two layers, in this order."""
     source = MemorySource()
     base = registry_image(source, "debian:12")
-    plan = planned(source, Wanted(base, "base", (AMD64, ARM64)))
+    plan = planned(source, ImageRequest(base, "base", (AMD64, ARM64)))
     return source, plan, sorted(layer.digest for layer, _ in plan.layers)
 
 
@@ -350,7 +345,7 @@ def test_what_was_recompressed_before_a_failure_is_not_fetched_again(
         assert sha256(content(spooled.spool, layer.to_json())) == str(layer.digest)
     # Another level is another layer.
     source.opened = []
-    recompress(plan, SpooledSource(source, Spool(tmp_path)), zstd.Settings(2, 1), Silent(), 1)
+    recompress(plan, SpooledSource(source, Spool(tmp_path)), zstd.Compression(2, 1), Silent(), 1)
     assert source.opened == layers
 
 
@@ -395,11 +390,11 @@ def test_only_what_was_recompressed_waits_for_the_next_run(tmp_path: Path) -> No
     target = tmp_path / "offline.tar"
     spec = Spec("test", (AMD64,), (AMD64,), (), {}, False, recompress=True)
     directory = tmp_path / "offline.tar.spool"
-    with pytest.raises(ZeroDivisionError), spool_beside(target, spec, True, Silent()) as spool:
+    with pytest.raises(ZeroDivisionError), spool_beside(target, spec, Silent()) as spool:
         spool.add("x", iter([b"of the local Docker"]))
         made = spool.add("x", iter([b"made"]))
         spool.keep(made.digest, "aa-1")
-        with pytest.raises(BundleError, match="being written by another"), spool_beside(target, spec, True, Silent()):
+        with pytest.raises(BundleError, match="being written by another"), spool_beside(target, spec, Silent()):
             pass
         raise ZeroDivisionError
     assert [path.name for path in directory.iterdir()] == [f"aa-1.{made.digest.hex}.made"]
@@ -407,13 +402,13 @@ def test_only_what_was_recompressed_waits_for_the_next_run(tmp_path: Path) -> No
     # As a killed run leaves it.
     (directory / "tmp.unfinished").write_bytes(b"x")
     (directory / "notes.txt").write_text("somebody's")
-    with spool_beside(target, spec, True, Silent()):
+    with spool_beside(target, spec, Silent()):
         assert sorted(path.name for path in directory.iterdir()) == [f"aa-1.{made.digest.hex}.made", "notes.txt"]
     assert [path.name for path in directory.iterdir()] == ["notes.txt"]
     (directory / "notes.txt").unlink()
     # A run that makes nothing removes it too, and makes none.
     for _ in range(2):
-        with spool_beside(target, dataclasses.replace(spec, recompress=False), True, Silent()):
+        with spool_beside(target, dataclasses.replace(spec, recompress=False), Silent()):
             pass
         assert not directory.exists()
 
@@ -430,7 +425,7 @@ def test_no_spool_where_something_else_is(tmp_path: Path, there: str) -> None:
     spec = Spec("test", (AMD64,), (AMD64,), (), {}, False, recompress=True)
     with (
         pytest.raises(UsageError, match=r"offline\.tar\.spool` cannot be written"),
-        spool_beside(tmp_path / "offline.tar", spec, True, Silent()),
+        spool_beside(tmp_path / "offline.tar", spec, Silent()),
     ):
         pass
     assert (other / "aa-1.made").exists()
@@ -451,7 +446,7 @@ def test_a_config_with_a_strange_rootfs_is_not_recompressed(rootfs: Any) -> None
     source.put("", data)
     base = Reference.parse("debian:12")
     source.names[base] = Descriptor.of(f"{OCI}.manifest.v1+json", data)
-    plan = planned(source, Wanted(base, "base", (AMD64,)))
+    plan = planned(source, ImageRequest(base, "base", (AMD64,)))
     with pytest.raises(ContentError, match="`rootfs` that is none"):
         recompress(plan, SpooledSource(source, Spool(None)), FAST, Silent(), 1)
 
@@ -498,10 +493,10 @@ def python_image(source: MemorySource, size: int, *shared: Descriptor) -> Refere
 def test_an_optional_image_is_taken_up_to_60_mb_of_its_own(size: int, optional: bool, taken: bool) -> None:
     source = MemorySource()
     base = registry_image(source, "debian:12")
-    (amd64, _) = (layer for layer, _ in planned(source, Wanted(base, "base", (AMD64, ARM64))).layers)
+    (amd64, _) = (layer for layer, _ in planned(source, ImageRequest(base, "base", (AMD64, ARM64))).layers)
     python = python_image(source, size, amd64)
-    wanted = Wanted(python, "python", (AMD64,), optional=optional)
-    plan = planned(source, wanted, Wanted(base, "base", (AMD64, ARM64)))
+    wanted = ImageRequest(python, "python", (AMD64,), optional=optional)
+    plan = planned(source, wanted, ImageRequest(base, "base", (AMD64, ARM64)))
     assert [image.role for image in plan.images] == (["python", "base"] if taken else ["base"])
     assert size in [layer.size for layer, _ in plan.layers] or not taken
     said = " ".join(plan.notes)
@@ -512,8 +507,10 @@ def test_an_optional_image_is_taken_up_to_60_mb_of_its_own(size: int, optional: 
 def test_an_optional_image_that_does_not_exist_is_left_out_and_one_that_was_asked_for_is_not() -> None:
     source = MemorySource()
     base, python = registry_image(source, "debian:12"), Reference.parse("python:3-slim")
-    plan = planned(source, Wanted(python, "python", (AMD64,), optional=True), Wanted(base, "base", (AMD64,)))
+    plan = planned(
+        source, ImageRequest(python, "python", (AMD64,), optional=True), ImageRequest(base, "base", (AMD64,))
+    )
     assert [image.role for image in plan.images] == ["base"]
     assert plan.notes[-1].startswith("python:3-slim (python) is left out: ")
     with pytest.raises(NotFoundError):
-        planned(source, Wanted(python, "python", (AMD64,)), Wanted(base, "base", (AMD64,)))
+        planned(source, ImageRequest(python, "python", (AMD64,)), ImageRequest(base, "base", (AMD64,)))

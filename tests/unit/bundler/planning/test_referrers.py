@@ -9,21 +9,17 @@ from typing import Any
 
 import pytest
 
-from bundler.create import make_smaller
+from bundler.create import Options, create
 from bundler.definition.spec import (
     Definition,
     FromDaemon,
+    ImageRequest,
     Spec,
-    Wanted,
     combine,
 )
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
 from bundler.sources.registry import RegistrySource
-from bundler.sources.spool import Spool, SpooledSource
-from bundler.writing.contents import compose
-from bundler.writing.fetch import export
-from bundler.writing.writer import ArchiveWriter
 from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.errors import NetworkError
@@ -76,10 +72,8 @@ def carried(registry: FakeRegistry, connect: Connect, tmp_path: Path) -> Path:
         toolchain={role: None for role in ("registry", "buildkit", "buildx", "binfmt", "frontend", "python")},
     )
     spec = combine(Definition(), line, "test")
-    source = RegistrySource(connect(), {})
-    plan = with_referrers(resolve(spec, source), source)
-    with ArchiveWriter(tmp_path / "offline.tar", compose(spec, plan, PROGRAM)) as writer:
-        return export(plan, source, writer, Silent()).path
+    options = Options(referrers=True, program=PROGRAM)
+    return create(spec, tmp_path / "offline.tar", RegistrySource(connect(), {}), options, Silent()).written.path
 
 
 def pushed(path: Path, target: FakeRegistry, connect: Connect) -> dict[str, Any]:
@@ -156,11 +150,10 @@ def test_registries_are_not_asked_about_local_images(
     local, remote = f"{registry.host}/secret:1", f"{registry.host}/app:1"
     registry.tag("secret", "1", registry.image(seed="local"))
     amd64 = Platform.parse("linux/amd64")
-    wanted = tuple(Wanted(Reference.parse(name), "base", (amd64,)) for name in (local, remote))
+    wanted = tuple(ImageRequest(Reference.parse(name), "base", (amd64,)) for name in (local, remote))
     spec = Spec("test", (amd64,), (amd64,), wanted, {}, False, (FromDaemon.parse(local),))
     source = RegistrySource(connect(), {})
-    spooled = SpooledSource(source, Spool(None))
-    plan, _ = make_smaller(spec, resolve(spec, spooled), spooled, threads=1, workers=1, progress=Silent())
+    plan = resolve(spec, source)
     asked = len(registry.seen())
     registry.fault("GET", "/secret/", times=-1, status=403)
     assert with_referrers(plan, source).images == plan.images

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan
 from bundler.planning.resolve import resolve
 from bundler.sources.registry import RegistrySource
@@ -31,7 +31,7 @@ def look(registry: FakeRegistry, connect: Callable[..., Transport]) -> Callable[
 
     def plan(*names: str, platforms: Any = (AMD64, ARM64), attestations: bool = False, wanted: Any = None) -> Plan:
         source = RegistrySource(connect(), {"docker.io": [registry.host]})
-        images = wanted or tuple(Wanted(Reference.parse(name), "base", tuple(platforms)) for name in names)
+        images = wanted or tuple(ImageRequest(Reference.parse(name), "base", tuple(platforms)) for name in names)
         return resolve(Spec("test", (AMD64,), (AMD64,), tuple(images), {}, attestations), source)
 
     return plan
@@ -224,7 +224,7 @@ def test_merge_puts_images_of_one_platform_under_one_index(
     registry.tag("library/protoc-amd64", "29", amd64)
     registry.tag("library/protoc-arm64", "29", registry.index(arm64, registry.image("linux/arm/v7"), kind=kind))
     sources = ((AMD64, Reference.parse("protoc-amd64:29")), (ARM64, Reference.parse("protoc-arm64:29")))
-    plan = look(wanted=[Wanted(Reference.parse("tools/protoc:29"), "base", (AMD64, ARM64), sources)])
+    plan = look(wanted=[ImageRequest(Reference.parse("tools/protoc:29"), "base", (AMD64, ARM64), sources)])
     (image,) = plan.images
     documents = {descriptor.digest: data for descriptor, data in plan.documents}
     index = json.loads(documents[image.root.digest])
@@ -243,7 +243,7 @@ def test_merge_says_which_source_is_wrong(registry: FakeRegistry, look: Callable
     registry.tag("library/protoc-amd64", "29", registry.image("linux/amd64"))
     sources = ((AMD64, Reference.parse("protoc-amd64:29")), (ARM64, Reference.parse("protoc-amd64:29")))
     with pytest.raises(NetworkError, match="protoc-amd64:29 for linux/arm64: has no linux/arm64: it has linux/amd64"):
-        look(wanted=[Wanted(Reference.parse("tools/protoc:29"), "base", (AMD64, ARM64), sources)])
+        look(wanted=[ImageRequest(Reference.parse("tools/protoc:29"), "base", (AMD64, ARM64), sources)])
 
 
 def test_everything_wrong_is_reported_at_once(registry: FakeRegistry, look: Callable[..., Plan]) -> None:

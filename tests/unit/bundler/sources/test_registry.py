@@ -15,6 +15,7 @@ import pytest
 
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.registry import RegistrySource
+from bundler.sources.source import BlobRequest
 from bundles.errors import (
     AuthenticationError,
     ContentError,
@@ -56,7 +57,7 @@ def read(
     step: int = 7_001,
 ) -> bytes:
     data, buffer = bytearray(), bytearray(step)
-    with source.open_blob(repository, descriptor, offset, avoid) as stream:
+    with source.open_blob(BlobRequest(repository, descriptor, offset, avoid)) as stream:
         while count := stream.readinto(buffer):
             data += buffer[:count]
         assert stream.readinto(buffer) == 0
@@ -276,7 +277,7 @@ def test_a_short_body_of_unannounced_length_is_completed(registry: FakeRegistry,
 def test_no_more_bytes_than_announced_reach_the_buffer(registry: FakeRegistry, source: RegistrySource) -> None:
     registry.blob("app", DATA)
     buffer = bytearray(b"-" * 200_000)
-    with source.open_blob(reference(registry), BLOB) as stream:
+    with source.open_blob(BlobRequest(reference(registry), BLOB)) as stream:
         total = 0
         while count := stream.readinto(memoryview(buffer)[total:]):
             total += count
@@ -292,7 +293,7 @@ def test_a_slow_server_is_waited_for(registry: FakeRegistry, source: RegistrySou
 
 def test_a_stream_may_be_left_in_the_middle(registry: FakeRegistry, source: RegistrySource) -> None:
     registry.blob("app", DATA)
-    with source.open_blob(reference(registry), BLOB) as stream:
+    with source.open_blob(BlobRequest(reference(registry), BLOB)) as stream:
         stream.readinto(bytearray(10))
     stream.close()
     assert read(source, reference(registry)) == DATA
@@ -326,7 +327,7 @@ def test_a_mirror_takes_over_in_mid_blob(fake: Make, connect: Connect) -> None:
     first.fault("GET", "/blobs/", cut_after=30_000)
     first.fault("GET", "/blobs/", status=404, times=-1)
     source = RegistrySource(connect(), {"docker.io": [first.host, second.host]})
-    with source.open_blob(Reference.parse("debian:12"), BLOB) as stream:
+    with source.open_blob(BlobRequest(Reference.parse("debian:12"), BLOB)) as stream:
         assert stream.endpoint == Endpoint(first.host)
         buffer, data = bytearray(1000), bytearray()
         while count := stream.readinto(buffer):

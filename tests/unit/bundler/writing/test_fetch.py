@@ -10,7 +10,7 @@ import pytest
 
 from bundler.definition.spec import Spec
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.source import BlobStream, Source
+from bundler.sources.source import BlobRequest, BlobStream, Source
 from bundler.writing.contents import compose
 from bundler.writing.fetch import Layer, export, in_order
 from bundler.writing.writer import ArchiveWriter
@@ -34,14 +34,8 @@ class Broken(Source):
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         raise NotImplementedError
 
-    def open_blob(
-        self,
-        repository: Reference,
-        descriptor: Descriptor,
-        offset: int = 0,
-        avoid: frozenset[Endpoint] = frozenset(),
-    ) -> BlobStream:
-        return _Zeros(self, descriptor.size - self.missing - offset)
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        return _Zeros(self, request.descriptor.size - self.missing - request.offset)
 
     def cancel(self) -> None:
         pass

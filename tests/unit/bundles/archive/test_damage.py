@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 from hypothesis import example as sample_of
 
-from bundler.definition.spec import Spec, Wanted
+from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.resolve import resolve
 from bundler.writing.journal import Journal
 from bundler.writing.writer import ArchiveWriter
@@ -278,12 +278,7 @@ def test_a_document_of_100_mb_is_not_parsed(tmp_path: Path) -> None:
     }
     manifest = dataclasses.replace(contents.manifest, images=images, blobs=blobs)
     path = tmp_path / "offline.tar"
-    with ArchiveWriter(path, dataclasses.replace(contents, manifest=manifest, documents=documents)) as writer:
-        for layer in writer.layers:
-            sink = writer.sink(layer)
-            sink.write(memoryview(made.layers[layer.digest]))
-            assert sink.finish()
-        writer.finish()
+    made.write(path, dataclasses.replace(contents, manifest=manifest, documents=documents))
     said, grown = measured(path)
     assert said == ["DamagedArchiveError"]
     assert grown < 60_000
@@ -421,10 +416,11 @@ def test_a_manifest_with_another_size_than_its_layer_has(tmp_path: Path) -> None
     listed = dataclasses.replace(blob, size=blob.size + 5)
     tags = {"odd:1": content.index(content.manifest(config, [listed], platform=AMD64))}
     source = ContentSource(content, tags)
-    wanted = (Wanted(Reference.parse("odd:1"), "base", (AMD64,)),)
-    plan = resolve(Spec("test", (AMD64,), (AMD64,), wanted, {}, False), source)
+    wanted = (ImageRequest(Reference.parse("odd:1"), "base", (AMD64,)),)
+    spec = Spec("test", (AMD64,), (AMD64,), wanted, {}, False)
+    plan = resolve(spec, source)
     ((_, at),) = plan.layers
-    bent = Made(dataclasses.replace(plan, layers=((blob, at),)), {blob.digest: data}, source)
+    bent = Made(dataclasses.replace(plan, layers=((blob, at),)), {blob.digest: data}, source, spec)
     path = bent.write(tmp_path / "offline.tar").path
     with Archive(path) as archive, pytest.raises(DamagedArchiveError, match=f"says that it has {blob.size + 5} bytes"):
         verify_archive(archive)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bundler.writing.contents import Contents
-from bundler.writing.writer import ArchiveWriter, Written
+from bundler.writing.writer import ArchiveWriter
 from bundles.archive.layout import Layout
 from bundles.archive.manifest import File
 from bundles.archive.parts import cut
@@ -41,17 +41,8 @@ def with_program(contents: Contents, program: bytes) -> Contents:
     )
 
 
-def fill(writer: ArchiveWriter, sample: Made) -> Written:
-    for layer in writer.layers:
-        sink = writer.sink(layer)
-        sink.write(memoryview(sample.layers[layer.digest])[sink.position :])
-        assert sink.finish()
-    return writer.finish()
-
-
 def write(sample: Made, path: Path, split: int = SPLIT) -> list[Path]:
-    with ArchiveWriter(path, sample.contents(), split) as writer:
-        return [file.path for file in fill(writer, sample).files]
+    return [file.path for file in sample.write(path, split=split).files]
 
 
 @pytest.fixture
@@ -85,7 +76,7 @@ def test_the_checksum_file_lists_each_part_and_nothing_else(parts: list[Path]) -
 
 def test_the_reported_digests_are_those_of_the_parts(sample: Made, tmp_path: Path) -> None:
     with ArchiveWriter(tmp_path / "offline.tar", sample.contents(), SPLIT) as writer:
-        written = fill(writer, sample)
+        written = sample.fill(writer)
     assert len(written.files) > 3
     for file in written.files:
         assert file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest()
@@ -121,7 +112,7 @@ def test_the_last_part_holds_the_whole_program_and_runs(sample: Made, tmp_path: 
     layout = contents.manifest.layout(len(contents.manifest.to_bytes()))
     # A cut in the middle of the program, if it were not moved.
     with ArchiveWriter(tmp_path / "offline.tar", contents, layout.program_offset // 2 + 1000) as writer:
-        written = fill(writer, sample)
+        written = sample.fill(writer)
     assert [file.size for file in written.files][-1] == len(buffer.getvalue())
     done = subprocess.run([sys.executable, written.files[-1].path], capture_output=True, text=True, check=True)
     assert done.stdout == "it runs\n"

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bundler.writing.writer import ArchiveWriter
+from bundler.create import Options, create
 from bundles.archive.reader import Archive
 from bundles.archive.signature import Signers, sign
 from bundles.archive.verify import verify_archive
 from bundles.cli.app import bundle, run
 from bundles.errors import ArchiveError, HostError, UntrustedArchiveError, UsageError
-from tests.support.archives import Made, example, image, made
+from bundles.runtime.progress import Silent
+from tests.support.archives import PROGRAM, Made, example, image, made
 
 
 def make_key(directory: Path, name: str, *options: str) -> Path:
@@ -44,12 +45,8 @@ def sample() -> Made:
 
 
 def write(sample: Made, path: Path, key: Path, split: int | None = None) -> Path:
-    with ArchiveWriter(path, sample.contents().signed(lambda data: sign(data, key)), split) as writer:
-        for layer in writer.layers:
-            sink = writer.sink(layer)
-            sink.write(memoryview(sample.layers[layer.digest])[sink.position :])
-            assert sink.finish()
-        return writer.finish().files[0].path
+    options = Options(key=key, part_size=split, program=PROGRAM)
+    return create(sample.spec, path, sample.source, options, Silent()).written.files[0].path
 
 
 @pytest.fixture

@@ -99,12 +99,12 @@ def with_labels(labels: dict[str, object], annotations: dict[str, object]) -> Ma
     manifest["annotations"] = annotations
     root = content.add(base.media_type, json.dumps(manifest).encode(), AMD64)
     sample = made(image("x:1", platforms=(AMD64,)))
-    from bundler.definition.spec import Spec, Wanted
+    from bundler.definition.spec import ImageRequest, Spec
     from bundler.planning.resolve import resolve
     from bundles.oci.reference import Reference
 
     source = ContentSource(content, {"x:1": content.index(root)})
-    wanted = (Wanted(Reference.parse("x:1"), "base", (AMD64,)),)
+    wanted = (ImageRequest(Reference.parse("x:1"), "base", (AMD64,)),)
     plan = resolve(Spec("test", (AMD64, ARM64), (AMD64,), wanted, {}, False), source)
     layers = {descriptor.digest: content.data(descriptor) for descriptor, _ in plan.layers}
     return dataclasses.replace(sample, plan=plan, layers=layers, source=source)
@@ -148,15 +148,7 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
 
 
 def test_parts_are_listed_each(tmp_path: Path) -> None:
-    from bundler.writing.writer import ArchiveWriter
-
-    contents = example()
-    with ArchiveWriter(tmp_path / "offline.tar", contents.contents(), 100 * 1024) as writer:
-        for descriptor in writer.layers:
-            sink = writer.sink(descriptor)
-            sink.write(memoryview(contents.layers[descriptor.digest]))
-            assert sink.finish()
-        written = writer.finish()
+    written = example().write(tmp_path / "offline.tar", split=100 * 1024)
     text = Page(page(tmp_path / "offline.tar.001")).text
     assert len(written.files) > 1
     for file in written.files:

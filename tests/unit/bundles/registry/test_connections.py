@@ -11,6 +11,7 @@ from typing import Callable
 import pytest
 
 from bundler.sources.registry import RegistrySource
+from bundler.sources.source import BlobRequest
 from bundles.errors import (
     BundleError,
     InterruptedByUser,
@@ -37,7 +38,10 @@ def test_a_dripping_registry_is_given_up(registry: FakeRegistry, impatient: Tran
     registry.fault("GET", "/blobs/", times=-1, drip=0.1)
     source = RegistrySource(impatient, {})
     reference = Reference.parse(f"{registry.host}/app:1")
-    with pytest.raises(UnavailableError, match="bytes came in"), source.open_blob(reference, blob) as stream:
+    with (
+        pytest.raises(UnavailableError, match="bytes came in"),
+        source.open_blob(BlobRequest(reference, blob)) as stream,
+    ):
         while stream.readinto(bytearray(1 << 20)):
             pass
     assert len(registry.paths("GET", "/blobs/")) == 3
@@ -52,7 +56,7 @@ def test_the_next_mirror_goes_on_where_the_slow_one_stopped(
     slow.fault("GET", "/blobs/", times=-1, drip=0.1)
     source = RegistrySource(impatient, {"docker.io": [slow.host, quick.host]})
     data = b""
-    with source.open_blob(Reference.parse("debian:12"), blob) as stream:
+    with source.open_blob(BlobRequest(Reference.parse("debian:12"), blob)) as stream:
         buffer = bytearray(1 << 20)
         while count := stream.readinto(buffer):
             data += buffer[:count]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Optional
 
 import pytest
 
@@ -17,7 +18,7 @@ from installer.commands.prune import _of_archive, _of_receipt
 from installer.model.address import Address
 from installer.model.job import Job, Options
 from installer.model.selection import places
-from installer.receipt.installed import Brought, Installed, InstalledImage
+from installer.receipt.receipt import BundleName, InstalledImage, PushedName, Receipt
 from installer.registry.client import Registry
 from installer.steps.push import Push
 from tests.support.archives import AMD64, Made, example
@@ -30,22 +31,19 @@ def job_of(archive: Archive, host: str) -> Job:
     return Job.of(archive, Options(registry=Address.parse(host)), AMD64)
 
 
-def installed_of(job: Job, finished: Any) -> Installed:
+def receipt_of(job: Job, finished: Optional[datetime.datetime]) -> Receipt:
     """A receipt as `begin` saves it: it lists what is about to be pushed."""
-    document = {
-        "bundle": {"archive": "/media/a b/new.tar"},
-        "builder": {"chosen": []},
-        "finished": finished,
-        "brought": [],
-    }
-    images = tuple(
-        InstalledImage(
-            "x", "base", place.image.root.digest, (), {f"{job.address}/{place.name}": place.image.root.digest}
-        )
-        for place in places(job.images)
+    found = places(job.images)
+    return Receipt(
+        BundleName("x", "sha256:1", "/media/a b/new.tar"),
+        job,
+        images=tuple(
+            InstalledImage("x", "base", place.image.root.digest, (), (f"{job.address}/{place.name}",))
+            for place in found
+        ),
+        brought=tuple(PushedName(place.repository, place.image.tag, place.image.root.digest) for place in found),
+        finished=finished,
     )
-    brought = tuple(Brought(place.repository, place.image.tag, place.image.root.digest) for place in places(job.images))
-    return Installed(document, job, images, brought)
 
 
 def archive_of(path: Path, content: Made) -> Archive:
@@ -56,9 +54,9 @@ def test_without_an_archive_an_unfinished_installation_is_refused(tmp_path: Path
     with archive_of(tmp_path / "new.tar", example()) as archive:
         job = job_of(archive, registry.host)
         with pytest.raises(HostError, match="did not end") as caught:
-            _of_receipt(installed_of(job, None))
+            _of_receipt(receipt_of(job, None))
         assert caught.value.hint == "python3 '/media/a b/new.tar' upgrade, then prune"
-        finished = installed_of(job, "2026-01-01T00:00:00+00:00")
+        finished = receipt_of(job, datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc))
         assert _of_receipt(finished) == list(finished.brought)
 
 
@@ -70,7 +68,7 @@ def test_an_archive_is_asked_for_in_the_registry_when_the_last_installation_did_
     with archive_of(path, example()) as archive:
         check_documents(archive)
         job = job_of(archive, registry.host)
-        unfinished = installed_of(job, None)
+        unfinished = receipt_of(job, None)
         with pytest.raises(HostError, match="does not have all"):
             _of_archive(path, unfinished, client)
         push = Push(archive, job.images, client, Silent())

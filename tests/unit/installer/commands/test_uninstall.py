@@ -18,8 +18,9 @@ from installer.commands.uninstall import _steps
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
-from installer.model.job import Tool, Wanted
-from installer.receipt.installed import Installed
+from installer.model.job import DesiredState, Tool
+from installer.receipt.ledger import LedgerEntry
+from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.leftovers import RemovePassing
@@ -37,9 +38,9 @@ def host(engine: FakeEngine, tmp_path: Path) -> Host:
     return Host(engine.engine, None, places)  # type: ignore[arg-type]
 
 
-def installed(*made: tuple[str, str]) -> Installed:
-    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "cross-builder", AMD64, (AMD64,), {}, {})
-    return Installed({"made": [{"kind": kind, "name": name} for kind, name in made]}, wanted, (), ())
+def installed(*made: tuple[str, str]) -> Receipt:
+    state = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "cross-builder", AMD64, (AMD64,), {}, {})
+    return Receipt(BundleName("x", "sha256:1", "x.tar"), state, made=tuple(LedgerEntry(*entry) for entry in made))
 
 
 def registry_labels(address: str = "localhost:5000") -> dict[str, str]:
@@ -131,7 +132,7 @@ def test_commands_to_type_keep_a_path_with_a_space_in_one_piece(host: Host, monk
     monkeypatch.setattr(os, "access", lambda *_: False)
     (host.places.root / "srv/my data/docker/registry").mkdir(parents=True)
     found = installed()
-    found = dataclasses.replace(found, wanted=dataclasses.replace(found.wanted, data="/srv/my data"))
+    found = dataclasses.replace(found, state=dataclasses.replace(found.state, data="/srv/my data"))
     (note,) = RemoveRegistry(found, host, data=False).notes()
     assert note.endswith("or: sudo rm -r '/srv/my data'")
     (problem,) = RemoveRegistry(found, host, data=True).problems()
@@ -160,7 +161,7 @@ def test_the_image_of_the_plugin_goes_where_it_was_loaded_for_it(
     one = Descriptor.of("application/vnd.oci.image.manifest.v1+json", b"{}")
     tool = Tool(Reference.parse("docker/buildx-bin:latest"), one.digest, one, one, name)
     found = installed(*made)
-    found = dataclasses.replace(found, wanted=dataclasses.replace(found.wanted, tools={"buildx": tool}))
+    found = dataclasses.replace(found, state=dataclasses.replace(found.state, tools={"buildx": tool}))
     assert RemoveImages(found, host).look() == []
     engine.images[name] = {}
     assert [change.name for change in RemoveImages(found, host).look()] == [name] * goes

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +15,9 @@ from click.testing import CliRunner, Result
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.cli.app import bundle
-from bundles.oci.digest import Digest
+from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
-from installer import install as installing
 from installer.commands.doctor import doctor
 from installer.commands.prune import prune
 from installer.commands.uninstall import uninstall
@@ -27,8 +25,9 @@ from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.job import Job, Options
 from installer.model.step import Change, Step
-from installer.receipt.installed import Installed
 from installer.receipt.receipt import Receipt
+from installer.receipt.recorder import InstallRecorder
+from installer.runner import Runner
 from tests.support.archives import example
 from tests.support.fake_engine import FakeEngine
 
@@ -79,34 +78,29 @@ def change_receipt(host: Host, **values: Any) -> None:
     host.places.receipt.write_text(json.dumps({**document(host), **values}))
 
 
-def run(job: Job, host: Host, monkeypatch: pytest.MonkeyPatch, *steps: Step, meanwhile: Any = None) -> Receipt:
+def run(job: Job, host: Host, *steps: Step, meanwhile: Any = None) -> Receipt:
     """Install with these steps; `meanwhile` is what another run does while this one still looks at the host."""
-
-    @contextlib.contextmanager
-    def prepared(*_: Any, **__: Any) -> Iterator[Any]:
-        receipt = Receipt(job, host)
-        if meanwhile:
-            meanwhile()
-        rebuilt: dict[Any, Digest] = {}
-        yield SimpleNamespace(steps=steps, receipt=receipt, push=SimpleNamespace(rebuilt=rebuilt))
-
-    monkeypatch.setattr(installing, "_prepared", prepared)
-    return installing.install(job.archive, job.options, host, Silent())
+    recorder = InstallRecorder(job, host)
+    if meanwhile:
+        meanwhile()
+    with recorder.locked():
+        Runner(steps, host, Silent(), recorder).perform()
+        return recorder.finish({})
 
 
 def test_what_another_run_made_before_the_lock_is_carried_on(
     job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(job, host, monkeypatch)
+    run(job, host)
     own = tmp_path / "own"
-    run(job, host, monkeypatch, Write(own), meanwhile=lambda: change_receipt(host, made=[OTHERS]))
+    run(job, host, Write(own), meanwhile=lambda: change_receipt(host, made=[OTHERS]))
     assert [entry["name"] for entry in document(host)["made"]] == ["/plugin", str(own)]
 
 
 def test_the_directories_that_the_lock_makes_are_listed(
     job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(job, host, monkeypatch, Write(tmp_path / "own"))
+    run(job, host, Write(tmp_path / "own"))
     made = {entry["name"] for entry in document(host)["made"] if entry["kind"] == "directory"}
     assert made == {str(tmp_path / "home"), str(tmp_path / "home/state")}
 
@@ -115,20 +109,20 @@ def test_a_run_with_nothing_left_to_do_ends_an_interrupted_one(
     job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Write(tmp_path / "own")
-    run(job, host, monkeypatch, step)
+    run(job, host, step)
     change_receipt(host, finished=None)
-    assert run(job, host, monkeypatch, step).changed is False
+    assert run(job, host, step).changed is False
     assert isinstance(document(host)["finished"], str)
     # And one that has ended is left as it is.
     change_receipt(host, finished="2020-01-01T00:00:00+00:00")
-    run(job, host, monkeypatch, step)
+    run(job, host, step)
     assert document(host)["finished"] == "2020-01-01T00:00:00+00:00"
 
 
-def killed(step: Write, job: Job, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def killed(step: Write, job: Job, host: Host) -> None:
     step.killed = True
     with pytest.raises(KeyboardInterrupt):
-        run(job, host, monkeypatch, step)
+        run(job, host, step)
     assert step.path.read_bytes() == b"ours"
 
 
@@ -140,23 +134,23 @@ def test_a_file_that_a_killed_run_wrote_is_known_after_the_next(
     step = Write(tmp_path / "an own")
     if again:
         step.path.write_bytes(b"older")
-        run(job, host, monkeypatch)
+        run(job, host)
         digest = "sha256:" + hashlib.sha256(b"older").hexdigest()
         change_receipt(host, made=[{"kind": "file", "name": str(step.path), "digest": digest}])
         step.path.unlink()
-    killed(step, job, host, monkeypatch)
+    killed(step, job, host)
     # Nobody can say yet whose it is.
     (note,) = invoked_notes(host, monkeypatch, "--plan")
     assert note.startswith(f"{step.path} stays: installing was interrupted")
     assert note.endswith(f"rm '{step.path}'")
-    assert run(job, host, monkeypatch, step).changed is False
+    assert run(job, host, step).changed is False
     assert invoked_notes(host, monkeypatch, "--yes") == []
     assert not step.path.exists()
 
 
 def test_what_is_half_written_goes(job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Write(tmp_path / "plugins" / "own")
-    killed(step, job, host, monkeypatch)
+    killed(step, job, host)
     step.path.rename(step.path.with_name(".own.partial"))
     (host.places.state / ".receipt.json.partial").write_bytes(b"{")
     invoked_notes(host, monkeypatch, "--yes")
@@ -183,7 +177,7 @@ def test_uninstall_removes_nothing_when_a_run_ended_while_a_person_thought(
     job: Job, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "own"
-    run(job, host, monkeypatch, Write(own))
+    run(job, host, Write(own))
 
     def ask(question: str) -> bool:
         assert question == "remove registry and emulation (for all users of this host), builder and settings"
@@ -201,18 +195,18 @@ def test_uninstall_removes_nothing_when_a_run_ended_while_a_person_thought(
 
 
 @pytest.mark.parametrize(("command", "arguments"), [(doctor, ("--fix",)), (prune, ())])
-def test_what_is_mended_or_pruned_is_read_under_the_lock(
+def test_what_is_fixed_or_pruned_is_read_under_the_lock(
     command: Any, arguments: tuple[str, ...], job: Job, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(job, host, monkeypatch)
+    run(job, host)
     held: list[bool] = []
-    read = Installed.read
+    read = Receipt.read
 
-    def reading(_: Any) -> Installed:
+    def reading(_: Any) -> Receipt:
         held.append(locked(host))
         return read(host)
 
-    monkeypatch.setattr(Installed, "read", reading)
+    monkeypatch.setattr(Receipt, "read", reading)
     invoke(command, host, monkeypatch, *arguments)
     assert held[-1] is True
     invoke(command, host, monkeypatch, "--plan")
@@ -224,3 +218,97 @@ def locked(host: Host) -> bool:
     place = host.places.state / "lock"
     inode = f":{place.stat().st_ino} "
     return any(inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_the_receipt_is_the_document(job: Job, host: Host, tmp_path: Path) -> None:
+    """Its keys are for programs; and what is read of it and written again is the same."""
+    receipt = run(job, host, Write(tmp_path / "own"))
+    value = document(host)
+    assert value == receipt.to_json() == Receipt.read(host).to_json()
+    assert Receipt.read(host) == Receipt.read(host)
+    assert list(value) == [
+        "bundle",
+        "registry",
+        "builder",
+        "host",
+        "tools",
+        "mirrors",
+        "images",
+        "leftOut",
+        "steps",
+        "notes",
+        "changed",
+        "test",
+        "made",
+        "brought",
+        "garbage",
+        "finished",
+    ]
+    assert {key: list(value[key]) for key in ("bundle", "registry", "builder")} == {
+        "bundle": ["name", "digest", "archive"],
+        "registry": ["address", "container", "image", "digest", "data"],
+        "builder": ["name", "image", "platforms", "chosen", "config"],
+    }
+    assert list(value["images"][0]) == ["reference", "role", "digest", "platforms", "names", "rebuilt"]
+    assert value["steps"] == [
+        {
+            "step": "file",
+            "changed": True,
+            "changes": [{"action": "write", "kind": "file", "name": str(tmp_path / "own"), "detail": "", "size": None}],
+        }
+    ]
+    digest = "sha256:" + hashlib.sha256(b"ours").hexdigest()
+    assert value["made"][-1] == {"kind": "file", "name": str(tmp_path / "own"), "digest": digest}
+
+
+@pytest.mark.parametrize("change", [{"finished": "yesterday"}, {"images": [{}]}, {"builder": None}, {"tools": []}])
+def test_what_is_no_receipt_is_named(change: dict[str, Any], job: Job, host: Host) -> None:
+    run(job, host)
+    change_receipt(host, **change)
+    with pytest.raises(HostError, match="is not a receipt of this version") as caught:
+        Receipt.read(host)
+    assert str(host.places.receipt) in caught.value.message
+    # An installation writes it anew.
+    run(job, host)
+    assert Receipt.read(host).finished
+
+
+class Asking(Write):
+    """One that needs consent."""
+
+    def question(self) -> str:
+        return f"write {self.path}"
+
+
+@pytest.mark.parametrize("ask", [None, lambda _: False])
+def test_without_consent_nothing_is_done(ask: Any, host: Host, tmp_path: Path) -> None:
+    asked = dataclasses.replace(host, ask=ask)
+    runner = Runner([Asking(tmp_path / "own")], asked, Silent())
+    with pytest.raises(HostError) as caught:
+        runner.check(yes=False, question="do more")
+    if ask is None:
+        assert [problem.message for problem in caught.value.problems] == [
+            "needed to do more",
+            f"needed to write {tmp_path / 'own'}",
+        ]
+        assert "--yes" in str(caught.value.problems[0].hint)
+    else:
+        assert caught.value.message == "not agreed to: do more"
+    runner.check(yes=True, question="do more")
+
+
+def test_nobody_is_asked_when_the_host_is_not_ready(host: Host, tmp_path: Path) -> None:
+    questions: list[str] = []
+    asked = dataclasses.replace(host, ask=lambda text: bool(questions.append(text)) or True)
+    runner = Runner([Asking(tmp_path / "own")], asked, Silent())
+    late = [Problem("disk", "it is full")]
+    with pytest.raises(HostError) as caught:
+        runner.check(yes=False, last=lambda: late)
+    assert caught.value.problems == tuple(late)
+    # What is found late is looked for only when there is nothing else.
+    with pytest.raises(HostError) as caught:
+        runner.check(yes=False, problems=[Problem("docker", "it is too old")], last=lambda: late)
+    assert [problem.subject for problem in caught.value.problems] == ["docker"]
+    assert questions == []
+    runner.check(yes=False)
+    assert questions == [f"write {tmp_path / 'own'}"]

@@ -15,7 +15,7 @@ from bundles.oci.platform import Platform
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.steps import insecure_registry
 from installer.steps.insecure_registry import ForbidInsecureRegistry, InsecureRegistry
 from tests.support.fake_engine import FakeEngine
@@ -46,7 +46,7 @@ class Place:
         self.places = Places(
             root / "docker", root / "buildx", root / "state", self.file, root / "docker.pid", root / "proc"
         )
-        self.wanted = Wanted(Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
+        self.wanted = DesiredState(Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
 
     def _insecure(self) -> tuple[str, ...]:
         if self.allowed is not None:

@@ -17,9 +17,9 @@ from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from installer.host.host import Host
 from installer.model.address import Address
-from installer.model.job import Wanted
+from installer.model.job import DesiredState
 from installer.model.step import Change
-from installer.receipt.installed import Brought, Installed
+from installer.receipt.receipt import BundleName, PushedName, Receipt
 from installer.registry.client import Registry
 from installer.steps.prune_registry import CollectGarbage, PruneImages
 from tests.support.fake_engine import FakeEngine
@@ -73,9 +73,9 @@ class Repository:
         return [self._registry.manifest_digest(self.name, str(digest)) is not None for digest in digests]
 
 
-def pruned(registry: Registry, brought: list[Brought], keep: list[Brought]) -> list[Change]:
-    installed = Installed({}, None, (), tuple(brought))  # type: ignore[arg-type]  # neither is looked at
-    step = PruneImages(installed, registry, keep)
+def pruned(registry: Registry, brought: list[PushedName], keep: list[PushedName]) -> list[Change]:
+    receipt = Receipt(None, None, brought=tuple(brought))  # type: ignore[arg-type]  # neither is looked at
+    step = PruneImages(receipt, registry, keep)
     changes = list(step.look())
     step.apply(changes)
     assert list(step.look()) == []
@@ -86,7 +86,7 @@ def test_prune_keeps_every_child_that_something_else_needs(registry: Registry) -
     there = Repository(registry, "library/debian")
     one, shared, two = (there.manifest(seed) for seed in (1, 2, 3))
     old, new = there.index(one, shared, tag="old"), there.index(shared, two, tag="new")
-    brought = [Brought(there.name, "old", old), Brought(there.name, "new", new)]
+    brought = [PushedName(there.name, "old", old), PushedName(there.name, "new", new)]
     changes = pruned(registry, brought, brought[1:])
     assert [(change.kind, change.name) for change in changes] == [
         ("tag", "library/debian:old"),
@@ -102,7 +102,7 @@ def test_prune_leaves_what_others_did(registry: Registry) -> None:
     old = there.index(ours, tag="1")
     there.index(theirs, tag="moved")
     there.index(ours, tag="mine")
-    brought = [Brought(there.name, "1", old), Brought(there.name, "moved", old)]
+    brought = [PushedName(there.name, "1", old), PushedName(there.name, "moved", old)]
     assert [change.name for change in pruned(registry, brought, [])] == ["tools/x:1"]
     assert registry.tags(there.name) == ("mine", "moved")
     assert there.has(ours.digest, theirs.digest, old) == [True, True, True]
@@ -112,7 +112,7 @@ def test_prune_takes_the_old_digest_of_a_tag_that_moved_on(registry: Registry) -
     there = Repository(registry, "a/b")
     first, second = there.manifest(1), there.manifest(2)
     before, now = there.index(first, tag="latest"), there.index(second, tag="latest")
-    brought = [Brought(there.name, "latest", before), Brought(there.name, "latest", now)]
+    brought = [PushedName(there.name, "latest", before), PushedName(there.name, "latest", now)]
     pruned(registry, brought, brought[1:])
     assert there.has(before, first.digest, now, second.digest) == [False, False, True, True]
 
@@ -125,9 +125,9 @@ def test_prune_goes_on_where_it_was_interrupted(registry: Registry) -> None:
     root = there.index(present, gone, absent, tag="1")
     registry.delete_manifest(there.name, "1")
     registry.delete_manifest(there.name, str(gone.digest))
-    changes = pruned(registry, [Brought(there.name, "1", root)], [])
+    changes = pruned(registry, [PushedName(there.name, "1", root)], [])
     assert [change.name for change in changes] == [f"a/b@{present.digest}", f"a/b@{root}"]
-    assert pruned(registry, [Brought(there.name, "1", root)], []) == []
+    assert pruned(registry, [PushedName(there.name, "1", root)], []) == []
 
 
 def test_what_becomes_garbage_is_counted_once_and_only_where_nothing_else_has_it(registry: Registry) -> None:
@@ -135,10 +135,10 @@ def test_what_becomes_garbage_is_counted_once_and_only_where_nothing_else_has_it
     going, used = there.manifest(1), there.manifest(2)
     elsewhere.manifest(2)
     root = there.index(going, used, tag="1")
-    installed = Installed({}, None, (), (Brought(there.name, "1", root),))  # type: ignore[arg-type]
+    receipt = Receipt(None, None, brought=(PushedName(there.name, "1", root),))  # type: ignore[arg-type]
     index_size = registry.get_manifest(there.name, "1")[0].size
     # The manifest `used` itself is under no other repository's blobs in this count: distribution serves it as one.
-    expected = PruneImages(installed, registry, []).expected()
+    expected = PruneImages(receipt, registry, []).expected()
     of_going = going.size + len('{"seed": 1}') + len("layer 1") + index_size
     assert expected in (of_going, of_going + used.size)
 
@@ -178,9 +178,9 @@ def test_garbage_is_not_collected_while_the_registry_runs(state: str, engine: Fa
     engine.images[container.image] = {}
     engine.after("POST /containers/registry/stop", lambda: setattr(container, "state", state))
     amd64 = Platform("linux", "amd64")
-    wanted = Wanted(Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {})
+    desired = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {})
     host: Any = Host(engine.engine, None, None)  # type: ignore[arg-type]
-    step = CollectGarbage(Installed({}, wanted, (), ()), host, None, registry, True)  # type: ignore[arg-type]
+    step = CollectGarbage(Receipt(BundleName("x", "sha256:1", "x.tar"), desired), host, None, registry, True)  # type: ignore[arg-type]
     if state == "running":
         with pytest.raises(HostError, match="started by somebody else"):
             step.apply(())

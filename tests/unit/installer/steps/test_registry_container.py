@@ -159,10 +159,8 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(engine: FakeEngine,
     job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"))
     info: Any = SimpleNamespace(root=data)
     host: Any = SimpleNamespace(engine=engine.engine, places=places(tmp_path))
-    steps: Any = [
-        SimpleNamespace(name=name, look=lambda: [Change("x", "y", "z", size=1)]) for name in ("images", "push")
-    ]
-    assert preflight._space_problems(job, info, host, steps) == []
+    big: Any = SimpleNamespace(look=lambda: [Change("x", "y", "z", size=1)])
+    assert preflight.space_problems(job, info, host, big, big) == []
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,6 @@ class Handler(abc.ABC):
         """Answer a request to this server itself, of which the URL is only a path."""
         reply(Response.text(400, "this is a proxy"))
 
-    def distrusted(self, host: str) -> None:  # noqa: B027  most need not know
-        """Take note that a client broke off the TLS handshake: it does not trust this proxy's CA."""
-
 
 class ProxyServer(Closeable):
     """Listens on this machine's own address, never another, from the moment it is made until it is closed.
@@ -144,7 +141,7 @@ class _Connection(BaseHTTPRequestHandler):
         try:
             self.connection = context.wrap_socket(self.connection, server_side=True)
         except (ssl.SSLError, ConnectionError):
-            self.server.handler.distrusted(host)
+            # The client does not trust this proxy's CA, or has gone: it says so itself.
             self.close_connection = True
             return None
         self._tunnel = f"https://{self.path}"

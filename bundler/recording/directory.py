@@ -86,6 +86,11 @@ class RecordDirectory(Closeable):
         """Where BuildKit writes its cache, before `finish` takes it in."""
         return self.path / "cache"
 
+    @property
+    def size(self) -> int:
+        """The bytes of all blobs."""
+        return sum(blob.stat().st_size for blob in self._blobs.iterdir())
+
     def _answers_left(self) -> Iterator[Answer]:
         """Read the answers of an interrupted recording; the last line may be cut, and a content lost."""
         file = self.path / TAPE_FILE

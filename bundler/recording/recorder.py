@@ -117,8 +117,11 @@ class Recorder(Handler):
             if a.body is not None
         ]
         several = [f"{url} differs with the secret in it: only the last answer is kept" for url in self._ambiguous]
-        failed = [f"{url} was not recorded: {why}" for url, why in self._failed.items()]
-        return [*behind, *dict.fromkeys(hidden), *dict.fromkeys(sent), *sorted(several), *sorted(failed)]
+        return [*behind, *dict.fromkeys(hidden), *dict.fromkeys(sent), *sorted(several), *self.failures()]
+
+    def failures(self) -> list[str]:
+        """Say what was asked for and not kept, and why."""
+        return sorted(f"{url} was not recorded: {why}" for url, why in self._failed.items())
 
     def answer(self, request: Request, reply: Reply) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -65,7 +66,7 @@ def record(
     bundle record app/ --platform linux/amd64 --target test --build-arg VERSION=2
     """
     name = name or _name(Path(context))
-    target_path = (path or Path(f"{name}.record")).absolute()
+    path = path or Path(f"{name}.record")
     arguments: list[str] = []
     for option, values in (
         ("--file", [dockerfile] if dockerfile else []),
@@ -79,15 +80,15 @@ def record(
     options = api.Options(
         buildkit_image, registries.mirrors, registries.settings, not cache_only, isinstance(output.progress, Silent)
     )
-    result = api.record(build, target_path, name, options, output.progress)
+    result = api.record(build, path.absolute(), name, options, output.progress)
     document = {
-        "record": str(target_path),
+        "record": str(path.absolute()),
         **result.recorded.to_json(),
         "answers": result.answers,
         "size": result.size,
         "cacheSize": result.cache_size,
     }
-    output.result(document, _text(target_path, result))
+    output.result(document, _text(path, result))
 
 
 def _name(context: Path) -> str:
@@ -101,6 +102,6 @@ def _text(path: Path, result: api.Result) -> str:
         f"{path}: {result.answers} answers, {human_size(result.size)}, and a cache of {human_size(result.cache_size)}",
         f"  images  {images}",
         *(f"  note    {note}" for note in result.recorded.notes),
-        f"next: {own_command('create')} --record {path.name} -o offline.tar",
+        f"next: {own_command('create')} --record {shlex.quote(str(path))} -o offline.tar",
     ]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from bundler.recording.directory import RecordDirectory
 from bundler.recording.docker import Docker
 from bundler.recording.provenance import Materials, materials
 from bundler.recording.recorder import Recorder
+from bundles.archive.manifest import check_name
 from bundles.archive.tape.answer import Tape
 from bundles.archive.tape.url import normalise
 from bundles.errors import BundleError, Problem, UsageError
@@ -91,6 +92,7 @@ def record(build: Build, path: Path, name: str, options: Options, progress: Prog
         BundleError: the build failed.
         UsageError: the record cannot be written there.
     """
+    check_name(name)
     docker = Docker()
     remove_leftovers(docker)
     with contextlib.ExitStack() as stack:

@@ -86,11 +86,6 @@ class RecordDirectory(Closeable):
         """Where BuildKit writes its cache, before `finish` takes it in."""
         return self.path / "cache"
 
-    @property
-    def size(self) -> int:
-        """The bytes of all blobs."""
-        return sum(blob.stat().st_size for blob in self._blobs.iterdir())
-
     def _answers_left(self) -> Iterator[Answer]:
         """Read the answers of an interrupted recording; the last line may be cut, and a content lost."""
         file = self.path / TAPE_FILE
@@ -127,14 +122,15 @@ class RecordDirectory(Closeable):
                 size -= len(data)
                 yield data
 
-    def finish(self, recorded: Recorded) -> None:
-        """Make a record of what was taken in and of BuildKit's cache, and drop what is not of it.
+    def finish(self, recorded: Recorded) -> int:
+        """Make a record of what was taken in and of BuildKit's cache, drop what is not of it; return the cache's size.
 
         Raises:
             ContentError: a content has changed on the disk.
         """
         entries = [self._tape_entry(number, tape) for number, tape in enumerate(split(self.tape), 1)]
-        entries += self._take_cache()
+        caches = self._take_cache()
+        entries += [_entry(manifest, parse_manifest(manifest).config.media_type, "cache") for manifest in caches]
         for content in self.tape.contents:
             self._check(content)
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
@@ -143,6 +139,8 @@ class RecordDirectory(Closeable):
         self._lines.close()
         (self.path / TAPE_FILE).unlink()
         replace_file(self.path / FILE, [recorded.to_bytes()])
+        layers = {layer for manifest in caches for layer in parse_manifest(manifest).layers}
+        return sum(layer.size for layer in layers)
 
     def _write(self, data: bytes) -> Digest:
         digest = Digest.of(data)
@@ -155,18 +153,14 @@ class RecordDirectory(Closeable):
         self._write(manifest)
         return _entry(manifest, ARTIFACT_TYPE, "tape" if number == 1 else f"tape-{number}")
 
-    def _take_cache(self) -> list[dict[str, Any]]:
-        """Move BuildKit's cache in; a build that changes nothing has none."""
+    def _take_cache(self) -> list[bytes]:
+        """Move BuildKit's cache in and return its manifests; a build that changes nothing has none."""
         index = self.cache / "index.json"
         if not index.exists():
             return []
         for blob in (self.cache / "blobs" / "sha256").iterdir():
             blob.replace(self._blobs / blob.name)
-        entries = []
-        for descriptor in parse_index(index.read_bytes()):
-            manifest = self._blob(descriptor.digest).read_bytes()
-            entries.append(_entry(manifest, parse_manifest(manifest).config.media_type, "cache"))
-        return entries
+        return [self._blob(descriptor.digest).read_bytes() for descriptor in parse_index(index.read_bytes())]
 
     def _check(self, content: Descriptor) -> None:
         digest = hashlib.sha256()

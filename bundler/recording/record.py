@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -124,9 +125,9 @@ def record(build: Build, path: Path, name: str, options: Options, progress: Prog
         found = materials(metadata.read_bytes())
         notes = (*recorder.notes(), *_missing(found, directory.tape))
         recorded = Recorded(name, builder.version, tuple(build.platforms), found.images, notes)
-        directory.finish(recorded)
+        cache_size = directory.finish(recorded)
         size = sum(content.size for content in directory.tape.contents)
-        return Result(recorded, len(directory.tape), size, directory.size - size)
+        return Result(recorded, len(directory.tape), size, cache_size)
 
 
 @contextlib.contextmanager
@@ -141,10 +142,20 @@ def _network(settings: Settings) -> Iterator[Connections]:
 
 def _missing(found: Materials, tape: Tape) -> Iterator[str]:
     """Compare what the build says that it downloaded with what is on the tape."""
-    contents = {(answer.url, answer.content.digest) for answer in tape if answer.content}
-    for url, digest in found.downloads:
-        if (normalise(url), digest) not in contents:
-            yield f"{normalise(url)} was downloaded, and what came is not on the tape"
+    answers = defaultdict(list)
+    for answer in tape:
+        answers[answer.url].append(answer)
+    for name, digest in found.downloads:
+        # A download that was redirected has the first address and what came from the last one.
+        waiting, seen = [normalise(name)], set[str]()
+        while waiting and waiting[0] not in seen:
+            seen.add(waiting[0])
+            same = answers[waiting.pop()]
+            if any(answer.content and answer.content.digest == digest for answer in same):
+                break
+            waiting = [answer.headers["location"] for answer in same if "location" in answer.headers][:1]
+        else:
+            yield f"{normalise(name)} was downloaded, and what came is not on the tape"
     for other in found.others:
         yield f"{other} is not recorded: only images and downloads are"
 

@@ -37,11 +37,12 @@ _ASKS_FOR_ALL_CAPABILITIES = ("bookworm",)
 
 
 class Host:
-    """One air-gapped host. Use it as a context manager, or call `start()` and `stop()`.
+    """One host, air-gapped unless `online`. Use it as a context manager, or call `start()` and `stop()`.
 
     `suite` chooses the engine: `sid` has Docker 28, `trixie` 26, `bookworm` 20.10. `daemon_config` becomes
     /etc/docker/daemon.json. With `engine=False` the engine is installed but not started. `binfmt_misc=True` mounts
     binfmt_misc as systemd does on a real machine; without it a registration ends with the container that made it.
+    An `online` host has this machine's network: give its engine a configuration that leaves rules and bridges alone.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Host:
         *,
         engine: bool = True,
         binfmt_misc: bool = True,
+        online: bool = False,
     ) -> None:
         if suite not in debian.ENGINE_SUITES:
             raise SetupError(f"no engine for `{suite}`; there are {', '.join(debian.ENGINE_SUITES)}")
@@ -62,6 +64,7 @@ class Host:
         self.daemon_config = daemon_config
         self.with_engine = engine
         self.binfmt_misc = binfmt_misc
+        self.online = online
         self._instance: Path | None = None
         self._lock: IO[str] | None = None
         self._unshare: subprocess.Popen[str] | None = None
@@ -293,8 +296,9 @@ class Host:
     def _boot(self) -> None:
         assert self._instance is not None
         argv = [
-            "unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child",
-            "sh", str(_HERE / "init.sh"), str(self._instance / "merged"), self.name, self.address, str(self._instance),
+            "unshare", "--mount", *([] if self.online else ["--net"]), "--pid", "--uts", "--ipc", "--fork",
+            "--kill-child", "sh", str(_HERE / "init.sh"), str(self._instance / "merged"), self.name,
+            "" if self.online else self.address, str(self._instance),
             "yes" if self.binfmt_misc else "no",
         ]  # fmt: skip
         with (self._instance / "boot.log").open("a") as log:

@@ -136,9 +136,9 @@ class RecordDirectory(Closeable):
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         replace_file(self.path / "index.json", [json.dumps(index, indent=2).encode()])
         self._drop_others(entries)
+        replace_file(self.path / FILE, [recorded.to_bytes()])
         self._lines.close()
         (self.path / TAPE_FILE).unlink()
-        replace_file(self.path / FILE, [recorded.to_bytes()])
         layers = {layer for manifest in caches for layer in parse_manifest(manifest).layers}
         return sum(layer.size for layer in layers)
 

@@ -116,7 +116,7 @@ def record(build: Build, path: Path, name: str, options: Options, progress: Prog
         builder = stack.enter_context(TemporaryBuilder(docker, settings, private))
         metadata = private / "metadata.json"
         arguments = ["buildx", "build", "--builder", builder.name, "--metadata-file", str(metadata)]
-        arguments += ["--cache-to", f"{_CACHE},dest={directory.cache}"]
+        arguments += ["--cache-to", f"{_CACHE},{_field(f'dest={directory.cache}')}"]
         arguments += ["--platform", ",".join(map(str, build.platforms)), *build.arguments]
         arguments += ["--progress", "quiet"] if options.quiet else []
         code = docker.show([*arguments, build.context])
@@ -128,6 +128,11 @@ def record(build: Build, path: Path, name: str, options: Options, progress: Prog
         cache_size = directory.finish(recorded)
         size = sum(content.size for content in directory.tape.contents)
         return Result(recorded, len(directory.tape), size, cache_size)
+
+
+def _field(text: str) -> str:
+    """Return one field of an option of buildx, which is a line of CSV."""
+    return '"' + text.replace('"', '""') + '"' if set(text) & {",", '"'} else text
 
 
 @contextlib.contextmanager

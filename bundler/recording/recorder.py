@@ -24,7 +24,7 @@ _ATTEMPTS = 3
 # Headers of one connection. Bodies are asked for as they are, so that what is kept is what every client can read.
 _HOP = frozenset(
     {
-        "accept-encoding", "connection", "content-length", "host", "keep-alive", "proxy-authorization",
+        "accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "proxy-authorization",
         "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     }
 )  # fmt: skip

@@ -153,7 +153,7 @@ class _Connection(BaseHTTPRequestHandler):
         body = self._body()
         if body is None:
             self.close_connection = True
-            return self._reply(Response.text(413, f"the request's body is longer than {_MOST_BODY} bytes"))
+            return self._reply(Response.text(413, f"the request's body is no such, or longer than {_MOST_BODY} bytes"))
         headers: dict[str, str] = {}
         for name, value in ((name.lower(), value) for name, value in self.headers.items()):
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
@@ -165,16 +165,18 @@ class _Connection(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_PROPFIND = do_REPORT = _answer
 
     def _body(self) -> Optional[bytes]:
-        """Read the request's body; None when it is too long."""
+        """Read the request's body; None when it is too long, or its length is no number."""
         if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
-            length = int(self.headers.get("Content-Length") or 0)
-            return self.rfile.read(length) if length <= _MOST_BODY else None
+            length = _number(self.headers.get("Content-Length") or "0", 10)
+            return None if length is None else self.rfile.read(length)
         body = bytearray()
-        while length := int(self.rfile.readline(100).partition(b";")[0], 16):
+        while length := _number(self.rfile.readline(100).decode("latin-1").partition(";")[0].strip(), 16):
             if len(body) + length > _MOST_BODY:
                 return None
             body += self.rfile.read(length)
             self.rfile.readline(3)
+        if length is None:
+            return None
         while self.rfile.readline(8192).strip():
             pass
         return bytes(body)
@@ -214,3 +216,11 @@ class _Connection(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the handler knows what is worth a word."""
+
+
+def _number(text: str, base: int) -> Optional[int]:
+    """Read a length; None when it is none, or more than is taken."""
+    try:
+        return int(text, base) if text.isalnum() and int(text, base) <= _MOST_BODY else None
+    except ValueError:
+        return None

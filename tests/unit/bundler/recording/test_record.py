@@ -184,7 +184,7 @@ def test_an_interruption_ends_the_build_and_removes_the_builder(app: Path, origi
     while not (docker / "hanging").exists() and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=15)
     assert (process.returncode, "it goes on" in said) == (130, True)
     assert fake_docker.state_of(docker)["builders"] == []
     assert list((app / "tmp").iterdir()) == []

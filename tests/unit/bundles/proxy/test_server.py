@@ -136,7 +136,9 @@ def test_a_request_to_itself_and_a_body_beyond_all_measure_are_refused(server: P
     for request, status in (
         (b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n", b"400"),
         (b"POST http://h/ HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
+        (b"POST http://h/ HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"413"),
         (b"POST http://h/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffffff\r\n", b"413"),
+        (b"POST http://h/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", b"413"),
     ):
         with socket.create_connection(("127.0.0.1", server.port), 20) as raw:
             raw.sendall(request)

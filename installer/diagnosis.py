@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import shlex
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, NetworkError, UsageError
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
-from installer.host.files import usable_size
+from installer.host.files import device_of, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.job import is_directory
@@ -86,7 +85,7 @@ class Diagnosis:
     @property
     def _install(self) -> str:
         # With the address, builder, platforms and data that were chosen then.
-        return f"python3 {shlex.quote(self._receipt.bundle.archive)} upgrade"
+        return f"python3 {quote(self._receipt.bundle.archive)} upgrade"
 
     def findings(self, *, thorough: bool) -> list[Finding]:
         """Find everything that is wrong. With `thorough` every layer that the bundle brought is asked for too."""
@@ -237,10 +236,13 @@ class Diagnosis:
             )
 
     def _disk(self) -> Iterator[Finding]:
-        root = self._host.engine.info().root
+        info = self._host.engine.info()
         data = self._state.data
-        for place in dict.fromkeys((root, data if is_directory(data) else root)):
-            free = usable_size(self._host.places.seen(Path(place)))
+        places: dict[int, Path] = {}
+        for place in map(Path, (info.root, info.image_root, data if is_directory(data) else info.root)):
+            places.setdefault(device_of(self._host.places.seen(place)), place)
+        for place in places.values():
+            free = usable_size(self._host.places.seen(place))
             if free is not None and free < _LITTLE_SPACE:
                 yield Finding(
                     "disk",

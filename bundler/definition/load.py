@@ -33,7 +33,7 @@ class Defined:
             f"found {found['reference']} for {', '.join(found['platforms'])} in {', '.join(found['where'])}"
             for found in self.found()
         ]
-        return lines + [f"note: {note}" for note in (*self.scan.notes, *self._empty())]
+        return lines + [f"note: {note}" for note in (*self.scan.notes, *self._empty(), *self.spec.idle_mirrors())]
 
     def found(self) -> list[dict[str, Any]]:
         """List each image that was found: reference, platforms, and where: `file:line (how)`."""

@@ -19,6 +19,7 @@ from typing import Optional, Union
 
 from bundler.definition.spec import Spec
 from bundler.sources.mirrors import Endpoint
+from bundler.sources.own_files import open_own
 from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
 from bundler.sources.writer_lock import open_for_writer
 from bundles.errors import DiskFullError
@@ -270,4 +271,4 @@ def spool_beside(target: Path, spec: Spec, progress: Progress) -> Iterator[Spool
 
 def _open_directory(directory: Path) -> int:
     directory.mkdir(mode=0o700, exist_ok=True)
-    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    return open_own(directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -44,6 +44,22 @@ def compress(pieces: Iterator[bytes], compression: Compression) -> Iterator[byte
     yield frame.flush()
 
 
+def read_frame(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Unpack what `compress` made.
+
+    Raises:
+        ContentError: it is not one whole zstd frame.
+    """
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        for piece in pieces:
+            yield frame.decompress(piece)
+    except zstandard.ZstdError as error:
+        raise ContentError(f"it is not valid zstd: {error}") from None
+    if not frame.eof or frame.unused_data:
+        raise ContentError("it is not one whole zstd frame")
+
+
 def decompress(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
     """Unpack a gzip file, all its members; anything else comes as it is. The first piece has two bytes or more.
 

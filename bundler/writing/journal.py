@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Optional
 
+from bundler.sources.own_files import open_own
 from bundler.sources.writer_lock import open_for_writer
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
@@ -21,7 +22,7 @@ from bundles.oci.digest import Digest
 # More than any size has.
 _DIGITS = 20
 _SUFFIX = ".journal"
-_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -47,7 +48,7 @@ class Journal:
     def __init__(self, path: Path, bundle: Digest, parts: str = "whole") -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._file = open_for_writer(path, path.name[: -len(_SUFFIX)], lambda: os.open(path, _FLAGS, 0o600))
+        self._file = open_for_writer(path, path.name[: -len(_SUFFIX)], lambda: open_own(path, _FLAGS))
         self._first = f"bundle {bundle} {parts}"
         data = _content(self._file)
         self.claims, complete = _read(data, self._first, _boot_id())

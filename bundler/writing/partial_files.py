@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from bundler.sources.own_files import open_own
 from bundles.archive.parts import further_parts
 from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError, reason
 from bundles.runtime.closeable import Closeable
@@ -55,7 +56,7 @@ class Unfinished(Closeable):
             for path, partial in zip(self.paths, self.partials):
                 has_its_name = renaming and path.exists() and not partial.exists()
                 place, create = (path, 0) if has_its_name else (partial, os.O_CREAT)
-                self._files.append(os.open(place, os.O_RDWR | create | getattr(os, "O_CLOEXEC", 0), 0o644))
+                self._files.append(open_own(place, os.O_RDWR | create, 0o644))
                 taken_back += [(path, partial)] if has_its_name else []
             # Only now: where one of them cannot be written, all keep their names.
             for path, partial in taken_back:
@@ -67,6 +68,9 @@ class Unfinished(Closeable):
                 f"`{error.filename or paths[0]}` cannot be written: {reason(error)}",
                 hint="choose another place with -o FILE",
             ) from None
+        except UsageError:
+            self.close()
+            raise
 
     def clear(self) -> None:
         """Forget what is in them."""

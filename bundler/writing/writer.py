@@ -1,8 +1,8 @@
 """Writing an archive: laid out before the first byte arrives, each blob written once, at its final offset.
 
 The file is called `NAME.partial` until every byte is in place, verified and synced. A run that is interrupted leaves
-it, with a journal, and the next run for the same bundle goes on. When that very bundle is there already it is taken
-back and read again: what is right in it is not fetched.
+it, with a journal, and the next run for the same bundle goes on. When that very bundle is there and something in it is
+wrong (bundler/writing/reuse.py), it is taken back: what is right in it is not fetched.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bundles.archive.layout import (
     OCI_LAYOUT_NAME,
     SIGNATURE_NAME,
     Entry,
+    Layout,
     checksum_line,
     header,
     padding,
@@ -48,6 +49,7 @@ from bundles.runtime.filesystem import (
     replace_file,
     sync_directory,
 )
+from bundles.runtime.program import quote
 from bundles.runtime.signals import held
 from bundles.runtime.sizes import human_size
 
@@ -83,6 +85,11 @@ class Written:
     def checksums(self) -> Path:
         """The file for `sha256sum -c`."""
         return self.path.with_name(self.path.name + ".sha256")
+
+    @property
+    def checksum_lines(self) -> bytes:
+        """What stands in it."""
+        return "".join(f"{file.sha256}  {file.path.name}\n" for file in self.files).encode()
 
 
 class BlobSink:
@@ -168,17 +175,14 @@ class ArchiveWriter(Closeable):
         self._contents = contents
         self.digest, self.layout = contents.digest, contents.layout
         self.layers = tuple(blob for blob in contents.manifest.blobs if blob.digest not in contents.documents)
-        sizes = cut(self.layout, split) if split else (self.layout.size,)
-        names = [part_name(path.name, number) for number in range(1, len(sizes) + 1)] if split else [path.name]
+        paths, sizes = names_and_sizes(path, self.layout, split)
         check_directory(path)
-        _check_limit(path, sizes)
         self.journal = Journal(journal_of(path), self.digest, ",".join(map(str, sizes)))
         try:
-            paths = [path.with_name(name) for name in names]
             if not self.journal.renaming:
                 _check_target(path, split is not None)
             partials = unfinished_files(path)
-            if not self.journal.claims and _holds(paths, sizes, self.digest):
+            if not self.journal.claims and is_there(paths, sizes, self.digest):
                 for partial in partials:
                     partial.unlink()
                 self.journal.adopt({layer.digest: layer.size for layer in self.layers})
@@ -278,7 +282,7 @@ class ArchiveWriter(Closeable):
         files = tuple(map(WrittenFile, self.files.paths, self.files.sizes, hashes))
         written = Written(self.path, self.layout.size, files, self.digest)
         # The checksums first: whoever sees the archive under its final name finds them beside it.
-        replace_file(written.checksums, (f"{file.sha256}  {file.path.name}\n".encode() for file in files))
+        replace_file(written.checksums, [written.checksum_lines])
         self.journal.complete()
         for stale in further_parts(self.path, len(files)) if self.files.paths != (self.path,) else ():
             stale.unlink()
@@ -305,19 +309,20 @@ def check_directory(path: Path) -> None:
             raise UsageError(f"the name `{path.name[:40]}...` is too long", hint="choose another -o FILE") from None
         raise
     if path.is_dir():
-        raise UsageError(f"`{path}` is a directory", hint=f"name a file: -o {path / 'offline.tar'}")
+        raise UsageError(f"`{path}` is a directory", hint=f"name a file: -o {quote(path / 'offline.tar')}")
     if path.exists() and not path.is_file():
         raise UsageError(f"`{path}` is a device, a pipe or a socket", hint="name a file: -o offline.tar")
     if not path.parent.is_dir():
-        raise UsageError(f"the directory `{path.parent}` does not exist", hint=f"mkdir -p {path.parent}")
+        raise UsageError(f"the directory `{path.parent}` does not exist", hint=f"mkdir -p {quote(path.parent)}")
     if not path.name.isprintable():
         raise UsageError(f"the name {path.name!a} has letters that cannot be printed", hint="choose another -o FILE")
     if path.with_name(path.name + ".sha256").is_dir():
         raise UsageError(f"`{path}.sha256` is a directory, and the checksums go there", hint="choose another -o FILE")
 
 
-def _check_limit(path: Path, sizes: Sequence[int]) -> None:
-    """Refuse a file that its file system cannot hold."""
+def check_limit(path: Path, layout: Layout, split: Optional[int]) -> None:
+    """Raise UsageError when the file system of `path` cannot hold a file of the archive's, or of a part's, size."""
+    _, sizes = names_and_sizes(path, layout, split)
     limit = largest_file(path.parent)
     if limit is not None and max(sizes) > limit:
         raise UsageError(
@@ -333,12 +338,12 @@ def _check_target(path: Path, split: bool) -> None:
     if split and path.exists():
         raise UsageError(
             f"`{path}` is there, and parts beside it could be taken for it",
-            hint=f"choose another -o FILE, or rm {path}",
+            hint=f"choose another -o FILE, or rm {quote(path)}",
         )
     if parts and not split:
         raise UsageError(
             f"`{parts[0]}` is there, and the whole beside it could be taken for it",
-            hint=f"choose another -o FILE, or rm {path}.???",
+            hint=f"choose another -o FILE, or rm {quote(path)}.???",
         )
     if parts and not begins_an_archive(parts[0]):
         raise _not_replaced(parts[0])
@@ -349,7 +354,19 @@ def _check_target(path: Path, split: bool) -> None:
             raise _not_replaced(path) from None
 
 
-def _holds(paths: Sequence[Path], sizes: Sequence[int], digest: Digest) -> bool:
+def names_and_sizes(path: Path, layout: Layout, split: Optional[int]) -> tuple[Sequence[Path], Sequence[int]]:
+    """Return the files of the archive `path`, and the size in bytes of each.
+
+    Raises:
+        UsageError: it cannot be cut into parts of at most `split` bytes.
+    """
+    if not split:
+        return (path,), (layout.size,)
+    sizes = cut(layout, split)
+    return tuple(path.with_name(part_name(path.name, number)) for number in range(1, len(sizes) + 1)), sizes
+
+
+def is_there(paths: Sequence[Path], sizes: Sequence[int], digest: Digest) -> bool:
     """Tell whether this very bundle is there already, by its bundle.json: an earlier run got to its end."""
     try:
         if [path.stat().st_size for path in paths] != list(sizes):

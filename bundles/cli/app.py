@@ -6,6 +6,7 @@ the program inside an archive, which has no `bundler`, simply has no `create`.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import importlib.util
@@ -21,7 +22,7 @@ import click
 
 import bundles
 from bundles.errors import BundleError, DiskFullError, UsageError, reason
-from bundles.runtime.program import program_name
+from bundles.runtime.program import own_command, program_name
 from bundles.runtime.signals import Interruption, explained
 
 # name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
@@ -69,6 +70,17 @@ class _Commands(click.Group):
         module, _, name = _COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[Optional[str], Optional[click.Command], list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            names = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            meant = f"did you mean `{names[0]}`?" if names else f"expected one of {', '.join(self.list_commands(ctx))}"
+            hint = own_command(names[0] if names else "--help")
+            raise UsageError(f"there is no command `{args[0]}`: {meant}", hint=hint) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for package, title in _SIDES.items():

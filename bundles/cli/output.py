@@ -19,6 +19,19 @@ from bundles.runtime.progress import Progress, ProgressLog, for_stderr
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+class OutputFile(click.Path):
+    """A file that a command writes; `-` is none, since results go to stdout and these are not results."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+        self.name = "file"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
+        if str(value) == "-":
+            self.fail("`-` is not a file, and stdout is not written to here: expected the name of one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
     """Where a command says things: results on stdout (one JSON document with --json), the rest through `progress`."""
@@ -36,9 +49,7 @@ def common_options(function: _F) -> Callable[..., Any]:
 
     @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
     @click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
-    @click.option(
-        "--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Append all messages, with times, to FILE."
-    )
+    @click.option("--log-file", type=OutputFile(), help="Append all messages, with times, to FILE.")
     @functools.wraps(function)
     def command(*args: Any, as_json: bool, quiet: bool, log_file: Optional[Path], **kwargs: Any) -> Any:
         progress = for_stderr(quiet)

@@ -17,7 +17,6 @@ def in_parallel(
     items: Iterable[_Item],
     workers: int,
     cancel: Callable[[], None],
-    abandon: Callable[[], None] = lambda: None,
 ) -> list[_Result]:
     """Do `work` for each item and return the results in order; whatever happens, no thread is left at the end.
 

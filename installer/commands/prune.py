@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -15,6 +14,7 @@ from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
+from bundles.runtime.program import quote
 from bundles.runtime.progress import Silent
 from bundles.runtime.sizes import human_size
 from installer.host.host import Host
@@ -87,7 +87,7 @@ def _of_receipt(receipt: Receipt) -> list[PushedName]:
     if not receipt.finished:
         raise HostError(
             "the last installation did not end, and the registry may still need what came before it",
-            hint=f"python3 {shlex.quote(receipt.bundle.archive)} upgrade, then prune",
+            hint=f"python3 {quote(receipt.bundle.archive)} upgrade, then prune",
         )
     names = {
         name[len(str(receipt.state.address)) + 1 :]: {image.digest, digest}
@@ -114,12 +114,12 @@ def _of_archive(path: Path, receipt: Receipt, registry: Registry) -> list[Pushed
             if Push(archive, job.images, registry, Silent()).look():
                 raise HostError(
                     f"the last installation did not end, and the registry does not have all that `{path}` lists",
-                    hint=f"python3 {shlex.quote(str(path))} upgrade, then prune",
+                    hint=f"python3 {quote(path)} upgrade, then prune",
                 )
     kept = [entry for entry in receipt.brought if roots.get(str(entry)) == entry.digest]
     if not kept and receipt.brought:
         raise HostError(
             f"nothing that `{path}` lists was ever installed here, and everything would be removed",
-            hint=f"python3 {shlex.quote(str(path))} upgrade",
+            hint=f"python3 {quote(path)} upgrade",
         )
     return kept

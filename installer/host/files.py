@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Optional
 
 from bundles.errors import BundleError, HostError, reason
 from bundles.runtime.filesystem import free_space, open_locked, replace_file
+from bundles.runtime.program import quote
 
 
 def read_optional(path: Path) -> Optional[bytes]:
@@ -88,6 +88,11 @@ def is_seen(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110  Path.exists raises PermissionError
 
 
+def device_of(path: Path) -> int:
+    """The file system that a path is on, or would be on."""
+    return next(parent for parent in (path, *path.parents) if is_seen(parent)).stat().st_dev
+
+
 def usable_size(path: Path) -> Optional[int]:
     """Return the bytes that are free at a path or at its nearest parent; None when that cannot be seen."""
     for place in (path, *path.parents):
@@ -151,11 +156,6 @@ def lock(path: Path) -> Iterator[None]:
         except OSError as error:
             raise _refused(path, error) from None
         yield
-
-
-def quote(path: Path | str) -> str:
-    """Return a path as one word of a command that a person types."""
-    return shlex.quote(str(path))
 
 
 def remove_file(path: Path) -> None:

@@ -9,7 +9,7 @@ from bundles.archive.reader import Archive
 from bundles.errors import NetworkError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import parse_index, parse_json
+from bundles.oci.image import index_entries, parse_index, parse_json
 from installer.model.selection import Place
 from installer.registry.client import Registry
 
@@ -77,10 +77,13 @@ def rebuild(data: bytes, keep: Callable[[Digest], bool], moved: Mapping[Digest, 
     """
     value = parse_json(data, "the index")
     children = []
-    for child in value["manifests"]:
-        digest = Digest(child["digest"])
+    for entry in index_entries(data):
+        # An entry that means nothing here was never pushed either.
+        if entry.descriptor is None:
+            continue
+        child, digest = entry.value, entry.descriptor.digest
         if digest in moved:
-            child = {**child, "digest": str(moved[digest].digest), "size": moved[digest].size}  # noqa: PLW2901
+            child = {**child, "digest": str(moved[digest].digest), "size": moved[digest].size}
         elif not keep(digest):
             continue
         children.append(child)

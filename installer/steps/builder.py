@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
+from bundles.runtime.program import quote
 from installer.host.container import Container
 from installer.host.docker_cli import CommandError
-from installer.host.files import is_writable, quote, read_json_file, read_optional, remove_tree, write_atomically
+from installer.host.files import is_writable, read_json_file, read_optional, remove_tree, write_atomically
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.model.address import Address
@@ -189,6 +190,19 @@ class Builder(Step):
         else:
             self._docker(["buildx", "inspect", "--bootstrap", self._name])
             self._docker(["buildx", "use", self._name])
+        self._forget_loaded()
+
+    def _forget_loaded(self) -> None:
+        """Remove the image that was loaded when it has lost its name.
+
+        buildx pulls its image first. With containerd's store the name is then that of the whole index, and the one
+        manifest that was loaded stays behind as an image without a name.
+        """
+        tool = self._job.tool("buildkit")
+        loaded = str(tool and tool.manifest.digest)
+        engine = self._host.engine
+        if engine.image_id(loaded) == loaded and not engine.image_names(loaded):
+            engine.remove_image(loaded)
 
     def explain(self, change: Change) -> str:
         says = {

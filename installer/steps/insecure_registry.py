@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem, reason
+from bundles.runtime.program import quote
 from installer.host.daemon_json import SETTING, free_name, is_insecure, merged, without
-from installer.host.files import is_writable, quote, read_optional, write_atomically
+from installer.host.files import is_writable, read_optional, write_atomically
 from installer.host.host import Host
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bundles.runtime.filesystem import partial_of
-from installer.host.files import quote, remove_file, remove_tree, write_atomically
+from bundles.runtime.program import quote
+from installer.host.files import remove_file, remove_tree, write_atomically
 from installer.host.host import Host
 from installer.host.labels import LABEL_ROLE, PASSING_CONTAINERS
 from installer.host.paths import PLUGIN

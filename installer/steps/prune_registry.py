@@ -54,7 +54,7 @@ class PruneImages(Step):
 
     @property
     def left(self) -> list[PushedName]:
-        """What installing brought and that is still to be remembered once this step is done."""
+        """The part of what installing brought that is still to be remembered once this step is done."""
         return [entry for entry in self._brought if entry in self._keep]
 
     def problems(self) -> Sequence[Problem]:

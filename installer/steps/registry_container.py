@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, NetworkError, Problem, reason
+from bundles.runtime.program import quote
 from installer.host.container import Container, NewContainer
-from installer.host.files import is_seen, quote, read_optional, remove_tree
+from installer.host.files import is_seen, read_optional, remove_tree
 from installer.host.host import Host
 from installer.host.labels import (
     GARBAGE_CONTAINER,

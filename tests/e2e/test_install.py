@@ -17,10 +17,10 @@ from typing import Any, Optional
 
 import pytest
 
+from tests.support.hosts import LAN, LOCAL
+
 pytestmark = pytest.mark.e2e
 
-LOCAL = "localhost:5000"
-LAN = "192.168.10.10:5000"
 ARCHIVE = "/usb/offline.tar"
 # What a registry serves: repository, tag or digest, and a HEAD request's digest. Run inside the host.
 ASK = """
@@ -565,7 +565,7 @@ def test_a_disk_that_fills_up_is_a_clear_error(fresh: Air) -> None:
     fresh.host.run("sh", "-c", "mkdir -p /small && mount -t tmpfs -o size=400m tmpfs /small")
     process = start(fresh, "--data", "/small/registry")
     fill = ("sh", "-c", "head -c 330M /dev/zero > /small/filler")
-    text = watch(process, "registry: start", lambda: fresh.host.run(*fill, check=False))
+    text = watch(process, "start container registry", lambda: fresh.host.run(*fill, check=False))
     assert process.returncode == 1, text
     assert "no space left" in text
     fresh.host.run("rm", "/small/filler")

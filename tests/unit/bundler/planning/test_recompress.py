@@ -377,6 +377,19 @@ def test_a_kept_layer_that_is_not_what_it_was_is_made_again(
         assert sha256(content(spooled.spool, layer.to_json())) == str(layer.digest)
 
 
+def test_a_planted_layer_is_not_taken_up(fetched: tuple[MemorySource, Plan, list[Digest]], tmp_path: Path) -> None:
+    """Its name fits the layer and its own bytes, but it holds something else than the image's config says."""
+    source, plan, layers = fetched
+    undisturbed = recompress(plan, SpooledSource(source, Spool(None)), FAST, Silent(), 1)
+    planted = b"".join(zstd.compress(iter([b"a back door"]), FAST))
+    for layer in layers:
+        (tmp_path / f"{layer.hex}-{FAST.level}.{Digest.of(planted).hex}.made").write_bytes(planted)
+    source.opened = []
+    result = recompress(plan, SpooledSource(source, Spool(tmp_path)), FAST, Silent(), 1)
+    assert sorted(source.opened) == layers
+    assert digests(result) == digests(undisturbed)
+
+
 def test_two_layers_that_become_the_same_one(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     for _ in range(2):
@@ -413,8 +426,8 @@ def test_only_what_was_recompressed_waits_for_the_next_run(tmp_path: Path) -> No
         assert not directory.exists()
 
 
-@pytest.mark.parametrize("there", ["file", "link"])
-def test_no_spool_where_something_else_is(tmp_path: Path, there: str) -> None:
+@pytest.mark.parametrize(("there", "says"), [("file", "cannot be written"), ("link", "is a link")])
+def test_no_spool_where_something_else_is(tmp_path: Path, there: str, says: str) -> None:
     place, other = tmp_path / "offline.tar.spool", tmp_path / "other"
     other.mkdir()
     (other / "aa-1.made").write_bytes(b"kept")
@@ -424,7 +437,7 @@ def test_no_spool_where_something_else_is(tmp_path: Path, there: str) -> None:
         place.symlink_to(other)
     spec = Spec("test", (AMD64,), (AMD64,), (), {}, False, recompress=True)
     with (
-        pytest.raises(UsageError, match=r"offline\.tar\.spool` cannot be written"),
+        pytest.raises(UsageError, match=rf"offline\.tar\.spool` {says}"),
         spool_beside(tmp_path / "offline.tar", spec, Silent()),
     ):
         pass

@@ -16,7 +16,7 @@ from bundles.errors import ContentError
 
 def test_the_number_of_threads_does_not_change_the_bytes() -> None:
     data = b"".join(hashlib.sha256(bytes([n % 251, n // 251])).digest() * 8 for n in range(40_000))
-    packed = [b"".join(zstd.compress(zstd.chunks(io.BytesIO(data).read), zstd.Settings(3, n))) for n in (1, 2, 3)]
+    packed = [b"".join(zstd.compress(zstd.chunks(io.BytesIO(data).read), zstd.Compression(3, n))) for n in (1, 2, 3)]
     assert packed[0] == packed[1] == packed[2]
     assert zstandard.ZstdDecompressor().decompressobj().decompress(packed[0]) == data
 

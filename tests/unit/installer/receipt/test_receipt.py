@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from click.testing import CliRunner, Result
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.cli.app import bundle
-from bundles.errors import HostError, Problem
+from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer.commands.doctor import doctor
@@ -271,44 +270,3 @@ def test_what_is_no_receipt_is_named(change: dict[str, Any], job: Job, host: Hos
     # An installation writes it anew.
     run(job, host)
     assert Receipt.read(host).finished
-
-
-class Asking(Write):
-    """One that needs consent."""
-
-    def question(self) -> str:
-        return f"write {self.path}"
-
-
-@pytest.mark.parametrize("ask", [None, lambda _: False])
-def test_without_consent_nothing_is_done(ask: Any, host: Host, tmp_path: Path) -> None:
-    asked = dataclasses.replace(host, ask=ask)
-    runner = Runner([Asking(tmp_path / "own")], asked, Silent())
-    with pytest.raises(HostError) as caught:
-        runner.check(yes=False, question="do more")
-    if ask is None:
-        assert [problem.message for problem in caught.value.problems] == [
-            "needed to do more",
-            f"needed to write {tmp_path / 'own'}",
-        ]
-        assert "--yes" in str(caught.value.problems[0].hint)
-    else:
-        assert caught.value.message == "not agreed to: do more"
-    runner.check(yes=True, question="do more")
-
-
-def test_nobody_is_asked_when_the_host_is_not_ready(host: Host, tmp_path: Path) -> None:
-    questions: list[str] = []
-    asked = dataclasses.replace(host, ask=lambda text: bool(questions.append(text)) or True)
-    runner = Runner([Asking(tmp_path / "own")], asked, Silent())
-    late = [Problem("disk", "it is full")]
-    with pytest.raises(HostError) as caught:
-        runner.check(yes=False, last=lambda: late)
-    assert caught.value.problems == tuple(late)
-    # What is found late is looked for only when there is nothing else.
-    with pytest.raises(HostError) as caught:
-        runner.check(yes=False, problems=[Problem("docker", "it is too old")], last=lambda: late)
-    assert [problem.subject for problem in caught.value.problems] == ["docker"]
-    assert questions == []
-    runner.check(yes=False)
-    assert questions == [f"write {tmp_path / 'own'}"]

@@ -51,8 +51,10 @@ class BuilderSettings:
         lines += [f"[registry.{json.dumps(_CA_HOST)}]", f"  ca = [{json.dumps(str(self.ca))}]"]
         for registry, mirrors in self.mirrors.items():
             lines += [f"[registry.{json.dumps(registry)}]", f"  mirrors = {json.dumps(mirrors)}"]
-        hosts = {mirror for mirrors in self.mirrors.values() for mirror in mirrors if is_loopback(_host(mirror))}
-        for host in sorted((hosts | self.insecure) - self.mirrors.keys()):
+        # A mirror may be a part of a registry: host:port/path.
+        hosts = {mirror.partition("/")[0] for mirrors in self.mirrors.values() for mirror in mirrors}
+        loopback = {host for host in hosts if is_loopback(host.rpartition(":")[0] or host)}
+        for host in sorted((loopback | self.insecure) - self.mirrors.keys()):
             lines += [f"[registry.{json.dumps(host)}]", "  http = true", "  insecure = true"]
         return "\n".join(lines) + "\n"
 
@@ -127,7 +129,3 @@ def _runs(process: int) -> bool:
     except OSError:
         pass
     return True
-
-
-def _host(host_port: str) -> str:
-    return host_port.partition("/")[0].rpartition(":")[0] or host_port

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -169,7 +170,7 @@ class RecordDirectory(Closeable):
         if digest.hexdigest() != content.digest.hex:
             raise ContentError(
                 f"`{self._blob(content.digest)}` is not what was downloaded any more",
-                hint=f"see whether the disk is sound; then begin anew: rm -r {self.path}",
+                hint=f"see whether the disk is sound; then begin anew: rm -r {shlex.quote(str(self.path))}",
             )
 
     def _drop_others(self, entries: Iterable[dict[str, Any]]) -> None:

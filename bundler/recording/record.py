@@ -138,7 +138,7 @@ def _field(text: str) -> str:
 @contextlib.contextmanager
 def _network(settings: Settings) -> Iterator[Connections]:
     proxies = Proxies(settings.direct)
-    network = Connections(settings.insecure, settings.ca_file, settings.timeout, proxies)
+    network = Connections(settings.insecure, settings.ca_file, settings.certs_d, settings.timeout, proxies)
     try:
         yield network
     finally:

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import ipaddress
 import secrets
+import shlex
 import ssl
 import tempfile
 import threading
@@ -214,7 +215,8 @@ class Authority:
                 text = _certificate(_CA_NAME, key, key, _CA_DAYS, _authority_extensions())
                 replace_file(self.certificate, [text.encode()], 0o644)
         except ValueError:
-            raise HostError(f"`{file}` holds no key", hint=f"remove it, and a new one is made: rm {file}") from None
+            hint = f"remove it, and a new one is made: rm {shlex.quote(str(file))}"
+            raise HostError(f"`{file}` holds no key", hint=hint) from None
         except OSError as error:
             raise HostError(f"`{error.filename or file}` cannot be used: {reason(error)}") from None
         return key

@@ -34,7 +34,7 @@ class Recording:
 
     def __init__(self, path: Path, ca: Path) -> None:
         self.record = RecordDirectory(path)
-        self._network = Connections(frozenset(), None, (5.0, 5.0), Proxies())
+        self._network = Connections(frozenset(), None, (), (5.0, 5.0), Proxies())
         self.recorder = Recorder(self.record, self._network, backoff=0.001)
         self._server = ProxyServer(0, Authority(ca), self.recorder)
         self.client = ProxyClient(self._server.port, ca / "ca.pem")

@@ -74,10 +74,10 @@ class GoTool:
 
 
 REGISTRY = GoTool("registry", f"{_DISTRIBUTION}/cmd/registry", "v3.1.2", f"{_DISTRIBUTION}/version.version")
-BUILDKITD = GoTool("buildkitd", f"{_BUILDKIT}/cmd/buildkitd", "v0.32.2", f"{_BUILDKIT}/version.Version")
-BUILDCTL = GoTool("buildctl", f"{_BUILDKIT}/cmd/buildctl", "v0.32.2", f"{_BUILDKIT}/version.Version")
+BUILDKITD = GoTool("buildkitd", f"{_BUILDKIT}/cmd/buildkitd", "v0.34.2", f"{_BUILDKIT}/version.Version")
+BUILDCTL = GoTool("buildctl", f"{_BUILDKIT}/cmd/buildctl", "v0.34.2", f"{_BUILDKIT}/version.Version")
 FRONTEND = GoTool(
-    "dockerfile-frontend", f"{_BUILDKIT}/frontend/dockerfile/cmd/dockerfile-frontend", "v0.32.2",
+    "dockerfile-frontend", f"{_BUILDKIT}/frontend/dockerfile/cmd/dockerfile-frontend", "v0.34.2",
     f"{_BUILDKIT}/version.Version",
 )  # fmt: skip
 BUILDX = GoTool("buildx", f"{_BUILDX}/cmd/buildx", "v0.38.2", f"{_BUILDX}/version.Version")

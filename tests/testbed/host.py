@@ -38,11 +38,12 @@ SUITES = (*debian.ENGINE_SUITES, moby.SUITE)
 
 
 class Host:
-    """One air-gapped host. Use it as a context manager, or call `start()` and `stop()`.
+    """One host, air-gapped unless `online`. Use it as a context manager, or call `start()` and `stop()`.
 
     `suite` chooses the engine: `docker29`, or a Debian: `sid` has 28, `trixie` 26, `bookworm` 20.10. `daemon_config` is
     /etc/docker/daemon.json. With `engine=False` the engine is installed but not started. `binfmt_misc=True` mounts
     binfmt_misc as systemd does on a real machine; without it a registration ends with the container that made it.
+    An `online` host has this machine's network: give its engine a configuration that leaves rules and bridges alone.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Host:
         *,
         engine: bool = True,
         binfmt_misc: bool = True,
+        online: bool = False,
     ) -> None:
         if suite not in SUITES:
             raise SetupError(f"no engine for `{suite}`; there are {', '.join(SUITES)}")
@@ -63,6 +65,7 @@ class Host:
         self.daemon_config = daemon_config
         self.with_engine = engine
         self.binfmt_misc = binfmt_misc
+        self.online = online
         self._instance: Path | None = None
         self._lock: IO[str] | None = None
         self._unshare: subprocess.Popen[str] | None = None
@@ -295,8 +298,9 @@ class Host:
     def _boot(self) -> None:
         assert self._instance is not None
         argv = [
-            "unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child",
-            "sh", str(_HERE / "init.sh"), str(self._instance / "merged"), self.name, self.address, str(self._instance),
+            "unshare", "--mount", *([] if self.online else ["--net"]), "--pid", "--uts", "--ipc", "--fork",
+            "--kill-child", "sh", str(_HERE / "init.sh"), str(self._instance / "merged"), self.name,
+            "" if self.online else self.address, str(self._instance),
             "yes" if self.binfmt_misc else "no",
         ]  # fmt: skip
         with (self._instance / "boot.log").open("a") as log:

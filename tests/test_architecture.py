@@ -44,10 +44,6 @@ ONLY = {
         "installer/host/docker_engine.py",
         "installer/steps/buildx_plugin.py",
     },
-        "installer/host/docker_cli.py",
-        "installer/host/docker_engine.py",
-        "installer/steps/buildx_plugin.py",
-    },
     "tqdm": {"bundles/runtime/progress.py"},
     "tarfile": {
         "bundler/sources/docker_save.py",

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.scripts import PULL
+
 pytestmark = pytest.mark.e2e
 
 LOCAL = "localhost:5000"
@@ -34,36 +36,6 @@ docker ps -a --format 'container {{.Names}}' | sort
 docker volume ls --format 'volume {{.Name}}' | sort
 docker images -a --no-trunc --format 'image {{.Repository}}:{{.Tag}} {{.ID}}' | sort
 docker info --format 'insecure {{json .RegistryConfig.IndexConfigs}}'
-"""
-# Fetch an image by name from a registry whole: every manifest that is there and every blob, against its digest.
-# Prints the platforms that are there.
-PULL = """
-import hashlib, json, sys, urllib.error, urllib.request
-accept = ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json",
-          "application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"]
-def get(repository, kind, name):
-    url = f"http://{sys.argv[1]}/v2/{repository}/{kind}/{name}"
-    data = urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": ", ".join(accept)})).read()
-    assert ":" not in name or name == "sha256:" + hashlib.sha256(data).hexdigest(), name
-    return data
-for name in sys.argv[2:]:
-    repository, _, selector = name.partition("@") if "@" in name else name.rpartition(":")
-    found = []
-    try:
-        value = json.loads(get(repository, "manifests", selector))
-        for child in value.get("manifests") or [None]:
-            try:
-                manifest = json.loads(get(repository, "manifests", child["digest"])) if child else value
-            except urllib.error.HTTPError:
-                continue
-            if child and child["platform"]["architecture"] == "unknown":
-                continue
-            for blob in [manifest["config"], *manifest["layers"]]:
-                get(repository, "blobs", blob["digest"])
-            found += [child["platform"]["architecture"] if child else "any"]
-        print(name, ",".join(found))
-    except urllib.error.HTTPError as error:
-        print(name, error.code)
 """
 # Give a manifest one more tag, byte for byte. (buildx copies every child, and fails where a sparse index lacks one.)
 RETAG = """

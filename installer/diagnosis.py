@@ -21,7 +21,7 @@ from bundles.oci.digest import Digest
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
-from installer.host.files import usable_size
+from installer.host.files import device_of, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.job import is_directory
@@ -267,10 +267,13 @@ class Diagnosis:
             )
 
     def _disk(self) -> Iterator[Finding]:
-        root = self._host.engine.info().root
+        info = self._host.engine.info()
         data = self._state.data
-        for place in dict.fromkeys((root, data if is_directory(data) else root)):
-            free = usable_size(self._host.places.seen(Path(place)))
+        places: dict[int, Path] = {}
+        for place in map(Path, (info.root, info.image_root, data if is_directory(data) else info.root)):
+            places.setdefault(device_of(self._host.places.seen(place)), place)
+        for place in places.values():
+            free = usable_size(self._host.places.seen(place))
             if free is not None and free < _LITTLE_SPACE:
                 yield Finding(
                     "disk",

@@ -13,7 +13,7 @@ from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.sizes import human_size
 from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
-from installer.host.files import is_seen, usable_size
+from installer.host.files import device_of, is_seen, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.installed_registry import installed_address, installed_data
@@ -165,15 +165,13 @@ def space_problems(job: Job, info: EngineInfo, host: Host, images: Step, push: S
         images: the step that loads images into Docker.
         push: the one that fills the registry.
     """
-    needs = {Path(info.root): _UNPACKED * _missing_size(images)}
+    needs = {Path(info.image_root): _UNPACKED * _missing_size(images)}
     if not _keeps_unseen_data(job, host):
         place = data_place(job, info)
         needs[place] = needs.get(place, 0) + _missing_size(push)
     by_device: dict[int, tuple[Path, int]] = {}
     for place, size in needs.items():
-        seen = host.places.seen(place)
-        there = next(parent for parent in (seen, *seen.parents) if is_seen(parent))
-        device = there.stat().st_dev
+        device = device_of(host.places.seen(place))
         by_device[device] = (place, by_device.get(device, (place, 0))[1] + size)
     problems = []
     for place, size in by_device.values():

@@ -70,7 +70,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--toolchain", "parts", multiple=True, metavar="ROLE=IMAGE", help=f"Override {', '.join(TOOLCHAIN)}.")
 @click.option("--without", multiple=True, metavar="ROLE", help="Leave a part of the toolchain out.")
 @click.option("--with-python", is_flag=True, help="Take a Python image along, whatever its size.")
-@click.option("--attestations", is_flag=True, default=None, help="Take the images' attestations along.")
+@click.option(
+    "--attestations/--no-attestations",
+    default=None,
+    help="With the images' attestations, or without: Docker 29 then does not pull them.  [default: with]",
+)
 @click.option("--foreign-layers", is_flag=True, default=None, help="Fetch layers from their URLs: changes digests.")
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Downloads at once."

@@ -190,7 +190,8 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     # Without bundle.toml a toolchain alone is a slip; with one it is a choice.
     if not names or (file == Definition() and not local and all(item.role != "base" for item in wanted)):
         raise UsageError("nothing to bundle: no image is named", hint="bundle create debian:12 -o offline.tar")
-    attestations = line.attestations if line.attestations is not None else bool(file.attestations)
+    # Docker 29 pulls the attestations with an image, and no image whose index names some that are not there.
+    attestations = line.attestations if line.attestations is not None else file.attestations is not False
     name = line.name or file.name or default_name
     check_name(name)
     recompress = line.recompress if line.recompress is not None else bool(file.recompress)

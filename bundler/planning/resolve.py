@@ -142,7 +142,7 @@ class _Resolution:
             sparse = False
         else:
             root, data = self._source.manifest(wanted.reference)
-            platforms, sparse = self._select(wanted.reference, root, data, wanted.platforms)
+            platforms, sparse = self._select(wanted.reference, root, data, wanted.platforms, self._attestations)
         image = Image(
             wanted.reference,
             wanted.role,
@@ -160,7 +160,8 @@ class _Resolution:
         for platform, reference in self._wanted.merge:
             try:
                 root, data = self._source.manifest(reference)
-                contents += self._select(reference, root, data, (platform,))[0]
+                # The new index names images only.
+                contents += self._select(reference, root, data, (platform,), False)[0]
             except BundleError as error:
                 problems.append(error.as_problem(f"{reference.familiar} for {platform}"))
         if problems:
@@ -181,9 +182,9 @@ class _Resolution:
         return root, contents
 
     def _select(
-        self, reference: Reference, root: Descriptor, data: bytes, platforms: Sequence[Platform]
+        self, reference: Reference, root: Descriptor, data: bytes, platforms: Sequence[Platform], attested: bool
     ) -> tuple[list[PlatformContent], bool]:
-        """Take the wanted platforms of an image; also whether its index is then sparse."""
+        """Take the wanted platforms, `attested` with their attestations; also whether the index is then sparse."""
         self._documents[root] = data
         if root.is_manifest:
             content = self._take(reference, root, data)
@@ -205,8 +206,7 @@ class _Resolution:
             contents.append(self._fetch(reference, offered[match], match))
         taken = {content.manifest.digest for content in contents}
         for attestation in attestations:
-            if self._attestations and attestation.attests in taken:
-                self._fetch(reference, attestation, None)
+            if attested and attestation.attests in taken and self._fetch_attestation(reference, attestation):
                 taken.add(attestation.digest)
         self._drop_empty_indexes(root, taken)
         everything = {leaf.digest for leaf in (*offered.values(), *attestations)}
@@ -312,6 +312,17 @@ class _Resolution:
         self._documents[descriptor] = data
         return self._take(reference, descriptor, data, platform)
 
+    def _fetch_attestation(self, reference: Reference, attestation: Descriptor) -> bool:
+        """Fetch an attestation; False when the registry, perhaps a copy that somebody made, has the image only."""
+        try:
+            descriptor, data = self._child(reference, attestation)
+        except NotFoundError:
+            self._notes.append(f"{reference.familiar}: its attestation {attestation.digest} is not there")
+            return False
+        self._documents[descriptor] = data
+        self._take(reference, descriptor, data)
+        return True
+
     def _take(
         self, reference: Reference, descriptor: Descriptor, data: bytes, platform: Optional[Platform] = None
     ) -> PlatformContent:
@@ -351,8 +362,8 @@ class _Resolution:
             return dataclasses.replace(layer.plain, urls=urls)
         if not self._foreign:
             self._notes.append(
-                f"{name}: a layer of {human_size(layer.size)} has a type or addresses of its own, for which registries may "
-                "refuse the image, and which BuildKit asks first; --foreign-layers makes an ordinary layer of it"
+                f"{name}: a layer of {human_size(layer.size)} has a type or addresses of its own: registries may "
+                "refuse the image, and BuildKit asks these first; --foreign-layers makes an ordinary layer of it"
             )
         return layer.plain
 

@@ -21,6 +21,7 @@ from typing import Optional
 import click
 
 import bundles
+from bundles.cli.output import show, show_error
 from bundles.errors import BundleError, DiskFullError, UsageError, reason
 from bundles.runtime.program import own_command, program_name
 from bundles.runtime.signals import Interruption, explained
@@ -148,14 +149,12 @@ def _explained(error: BaseException) -> BundleError:
             f"{place} failed: {reason(error)}",
             hint="see whether it is still there and can be written, then run the same command again; it goes on",
         )
-    click.echo("".join(traceback.format_exception(type(error), error, error.__traceback__)), err=True)
+    show_error("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     return BundleError(f"a defect in this program: {type(error).__name__}: {error}", hint="report the lines above")
 
 
 def _report(error: BundleError, arguments: list[str]) -> int:
-    # What an archive or a registry says goes to a terminal, which must not take orders from it.
-    text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in str(error))
-    click.echo(f"error: {text}", err=True)
+    show_error(f"error: {error}")
     if "--json" in arguments:
-        click.echo(json.dumps({"error": error.to_json()}, indent=2))
+        show(json.dumps({"error": error.to_json()}, indent=2))
     return error.exit_code

@@ -15,6 +15,7 @@ import click
 
 from bundles.errors import BundleError, UsageError, reason
 from bundles.runtime.progress import Progress, ProgressLog, for_stderr
+from bundles.runtime.terminal import printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -41,7 +42,22 @@ class Output:
 
     def result(self, document: dict[str, Any], text: str) -> None:
         """Print the result, as `document` for programs or as `text` for people."""
-        click.echo(json.dumps(document, indent=2) if self.json else text)
+        show(json.dumps(document, indent=2) if self.json else text)
+
+
+def show(text: str) -> None:
+    """Write to stdout."""
+    click.echo(printable(text))
+
+
+def show_error(text: str) -> None:
+    """Write to stderr."""
+    click.echo(printable(text), err=True)
+
+
+def ask(question: str) -> bool:
+    """Put a yes-or-no question to the person at the terminal."""
+    return bool(click.confirm(printable(question), err=True))
 
 
 def common_options(function: _F) -> Callable[..., Any]:
@@ -65,7 +81,9 @@ def common_options(function: _F) -> Callable[..., Any]:
             try:
                 return function(*args, output=Output(as_json, ProgressLog(progress, stream)), **kwargs)
             except (BundleError, KeyboardInterrupt) as error:
-                stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} error: {error}\n")
+                # Logs are shown on terminals, too.
+                now = datetime.datetime.now().isoformat(timespec="seconds")
+                stream.write(f"{now} error: {printable(str(error))}\n")
                 raise
 
     return command

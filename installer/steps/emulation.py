@@ -6,6 +6,8 @@ test build at the end says whether builds work.
 
 The kernel forgets emulators when it is started anew. So they are registered by a container that stays (emulation_init):
 Docker starts it again after a reboot, with or without systemd, and it registers them again.
+
+A kernel that cannot be asked (see `kernel.runs`) gets that container once; its labels say for what.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, Problem
@@ -22,7 +25,9 @@ from bundles.oci.platform import Platform
 from bundles.runtime.progress import Progress
 from installer.host import kernel
 from installer.host.container import Container, NewContainer
+from installer.host.files import is_seen
 from installer.host.host import Host
+from installer.host.kernel import Emulator
 from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
 from installer.model.job import DesiredState, Job, Tool
 from installer.model.step import Change, Step
@@ -37,25 +42,32 @@ class Emulation(Step):
 
     Args:
         job: what is wanted; without an archive an image that Docker lacks comes from the local registry.
-        runs: whether the kernel runs programs of a platform.
+        runs: whether the kernel runs programs of a platform; None when that cannot be told.
     """
 
     name = "emulation"
 
     def __init__(
-        self, job: DesiredState, host: Host, progress: Progress, runs: Callable[[Platform], bool] = kernel.runs
+        self,
+        job: DesiredState,
+        host: Host,
+        progress: Progress,
+        runs: Callable[[Platform], Optional[bool]] = kernel.runs,
     ) -> None:
         self._job, self._host, self._progress, self._runs = job, host, progress, runs
         self._failure: Optional[str] = None
 
-    def _missing(self) -> list[Platform]:
-        """List what the kernel does not run, without what it cannot be asked about: that would be missing for ever."""
+    def _foreign(self, state: Optional[bool]) -> list[Platform]:
+        """Return the platforms of which that is known. What the kernel is never asked would be missing for ever."""
         native = self._job.host_platform.architecture
         return [
             platform
             for platform in self._job.platforms
-            if platform.architecture != native and kernel.knows(platform) and not self._runs(platform)
+            if platform.architecture != native and kernel.knows(platform) and self._runs(platform) is state
         ]
+
+    def _missing(self) -> list[Platform]:
+        return self._foreign(False)
 
     def _container(self) -> Optional[Container]:
         return self._host.engine.container(EMULATION_CONTAINER)
@@ -77,7 +89,7 @@ class Emulation(Step):
         """Return the container, for what the kernel lacks now and what an earlier one of ours registers already."""
         before = container.labels.get(LABEL_ARCHITECTURES, "").split(",") if container else []
         asked = [platform.architecture for platform in self._job.platforms]
-        missing = [platform.architecture for platform in self._missing()]
+        missing = [platform.architecture for platform in (*self._missing(), *self._foreign(None))]
         names = ",".join(sorted({name for name in before if name in asked} | set(missing)))
         program = init_program(self._job.host_platform.architecture) or b""
         wanted = fingerprint(
@@ -124,6 +136,7 @@ class Emulation(Step):
         missing, container = self._missing(), self._container()
         detail = "registers emulators whenever Docker starts, and waits"
         if container is None:
+            missing += self._foreign(None)
             if not missing:
                 return []
             change = Change("start", "container", EMULATION_CONTAINER, detail)
@@ -195,7 +208,7 @@ class Emulation(Step):
             if self._is_outdated(tool, container):
                 # By the image that is known, whatever the container was made of.
                 known = dataclasses.replace(container, image_id=self._image_id(tool, wanted.image))
-                unregister(self._host, known, container.labels.get(LABEL_ARCHITECTURES, "").split(","))
+                unregister(self._host, known)
             engine.remove_container(container.name)
         entrypoint, _ = engine.image_start(wanted.image)
         started = dataclasses.replace(wanted, entrypoint=[PATH, *entrypoint])
@@ -205,8 +218,8 @@ class Emulation(Step):
     def _wait(self, tool: Tool, wanted: NewContainer) -> None:
         deadline = time.monotonic() + _REGISTER_SECONDS
         while True:
-            refused = self._missing()
-            if not refused:
+            refused, unknown = self._missing(), self._foreign(None)
+            if not refused and not unknown:
                 return
             # The program exits with 0 whatever happens, and ends with what is in force, as JSON.
             log = self._host.engine.logs(wanted.name, 200)
@@ -214,6 +227,7 @@ class Emulation(Step):
                 break
             time.sleep(0.1)
         refused = self._missing()
+        # Where the kernel cannot be asked, neither can that program.
         if refused:
             known = f"; it says that the kernel runs {', '.join(_supported(log))}" if _supported(log) else ""
             raise HostError(
@@ -223,11 +237,13 @@ class Emulation(Step):
             )
 
     def notes(self) -> Sequence[str]:
+        unknown = self._foreign(None)
+        notes = [_unknown(unknown)] if unknown else []
         missing = self._missing()
         if not missing:
-            return []
+            return notes
         names = ", ".join(map(str, missing))
-        notes = [
+        notes += [
             f"this kernel does not run {names}: builds use the emulators inside the BuildKit image, and "
             "`docker run --platform` does not work for them"
         ]
@@ -235,10 +251,60 @@ class Emulation(Step):
         return [*notes, obstacle] if obstacle else notes
 
 
-def unregister(host: Host, container: Container, architectures: Sequence[str]) -> None:
-    """Have the image of the container take what it registered out of the kernel again."""
-    if any(architectures):
-        host.engine.run(container.image_id, ["--uninstall", ",".join(architectures)], privileged=True)
+def _unknown(platforms: Sequence[Platform]) -> str:
+    return (
+        f"whether this kernel runs {', '.join(map(str, platforms))} cannot be told: it starts no program from memory "
+        "(vm.memfd_noexec); the test build shows whether builds do"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Registered:
+    """What of the kernel's table is of the image of a container, by architecture, and what is of others.
+
+    Without `ours` for one of its architectures there is nothing of it. None where the table is not seen from here.
+    """
+
+    ours: Mapping[str, Optional[Sequence[Emulator]]]
+    others: Sequence[Emulator]
+
+    @classmethod
+    def of(cls, container: Container, host: Host, is_ours: Callable[[Emulator], bool]) -> Registered:
+        """Look at the entries for the architectures of a container."""
+        ours: dict[str, Optional[Sequence[Emulator]]] = {}
+        others: list[Emulator] = []
+        for name in filter(None, container.labels.get(LABEL_ARCHITECTURES, "").split(",")):
+            found = kernel.emulators(host.places.binfmt, Platform("linux", name))
+            mine = found and [entry for entry in found if is_ours(entry)]
+            others += [entry for entry in found or () if entry not in (mine or ())]
+            if mine or found is None:
+                ours[name] = mine
+        return cls(ours, others)
+
+    def names(self) -> list[str]:
+        """Return what to tell the image: the names of the entries, and where they are not seen, the architectures."""
+        return [
+            name
+            for architecture, found in self.ours.items()
+            for name in ([architecture] if found is None else [entry.name for entry in found])
+        ]
+
+
+def _may_be_ours(entry: Emulator, host: Host) -> bool:
+    """Tell whether an emulator is none of the host's own. A package that came later puts its own in ours' place."""
+    return not is_seen(host.places.seen(Path("/", entry.interpreter)))
+
+
+def unregister(host: Host, container: Container) -> Registered:
+    """Have the image of a container take what it registered, and nothing else, out of the kernel again."""
+
+    def is_ours(entry: Emulator) -> bool:
+        return _may_be_ours(entry, host) and host.engine.has_file(container.image_id, entry.interpreter)
+
+    registered = Registered.of(container, host, is_ours)
+    if registered.names():
+        host.engine.run(container.image_id, ["--uninstall", ",".join(registered.names())], privileged=True)
+    return registered
 
 
 def _supported(log: str) -> list[str]:
@@ -256,17 +322,25 @@ class RemoveEmulation(Step):
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._others: Sequence[Emulator] = ()
 
     def look(self) -> Sequence[Change]:
         container = self._host.engine.container(EMULATION_CONTAINER)
         if container is None or container.labels.get(LABEL_ROLE) != "emulation":
             return []
-        names = container.labels.get(LABEL_ARCHITECTURES, "")
-        registered = [Change("unregister", "emulation", f"linux/{name}") for name in names.split(",") if name]
-        return [*registered, Change("remove", "container", container.name)]
+        registered = Registered.of(container, self._host, lambda entry: _may_be_ours(entry, self._host))
+        self._others = registered.others
+        changes = [Change("unregister", "emulation", f"linux/{name}") for name in registered.ours]
+        return [*changes, Change("remove", "container", container.name)]
 
     def apply(self, changes: Sequence[Change]) -> None:
         container = self._host.engine.container(EMULATION_CONTAINER)
         if container is not None:
-            unregister(self._host, container, container.labels.get(LABEL_ARCHITECTURES, "").split(","))
+            self._others = unregister(self._host, container).others
             self._host.engine.remove_container(container.name)
+
+    def notes(self) -> Sequence[str]:
+        return [
+            f"the emulator `{entry.name}` stays in the kernel: {entry.interpreter} is not of this program's image"
+            for entry in self._others
+        ]

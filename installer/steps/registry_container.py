@@ -28,12 +28,12 @@ from installer.host.labels import (
     REGISTRY_DIRECTORY,
     fingerprint,
 )
-from installer.host.listener import listener
 from installer.model.installed_registry import installed_address, installed_data, is_ours
 from installer.model.job import DesiredState, is_directory
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
+from installer.registry.listener import listener
 from installer.steps.toolchain_images import local_image
 
 # The port on which the registry image listens, inside its container.
@@ -355,7 +355,11 @@ class RemoveRegistry(Step):
         place = self._directory() if self._with_data else None
         if place is None or _may_remove(place):
             return []
-        return [Problem(str(place), "it belongs to root", f"run this with sudo; or: sudo rm -r {quote(place)}")]
+        named = self._host.places.named(place)
+        by_hand = f"sudo rm -r {quote(named)}, then run this again"
+        if self._host.places.root != Path("/"):
+            return [Problem(str(named), "it cannot be removed from the container", by_hand)]
+        return [Problem(str(named), "it belongs to root", f"run this with sudo; or: {by_hand}")]
 
     def look(self) -> Sequence[Change]:
         container = self._container()
@@ -364,7 +368,9 @@ class RemoveRegistry(Step):
             return changes
         if is_directory(self._data):
             place = self._directory()
-            return [*changes, *([Change("remove", "directory", str(place), "all images in it")] if place else [])]
+            if place:
+                changes.append(Change("remove", "directory", str(self._host.places.named(place)), "all images in it"))
+            return changes
         if self._volume_is_ours():
             return [*changes, Change("remove", "volume", self._data, "all images in it")]
         return changes
@@ -376,7 +382,7 @@ class RemoveRegistry(Step):
             elif change.kind == "volume":
                 self._host.engine.remove_volume(change.name)
             else:
-                remove_tree(Path(change.name))
+                remove_tree(self._host.places.seen(Path(change.name)))
 
     def notes(self) -> Sequence[str]:
         return [*self._container_notes(), *self._data_notes(), *self._volume_notes()]

@@ -17,10 +17,10 @@ from typing import Any, Optional
 
 import pytest
 
+from tests.support.hosts import LAN, LOCAL
+
 pytestmark = pytest.mark.e2e
 
-LOCAL = "localhost:5000"
-LAN = "192.168.10.10:5000"
 ARCHIVE = "/usb/offline.tar"
 # What a registry serves: repository, tag or digest, and a HEAD request's digest. Run inside the host.
 ASK = """

@@ -16,27 +16,13 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.scripts import PULL
+from tests.support.hosts import LAN, LOCAL, PULL, STATE
 
 pytestmark = pytest.mark.e2e
 
-LOCAL = "localhost:5000"
-LAN = "192.168.10.10:5000"
 BOTH = ("--platform", "linux/amd64,linux/arm64")
 DOCKERFILE = "FROM debian:12\nRUN uname -m > /machine\n"
 
-# Everything on the host that installing could change, a line each, but for the kernel's table of emulators, which is
-# the whole machine's. What Docker and the kernel change by themselves is left out, and so are times.
-STATE = r"""
-find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log -o -path /usb \
-    -o -path /var/lib/docker -o -path /var/lib/containerd \) -prune -o -type f -printf 'file %p %m %U %s\n' \
-    -o -printf '%y %p %m %U\n' | sort
-find /etc /root /srv /usr/local -xdev -type f -exec sha256sum {} + | sort
-docker ps -a --format 'container {{.Names}}' | sort
-docker volume ls --format 'volume {{.Name}}' | sort
-docker images -a --no-trunc --format 'image {{.Repository}}:{{.Tag}} {{.ID}}' | sort
-docker info --format 'insecure {{json .RegistryConfig.IndexConfigs}}'
-"""
 # Give a manifest one more tag, byte for byte. (buildx copies every child, and fails where a sparse index lacks one.)
 RETAG = """
 import sys, urllib.request

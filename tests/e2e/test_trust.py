@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.scripts import PULL
 from tests.e2e.variants import make_variant
+from tests.support.hosts import LAN, LOCAL, PULL
 from tests.testbed import ORIGIN, Host, binfmt_clear, start_origin
 from tests.testbed.cache import lock
 
 pytestmark = pytest.mark.e2e
 
-LOCAL, LAN = "localhost:5000", "192.168.10.10:5000"
 CONTAINERD = {"features": {"containerd-snapshotter": True}}
 BUILDER, EMULATION = "buildx_buildkit_cross-builder0", "bundle-binfmt"
 DOCKERFILE = "FROM busybox:1.35\nRUN uname -m\n"

@@ -63,6 +63,7 @@ class FakeEngine:
 
     `images` has the files of each image, `ids` the id of those that have one of their own. `done` lists what changed
     something: "create NAME", "start NAME", ...
+    `commands` has the command of each container that was created; all have written `log`.
     `exit_code` and `command` are those of every container and image.
     `insecure` gives the registries that may be asked without TLS; `security` is Docker's SecurityOptions.
     """
@@ -73,6 +74,8 @@ class FakeEngine:
         self.images: dict[str, Mapping[str, bytes]] = {}
         self.ids: dict[str, str] = {}
         self.done: list[str] = []
+        self.commands: list[Sequence[str]] = []
+        self.log = b""
         self.exit_code = 0
         self.command: Sequence[str] = ("serve", "/etc/config.yml")
         self.root = "/var/lib/docker"
@@ -171,6 +174,7 @@ class FakeEngine:
             wanted.get("Labels") or {}, environment, "created", policy, self.ids.get(image, image), ports
         )
         self.done.append(f"create {name}")
+        self.commands.append(wanted.get("Cmd") or ())
         return {"Id": name, "Warnings": []}
 
     def _start(self, name: str, **_: Any) -> None:
@@ -191,7 +195,8 @@ class FakeEngine:
 
     def _logs(self, name: str, **_: Any) -> bytes:
         self._container(name)
-        return b""
+        # A frame of the stream of stdout, as for every container without a terminal.
+        return bytes([1, 0, 0, 0]) + len(self.log).to_bytes(4, "big") + self.log if self.log else b""
 
     def _remove(self, name: str, **_: Any) -> None:
         self._container(name)
@@ -208,6 +213,10 @@ class FakeEngine:
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
         return buffer.getvalue()
+
+    def _put(self, name: str, **_: Any) -> bytes:
+        self._container(name)
+        return b""
 
     def _image(self, name: str, **_: Any) -> Any:
         if name not in self.images:
@@ -268,6 +277,7 @@ _ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     (f"GET /containers/{_NAME}/json", FakeEngine._inspect),
     (f"GET /containers/{_NAME}/logs", FakeEngine._logs),
     (f"GET /containers/{_NAME}/archive", FakeEngine._archive),
+    (f"PUT /containers/{_NAME}/archive", FakeEngine._put),
     (f"POST /containers/{_NAME}/start", FakeEngine._start),
     (f"POST /containers/{_NAME}/stop", FakeEngine._stop),
     (f"POST /containers/{_NAME}/wait", FakeEngine._wait),
@@ -326,13 +336,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
-        if path.endswith("/archive"):
+        if path.endswith("/archive") and self.command == "GET":
             stat = json.dumps({"name": query.get("path"), "size": len(data), "mode": 0o755})
             self.send_header("X-Docker-Container-Path-Stat", base64.b64encode(stat.encode()).decode())
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_DELETE = _obey
+    do_GET = do_POST = do_PUT = do_DELETE = _obey
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass

@@ -18,7 +18,7 @@ name = "team-base"
 platforms = ["linux/amd64", "linux/arm64"]
 host-platforms = ["linux/arm64"]
 images = ["ubuntu:24.04", "ghcr.io/astral-sh/uv:0.8"]
-attestations = true
+attestations = false
 [merge."tools/protoc:29"]
 "linux/amd64" = "registry.corp/protoc-amd64:29"
 "linux/arm64" = "registry.corp/protoc-arm64:29"
@@ -36,10 +36,19 @@ def read(tmp_path: Path, text: str) -> Definition:
     return read_definition(path)
 
 
+def test_attestations_are_wanted_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    silent = read(tmp_path, 'images = ["debian:12"]')
+    without = read(tmp_path, 'images = ["debian:12"]\nattestations = false')
+    assert combine(silent, Definition(), "offline").attestations
+    assert not combine(without, Definition(), "offline").attestations
+    assert combine(without, Definition(attestations=True), "offline").attestations
+    assert not combine(silent, Definition(attestations=False), "offline").attestations
+
+
 def test_a_whole_definition(tmp_path: Path) -> None:
     spec = combine(read(tmp_path, WHOLE), Definition(), "offline")
     assert spec.name == "team-base"
-    assert spec.attestations
+    assert not spec.attestations
     assert spec.mirrors == {"docker.io": ("mirror.corp:5000", "docker.io")}
     found = [(image.role, image.reference.familiar, [str(each) for each in image.platforms]) for image in spec.images]
     assert found == [

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from bundles.errors import HostError, Problem
+from bundles.oci.platform import Platform
 from installer import preflight
+from installer.host.docker_engine import EngineInfo
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
 from installer.host.paths import Places
 from installer.model.address import Address
@@ -234,7 +236,7 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(engine: FakeEngine,
     # It may be somebody's, who would lose it with an uninstallation if it counted as made for us.
     assert [change.action for change in step.look()] == ["start"]
     job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"))
-    info: Any = SimpleNamespace(root=data)
+    info = EngineInfo("29.0", Platform("linux", "amd64"), data, (), ())
     host: Any = SimpleNamespace(engine=engine.engine, places=places(tmp_path))
     big: Any = SimpleNamespace(look=lambda: [Change("x", "y", "z", size=1)])
     assert preflight.space_problems(job, info, host, big, big) == []

@@ -70,6 +70,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--without", multiple=True, metavar="ROLE", help="Leave a part of the toolchain out.")
 @click.option("--with-python", is_flag=True, help="Take a Python image along, whatever its size.")
 @click.option("--attestations", is_flag=True, default=None, help="Take the images' attestations along.")
+@click.option("--with-scanner", is_flag=True, help="Take along what `docker build --sbom=true` scans with.")
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Downloads at once."
 )
@@ -144,10 +145,13 @@ def _line(
 ) -> Definition:
     """Read what the command line says about the bundle."""
     toolchain: dict[str, Optional[Reference]] = {}
+    with_scanner: bool,
     for role, image in (pair(part, "--toolchain", "registry=registry:3") for part in parts):
         toolchain[_role(role)] = Reference.parse(image)
     for role in without:
         toolchain[_role(role)] = None
+    if with_scanner:
+        toolchain["scanner"] = Reference.parse(TOOLCHAIN["scanner"])
     return Definition(
         name=name,
         platforms=Platform.parse_list(platforms or ""),

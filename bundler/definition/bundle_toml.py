@@ -141,7 +141,9 @@ def _toolchain(table: dict[str, Any]) -> dict[str, Optional[Reference]]:
     for role, text in table.items():
         if role not in TOOLCHAIN:
             raise UsageError(f"`{role}` is not a part of the toolchain" + _suggestion(role, TOOLCHAIN))
-        if text is not False and not isinstance(text, str):
-            raise UsageError(f"`toolchain.{role}` is `{text}`: expected an image, or false to leave it out")
-        chosen[role] = Reference.parse(text) if text else None
+        if not isinstance(text, (bool, str)):
+            raise UsageError(
+                f"`toolchain.{role}` is `{text}`: expected an image, true for the usual one, or false to leave it out"
+            )
+        chosen[role] = Reference.parse(TOOLCHAIN[role] if text is True else text) if text else None
     return chosen

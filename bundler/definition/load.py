@@ -20,6 +20,9 @@ from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 
 
+# What runs on the host that builds, whatever is built for; everything else is what is built on.
+_ROLES = {"# syntax": "frontend", "attest": "scanner"}
+
 @dataclasses.dataclass(frozen=True)
 class Defined:
     """What is wanted, and what was found in Dockerfiles on the way."""
@@ -75,10 +78,9 @@ def define(path: Optional[Path], line: Definition) -> Defined:
 def _requests(found: tuple[Use, ...]) -> tuple[ImageRequest, ...]:
     """List each image once, with the platforms that it is used for."""
     platforms: dict[Reference, dict[Platform, None]] = {}
-    frontends = {use.reference for use in found if use.how == "# syntax"}
+    roles = {use.reference: _ROLES[use.how] for use in found if use.how in _ROLES}
     for use in found:
         platforms.setdefault(use.reference, {})[use.platform] = None
     return tuple(
-        ImageRequest(reference, "frontend" if reference in frontends else "base", tuple(names))
-        for reference, names in platforms.items()
+        ImageRequest(reference, roles.get(reference, "base"), tuple(names)) for reference, names in platforms.items()
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.archive.manifest import check_name
+from bundles.dockerfile.images import DEFAULT_SCANNER
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
@@ -18,8 +19,11 @@ TOOLCHAIN = {
     "buildx": "docker/buildx-bin:latest",
     "binfmt": "tonistiigi/binfmt:latest",
     "frontend": "docker/dockerfile:1",
+    "scanner": DEFAULT_SCANNER,
     "python": "python:3-slim",
 }
+# Taken along only when they are asked for.
+ON_REQUEST = frozenset({"scanner"})
 _DEFAULT_PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 
@@ -129,7 +133,7 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
         UsageError: nothing to bundle.
     """
     platforms, hosts = platforms_of(file, line)
-    toolchain = {role: Reference.parse(text) for role, text in TOOLCHAIN.items()}
+    toolchain = {role: Reference.parse(text) for role, text in TOOLCHAIN.items() if role not in ON_REQUEST}
     chosen: dict[str, Optional[Reference]] = {**toolchain, **file.toolchain, **line.toolchain}
     asked = line.with_python or "python" in file.toolchain or "python" in line.toolchain
     wanted = [

@@ -12,7 +12,7 @@ import click
 from bundler import create as api
 from bundler.commands.options import Registries, pair, registry_options
 from bundler.definition.load import Defined, define
-from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon
+from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, read_images
 from bundler.planning.delta import read_base, summary
 from bundler.planning.lockfile import lock_path, read_lock
 from bundler.planning.plan import Plan
@@ -156,7 +156,8 @@ def _line(
         name=name,
         platforms=Platform.parse_list(platforms or ""),
         host_platforms=Platform.parse_list(host_platforms or ""),
-        images=tuple(Reference.parse(image) for image in images),
+        images=references,
+        image_platforms=own_platforms,
         mirrors=mirrors,
         toolchain=toolchain,
         attestations=attestations,

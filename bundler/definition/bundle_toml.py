@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon
+from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, read_images
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError, reason
 from bundles.oci.platform import Platform
@@ -33,11 +33,13 @@ def read_definition(path: Path) -> Definition:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
     try:
+        images, own = _images(value)
         return Definition(
             name=_name(value.get("name")),
             platforms=_platforms(value, "platforms"),
             host_platforms=_platforms(value, "host-platforms"),
-            images=tuple(Reference.parse(text) for text in _strings(value, "images")),
+            images=images,
+            image_platforms=own,
             merge=_merges(_table(value, "merge")),
             mirrors={host: tuple(_strings(value["mirrors"], host)) for host in _table(value, "mirrors")},
             toolchain=_toolchain(_table(value, "toolchain")),
@@ -114,6 +116,27 @@ def _strings(value: dict[str, Any], key: str) -> list[str]:
 
 
 def _platforms(value: dict[str, Any], key: str) -> tuple[Platform, ...]:
+def _images(value: dict[str, Any]) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]]]:
+    items = value.get("images", [])
+    if not isinstance(items, list) or not all(isinstance(item, (str, dict)) for item in items):
+        raise UsageError('`images` is not a list of strings: expected images = ["..."]')
+    return read_images(item if isinstance(item, str) else _image(item) for item in items)
+
+
+def _image(table: dict[str, Any]) -> str:
+    """Read `{ image = "...", platforms = [...] }` as the command line would say it."""
+    known = ("image", "platforms")
+    for key in table:
+        if key not in known:
+            raise UsageError(f"`images` has `{key}`, which is not known here" + _suggestion(key, known))
+    image, platforms = table.get("image"), _strings(table, "platforms")
+    if not isinstance(image, str) or not platforms:
+        raise UsageError(
+            f'`images` has `{table}`: expected such as {{ image = "debian:12", platforms = ["linux/amd64"] }}'
+        )
+    return f"{image},platform={','.join(platforms)}"
+
+
     return tuple(dict.fromkeys(Platform.parse(text) for text in _strings(value, key)))
 
 

@@ -25,6 +25,7 @@ TOOLCHAIN = {
 # Taken along only when they are asked for.
 ON_REQUEST = frozenset({"scanner"})
 _DEFAULT_PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+_PLATFORM = "platform="
 _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 
 
@@ -99,14 +100,16 @@ class Spec:
 class Definition:
     """What one place says (bundle.toml or the command line); None and empty mean that it does not say.
 
-    `toolchain` maps a role to a reference, or to None to leave it out. `dockerfiles` are to be looked through, and
-    `found` is what was found there.
+    `image_platforms` are the platforms of those images that have their own. `toolchain` maps a role to a reference, or
+    to None to leave it out. `dockerfiles` are to be looked through, but for what `exclude` fits, and `found` is what
+    was found there.
     """
 
     name: Optional[str] = None
     platforms: tuple[Platform, ...] = ()
     host_platforms: tuple[Platform, ...] = ()
     images: tuple[Reference, ...] = ()
+    image_platforms: Mapping[Reference, tuple[Platform, ...]] = dataclasses.field(default_factory=dict)
     merge: Mapping[Reference, tuple[tuple[Platform, Reference], ...]] = dataclasses.field(default_factory=dict)
     mirrors: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     toolchain: Mapping[str, Optional[Reference]] = dataclasses.field(default_factory=dict)
@@ -121,6 +124,30 @@ class Definition:
 
 
 def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
+def read_images(
+    texts: Iterable[str],
+) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]]]:
+    """Read `IMAGE` or `IMAGE,platform=P[,P]`: the images, and the platforms of those that have their own.
+
+    Raises:
+        UsageError: anything else.
+    """
+    own: dict[Reference, tuple[Platform, ...]] = {}
+    references = []
+    for text in texts:
+        image, comma, rest = text.partition(",")
+        if comma and not rest.startswith(_PLATFORM):
+            raise UsageError(f"`{text}` is not an image: expected IMAGE, or IMAGE,platform=linux/amd64")
+        reference = Reference.parse(image)
+        references.append(reference)
+        if comma:
+            platforms = Platform.parse_list(rest[len(_PLATFORM) :].replace(f",{_PLATFORM}", ","))
+            if not platforms:
+                raise UsageError(f"`{text}` names no platform: expected such as {image},platform=linux/amd64")
+            own[reference] = tuple(dict.fromkeys((*own.get(reference, ()), *platforms)))
+    return tuple(references), own
+
+
     """Return the platforms of base images and of hosts: the command line's, else bundle.toml's, else the defaults."""
     platforms = line.platforms or file.platforms or _DEFAULT_PLATFORMS
     return platforms, line.host_platforms or file.host_platforms or _DEFAULT_HOSTS
@@ -146,9 +173,11 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
         if target in bases:
             raise UsageError(f"`{target.familiar}` is both an image and the target of a merge: name it once")
         wanted.append(ImageRequest(target, "base", tuple(platform for platform, _ in sources), sources))
-    wanted += [ImageRequest(reference, "base", platforms) for reference in bases]
+    own = {**file.image_platforms, **line.image_platforms}
+    wanted += [ImageRequest(reference, "base", own.get(reference, platforms)) for reference in bases]
     local = (*file.from_daemon, *line.from_daemon)
-    given = {*file.merge, *(item.reference for item in local)}
+    # What says its platforms itself is not wanted for those too that Dockerfiles are built for.
+    given = {*file.merge, *own, *(item.reference for item in local)}
     wanted += [item for item in line.found if item.reference not in given]
     names = [*(item.reference for item in wanted), *(item.reference for item in local)]
     for reference in (item.reference for item in local):

@@ -177,13 +177,13 @@ class _Resolution:
         if root.is_manifest:
             content = self._take(reference, root, data)
             if content.platform is not None:
-                _match(platforms, [content.platform])
+                _match(platforms, [content.platform], self._wanted)
             return [content], False
         offered: dict[Platform, Descriptor] = {}
         attestations: list[Descriptor] = []
         self._opened = {root.digest}
         left_out = self._survey(reference, data, offered, attestations)
-        chosen = _match(platforms, list(offered))
+        chosen = _match(platforms, list(offered), self._wanted)
         self._notes += [
             f"{reference.familiar}: {platform} is served by {match}"
             for platform, match in zip(platforms, chosen)
@@ -296,7 +296,7 @@ class _Resolution:
         return PlatformContent(platform, descriptor.plain, size)
 
 
-def _match(wanted: Sequence[Platform], offered: Sequence[Platform]) -> list[Platform]:
+def _match(wanted: Sequence[Platform], offered: Sequence[Platform], image: ImageRequest) -> list[Platform]:
     """Choose the offered platform for each wanted one.
 
     Raises:
@@ -307,9 +307,20 @@ def _match(wanted: Sequence[Platform], offered: Sequence[Platform]) -> list[Plat
     if missing:
         raise NotFoundError(
             f"has no {' and no '.join(missing)}: it has {', '.join(map(str, offered)) or 'no platform at all'}",
-            hint="choose another image, or other platforms with --platform (--host-platform for the toolchain)",
+            hint=_way_out(image, [platform for platform, match in zip(wanted, matches) if match is not None]),
         )
     return [match for match in matches if match is not None]
+
+
+def _way_out(image: ImageRequest, served: Sequence[Platform]) -> str:
+    """Say what to type for an image that has only some of the wanted platforms: those."""
+    if image.role != "base" or image.merge or not served:
+        return "choose another image, or other platforms with --platform (--host-platform for the toolchain)"
+    name, platforms = image.reference.familiar, list(map(str, served))
+    return (
+        f"take it for what it has: {name},platform={','.join(platforms)} on the command line, "
+        f'or in bundle.toml: images = [{{ image = "{name}", platforms = {json.dumps(platforms)} }}]'
+    )
 
 
 def _at(reference: Reference, child: Descriptor) -> Reference:

@@ -28,7 +28,7 @@ def read_definition(path: Path) -> Definition:
     """
     value = _load(path)
     known = {"name", "platforms", "host-platforms", "images", "merge", "mirrors", "toolchain", "attestations"}
-    known |= {"from-daemon", "recompress", "zstd-level", "dockerfiles", "build-args"}
+    known |= {"from-daemon", "recompress", "zstd-level", "dockerfiles", "build-args", "exclude"}
     for key in value:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
@@ -45,6 +45,7 @@ def read_definition(path: Path) -> Definition:
             toolchain=_toolchain(_table(value, "toolchain")),
             attestations=_flag(value, "attestations"),
             dockerfiles=tuple(path.parent / name for name in _strings(value, "dockerfiles")),
+            exclude=tuple(_strings(value, "exclude")),
             build_args=_build_args(_table(value, "build-args")),
             from_daemon=tuple(map(FromDaemon.parse, _strings(value, "from-daemon"))),
             recompress=_recompress(value),
@@ -115,7 +116,6 @@ def _strings(value: dict[str, Any], key: str) -> list[str]:
     return items
 
 
-def _platforms(value: dict[str, Any], key: str) -> tuple[Platform, ...]:
 def _images(value: dict[str, Any]) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]]]:
     items = value.get("images", [])
     if not isinstance(items, list) or not all(isinstance(item, (str, dict)) for item in items):
@@ -137,6 +137,7 @@ def _image(table: dict[str, Any]) -> str:
     return f"{image},platform={','.join(platforms)}"
 
 
+def _platforms(value: dict[str, Any], key: str) -> tuple[Platform, ...]:
     return tuple(dict.fromkeys(Platform.parse(text) for text in _strings(value, key)))
 
 

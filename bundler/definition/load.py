@@ -16,12 +16,13 @@ from bundler.definition.spec import (
     platforms_of,
 )
 from bundles.dockerfile.images import BuildSettings, Use
+from bundles.errors import Problem
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 
-
 # What runs on the host that builds, whatever is built for; everything else is what is built on.
 _ROLES = {"# syntax": "frontend", "attest": "scanner"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Defined:
@@ -36,7 +37,16 @@ class Defined:
             f"found {found['reference']} for {', '.join(found['platforms'])} in {', '.join(found['where'])}"
             for found in self.found()
         ]
-        return lines + [f"note: {note}" for note in (*self.scan.notes, *self._empty())]
+        return lines + [f"note: {note}" for note in self.notes()]
+
+    def notes(self) -> list[str]:
+        """Say what a user should know of the search."""
+        skipped = [f"{problem.subject} was not looked at: {_sentence(problem)}" for problem in self.scan.skipped]
+        return [*self.scan.notes, *skipped, *self._empty()]
+
+    def skipped(self) -> list[str]:
+        """Name what was found by its name and could not be looked at."""
+        return [problem.subject for problem in self.scan.skipped]
 
     def found(self) -> list[dict[str, Any]]:
         """List each image that was found: reference, platforms, and where: `file:line (how)`."""
@@ -70,9 +80,13 @@ def define(path: Optional[Path], line: Definition) -> Defined:
     file = read_definition(path) if path else Definition()
     platforms, hosts = platforms_of(file, line)
     settings = BuildSettings(platforms, hosts, {**file.build_args, **line.build_args})
-    found = scan((*file.dockerfiles, *line.dockerfiles), settings)
+    found = scan((*file.dockerfiles, *line.dockerfiles), settings, (*file.exclude, *line.exclude))
     spec = combine(file, dataclasses.replace(line, found=_requests(found.uses)), "offline")
     return Defined(spec, found)
+
+
+def _sentence(problem: Problem) -> str:
+    return f"{problem.message}; {problem.hint}" if problem.hint else problem.message
 
 
 def _requests(found: tuple[Use, ...]) -> tuple[ImageRequest, ...]:

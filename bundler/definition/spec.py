@@ -119,11 +119,11 @@ class Definition:
     zstd_level: Optional[int] = None
     with_python: bool = False
     dockerfiles: tuple[Path, ...] = ()
+    exclude: tuple[str, ...] = ()
     build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
     found: tuple[ImageRequest, ...] = ()
 
 
-def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
 def read_images(
     texts: Iterable[str],
 ) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]]]:
@@ -148,6 +148,7 @@ def read_images(
     return tuple(references), own
 
 
+def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
     """Return the platforms of base images and of hosts: the command line's, else bundle.toml's, else the defaults."""
     platforms = line.platforms or file.platforms or _DEFAULT_PLATFORMS
     return platforms, line.host_platforms or file.host_platforms or _DEFAULT_HOSTS

@@ -328,6 +328,21 @@ def test_a_directorys_compose_files_are_those_that_compose_takes_there(
     assert read("below/stack.yaml")[0] == ["compose"]
 
 
+def test_the_environment_speaks_of_the_directory_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+if sys.argv[1] == "version":
+    print("Docker Compose version v5.3.1")
+else:
+    here = f"{os.path.basename(os.environ['PWD'])}/{os.environ.get('COMPOSE_FILE', 'none')}"
+    print(json.dumps({"services": {"x": {"image": here.lower()}}}))
+"""
+    program(tmp_path, "docker-compose", text)
+    monkeypatch.setenv("COMPOSE_FILE", "stack")
+    Path("below").mkdir()
+    Path("below/.env").write_text("export COMPOSE_FILE=other.yaml")
+    assert images(look(".")) == {"work/stack:latest", "below/none:latest"}
+
+
 def test_what_only_running_needs_does_not_stop_an_old_compose(tmp_path: Path) -> None:
     """As compose 2.26 does it: an env_file that is not there stops `config`, not the listing of services."""
     program(

@@ -27,13 +27,17 @@ from bundler.writing.fetch import DEFAULT_WORKERS, export
 from bundler.writing.previous import Leftover, LeftoverSource, discard, set_aside
 from bundler.writing.program import program
 from bundler.writing.reuse import reuse_archive
-from bundler.writing.writer import ArchiveWriter, Written, check_directory
-from bundles.archive.signature import sign
+from bundler.writing.writer import ArchiveWriter, Written, check_directory, check_limit
+from bundles.archive.signature import check_key, sign
+from bundles.runtime.filesystem import FAT_LIMIT
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
 
 if TYPE_CHECKING:
     from bundler.planning.recompress import Recompressed
+
+
+_ONE_BYTE_MORE = "parts of 4 GiB are one byte too large for FAT32, whose files end at 4,294,967,295: --split 4000MiB"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,7 @@ def create(spec: Spec, target: Path, source: Source, options: Options, progress:
         if options.key:
             contents = dataclasses.replace(contents, signature=sign(contents.manifest_bytes, options.key))
         planned = dataclasses.replace(planned, contents=contents)
+        check_limit(target, contents.layout, options.part_size)
         written = _write(planned, local, target, options, progress)
     return Created(planned.plan, planned.contents, planned.made, written)
 
@@ -115,18 +120,22 @@ def plan(spec: Spec, target: Path, source: Source, options: Options, progress: P
         UsageError, NetworkError, HostError: as `create` does.
     """
     check_directory(target)
-    return _plan(spec, source, Spool(None), options, progress)[0]
+    planned, _ = _plan(spec, source, Spool(None), options, progress)
+    check_limit(target, planned.contents.layout, options.part_size)
+    return planned
 
 
 def _plan(
     spec: Spec, source: Source, spool: Spool, options: Options, progress: Progress
 ) -> tuple[Planned, SpooledSource]:
     """Resolve and lay out; also give the source that has what is made here, too."""
+    if options.key:
+        check_key(options.key)
     python_is_asked_for = any(image.role == "python" and not image.optional for image in spec.images)
     compression = Compression(spec.zstd_level or Compression.level, options.threads)
     remote = source
     if options.lock:
-        spec, remote = options.lock.apply(spec), PinnedSource(source, options.lock.pins)
+        spec, remote = options.lock.apply(spec), PinnedSource(source, options.lock.pins, options.lock.upgrade)
     local = SpooledSource(remote, spool)
     if spec.from_daemon:
         from bundler.sources.docker_engine import take_local
@@ -136,6 +145,10 @@ def _plan(
     plan = resolve(spec, local)
     if options.lock:
         options.lock.check(plan)
+    if spec.foreign_layers:
+        from bundler.planning.foreign_layers import with_ordinary_layers
+
+        plan = with_ordinary_layers(plan, local)
     recompressed = None
     if spec.recompress:
         from bundler.planning.recompress import recompress
@@ -145,8 +158,11 @@ def _plan(
     sizes = [layer.size for layer, _ in plan.layers if local.spool.has(layer.digest)]
     if options.referrers:
         plan = with_referrers(plan, source)
+    plan = dataclasses.replace(plan, notes=(*plan.notes, *source.notes))
     if options.bases:
         plan = subtract(plan, options.bases, with_python=python_is_asked_for)
+    if options.part_size == FAT_LIMIT + 1:
+        plan = dataclasses.replace(plan, notes=(*plan.notes, _ONE_BYTE_MORE))
     for note in plan.notes:
         progress.message(f"note: {note}")
     contents = compose(spec, plan, options.program, signed=options.key is not None)

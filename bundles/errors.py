@@ -129,7 +129,8 @@ class NetworkError(BundleError):
     """A registry refused or failed.
 
     `status` is the HTTP status of its answer, None when there was none. `codes` are the error codes in that answer
-    (distribution-spec "Error Codes", such as MANIFEST_BLOB_UNKNOWN).
+    (distribution-spec "Error Codes", such as MANIFEST_BLOB_UNKNOWN). `cause` is what lies behind it when that stops
+    other requests in the same way, such as a name that does not resolve; None when it is about this request alone.
     """
 
     exit_code = 5
@@ -142,10 +143,12 @@ class NetworkError(BundleError):
         problems: Sequence[Problem] = (),
         status: Optional[int] = None,
         codes: Sequence[str] = (),
+        cause: Optional[str] = None,
     ) -> None:
         super().__init__(message, hint=hint, problems=problems)
         self.status = status
         self.codes = tuple(codes)
+        self.cause = cause
 
 
 class NotFoundError(NetworkError):
@@ -174,9 +177,10 @@ class UnavailableError(NetworkError):
         problems: Sequence[Problem] = (),
         status: Optional[int] = None,
         codes: Sequence[str] = (),
+        cause: Optional[str] = None,
         retry_after: Optional[float] = None,
     ) -> None:
-        super().__init__(message, hint=hint, problems=problems, status=status, codes=codes)
+        super().__init__(message, hint=hint, problems=problems, status=status, codes=codes, cause=cause)
         self.retry_after = retry_after
 
 

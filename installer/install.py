@@ -70,7 +70,15 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
         registry = Registry(transport, str(job.address))
         recorder = InstallRecorder(job, host)
         images = LoadImages(job, host, progress)
-        push = Push(archive, job.images, registry, progress, is_outgoing=lambda: preflight.has_other_data(job, host))
+        push = Push(
+            archive,
+            job.images,
+            registry,
+            progress,
+            is_outgoing=lambda: preflight.has_other_data(job, host),
+            is_ours=recorder.has_pushed,
+            yes=options.yes,
+        )
         builder = Builder(job, host)
         steps = [
             images,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from pathlib import Path
 from typing import Optional
 
 from bundles.archive.reader import Archive
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from bundles.runtime.sizes import human_size
 from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
-from installer.host.files import is_seen, usable_size
+from installer.host.files import device_of, is_seen, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.installed_registry import installed_address, installed_data
@@ -70,7 +69,7 @@ def _refuse_remote(host: Host, archive: Archive) -> None:
     raise HostError(
         f"Docker's engine is at `{endpoint.host}` ({source}), not on this host: the registry's port and data, the "
         "builder's settings and `docker push` to the registry's address belong to the machine where the engine runs",
-        hint=f"copy `{name}` there, {there}: python3 {name} install; for this host's own engine: "
+        hint=f"copy `{name}` there, {there}: python3 {quote(name)} install; for this host's own engine: "
         "unset DOCKER_HOST DOCKER_CONTEXT; docker context use default",
     )
 
@@ -109,7 +108,7 @@ def _engine_problems(archive: Archive, host: Host, info: EngineInfo) -> list[Pro
 
 def _platform_problems(archive: Archive, options: Options) -> list[Problem]:
     offered = archive.manifest.platforms
-    show = own_command(f"inspect {shlex.quote(str(archive.path))}")
+    show = own_command(f"inspect {quote(archive.path)}")
     return [
         Problem(f"--platform {platform}", f"the archive has {', '.join(map(str, offered))}", show)
         for platform in options.platforms
@@ -166,15 +165,13 @@ def space_problems(job: Job, info: EngineInfo, host: Host, images: Step, push: S
         images: the step that loads images into Docker.
         push: the one that fills the registry.
     """
-    needs = {Path(info.root): _UNPACKED * _missing_size(images)}
+    needs = {Path(info.image_root): _UNPACKED * _missing_size(images)}
     if not _keeps_unseen_data(job, host):
         place = data_place(job, info)
         needs[place] = needs.get(place, 0) + _missing_size(push)
     by_device: dict[int, tuple[Path, int]] = {}
     for place, size in needs.items():
-        seen = host.places.seen(place)
-        there = next(parent for parent in (seen, *seen.parents) if is_seen(parent))
-        device = there.stat().st_dev
+        device = device_of(host.places.seen(place))
         by_device[device] = (place, by_device.get(device, (place, 0))[1] + size)
     problems = []
     for place, size in by_device.values():

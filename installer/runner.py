@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, Protocol
 
-import click
-
+from bundles.cli.output import ask
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Progress
 from installer.host.host import Host
@@ -21,7 +20,7 @@ def questioner() -> Optional[Callable[[str], bool]]:
     """Return what puts a yes-or-no question to the person at the terminal; None when nobody is there."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
-    return lambda question: bool(click.confirm(f"{question}?", err=True))
+    return lambda question: ask(f"{question}?")
 
 
 class Record(Protocol):

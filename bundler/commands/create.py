@@ -20,11 +20,12 @@ from bundler.sources.registry import RegistrySource
 from bundler.writing.fetch import DEFAULT_WORKERS
 from bundler.writing.writer import Written
 from bundles.archive.parts import cut
-from bundles.cli.output import Output, common_options
+from bundles.cli.output import Output, OutputFile, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
+from bundles.runtime.program import quote
 from bundles.runtime.sizes import human_size, parse_size
 
 _PATH = click.Path(path_type=Path)
@@ -33,7 +34,7 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.option("-f", "--file", "definition", type=_PATH, help="A bundle.toml: all this, kept in git.")
-@click.option("-o", "--output", "path", type=_PATH, help="The archive to write.  [default: NAME.tar]")
+@click.option("-o", "--output", "path", type=OutputFile(), help="The archive to write.  [default: NAME.tar]")
 @click.option(
     "--base",
     "bases",
@@ -71,7 +72,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--without", multiple=True, metavar="ROLE", help="Leave a part of the toolchain out.")
 @click.option("--with-python", is_flag=True, help="Take a Python image along, whatever its size.")
 @click.option("--with-scanner", is_flag=True, help="Take along what `docker build --sbom=true` scans with.")
-@click.option("--attestations", is_flag=True, default=None, help="Take the images' attestations along.")
+@click.option(
+    "--attestations/--no-attestations",
+    default=None,
+    help="With the images' attestations, or without: Docker 29 then does not pull them.  [default: with]",
+)
+@click.option("--foreign-layers", is_flag=True, default=None, help="Fetch layers from their URLs: changes digests.")
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Downloads at once."
 )
@@ -117,7 +123,7 @@ def create(
         workers=workers,
         threads=threads,
     )
-    with Transport(registries.settings) as transport:
+    with Transport(registries.settings_that_say(output.progress)) as transport:
         source = RegistrySource(transport, spec.mirrors)
         if only_plan:
             planned = api.plan(spec, target, source, options, output.progress)
@@ -147,6 +153,7 @@ def _line(
     with_python: bool,
     with_scanner: bool,
     attestations: Optional[bool],
+    foreign_layers: Optional[bool],
 ) -> Definition:
     """Read what the command line says about the bundle."""
     toolchain: dict[str, Optional[Reference]] = {}
@@ -170,6 +177,7 @@ def _line(
         from_daemon=tuple(map(FromDaemon.parse, from_daemon)),
         recompress=True if recompress else None,
         zstd_level=zstd_level,
+        foreign_layers=foreign_layers,
         dockerfiles=dockerfiles,
         exclude=exclude,
         build_args=dict(map(_build_arg, build_args)),
@@ -256,6 +264,6 @@ def _result_text(plan: Plan, written: Written) -> str:
     else:
         lines.append(f"sha256 {written.files[0].sha256}  (also in {written.checksums.name})")
     what = f"the {len(written.files)} parts and {written.checksums.name}" if written.is_split else "both files"
-    runs = written.files[-1].path.name
+    runs = quote(written.files[-1].path.name)
     lines += _delta_text(plan)
     return "\n".join([*lines, f"next: carry {what} to the air-gapped host and run there: python3 {runs} install"])

@@ -11,7 +11,7 @@ import click
 from bundler.commands.options import Registries, registry_options
 from bundler.definition.load import define
 from bundler.definition.spec import Definition
-from bundler.planning.lockfile import Lock, lock_path, read_lock, renew
+from bundler.planning.lockfile import Lock, lock_command, lock_path, read_lock, renew
 from bundler.sources.registry import RegistrySource
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
@@ -51,7 +51,10 @@ def lock(
     bundle lock --upgrade debian:12
     """
     if images and not upgrade:
-        raise UsageError("an IMAGE is named without --upgrade", hint=f"bundle lock --upgrade {' '.join(images)}")
+        raise UsageError(
+            "an IMAGE is named without --upgrade",
+            hint=f"{lock_command(lock_path(definition))} --upgrade {' '.join(images)}",
+        )
     defined = define(definition, Definition(mirrors=registries.mirrors))
     for text in defined.messages():
         output.progress.message(text)
@@ -59,7 +62,7 @@ def lock(
     path = lock_path(definition)
     old = read_lock(path)
     moving = tuple(map(Reference.parse, images)) or (tuple(old.digests()) if old and upgrade else ())
-    with Transport(registries.settings) as transport:
+    with Transport(registries.settings_that_say(output.progress)) as transport:
         output.progress.message(f"resolving {len(spec.images)} images")
         renewal = renew(spec, old, path, moving, RegistrySource(transport, spec.mirrors))
     if renewal.differs and not only_plan:

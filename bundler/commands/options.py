@@ -10,9 +10,12 @@ from typing import Any, Optional, TypeVar
 
 import click
 
+from bundler.definition.spec import mirrored
 from bundler.sources.docker_config import Credentials
 from bundles.errors import UsageError
+from bundles.registry.certificates import standard_directories
 from bundles.registry.transport import Settings
+from bundles.runtime.progress import Progress
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -23,6 +26,10 @@ class Registries:
 
     mirrors: Mapping[str, tuple[str, ...]]
     settings: Settings
+
+    def settings_that_say(self, progress: Progress) -> Settings:
+        """Return the settings with which people are told what is waited for."""
+        return dataclasses.replace(self.settings, say=progress.message)
 
 
 def registry_options(function: _F) -> Callable[..., Any]:
@@ -41,8 +48,14 @@ def registry_options(function: _F) -> Callable[..., Any]:
     ) -> Any:
         hosts: dict[str, tuple[str, ...]] = {}
         for host, mirror in (pair(text, "--mirror", "docker.io=mirror.corp:5000") for text in mirrors):
-            hosts[host] = (*hosts.get(host, ()), mirror)
-        settings = Settings(insecure=frozenset(insecure), ca_file=ca_file, credentials=Credentials().get)
+            name = mirrored(host)
+            hosts[name] = (*hosts.get(name, ()), mirror)
+        settings = Settings(
+            insecure=frozenset(insecure),
+            ca_file=ca_file,
+            certs_d=standard_directories(),
+            credentials=Credentials().get,
+        )
         return function(*args, registries=Registries(hosts, settings), **kwargs)
 
     return command

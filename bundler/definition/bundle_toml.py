@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, read_images
+from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, mirrored, read_images
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError, reason
 from bundles.oci.platform import Platform
@@ -28,7 +28,7 @@ def read_definition(path: Path) -> Definition:
     """
     value = _load(path)
     known = {"name", "platforms", "host-platforms", "images", "merge", "mirrors", "toolchain", "attestations"}
-    known |= {"from-daemon", "recompress", "zstd-level", "dockerfiles", "build-args", "exclude"}
+    known |= {"from-daemon", "recompress", "zstd-level", "foreign-layers", "dockerfiles", "build-args", "exclude"}
     for key in value:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
@@ -41,7 +41,7 @@ def read_definition(path: Path) -> Definition:
             images=images,
             image_platforms=own,
             merge=_merges(_table(value, "merge")),
-            mirrors={host: tuple(_strings(value["mirrors"], host)) for host in _table(value, "mirrors")},
+            mirrors=_mirrors(_table(value, "mirrors")),
             toolchain=_toolchain(_table(value, "toolchain")),
             attestations=_flag(value, "attestations"),
             dockerfiles=tuple(path.parent / name for name in _strings(value, "dockerfiles")),
@@ -50,6 +50,7 @@ def read_definition(path: Path) -> Definition:
             from_daemon=tuple(map(FromDaemon.parse, _strings(value, "from-daemon"))),
             recompress=_recompress(value),
             zstd_level=_level(value),
+            foreign_layers=_flag(value, "foreign-layers"),
         )
     except UsageError as error:
         raise UsageError(f"`{path}`: {error.message}", hint=error.hint) from None
@@ -151,6 +152,14 @@ def _merges(table: dict[str, Any]) -> dict[Reference, tuple[tuple[Platform, Refe
             raise UsageError(f"`{target}` has a digest, and a merged image gets a new one: give it a tag")
         merges[reference] = tuple((Platform.parse(key), Reference.parse(text)) for key, text in sources.items())
     return merges
+
+
+def _mirrors(table: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    mirrors: dict[str, tuple[str, ...]] = {}
+    for key in table:
+        name = mirrored(key)
+        mirrors[name] = (*mirrors.get(name, ()), *_strings(table, key))
+    return mirrors
 
 
 def _build_args(table: dict[str, Any]) -> dict[str, str]:

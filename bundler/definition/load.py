@@ -40,9 +40,9 @@ class Defined:
         return lines + [f"note: {note}" for note in self.notes()]
 
     def notes(self) -> list[str]:
-        """Say what a user should know of the search."""
+        """Say what a user should know before anything is fetched."""
         skipped = [f"{problem.subject} was not looked at: {_sentence(problem)}" for problem in self.scan.skipped]
-        return [*self.scan.notes, *skipped, *self._empty()]
+        return [*self.scan.notes, *skipped, *self._empty(), *self.spec.idle_mirrors()]
 
     def skipped(self) -> list[str]:
         """Name what was found by its name and could not be looked at."""

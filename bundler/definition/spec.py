@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional
@@ -11,7 +12,7 @@ from bundles.archive.manifest import check_name
 from bundles.dockerfile.images import DEFAULT_SCANNER
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
-from bundles.oci.reference import Reference
+from bundles.oci.reference import Reference, registry_name
 
 TOOLCHAIN = {
     "registry": "registry:3",
@@ -83,6 +84,8 @@ class Spec:
     """All that `bundle create` needs to know. `mirrors` maps a registry to the hosts that are tried in its stead.
 
     `recompress` says that gzip layers of base images become zstd; `zstd_level` is None for the default.
+    `foreign_layers` allows to fetch layers that are in no registry from the addresses that their manifests give, which
+    makes ordinary layers of them.
     """
 
     name: str
@@ -94,6 +97,24 @@ class Spec:
     from_daemon: tuple[FromDaemon, ...] = ()
     recompress: bool = False
     zstd_level: Optional[int] = None
+    foreign_layers: bool = False
+
+    @property
+    def registries(self) -> tuple[str, ...]:
+        """The registries that have what is asked for, by the names that `mirrors` has for them."""
+        sources = [reference for item in self.images for _, reference in item.merge]
+        names = [item.reference for item in self.images if not item.merge] + sources
+        return tuple(dict.fromkeys(registry_name(reference.registry) for reference in names))
+
+    def idle_mirrors(self) -> list[str]:
+        """Say which mirrors stand for a registry of which nothing is asked for: the name is likely mistyped."""
+        notes = []
+        for registry in self.mirrors:
+            if registry not in self.registries:
+                close = difflib.get_close_matches(registry, self.registries, 1)
+                meant = f": did you mean `{close[0]}`?" if close else ""
+                notes.append(f"the mirror for `{registry}` is not used, no image comes from there{meant}")
+        return notes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +138,7 @@ class Definition:
     from_daemon: tuple[FromDaemon, ...] = ()
     recompress: Optional[bool] = None
     zstd_level: Optional[int] = None
+    foreign_layers: Optional[bool] = None
     with_python: bool = False
     dockerfiles: tuple[Path, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -146,6 +168,21 @@ def read_images(
                 raise UsageError(f"`{text}` names no platform: expected such as {image},platform=linux/amd64")
             own[reference] = tuple(dict.fromkeys((*own.get(reference, ()), *platforms)))
     return tuple(references), own
+
+
+def mirrored(text: str) -> str:
+    """Return the registry that a mirror's key means: `docker.io`, `INDEX.docker.io` or `https://docker.io/v2/`.
+
+    Raises:
+        UsageError: it names a repository, too.
+    """
+    path = text.strip().rpartition("://")[2].partition("/")[2].strip("/")
+    name = registry_name(text.strip())
+    if not name or path not in ("", "v1", "v2"):
+        raise UsageError(
+            f"`{text}` is not a registry that can have a mirror: expected HOST[:PORT], such as {name or 'docker.io'}"
+        )
+    return name
 
 
 def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
@@ -187,7 +224,8 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     # Without bundle.toml a toolchain alone is a slip; with one it is a choice.
     if not names or (file == Definition() and not local and all(item.role != "base" for item in wanted)):
         raise UsageError("nothing to bundle: no image is named", hint="bundle create debian:12 -o offline.tar")
-    attestations = line.attestations if line.attestations is not None else bool(file.attestations)
+    # Docker 29 pulls the attestations with an image, and no image whose index names some that are not there.
+    attestations = line.attestations if line.attestations is not None else file.attestations is not False
     name = line.name or file.name or default_name
     check_name(name)
     recompress = line.recompress if line.recompress is not None else bool(file.recompress)
@@ -201,6 +239,7 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
         local,
         recompress,
         line.zstd_level or file.zstd_level,
+        bool(file.foreign_layers if line.foreign_layers is None else line.foreign_layers),
     )
 
 

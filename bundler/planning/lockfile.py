@@ -32,6 +32,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_json
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.runtime.program import own_command, quote
 
 FORMAT = 1
 
@@ -122,7 +123,7 @@ class Lock:
         if drift:
             raise UsageError(
                 f"`{self.path}` does not fit the definition any more: {'; '.join(drift)}",
-                hint=f"bundle lock -f {self.path.with_suffix('.toml')}  (what has not changed keeps its digest)",
+                hint=f"{lock_command(self.path)}  (what has not changed keeps its digest)",
             )
         return dataclasses.replace(
             spec,
@@ -173,8 +174,12 @@ class Lock:
                 raise ContentError(
                     f"`{image.reference.familiar}` is {image.root.digest}, locked is {locked.digest} with "
                     f"{_list(content.platform for content in locked.platforms)}",
-                    hint=f"bundle lock --upgrade {image.reference.familiar}",
+                    hint=self.upgrade(image.reference),
                 )
+
+    def upgrade(self, reference: Reference) -> str:
+        """Return the command that asks anew what a reference stands for."""
+        return f"{lock_command(self.path)} --upgrade {reference.familiar}"
 
     def to_bytes(self) -> bytes:
         """Return the file: the same lock always gives the same bytes."""
@@ -195,7 +200,7 @@ class Lock:
         Raises:
             UsageError: it is not one, or of a later version of the tool.
         """
-        hint = f"take it from version control again, or remove it and run: bundle lock -f {path.with_suffix('.toml')}"
+        hint = f"take it from version control again, or remove it and run: {lock_command(path)}"
         try:
             value = parse_json(data, "it")
             if value.get("lock") != FORMAT:
@@ -233,6 +238,11 @@ class Renewal:
         return self.old is None or self.new.to_bytes() != self.old.to_bytes()
 
 
+def lock_command(path: Path) -> str:
+    """Return the command that makes the lock at `path` anew."""
+    return own_command(f"lock -f {quote(path.with_suffix('.toml'))}")
+
+
 def renew(spec: Spec, old: Optional[Lock], path: Path, upgrade: Iterable[Reference], source: Source) -> Renewal:
     """Lock what is asked for at `path`, but write nothing: what `old` has keeps its digest, except for `upgrade`.
 
@@ -240,7 +250,7 @@ def renew(spec: Spec, old: Optional[Lock], path: Path, upgrade: Iterable[Referen
         UsageError: an image to upgrade is not in `old`.
         NetworkError: an image cannot be had.
     """
-    pinned = PinnedSource(source, old.without(upgrade).pins if old else {})
+    pinned = PinnedSource(source, old.without(upgrade).pins, old.upgrade) if old else PinnedSource(source, {}, str)
     plan = resolve(spec, pinned)
     return Renewal(old, Lock.of(spec, plan, pinned.found, path), plan)
 

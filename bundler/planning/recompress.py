@@ -28,7 +28,7 @@ from bundles.oci.descriptor import (
     Descriptor,
 )
 from bundles.oci.digest import Digest
-from bundles.oci.image import parse_json, parse_manifest, walk
+from bundles.oci.image import index_entries, parse_json, parse_manifest, walk
 from bundles.oci.reference import Reference
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
@@ -107,7 +107,7 @@ def recompress(
         made = in_parallel(one, layers, workers, source.cancel)
     smaller = {layer.descriptor.digest: new for layer, new in zip(layers, made) if new.size < layer.descriptor.size}
     documents = {known.digest: (known, data) for known, data in plan.documents}
-    resolved = [_Rewriting(image, plan, documents, smaller).rewrite(source) for image in plan.images]
+    resolved = [Rewriting(image, plan, documents, smaller).rewrite(source) for image in plan.images]
     result = dataclasses.replace(Plan.of(resolved), notes=plan.notes, local=plan.local)
     digests = {
         old.reference: (old.root.digest, new.root.digest)
@@ -118,7 +118,7 @@ def recompress(
 
 
 def _layers(plan: Plan) -> list[_Layer]:
-    repositories = {layer.digest: repository for layer, repository in plan.layers}
+    known = {layer.digest: (layer, repository) for layer, repository in plan.layers}
     # The archive has these anyway: beside them, smaller ones of the same content would only be more.
     stays = {
         layer.digest
@@ -136,9 +136,11 @@ def _layers(plan: Plan) -> list[_Layer]:
             config = parse_json(plan.document(manifest.config.digest), "the image config")
             diff_ids = _diff_ids(config, content.manifest.digest)
             for position, layer in enumerate(manifest.layers):
-                if layer.media_type in _OCI_NAMES and layer.digest in repositories and layer.digest not in stays:
+                if layer.media_type in _OCI_NAMES and layer.digest in known and layer.digest not in stays:
                     diff_id = diff_ids[position] if position < len(diff_ids) else None
-                    layers.setdefault(layer.digest, _Layer(layer, repositories[layer.digest], diff_id))
+                    planned, repository = known[layer.digest]
+                    described = dataclasses.replace(layer, urls=planned.urls)
+                    layers.setdefault(layer.digest, _Layer(described, repository, diff_id))
     return [layers[digest] for digest in sorted(layers)]
 
 
@@ -194,7 +196,7 @@ def _content(spool: Spool, layer: Descriptor) -> Optional[str]:
     return str(content.digest)
 
 
-class _Rewriting:
+class Rewriting:
     """One image with new layers, and so with a new manifest for each platform and a new index."""
 
     def __init__(
@@ -206,7 +208,7 @@ class _Rewriting:
     ) -> None:
         self._image, self._old = image, documents
         self._smaller = smaller if image.role == "base" else {}
-        self._repositories = {layer.digest: repository for layer, repository in plan.layers}
+        self._layers = {layer.digest: (layer, repository) for layer, repository in plan.layers}
         self._manifests = {content.manifest.digest for content in image.platforms}
         self._documents: dict[Descriptor, bytes] = {}
         self._moved: dict[Digest, Descriptor] = {}
@@ -234,7 +236,8 @@ class _Rewriting:
         known = {descriptor.digest: data for descriptor, data in self._documents.items()}
         for blob, _ in walk(root, lambda item: known[item.digest], lambda item: item.digest in known):
             if blob.digest not in known:
-                yield blob.plain, self._repositories.get(blob.digest, self._image.reference)
+                planned, repository = self._layers.get(blob.digest, (blob.plain, self._image.reference))
+                yield dataclasses.replace(blob.plain, urls=planned.urls), repository
 
     def _document(self, descriptor: Descriptor) -> Descriptor:
         """Take over a document and all below it; gives its descriptor as it is now."""
@@ -264,6 +267,7 @@ class _Rewriting:
             new = self._smaller.get(Digest(layer["digest"]))
             if new is not None:
                 layer.update(new.to_json())
+                layer.pop("urls", None)  # they lead to the old one
             else:
                 layer["mediaType"] = _OCI_NAMES.get(layer["mediaType"], layer["mediaType"])
         return dump(value)
@@ -277,9 +281,9 @@ class _Rewriting:
         value = json.loads(data)
         kept: list[dict[str, Any]] = []
         moved: dict[str, str] = {}
-        for child in value["manifests"]:
-            described = Descriptor.from_json(child)
-            if self._is_ours(described):
+        for child, entry in zip(value["manifests"] or (), index_entries(data)):
+            described = entry.descriptor
+            if described and self._is_ours(described):
                 new = self._document(described)
                 moved[child["digest"]] = str(new.digest)
                 kept.append({**child, "mediaType": new.media_type, "digest": str(new.digest), "size": new.size})

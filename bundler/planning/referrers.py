@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Optional
 
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources.source import Source
@@ -18,8 +18,9 @@ from bundles.archive.manifest import Image, PlatformContent
 from bundles.errors import ContentError, UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import MAX_CONFIG_SIZE, parse_index, parse_manifest
+from bundles.oci.image import MAX_CONFIG_SIZE, index_entries, parse_index, parse_json, parse_manifest
 from bundles.oci.reference import Reference
+from bundles.registry.read import digest_or_none
 from bundles.runtime.workers import in_parallel
 
 _COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
@@ -76,9 +77,8 @@ def with_referrers(plan: Plan, source: Source) -> Plan:
         if not subjects:
             break
     names = {image.reference for image in plan.images}
-    return plan.and_also(
-        [each for reference, each in sorted(found.items(), key=_name) if reference not in names], notes
-    )
+    more = [each for reference, each in sorted(found.items(), key=_name) if reference not in names]
+    return plan.and_also(more, notes)
 
 
 def _name(item: tuple[Reference, Resolved]) -> str:
@@ -105,10 +105,18 @@ def _attached(subject: _Subject, source: Source) -> Iterator[Resolved]:
     reference = subject.tagged(base)
     listed = source.referrers(subject.repository, subject.digest)
     tagged = source.find_manifest(reference)
+    # GitLab keeps the image itself under this tag.
+    if tagged and (tagged[0].digest == subject.digest or not tagged[0].is_index):
+        tagged = None
+    lists = (*listed, *([tagged[1]] if tagged else []))
     entries: dict[Digest, Mapping[str, Any]] = {}
-    for data in (*listed, *([tagged[1]] if tagged and tagged[0].is_index else [])):
-        for child, value in zip(parse_index(data), json.loads(data)["manifests"]):
-            entries.setdefault(child.digest, value)
+    for entry in (entry for data in lists for entry in index_entries(data)):
+        if entry.descriptor:
+            entries.setdefault(entry.descriptor.digest, entry.value)
+    found = _found(subject, map(Descriptor.from_json, entries.values()), source)
+    for descriptor, data in found:
+        if _subject_of(data) != subject.digest:
+            del entries[descriptor.digest]
     if not entries:
         return
     if tagged and {child.digest for child in parse_index(tagged[1])} == set(entries):
@@ -117,7 +125,13 @@ def _attached(subject: _Subject, source: Source) -> Iterator[Resolved]:
         listing = [entries[digest] for digest in sorted(entries)]
         data = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listing}, indent=3).encode()
         root = Descriptor.of(OCI_INDEX, data)
-    yield _resolved(reference, root, data, _found(subject, parse_index(data), source), source)
+    yield _resolved(reference, root, data, [each for each in found if each[0].digest in entries], source)
+
+
+def _subject_of(data: bytes) -> Optional[Digest]:
+    """Return which manifest another one says that it is about."""
+    subject = parse_json(data, "the manifest").get("subject")
+    return digest_or_none(str(subject.get("digest"))) if isinstance(subject, dict) else None
 
 
 def _found(subject: _Subject, children: Iterable[Descriptor], source: Source) -> list[tuple[Descriptor, bytes]]:

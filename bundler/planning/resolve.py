@@ -9,7 +9,7 @@ from typing import Optional, Union
 
 from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.plan import Plan, Resolved
-from bundler.sources.source import Source
+from bundler.sources.source import BlobRequest, Source
 from bundles.archive.manifest import Image, PlatformContent
 from bundles.errors import (
     AuthenticationError,
@@ -30,12 +30,15 @@ from bundles.oci.descriptor import (
 from bundles.oci.digest import Digest
 from bundles.oci.image import (
     MAX_CONFIG_SIZE,
+    Entry,
     config_platform,
+    index_entries,
     parse_index,
     parse_manifest,
 )
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.registry.urls import Origin, is_address
 from bundles.runtime.sizes import human_size
 from bundles.runtime.workers import in_parallel
 
@@ -59,7 +62,7 @@ def resolve(spec: Spec, source: Source) -> Plan:
 
     def attempt(wanted: ImageRequest) -> Union[Resolved, BundleError]:
         try:
-            return _Resolution(wanted, source, spec.attestations).resolve()
+            return _Resolution(wanted, source, spec).resolve()
         except UsageError as error:  # a document that no registry should serve
             return ContentError(error.message, hint=error.hint)
         except BundleError as error:
@@ -101,10 +104,17 @@ def _decision(wanted: ImageRequest, cost: int) -> str:
 
 
 def _all_together(failures: Sequence[tuple[ImageRequest, BundleError]], count: int) -> NetworkError:
-    problems: list[Problem] = []
+    alike: dict[tuple[str, Optional[str]], list[str]] = {}
     for wanted, error in failures:
         subject = f"{wanted.reference.familiar} ({wanted.role})" if wanted.role != "base" else wanted.reference.familiar
-        problems.append(error.as_problem(subject))
+        cause = error.cause if isinstance(error, NetworkError) else None
+        alike.setdefault((cause or error.message, error.hint), []).append(subject)
+    # What stops several images in the same way is said once; alone, an image's own words say more.
+    own = {error.cause: error.message for _, error in failures if isinstance(error, NetworkError) and error.cause}
+    problems = [
+        Problem(", ".join(subjects), cause if len(subjects) > 1 else own.get(cause, cause), hint)
+        for (cause, hint), subjects in alike.items()
+    ]
     kinds = {type(error) for _, error in failures}
     kind = kinds.pop() if len(kinds) == 1 else NetworkError
     if kind not in (NotFoundError, AuthenticationError, ContentError):
@@ -115,14 +125,15 @@ def _all_together(failures: Sequence[tuple[ImageRequest, BundleError]], count: i
 class _Resolution:
     """The resolution of one image."""
 
-    def __init__(self, wanted: ImageRequest, source: Source, attestations: bool) -> None:
+    def __init__(self, wanted: ImageRequest, source: Source, spec: Spec) -> None:
         self._wanted = wanted
         self._source = source
-        self._attestations = attestations
+        self._attestations, self._foreign = spec.attestations, spec.foreign_layers
         self._documents: dict[Descriptor, bytes] = {}
         self._layers: dict[Descriptor, Reference] = {}
         self._notes: list[str] = []
         self._opened: set[Digest] = set()
+        self._odd: list[str] = []
 
     def resolve(self) -> Resolved:
         wanted = self._wanted
@@ -131,7 +142,7 @@ class _Resolution:
             sparse = False
         else:
             root, data = self._source.manifest(wanted.reference)
-            platforms, sparse = self._select(wanted.reference, root, data, wanted.platforms)
+            platforms, sparse = self._select(wanted.reference, root, data, wanted.platforms, self._attestations)
         image = Image(
             wanted.reference,
             wanted.role,
@@ -149,7 +160,8 @@ class _Resolution:
         for platform, reference in self._wanted.merge:
             try:
                 root, data = self._source.manifest(reference)
-                contents += self._select(reference, root, data, (platform,))[0]
+                # The new index names images only.
+                contents += self._select(reference, root, data, (platform,), False)[0]
             except BundleError as error:
                 problems.append(error.as_problem(f"{reference.familiar} for {platform}"))
         if problems:
@@ -170,9 +182,9 @@ class _Resolution:
         return root, contents
 
     def _select(
-        self, reference: Reference, root: Descriptor, data: bytes, platforms: Sequence[Platform]
+        self, reference: Reference, root: Descriptor, data: bytes, platforms: Sequence[Platform], attested: bool
     ) -> tuple[list[PlatformContent], bool]:
-        """Take the wanted platforms of an image; also whether its index is then sparse."""
+        """Take the wanted platforms, `attested` with their attestations; also whether the index is then sparse."""
         self._documents[root] = data
         if root.is_manifest:
             content = self._take(reference, root, data)
@@ -181,9 +193,9 @@ class _Resolution:
             return [content], False
         offered: dict[Platform, Descriptor] = {}
         attestations: list[Descriptor] = []
-        self._opened = {root.digest}
+        self._opened, self._odd = {root.digest}, []
         left_out = self._survey(reference, data, offered, attestations)
-        chosen = _match(platforms, list(offered), self._wanted)
+        chosen = _match(platforms, list(offered), self._wanted, self._odd)
         self._notes += [
             f"{reference.familiar}: {platform} is served by {match}"
             for platform, match in zip(platforms, chosen)
@@ -194,8 +206,7 @@ class _Resolution:
             contents.append(self._fetch(reference, offered[match], match))
         taken = {content.manifest.digest for content in contents}
         for attestation in attestations:
-            if self._attestations and attestation.attests in taken:
-                self._fetch(reference, attestation, None)
+            if attested and attestation.attests in taken and self._fetch_attestation(reference, attestation):
                 taken.add(attestation.digest)
         self._drop_empty_indexes(root, taken)
         everything = {leaf.digest for leaf in (*offered.values(), *attestations)}
@@ -211,7 +222,8 @@ class _Resolution:
     ) -> bool:
         """Collect the leaves of an index and of the indexes inside it; True when some leaf can never be chosen.
 
-        Each index is opened once, however often it is listed.
+        Each index is opened once, however often it is listed. What is not understood, or not there, is no failure as
+        long as nobody needs it: `_odd` has the reasons.
 
         Raises:
             UsageError: they are nested too deeply.
@@ -219,23 +231,44 @@ class _Resolution:
         if depth > _MAX_DEPTH:
             raise UsageError(f"the index has more than {_MAX_DEPTH} levels of indexes inside")
         left_out = False
-        for child in parse_index(data):
-            if child.is_attestation:
+        for entry in index_entries(data):
+            child = entry.descriptor
+            if child is None:
+                self._odd.append(_odd(entry))
+                left_out = True
+            elif child.is_attestation:
                 attestations.append(child)
-            elif child.is_index:
-                if child.digest not in self._opened:
-                    self._opened.add(child.digest)
-                    nested, raw = self._child(reference, child)
-                    self._documents[nested] = raw
-                    left_out |= self._survey(reference, raw, offered, attestations, depth + 1)
-            elif child.is_manifest:
-                platform = child.platform or self._config_platform(reference, child)
-                left_out |= platform is None or platform in offered
-                if platform is not None:
-                    offered.setdefault(platform, child)
+            elif child.is_index or child.is_manifest:
+                try:
+                    left_out |= self._consider(reference, child, offered, attestations, depth)
+                except (NotFoundError, ContentError, UsageError) as error:
+                    self._odd.append(error.message)
+                    left_out = True
             else:
                 left_out = True
         return left_out
+
+    def _consider(
+        self,
+        reference: Reference,
+        child: Descriptor,
+        offered: dict[Platform, Descriptor],
+        attestations: list[Descriptor],
+        depth: int,
+    ) -> bool:
+        """Collect what one entry of an index offers; True when it is something that can never be chosen."""
+        if child.is_index:
+            if child.digest in self._opened:
+                return False
+            self._opened.add(child.digest)
+            nested, raw = self._child(reference, child)
+            self._documents[nested] = raw
+            return self._survey(reference, raw, offered, attestations, depth + 1)
+        platform = child.platform or self._config_platform(reference, child)
+        if platform is None or platform in offered:
+            return True
+        offered[platform] = child
+        return False
 
     def _drop_empty_indexes(self, root: Descriptor, taken: set[Digest]) -> None:
         """Forget nested indexes of which nothing was taken."""
@@ -279,6 +312,17 @@ class _Resolution:
         self._documents[descriptor] = data
         return self._take(reference, descriptor, data, platform)
 
+    def _fetch_attestation(self, reference: Reference, attestation: Descriptor) -> bool:
+        """Fetch an attestation; False when the registry, perhaps a copy that somebody made, has the image only."""
+        try:
+            descriptor, data = self._child(reference, attestation)
+        except NotFoundError:
+            self._notes.append(f"{reference.familiar}: its attestation {attestation.digest} is not there")
+            return False
+        self._documents[descriptor] = data
+        self._take(reference, descriptor, data)
+        return True
+
     def _take(
         self, reference: Reference, descriptor: Descriptor, data: bytes, platform: Optional[Platform] = None
     ) -> PlatformContent:
@@ -291,22 +335,60 @@ class _Resolution:
         else:
             self._layers[manifest.config.plain] = reference
         for layer in manifest.layers:
-            self._layers[layer.plain] = reference
+            placed = self._place(reference, layer) if layer.urls or layer.is_foreign else layer.plain
+            self._layers[placed] = reference
         size = manifest.config.size + sum({layer.digest: layer.size for layer in manifest.layers}.values())
         return PlatformContent(platform, descriptor.plain, size)
 
+    def _place(self, reference: Reference, layer: Descriptor) -> Descriptor:
+        """Return a layer that may be at other addresses only, with these when its registry does not have it.
 
-def _match(wanted: Sequence[Platform], offered: Sequence[Platform], image: ImageRequest) -> list[Platform]:
+        Raises:
+            ContentError: it is nowhere else, or nobody allowed to fetch it from there.
+        """
+        urls = tuple(url for url in layer.urls if is_address(url))
+        origins = ", ".join(dict.fromkeys(f"`{Origin.of(url).host_port}`" for url in urls)) or "no usable address"
+        name = reference.familiar
+        try:
+            with self._source.open_blob(BlobRequest(reference, layer.plain)):
+                pass
+        except NotFoundError:
+            if not self._foreign or not urls:
+                raise ContentError(
+                    f"the layer {layer.digest} of `{name}` is not in its registry, only at {origins}",
+                    hint="--foreign-layers fetches it from there; see whether its licence lets you" if urls else None,
+                ) from None
+            self._notes.append(f"{name}: a layer of {human_size(layer.size)} comes from {origins}, not from a registry")
+            return dataclasses.replace(layer.plain, urls=urls)
+        if not self._foreign:
+            self._notes.append(
+                f"{name}: a layer of {human_size(layer.size)} has a type or addresses of its own: registries may "
+                "refuse the image, and BuildKit asks these first; --foreign-layers makes an ordinary layer of it"
+            )
+        return layer.plain
+
+
+def _odd(entry: Entry) -> str:
+    """Say what an entry is of that is not understood, and why it is not."""
+    value = entry.value if isinstance(entry.value, dict) else {}
+    platform = Platform.from_json(value.get("platform"))
+    return f"{platform or 'an entry'} cannot be used, {entry.problem}"
+
+
+def _match(
+    wanted: Sequence[Platform], offered: Sequence[Platform], image: ImageRequest, odd: Sequence[str] = ()
+) -> list[Platform]:
     """Choose the offered platform for each wanted one.
 
     Raises:
-        NotFoundError: for some there is none.
+        NotFoundError: for some there is none; the message has what is odd besides.
     """
     matches = [platform.best_of(offered) for platform in wanted]
     missing = [str(platform) for platform, match in zip(wanted, matches) if match is None]
     if missing:
+        has = ", ".join(map(str, offered)) or "no platform at all"
         raise NotFoundError(
-            f"has no {' and no '.join(missing)}: it has {', '.join(map(str, offered)) or 'no platform at all'}",
+            "; ".join((f"has no {' and no '.join(missing)}: it has {has}", *list(odd)[:3])),
             hint=_way_out(image, [platform for platform, match in zip(wanted, matches) if match is not None]),
         )
     return [match for match in matches if match is not None]

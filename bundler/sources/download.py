@@ -11,8 +11,10 @@ from bundles.errors import ContentError, NetworkError, TooSlowError, Unavailable
 from bundles.registry.auth import pull_scope
 from bundles.registry.connections import Response
 from bundles.registry.transport import Transport
+from bundles.registry.web_page import refuse_web_page
 
 _SKIP = 1 << 20
+_PAGE = 4096
 # How much must come before an endpoint is forgiven that it was too slow.
 _PROGRESS = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes\s+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.ASCII)
@@ -23,7 +25,7 @@ class Download(BlobStream):
 
     A connection that breaks is replaced, with a Range request for the rest. An endpoint that breaks `attempts` times
     in a row without a byte in between, is as often too slow, or cannot be asked any more, hands over to the next, in
-    mid-blob.
+    mid-blob. The addresses that a descriptor has itself come after all endpoints; they get no login.
 
     Raises:
         NetworkError: no endpoint has it; from `readinto`, none has the rest.
@@ -33,7 +35,9 @@ class Download(BlobStream):
         self._transport, self._mirrors = transport, mirrors
         self._repository, self._descriptor = request.repository, request.descriptor
         self._position = request.offset
-        self._waiting = list(mirrors.of(request.repository.registry, request.avoid))
+        registry = request.repository.registry
+        others = (Endpoint(registry, url=url) for url in request.descriptor.urls)
+        self._waiting = [*mirrors.of(registry, request.avoid), *(each for each in others if each not in request.avoid)]
         self._failures: dict[Endpoint, NetworkError] = {}
         self._tries = 0
         self._slow = self._since_slow = 0
@@ -90,7 +94,7 @@ class Download(BlobStream):
         if self._tries >= self._transport.attempts:
             self._drop(error)
         else:
-            self._transport.pause(self._tries, error)
+            self._transport.pause(self._waiting[0].host, self._tries, error)
 
     def _drop(self, error: NetworkError) -> None:
         endpoint = self._waiting.pop(0)
@@ -122,12 +126,13 @@ class Download(BlobStream):
         response = self._transport.request(
             "GET",
             endpoint.host,
-            f"/v2/{name}/blobs/{self._descriptor.digest}",
+            endpoint.url or f"/v2/{name}/blobs/{self._descriptor.digest}",
             scope=pull_scope(name),
             headers={"Range": f"bytes={position}-{size - 1}"} if position else {},
             expect=frozenset({200, 206} if position else {200}),
         )
         try:
+            self._check_page(response)
             self._check(response)
         except NetworkError:
             response.close()
@@ -135,6 +140,14 @@ class Download(BlobStream):
         # A server without ranges sends everything again.
         self._to_skip = position if response.status == 200 else 0
         return response
+
+    def _check_page(self, response: Response) -> None:
+        """Refuse a web page, unless what is sent as one is as long as the blob."""
+        left = self._descriptor.size - (self._position if response.status == 206 else 0)
+        if response.length != left and response.headers.get("Content-Type", "").startswith("text/html"):
+            what = f"the blob {self._descriptor.digest}"
+            refuse_web_page(response.url, response.headers, response.read(_PAGE), what)
+            raise ContentError(f"{response.action}: sent text/html, in the place of {what}")
 
     def _check(self, response: Response) -> None:
         """Refuse an answer that is not the rest of this blob, before any of it is used."""

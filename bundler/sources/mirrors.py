@@ -17,6 +17,8 @@ from bundles.errors import (
     UnreachableError,
     UsageError,
 )
+from bundles.oci.reference import registry_name
+from bundles.registry.urls import describe
 
 _HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?", re.ASCII)
 _PREFIX = re.compile(r"[a-z0-9][a-z0-9._/-]*", re.ASCII)
@@ -37,14 +39,17 @@ class Mirrors:
     """
 
     def __init__(self, mirrors: Mapping[str, Sequence[str]]) -> None:
-        self._endpoints = {registry: tuple(map(Endpoint.parse, texts)) for registry, texts in mirrors.items() if texts}
+        self._endpoints = {
+            registry_name(registry): tuple(map(Endpoint.parse, texts)) for registry, texts in mirrors.items() if texts
+        }
         self._lock = threading.Lock()
         self._down: dict[Endpoint, NetworkError] = {}
 
     def of(self, registry: str, avoid: Iterable[Endpoint] = ()) -> tuple[Endpoint, ...]:
         """Return all endpoints of a registry but those to avoid."""
         unwanted = frozenset(avoid)
-        return tuple(each for each in self._endpoints.get(registry, (Endpoint(registry),)) if each not in unwanted)
+        endpoints = self._endpoints.get(registry_name(registry), (Endpoint(registry),))
+        return tuple(each for each in endpoints if each not in unwanted)
 
     def failure_of(self, endpoint: Endpoint) -> Optional[NetworkError]:
         """Return why the endpoint is not worth asking again in this run, or None when it is."""
@@ -69,7 +74,9 @@ def all_failed(what: str, failures: Mapping[Endpoint, NetworkError]) -> NetworkE
         message = f"{what}: {telling.message}"
     else:
         message = f"{what}: " + "; ".join(f"from {endpoint}: {error.message}" for endpoint, error in failures.items())
-    return kind(message, hint=telling.hint, status=telling.status, codes=telling.codes)
+    causes = [error.cause for error in errors if error.cause]
+    cause = "; ".join(dict.fromkeys(causes)) if len(causes) == len(errors) else None
+    return kind(message, hint=telling.hint, status=telling.status, codes=telling.codes, cause=cause)
 
 
 def _kind(errors: Sequence[NetworkError]) -> type[NetworkError]:
@@ -86,10 +93,11 @@ def _kind(errors: Sequence[NetworkError]) -> type[NetworkError]:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Endpoint:
-    """A host to ask, and what comes before the repository there."""
+    """A host to ask, and what comes before the repository there; or the address of one blob, see `Descriptor.urls`."""
 
     host: str
     prefix: str = ""
+    url: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
@@ -113,4 +121,6 @@ class Endpoint:
         return f"{self.prefix}/{repository}" if self.prefix else repository
 
     def __str__(self) -> str:
+        if self.url:
+            return describe("", self.url).strip()
         return f"{self.host}/{self.prefix}" if self.prefix else self.host

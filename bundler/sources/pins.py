@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bundler.sources.source import Source, SourceAround
 from bundles.errors import NotFoundError
@@ -16,12 +16,12 @@ from bundles.oci.reference import Reference
 class PinnedSource(SourceAround):
     """A source in which references stand for the digests that a lock gives them. Thread-safe.
 
-    `found` is what each reference that was asked for stood for.
+    `found` is what each reference that was asked for stood for. `upgrade` gives the command that moves a pin.
     """
 
-    def __init__(self, source: Source, pins: Mapping[Reference, Digest]) -> None:
+    def __init__(self, source: Source, pins: Mapping[Reference, Digest], upgrade: Callable[[Reference], str]) -> None:
         super().__init__(source)
-        self._pins = pins
+        self._pins, self._upgrade = pins, upgrade
         self._lock = threading.Lock()
         self._found: dict[Reference, Digest] = {}
 
@@ -40,7 +40,7 @@ class PinnedSource(SourceAround):
                 raise
             raise NotFoundError(
                 f"`{reference.familiar}` is locked as {pin}, which is no longer there: {error.message}",
-                hint=f"bundle lock --upgrade {reference.familiar}",
+                hint=self._upgrade(reference),
                 status=error.status,
                 codes=error.codes,
             ) from None

@@ -10,7 +10,7 @@ from typing import Optional
 from bundler.sources.download import Download
 from bundler.sources.mirrors import Endpoint, Mirrors, all_failed
 from bundler.sources.source import BlobRequest, BlobStream, Source
-from bundles.errors import NetworkError, NotFoundError
+from bundles.errors import NetworkError, NotFoundError, UnavailableError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
@@ -31,6 +31,9 @@ class RegistrySource(Source):
     def __init__(self, transport: Transport, mirrors: Mapping[str, Sequence[str]]) -> None:
         self._transport = transport
         self._mirrors = Mirrors(mirrors)
+        self._refusals: dict[Endpoint, NetworkError] = {}
+        self._useless: dict[Endpoint, NetworkError] = {}
+        self._useful: set[Endpoint] = set()
 
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         try:
@@ -48,15 +51,33 @@ class RegistrySource(Source):
             return None
 
     def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
-        # Most registries that lack such lists say so with 404.
+        # Most registries that lack such lists say so with 404; others in all ways that there are.
         for endpoint in self._mirrors.of(repository.registry):
             name = endpoint.repository(repository.repository)
             try:
                 return fetch_referrers(self._transport, endpoint.host, name, digest)
+            except UnavailableError:
+                raise
             except NetworkError as error:
-                if error.status not in (400, 404, 405):
+                if error.status is None:
                     raise
+                if error.status not in (400, 404, 405):
+                    self._refusals.setdefault(endpoint, error)
         return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        useless = [
+            f"the mirror {endpoint} served nothing: {error.cause or error.message}"
+            for endpoint, error in sorted(self._useless.copy().items(), key=_first)
+            if endpoint not in self._useful
+        ]
+        unlisted = [
+            f"{endpoint} does not list what is attached to images ({error.cause or error.message}): only what has a "
+            "tag was found"
+            for endpoint, error in sorted(self._refusals.copy().items(), key=_first)
+        ]
+        return (*useless, *unlisted)
 
     def _manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         failures: dict[Endpoint, NetworkError] = {}
@@ -67,10 +88,16 @@ class RegistrySource(Source):
                 continue
             name = endpoint.repository(reference.repository)
             try:
-                return fetch_manifest(self._transport, endpoint.host, name, reference.selector)
+                found = fetch_manifest(self._transport, endpoint.host, name, reference.selector)
             except NetworkError as error:
                 self._mirrors.note(endpoint, error)
                 failures[endpoint] = error
+                continue
+            # Where the next one had to help out, this is the mirror's fault and not that of a mistyped name.
+            for other, failure in failures.items():
+                self._useless.setdefault(other, failure)
+            self._useful.add(endpoint)
+            return found
         raise all_failed(f"cannot get `{reference.familiar}`", failures)
 
     def open_blob(self, request: BlobRequest) -> BlobStream:
@@ -104,6 +131,10 @@ class RegistrySource(Source):
             self._transport, endpoint.host, path, "tags", scope=pull_scope(name), pages=_TAG_PAGES, retry=False
         )
         return list(tags)
+
+
+def _first(item: tuple[Endpoint, NetworkError]) -> Endpoint:
+    return item[0]
 
 
 def _amend(failure: NotFoundError, more: str, hint: Optional[str] = None) -> NotFoundError:

@@ -72,6 +72,11 @@ class Source(abc.ABC):
         """
         return ()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the answers so far."""
+        return ()
+
     @abc.abstractmethod
     def open_blob(self, request: BlobRequest) -> BlobStream:
         """Begin to read a blob; the caller closes the stream and verifies the digest.
@@ -121,6 +126,10 @@ class SourceAround(Source):
 
     def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
         return self._source.referrers(repository, digest)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._source.notes
 
     def open_blob(self, request: BlobRequest) -> BlobStream:
         return self._source.open_blob(request)

@@ -49,6 +49,7 @@ from bundles.runtime.filesystem import (
     replace_file,
     sync_directory,
 )
+from bundles.runtime.program import quote
 from bundles.runtime.signals import held
 from bundles.runtime.sizes import human_size
 
@@ -176,7 +177,6 @@ class ArchiveWriter(Closeable):
         self.layers = tuple(blob for blob in contents.manifest.blobs if blob.digest not in contents.documents)
         paths, sizes = names_and_sizes(path, self.layout, split)
         check_directory(path)
-        _check_limit(path, sizes)
         self.journal = Journal(journal_of(path), self.digest, ",".join(map(str, sizes)))
         try:
             if not self.journal.renaming:
@@ -309,19 +309,20 @@ def check_directory(path: Path) -> None:
             raise UsageError(f"the name `{path.name[:40]}...` is too long", hint="choose another -o FILE") from None
         raise
     if path.is_dir():
-        raise UsageError(f"`{path}` is a directory", hint=f"name a file: -o {path / 'offline.tar'}")
+        raise UsageError(f"`{path}` is a directory", hint=f"name a file: -o {quote(path / 'offline.tar')}")
     if path.exists() and not path.is_file():
         raise UsageError(f"`{path}` is a device, a pipe or a socket", hint="name a file: -o offline.tar")
     if not path.parent.is_dir():
-        raise UsageError(f"the directory `{path.parent}` does not exist", hint=f"mkdir -p {path.parent}")
+        raise UsageError(f"the directory `{path.parent}` does not exist", hint=f"mkdir -p {quote(path.parent)}")
     if not path.name.isprintable():
         raise UsageError(f"the name {path.name!a} has letters that cannot be printed", hint="choose another -o FILE")
     if path.with_name(path.name + ".sha256").is_dir():
         raise UsageError(f"`{path}.sha256` is a directory, and the checksums go there", hint="choose another -o FILE")
 
 
-def _check_limit(path: Path, sizes: Sequence[int]) -> None:
-    """Refuse a file that its file system cannot hold."""
+def check_limit(path: Path, layout: Layout, split: Optional[int]) -> None:
+    """Raise UsageError when the file system of `path` cannot hold a file of the archive's, or of a part's, size."""
+    _, sizes = names_and_sizes(path, layout, split)
     limit = largest_file(path.parent)
     if limit is not None and max(sizes) > limit:
         raise UsageError(
@@ -337,12 +338,12 @@ def _check_target(path: Path, split: bool) -> None:
     if split and path.exists():
         raise UsageError(
             f"`{path}` is there, and parts beside it could be taken for it",
-            hint=f"choose another -o FILE, or rm {path}",
+            hint=f"choose another -o FILE, or rm {quote(path)}",
         )
     if parts and not split:
         raise UsageError(
             f"`{parts[0]}` is there, and the whole beside it could be taken for it",
-            hint=f"choose another -o FILE, or rm {path}.???",
+            hint=f"choose another -o FILE, or rm {quote(path)}.???",
         )
     if parts and not begins_an_archive(parts[0]):
         raise _not_replaced(parts[0])

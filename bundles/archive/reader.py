@@ -43,9 +43,10 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, parse_manifest, walk
 from bundles.oci.reference import Reference
 from bundles.runtime.closeable import Closeable
+from bundles.runtime.program import quote
 
 CHUNK = 1 << 20
-_COPY_AGAIN = "copy the archive again from where it was created, and compare: sha256sum -c {name}.sha256"
+_COPY_AGAIN = "copy the archive again from where it was created, and compare"
 
 
 class BlobReader:
@@ -176,7 +177,7 @@ class Archive(Closeable):
     @property
     def _copy_again(self) -> str:
         name = self.volume.paths[0].name
-        return _COPY_AGAIN.format(name=name[:-4] if self._is_split else name)
+        return f"{_COPY_AGAIN}: sha256sum -c {quote(name[:-4] if self._is_split else name)}.sha256"
 
     def incomplete(self) -> IncompleteArchiveError:
         """Return the error for an archive whose end is missing, naming the images that suffer."""

@@ -32,8 +32,7 @@ def sign(data: bytes, key: Path) -> bytes:
         UsageError: the key cannot be used.
         BundleError: ssh-keygen is missing.
     """
-    if not key.is_file():
-        raise UsageError(f"`{key}` is not a key file", hint="ssh-keygen -t ed25519 -f KEY makes one")
+    check_key(key)
     try:
         done = _ssh_keygen(["-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE], data)
     except HostError as error:
@@ -43,6 +42,12 @@ def sign(data: bytes, key: Path) -> bytes:
             f"`{key}` cannot sign: {_said(done)}", hint="give an SSH private key whose passphrase you know"
         )
     return done.stdout.ljust(SIGNATURE_SIZE, b"\n")
+
+
+def check_key(key: Path) -> None:
+    """Raise UsageError when there is no such key: said before anything is fetched that it is to sign."""
+    if not key.is_file():
+        raise UsageError(f"`{key}` is not a key file", hint="ssh-keygen -t ed25519 -f KEY makes one")
 
 
 def is_well_formed(entry: bytes) -> bool:

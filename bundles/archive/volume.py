@@ -12,7 +12,15 @@ from typing import Optional
 
 from bundles.archive.layout import BLOCK, Layout, header
 from bundles.archive.parts import find, part_name
-from bundles.errors import ArchiveError, DamagedArchiveError, IncompleteArchiveError, Problem, ReadError, reason
+from bundles.errors import (
+    ArchiveError,
+    DamagedArchiveError,
+    IncompleteArchiveError,
+    Problem,
+    ReadError,
+    UsageError,
+    reason,
+)
 from bundles.oci.digest import Digest
 from bundles.runtime.closeable import Closeable
 
@@ -100,6 +108,8 @@ class Volume(Closeable):
 def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        raise UsageError(f"`{path}` is not there", hint=_ANOTHER_PATH) from None
     except OSError as error:
         raise ArchiveError(f"`{path}` cannot be opened: {reason(error)}", hint=_ANOTHER_PATH) from None
 

@@ -6,6 +6,7 @@ the program inside an archive, which has no `bundler`, simply has no `create`.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import importlib.util
@@ -20,14 +21,16 @@ from typing import Optional
 import click
 
 import bundles
+from bundles.cli.output import show, show_error
 from bundles.errors import BundleError, DiskFullError, UsageError, reason
-from bundles.runtime.program import program_name
+from bundles.runtime.program import own_command, program_name
 from bundles.runtime.signals import Interruption, explained
 
 # name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
 _COMMANDS = {
     "create": ("bundler.commands.create:create", "Write an archive from registries (needs internet, no Docker)."),
     "lock": ("bundler.commands.lock:lock", "Write bundle.lock: the digest that each image stands for."),
+    "record": ("bundler.commands.record:record", "Build once with Docker, and write down what the network gave."),
     "install": ("installer.commands.install:install", "Turn an archive into a registry and a builder on this host."),
     "want": ("installer.commands.want:want", "Write down what this host's registry holds, for a delta."),
     "upgrade": ("installer.commands.upgrade:upgrade", "Install a newer archive over what is installed here."),
@@ -68,6 +71,17 @@ class _Commands(click.Group):
         module, _, name = _COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[Optional[str], Optional[click.Command], list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            names = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            meant = f"did you mean `{names[0]}`?" if names else f"expected one of {', '.join(self.list_commands(ctx))}"
+            hint = own_command(names[0] if names else "--help")
+            raise UsageError(f"there is no command `{args[0]}`: {meant}", hint=hint) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for package, title in _SIDES.items():
@@ -136,14 +150,12 @@ def _explained(error: BaseException) -> BundleError:
             f"{place} failed: {reason(error)}",
             hint="see whether it is still there and can be written, then run the same command again; it goes on",
         )
-    click.echo("".join(traceback.format_exception(type(error), error, error.__traceback__)), err=True)
+    show_error("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     return BundleError(f"a defect in this program: {type(error).__name__}: {error}", hint="report the lines above")
 
 
 def _report(error: BundleError, arguments: list[str]) -> int:
-    # What an archive or a registry says goes to a terminal, which must not take orders from it.
-    text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in str(error))
-    click.echo(f"error: {text}", err=True)
+    show_error(f"error: {error}")
     if "--json" in arguments:
-        click.echo(json.dumps({"error": error.to_json()}, indent=2))
+        show(json.dumps({"error": error.to_json()}, indent=2))
     return error.exit_code

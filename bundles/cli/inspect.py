@@ -11,7 +11,7 @@ from bundles.archive.manifest import Image
 from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument
-from bundles.cli.output import Output, common_options
+from bundles.cli.output import Output, OutputFile, common_options
 from bundles.runtime.filesystem import write_whole
 from bundles.runtime.sizes import human_size
 
@@ -42,9 +42,7 @@ def verify(archive: ArchiveArgument, output: Output) -> None:
 
 @click.command()
 @archive_argument(signers=True)
-@click.option(
-    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a packing list to read, print and approve."
-)
+@click.option("--html", type=OutputFile(), metavar="FILE", help="Write a packing list to read, print and approve.")
 @common_options
 def inspect(archive: ArchiveArgument, html: Optional[Path], output: Output) -> None:
     """Show what is inside ARCHIVE: images, platforms, digests and sizes."""

@@ -15,8 +15,22 @@ import click
 
 from bundles.errors import BundleError, UsageError, reason
 from bundles.runtime.progress import Progress, ProgressLog, for_stderr
+from bundles.runtime.terminal import printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class OutputFile(click.Path):
+    """A file that a command writes; `-` is none, since results go to stdout and these are not results."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+        self.name = "file"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
+        if str(value) == "-":
+            self.fail("`-` is not a file, and stdout is not written to here: expected the name of one", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +42,22 @@ class Output:
 
     def result(self, document: dict[str, Any], text: str) -> None:
         """Print the result, as `document` for programs or as `text` for people."""
-        click.echo(json.dumps(document, indent=2) if self.json else text)
+        show(json.dumps(document, indent=2) if self.json else text)
+
+
+def show(text: str) -> None:
+    """Write to stdout."""
+    click.echo(printable(text))
+
+
+def show_error(text: str) -> None:
+    """Write to stderr."""
+    click.echo(printable(text), err=True)
+
+
+def ask(question: str) -> bool:
+    """Put a yes-or-no question to the person at the terminal."""
+    return bool(click.confirm(printable(question), err=True))
 
 
 def common_options(function: _F) -> Callable[..., Any]:
@@ -36,9 +65,7 @@ def common_options(function: _F) -> Callable[..., Any]:
 
     @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
     @click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
-    @click.option(
-        "--log-file", type=click.Path(dir_okay=False, path_type=Path), help="Append all messages, with times, to FILE."
-    )
+    @click.option("--log-file", type=OutputFile(), help="Append all messages, with times, to FILE.")
     @functools.wraps(function)
     def command(*args: Any, as_json: bool, quiet: bool, log_file: Optional[Path], **kwargs: Any) -> Any:
         progress = for_stderr(quiet)
@@ -54,7 +81,9 @@ def common_options(function: _F) -> Callable[..., Any]:
             try:
                 return function(*args, output=Output(as_json, ProgressLog(progress, stream)), **kwargs)
             except (BundleError, KeyboardInterrupt) as error:
-                stream.write(f"{datetime.datetime.now().isoformat(timespec='seconds')} error: {error}\n")
+                # Logs are shown on terminals, too.
+                now = datetime.datetime.now().isoformat(timespec="seconds")
+                stream.write(f"{now} error: {printable(str(error))}\n")
                 raise
 
     return command

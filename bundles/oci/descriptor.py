@@ -29,13 +29,17 @@ ATTESTATION_DIGEST = "vnd.docker.reference.digest"
 
 @dataclasses.dataclass(frozen=True)
 class Descriptor:
-    """What content is: its media type, digest and size in bytes; in an index also its platform and annotations."""
+    """What content is: its media type, digest and size in bytes; in an index also its platform and annotations.
+
+    `urls` are where else it may be had, and, of a layer that may not be in registries, the only places.
+    """
 
     media_type: str
     digest: Digest
     size: int
     platform: Optional[Platform] = None
     annotations: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    urls: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def plain(self) -> Descriptor:
@@ -49,6 +53,11 @@ class Descriptor:
     @property
     def is_manifest(self) -> bool:
         return self.media_type in MANIFEST_TYPES
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a layer that registries need not have, as those of Windows are."""
+        return ".foreign." in self.media_type or ".nondistributable." in self.media_type
 
     @property
     def attests(self) -> Optional[Digest]:
@@ -87,7 +96,10 @@ class Descriptor:
         if not isinstance(annotations, dict) or not all(isinstance(text, str) for text in annotations.values()):
             raise UsageError("a descriptor has annotations that are not strings")
         platform = Platform.from_json(value.get("platform"))
-        return cls(media_type, Digest(value.get("digest", "")), size, platform, annotations)
+        urls = value.get("urls") or []
+        if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+            raise UsageError("a descriptor has urls that are not strings")
+        return cls(media_type, Digest(value.get("digest", "")), size, platform, annotations, tuple(urls))
 
     def to_json(self) -> dict[str, Any]:
         """The descriptor as an object of a manifest or index, annotations left out."""

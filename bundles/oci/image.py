@@ -44,16 +44,47 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def parse_index(data: bytes) -> tuple[Descriptor, ...]:
-    """Read the descriptors of an image index (OCI) or manifest list (Docker), in their order.
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One entry of an index: its object, its descriptor or None for one that means nothing here, and then why."""
+
+    value: Any
+    descriptor: Optional[Descriptor]
+    problem: str = ""
+
+
+def index_entries(data: bytes) -> tuple[Entry, ...]:
+    """Read all entries of an image index (OCI) or manifest list (Docker), in their order.
+
+    An entry that is not understood, such as one with a sha512 digest, is no failure: nobody may have asked for it.
 
     Raises:
-        UsageError: it is not one.
+        UsageError: it is not an index.
     """
-    manifests = parse_json(data, "the index").get("manifests")
+    value = parse_json(data, "the index")
+    # Go writes an empty list that was never made as null.
+    manifests = value.get("manifests", 0)
+    if manifests is None:
+        manifests = []
     if not isinstance(manifests, list):
         raise UsageError("the index has no list of manifests")
-    return tuple(Descriptor.from_json(entry) for entry in manifests)
+    return tuple(map(_entry, manifests))
+
+
+def _entry(value: Any) -> Entry:
+    try:
+        return Entry(value, Descriptor.from_json(value))
+    except UsageError as error:
+        return Entry(value, None, error.message)
+
+
+def parse_index(data: bytes) -> tuple[Descriptor, ...]:
+    """Read the descriptors of an index that are understood here, in their order.
+
+    Raises:
+        UsageError: it is not an index.
+    """
+    return tuple(entry.descriptor for entry in index_entries(data) if entry.descriptor)
 
 
 def parse_manifest(data: bytes) -> ImageManifest:
@@ -63,9 +94,10 @@ def parse_manifest(data: bytes) -> ImageManifest:
         UsageError: it is not one.
     """
     value = parse_json(data, "the manifest")
-    layers = value.get("layers")
+    # An image may have no layers at all, and then no list of them either.
+    layers = value.get("layers") or []
     if not isinstance(layers, list):
-        raise UsageError("the manifest has no list of layers")
+        raise UsageError("the manifest's `layers` are no list")
     return ImageManifest(Descriptor.from_json(value.get("config")), tuple(map(Descriptor.from_json, layers)))
 
 
@@ -93,7 +125,7 @@ def media_type_of(data: bytes, content_type: str) -> str:
     if media_type in ("", "application/json", "application/octet-stream", "text/plain"):
         if isinstance(value.get("manifests"), list):
             return OCI_INDEX
-        if isinstance(value.get("layers"), list):
+        if isinstance(value.get("layers"), list) or isinstance(value.get("config"), dict):
             return OCI_MANIFEST
     raise UsageError(f"the manifest has the media type `{str(media_type)[:100]}`: expected an image manifest or index")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Optional
 
 from bundles.errors import UsageError
@@ -18,6 +18,7 @@ _ARCHITECTURES = {
     "armhf": ("arm", "v7"),
     "armel": ("arm", "v6"),
 }
+_VERSION = re.compile(r"v(\d{1,2})(?:\.(\d))?", re.ASCII)
 _SYSTEMS = frozenset({"linux", "windows", "darwin", "freebsd", "openbsd", "netbsd", "solaris", "plan9", "wasi"})
 
 
@@ -89,18 +90,39 @@ class Platform:
         return value
 
     def best_of(self, offered: Sequence[Platform]) -> Optional[Platform]:
-        """Choose what a machine of this platform would pull: the same, else the next lower arm variant.
+        """Choose what a machine of this platform would pull: the same, else the nearest that runs there, too.
 
         This is what containerd's `platforms.Only` chooses, so what is taken is what BuildKit would have taken.
         """
-        if self in offered:
-            return self
-        if self.architecture == "arm" and self.variant[1:].isdigit():
-            for level in range(int(self.variant[1:]) - 1, 4, -1):
-                lower = Platform(self.os, "arm", f"v{level}")
-                if lower in offered:
-                    return lower
-        return None
+        return next((platform for platform in self._runs() if platform in offered), None)
+
+    def _runs(self) -> Iterator[Platform]:
+        """Give what a machine of this platform runs, the best first: containerd's `platformVector`."""
+        yield self
+        major, minor = _version(self.variant)
+        if self.architecture == "amd64":
+            yield from (Platform(self.os, "amd64", f"v{level}") for level in range(major - 1, 0, -1))
+            yield Platform(self.os, "386")
+        elif self.architecture == "arm":
+            yield from (Platform(self.os, "arm", f"v{level}") for level in range(major - 1, 4, -1))
+        elif self.architecture == "arm64":
+            if major == 9:
+                yield from (Platform(self.os, "arm64", _variant(9, level)) for level in range(minor - 1, -1, -1))
+                # Armv9.0 came out of Armv8.5.
+                major, minor = 8, minor + 6
+            yield from (Platform(self.os, "arm64", _variant(8, level)) for level in range(minor - 1, -1, -1))
+            narrow = Platform(self.os, "arm", self.variant if self.variant and "." not in self.variant else "v8")
+            yield from narrow._runs()
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+def _version(variant: str) -> tuple[int, int]:
+    """Read `v8` and `v8.2`; 0 for any other text."""
+    found = _VERSION.fullmatch(variant)
+    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+
+
+def _variant(major: int, minor: int) -> str:
+    return f"v{major}.{minor}" if minor else f"v{major}"

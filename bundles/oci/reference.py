@@ -10,6 +10,8 @@ from bundles.errors import UsageError
 from bundles.oci.digest import Digest
 
 DOCKER_HUB = "docker.io"
+# What else people and files call it.
+_HUB_NAMES = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 
 _REGISTRY = re.compile(
     r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*"
@@ -19,6 +21,15 @@ _REGISTRY = re.compile(
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
+
+
+def registry_name(text: str) -> str:
+    """Return the name under which a registry is known here, of what people write: `https://INDEX.docker.io/v1/`.
+
+    What stands in front of the host, and behind it, is left out; nothing is checked.
+    """
+    host = text.rpartition("://")[2].partition("/")[0].lower()
+    return DOCKER_HUB if host in _HUB_NAMES else host
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -26,6 +26,13 @@ _BROKEN = frozenset(
         "DATA_LENGTH_TOO_LONG", "ENCRYPTED_LENGTH_TOO_LONG", "BAD_RECORD_TYPE", "UNEXPECTED_RECORD",
     }
 )  # fmt: skip
+# What servers say, over the versions of TLS, to a client without a certificate, or with one that they do not take.
+_WANTS_A_CERTIFICATE = frozenset(
+    {
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        "TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_CERTIFICATE_EXPIRED", "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    }
+)  # fmt: skip
 # X509_V_ERR_*: self-signed, self-signed in the chain, issuer unknown (two codes), first certificate not verified.
 _UNKNOWN_CA = frozenset({18, 19, 20, 21, 2})
 
@@ -55,17 +62,16 @@ def _translation(error: Exception, action: str, origin: Origin, proxy: Optional[
         return _tls_failure(error.args[0], action, origin)
     if isinstance(error, exceptions.ProxyError):
         reason = _reason(error.original_error)
-        return UnreachableError(
-            f"the proxy `{proxy}` does not connect to `{origin.host}`: {reason} ({action})",
-            hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY",
-        )
+        cause = f"the proxy `{proxy}` does not connect to `{origin.host}`: {reason}"
+        return UnreachableError(f"{cause} ({action})", hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY", cause=cause)
     if isinstance(error, exceptions.ConnectTimeoutError):  # NameResolutionError and NewConnectionError are such, too
-        return UnreachableError(
-            f"cannot connect to `{origin.host_port}`: {_reason(error)} ({action})", hint=_way_out(origin)
-        )
+        cause = f"cannot connect to `{origin.host_port}`: {_reason(error)}"
+        return UnreachableError(f"{cause} ({action})", hint=_way_out(origin), cause=cause)
     if isinstance(error, exceptions.LocationValueError):
-        return NetworkError(f"`{origin.host}` is not a host name ({action})")
-    return UnavailableError(f"the connection to `{origin.host_port}` failed: {_reason(error)} ({action})")
+        cause = f"`{origin.host}` is not a host name"
+        return NetworkError(f"{cause} ({action})", cause=cause)
+    cause = f"the connection to `{origin.host_port}` failed: {_reason(error)}"
+    return UnavailableError(f"{cause} ({action})", cause=cause)
 
 
 def _way_out(origin: Origin) -> str:
@@ -108,14 +114,18 @@ def _tls_reason(error: ssl.SSLError) -> str:
 def _tls_failure(error: ssl.SSLError, action: str, origin: Origin) -> NetworkError:
     name = origin.host if origin.port == 443 else origin.host_port
     if error.reason in _NOT_TLS:
-        return NetworkError(
-            f"`{origin.host_port}` does not speak TLS, it may be a plain HTTP registry ({action})",
-            hint=f"if it is meant to be one: --insecure-registry {name}",
-        )
-    message = f"TLS with `{origin.host_port}` failed: {_tls_reason(error)} ({action})"
+        cause = f"`{origin.host_port}` does not speak TLS, it may be a plain HTTP registry"
+        hint = f"if it is meant to be one: --insecure-registry {name}"
+        return NetworkError(f"{cause} ({action})", hint=hint, cause=cause)
+    cause = f"TLS with `{origin.host_port}` failed: {_tls_reason(error)}"
+    message = f"{cause} ({action})"
     if isinstance(error, ssl.SSLCertVerificationError):
         unknown = error.verify_code in _UNKNOWN_CA
-        return NetworkError(message, hint="name the CA that signed its certificate: --ca FILE" if unknown else None)
+        hint = "name the CA that signed its certificate: --ca FILE"
+        return NetworkError(message, hint=hint if unknown else None, cause=cause)
+    if error.reason in _WANTS_A_CERTIFICATE:
+        hint = f"it wants a client certificate: put client.cert and client.key into ~/.docker/certs.d/{name}/"
+        return NetworkError(message, hint=hint, cause=cause)
     if isinstance(error, ssl.SSLEOFError) or error.reason in _BROKEN:
-        return UnavailableError(message)
-    return NetworkError(message)
+        return UnavailableError(message, cause=cause)
+    return NetworkError(message, cause=cause)

@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional, Protocol, Union
@@ -26,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError, reason
+from bundles.registry.certificates import HostCertificates, find
 from bundles.registry.connection_errors import translated
 from bundles.registry.proxies import Proxies, Proxy
 from bundles.registry.urls import Origin, describe, is_loopback
@@ -235,6 +236,14 @@ class _Sockets:
                 add(self)
                 super().do_handshake(block)
 
+            def sendall(self, data: Any, flags: int = 0) -> None:
+                try:
+                    super().sendall(data, flags)
+                except (ssl.SSLEOFError, ConnectionResetError):
+                    # Why the server hung up, such as that it wants a certificate, is still to be read: as an error.
+                    self.recv(1)
+                    raise
+
         context.sslsocket_class = Tls
         return context
 
@@ -251,6 +260,7 @@ class Connections:
     Args:
         insecure: `host` or `host:port` whose TLS certificate is not checked; this machine's own never is.
         ca_file: a CA to trust besides the system's.
+        certs_d: directories with the certificates of single hosts, see `bundles.registry.certificates`.
         timeout: seconds to connect, and seconds without a byte.
         proxies: those that may be on the way.
 
@@ -262,6 +272,7 @@ class Connections:
         self,
         insecure: frozenset[str],
         ca_file: Optional[Path],
+        certs_d: Sequence[Path],
         timeout: tuple[float, float],
         proxies: Proxies,
     ) -> None:
@@ -275,12 +286,17 @@ class Connections:
         self._proxies = proxies
         self._sockets = _Sockets()
         self._lock = threading.Lock()
-        self._managers: dict[tuple[Optional[Proxy], bool], urllib3.PoolManager] = {}
+        self._certs_d = certs_d
+        self._certificates: dict[Origin, HostCertificates] = {}
+        self._managers: dict[tuple[Optional[Proxy], bool, HostCertificates], urllib3.PoolManager] = {}
 
     def is_insecure(self, origin: Origin) -> bool:
         """Tell whether unverified TLS and plain HTTP are allowed there."""
-        names = {origin.host, origin.host_port, f"[{origin.host}]"}
-        return is_loopback(origin.host) or not self._insecure.isdisjoint(names)
+        return is_loopback(origin.host) or self.is_named_insecure(origin)
+
+    def is_named_insecure(self, origin: Origin) -> bool:
+        """Tell whether the user allowed them."""
+        return not self._insecure.isdisjoint({origin.host, origin.host_port, f"[{origin.host}]"})
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: Union[bytes, Body, None] = None
@@ -291,6 +307,7 @@ class Connections:
             UnreachableError: no connection.
             UnavailableError: it broke, or timed out.
             NetworkError: TLS was refused on either side.
+            UsageError: the host's certificates in certs.d cannot be used.
             InterruptedByUser: the connections were closed.
         """
         if self._sockets.are_shut:
@@ -303,7 +320,7 @@ class Connections:
         connect, read = self._timeout
         if method == "PUT":
             read *= 10  # a registry may copy and hash a whole blob before it answers
-        manager = self._manager(proxy, verify=not self.is_insecure(origin))
+        manager = self._manager(proxy, origin)
         with translated(method, url, proxy.host_port if proxy else None):
             raw = manager.urlopen(
                 method,
@@ -326,21 +343,38 @@ class Connections:
         for manager in managers:
             manager.clear()
 
-    def _manager(self, proxy: Optional[Proxy], verify: bool) -> urllib3.PoolManager:
+    def _manager(self, proxy: Optional[Proxy], origin: Origin) -> urllib3.PoolManager:
+        verify = not self.is_insecure(origin)
         with self._lock:
-            key = (proxy, verify)
+            if origin not in self._certificates:
+                known = find(self._certs_d, origin) if origin.scheme == "https" else HostCertificates()
+                self._certificates[origin] = known
+            certificates = self._certificates[origin]
+            key = (proxy, verify, certificates)
             if key not in self._managers:
-                context = self._verified if verify else self._sockets.note_tls(_unverified())
-                self._managers[key] = self._new_manager(proxy, context)
+                self._managers[key] = self._new_manager(proxy, self._context(verify, certificates))
             return self._managers[key]
+
+    def _context(self, verify: bool, certificates: HostCertificates) -> ssl.SSLContext:
+        if verify and certificates == HostCertificates():
+            return self._verified
+        context = self._system() if verify else _unverified()
+        for authority in certificates.authorities if verify else ():
+            _add_ca(context, authority)
+        for certificate, key in certificates.own:
+            _show(context, certificate, key)
+        return self._sockets.note_tls(context)
 
     @functools.cached_property
     def _verified(self) -> ssl.SSLContext:
         """Read the system's CAs, which takes 30 ms: not before something needs them."""
+        return self._sockets.note_tls(self._system())
+
+    def _system(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
         if self._ca_file:
             _add_ca(context, self._ca_file)
-        return self._sockets.note_tls(context)
+        return context
 
     def _new_manager(self, proxy: Optional[Proxy], context: ssl.SSLContext) -> urllib3.PoolManager:
         options: dict[str, Any] = {
@@ -366,6 +400,17 @@ def _unverified() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _show(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    def no_passphrase() -> str:
+        raise UsageError(f"the key `{key}` has a passphrase: expected one without")
+
+    try:
+        context.load_cert_chain(certificate, key, no_passphrase)
+    except OSError as error:  # ssl.SSLError is one
+        why = "they are no PEM certificate and its key" if isinstance(error, ssl.SSLError) else reason(error)
+        raise UsageError(f"the client certificate `{certificate}` with `{key.name}` cannot be used: {why}") from None
 
 
 def _add_ca(context: ssl.SSLContext, ca_file: Path) -> None:

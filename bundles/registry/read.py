@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Optional
-from urllib.parse import urljoin
 
 from bundles.errors import ContentError, UsageError
 from bundles.oci.descriptor import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
@@ -12,6 +11,8 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_MANIFEST_SIZE, media_type_of, parse_index, parse_json
 from bundles.registry.auth import pull_scope
 from bundles.registry.transport import Transport
+from bundles.registry.urls import join
+from bundles.registry.web_page import refuse_web_page
 
 MANIFEST_ACCEPT = ", ".join((OCI_INDEX, DOCKER_INDEX, OCI_MANIFEST, DOCKER_MANIFEST))
 _MAX_LIST_SIZE = 16 << 20
@@ -41,6 +42,7 @@ def fetch_manifest(transport: Transport, host: str, repository: str, selector: s
     )
     computed = Digest.of(answer.data)
     what = f"the manifest `{selector}` of `{host}/{repository}`"
+    refuse_web_page(answer.url, answer.headers, answer.data, what)
     for digest, origin in ((digest_or_none(selector), "asked for"), (announced_digest(answer.headers), "announced")):
         if digest and digest != computed:
             raise ContentError(f"{what} has the digest {computed}, but {digest} was {origin}")
@@ -64,6 +66,7 @@ def fetch_list(
     while url and pages:
         pages -= 1
         answer = transport.fetch("GET", host, url, scope=scope, limit=_MAX_LIST_SIZE, retry=retry)
+        refuse_web_page(answer.url, answer.headers, answer.data, f"the list of {key} from `{host}`")
         try:
             entries = parse_json(answer.data, f"the list of {key} from `{host}`").get(key) or []
         except UsageError as error:
@@ -78,7 +81,7 @@ def fetch_referrers(transport: Transport, host: str, repository: str, digest: Di
     """Fetch the pages of the list of referrers of a manifest, each an image index.
 
     Raises:
-        ContentError: the registry sent something else, or has more than 100 pages.
+        ContentError: the registry sent something else, which has a status then, or has more than 100 pages.
         NetworkError: as `Transport.request` does; 404 where there are no such lists.
     """
     pages: list[bytes] = []
@@ -87,13 +90,15 @@ def fetch_referrers(transport: Transport, host: str, repository: str, digest: Di
         answer = transport.fetch(
             "GET", host, url, scope=pull_scope(repository), headers={"Accept": OCI_INDEX}, limit=MAX_MANIFEST_SIZE
         )
+        what = f"the referrers of {digest} from `{host}`"
+        refuse_web_page(answer.url, answer.headers, answer.data, what)
         try:
             parse_index(answer.data)
         except UsageError as error:
-            raise ContentError(f"the referrers of {digest} from `{host}`: {error.message}") from None
+            raise ContentError(f"{what}: {error.message}", status=answer.status) from None
         pages.append(answer.data)
         if len(pages) > _MAX_PAGES:
-            raise ContentError(f"the referrers of {digest} from `{host}` have more than {_MAX_PAGES} pages")
+            raise ContentError(f"{what} have more than {_MAX_PAGES} pages")
         url = _next_page(answer.url, answer.headers.get("Link", ""))
     return tuple(pages)
 
@@ -117,4 +122,4 @@ def _next_page(url: str, link: str) -> Optional[str]:
         return None
     from requests.utils import parse_header_links  # takes 40 ms, and few lists have a second page
 
-    return next((urljoin(url, each["url"]) for each in parse_header_links(link) if each.get("rel") == "next"), None)
+    return next((join(url, each["url"]) for each in parse_header_links(link) if each.get("rel") == "next"), None)

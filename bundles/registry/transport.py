@@ -5,18 +5,26 @@ from __future__ import annotations
 import dataclasses
 import random
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Callable, Optional, TypeVar, Union
-from urllib.parse import urljoin
 
 from bundles.errors import InterruptedByUser, NetworkError, UnavailableError, UnreachableError
 from bundles.oci.reference import DOCKER_HUB
-from bundles.registry.auth import MAX_TOKEN_ANSWER, Authenticator, Credential, TokenAnswer
+from bundles.registry.auth import (
+    MAX_TOKEN_ANSWER,
+    Authenticator,
+    Authorization,
+    Credential,
+    Credentials,
+    Demand,
+    TokenAnswer,
+)
 from bundles.registry.connections import Body, Connections, Response
 from bundles.registry.error_response import TEMPORARY, refusal
 from bundles.registry.proxies import Proxies
-from bundles.registry.urls import Origin, describe
+from bundles.registry.urls import Origin, describe, join
 from bundles.runtime.closeable import Closeable
 
 _T = TypeVar("_T")
@@ -27,14 +35,23 @@ _OK = frozenset({200})
 _DOCKER_HUB_HOST = "registry-1.docker.io"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
+# What storages say to an address whose signature has run out, or is not the one they want.
+_NO_ACCESS = frozenset({400, 401, 403})
+_TOO_MANY = 429
+# Seconds after which people wonder what is waited for.
+_LONG = 5.0
 # Registries ask for waits of up to hours; nobody watches a command stand still for that long.
 _MAX_RETRY_AFTER = 60.0
 _MAX_BACKOFF = 30.0
 
 
-def anonymous(host: str) -> Optional[Credential]:
+def anonymous(host: str, repository: str) -> tuple[Credential, ...]:
     """Give no login anywhere."""
-    return None
+    return ()
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +62,24 @@ class Settings:
         insecure: `host[:port]` where TLS is not verified and plain HTTP is allowed, as it always is on this machine
             itself. A host without a port stands for all its ports.
         ca_file: a PEM file of CAs to trust besides the system's.
-        credentials: gives the login for a registry (`docker.io`, `ghcr.io`, `host:5000`), asked when it wants one.
+        certs_d: directories with CAs and client certificates of single hosts, see `bundles.registry.certificates`.
+        credentials: gives the logins for a registry, asked when it wants one, see `bundles.registry.auth`.
         timeout: seconds to connect, and seconds without a byte.
         attempts: how often in all a request is tried when the failure is temporary.
         backoff: seconds before the second try; it doubles with each one, and is spread by chance.
         direct: `host:port` to which no proxy is on the way, whatever the environment says.
+        say: tells people what is waited for while that lasts.
     """
 
     insecure: frozenset[str] = frozenset()
     ca_file: Optional[Path] = None
-    credentials: Callable[[str], Optional[Credential]] = anonymous
+    certs_d: tuple[Path, ...] = ()
+    credentials: Credentials = anonymous
     timeout: tuple[float, float] = (15.0, 60.0)
     attempts: int = 6
     backoff: float = 1.0
     direct: frozenset[str] = frozenset()
+    say: Callable[[str], None] = silent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +108,19 @@ class Transport(Closeable):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._connections = Connections(settings.insecure, settings.ca_file, settings.timeout, Proxies(settings.direct))
-        self._authenticator = Authenticator(settings.credentials, self._send_for_token)
+        proxies = Proxies(settings.direct)
+        self._connections = Connections(
+            settings.insecure, settings.ca_file, settings.certs_d, settings.timeout, proxies
+        )
+        self._authenticator = Authenticator(
+            settings.credentials, self._send_for_token, self._connections.is_named_insecure
+        )
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._schemes: dict[str, str] = {}
         self._scheme_locks: dict[str, threading.Lock] = {}
         self._reached: set[str] = set()
+        self._waits: dict[str, float] = {}
 
     def request(
         self,
@@ -170,11 +197,13 @@ class Transport(Closeable):
                     allowed = min(allowed, 2)
                 if attempt >= allowed:
                     raise
-                self.pause(attempt, error)
+                self.pause(host, attempt, error)
             attempt += 1
 
-    def pause(self, attempt: int, error: UnavailableError) -> None:
-        """Wait after failure number `attempt`: as long as the registry asked for, else longer each time.
+    def pause(self, host: str, attempt: int, error: UnavailableError) -> None:
+        """Wait after failure number `attempt` of a host: as long as it asked for, else longer each time.
+
+        What is worth knowing while it lasts is said: that a host limits how much it serves, and any longer wait.
 
         Raises:
             InterruptedByUser: the transport was closed meanwhile.
@@ -184,8 +213,21 @@ class Transport(Closeable):
         else:
             seconds = min(self._settings.backoff * 2.0 ** (attempt - 1), _MAX_BACKOFF)
             seconds *= random.uniform(0.5, 1.0)  # noqa: S311  spreads the workers, keeps no secret
+        if error.status == _TOO_MANY or seconds >= _LONG:
+            self._say_wait(host, seconds, error)
         if self._closed.wait(seconds):
             raise InterruptedByUser("interrupted")
+
+    def _say_wait(self, host: str, seconds: float, error: UnavailableError) -> None:
+        """Say it once for all workers that wait for the same host."""
+        now = time.monotonic()
+        with self._lock:
+            if self._waits.get(host, now) > now:
+                return
+            self._waits[host] = now + seconds
+        limited = f"`{host}` limits how much it serves (429)"
+        why = limited if error.status == _TOO_MANY else error.cause or error.message
+        self._settings.say(f"{why}: next try in {seconds:.0f} s")
 
     @property
     def attempts(self) -> int:
@@ -203,26 +245,35 @@ class Transport(Closeable):
         self._connections.close()
 
     def _once(self, request: _Request) -> Response:
-        """Try once, and a second time with a login when the registry asks for it."""
+        """Try once, and again with each login when the registry asks for one."""
         host, scope = request.host, request.scope
         base = self._base(host)
-        url = urljoin(base, request.path)
+        url = join(base, request.path)
         home = Origin.of(base)
         self._refuse_downgrade(base, url)
         ours = Origin.of(url) == home
-        login = self._authenticator.header(host, scope) if ours else None
+        login = self._authenticator.known(host, scope) if ours else None
         response = self._exchange(request.method, url, _with_login(request.headers, login), request.body)
         with self._lock:
             self._reached.add(host)
-        if response.status == 401 and ours and Origin.of(response.url) == home:
+        fresh = False
+        while response.status == 401 and ours and Origin.of(response.url) == home:
             with response:
-                challenge = response.headers.get("WWW-Authenticate", "")
-                login = self._authenticator.answer(host, scope, response.url, challenge, login)
+                demand = Demand(host, scope, response.url, response.headers.get("WWW-Authenticate", ""))
+                login = self._authenticator.answer(demand, login, fresh)
+                if login is None:
+                    raise refusal(response, host, scope, home)
+            fresh = True
+            response = self._exchange(request.method, url, _with_login(request.headers, login), request.body)
+        if response.status in _NO_ACCESS and Origin.of(response.url) != Origin.of(url):
+            # The signed address to which the registry leads may have run out on the way: it gives a fresh one.
+            with response:
+                pass
             response = self._exchange(request.method, url, _with_login(request.headers, login), request.body)
         if response.status in request.expect:
             return response
         with response:
-            raise refusal(response, host, scope)
+            raise refusal(response, host, scope, home)
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: Optional[Upload]) -> Response:
         """Send one request and follow redirects when it only reads. No login is passed on to another origin."""
@@ -231,7 +282,7 @@ class Transport(Closeable):
             if method not in ("GET", "HEAD") or response.status not in _REDIRECTS:
                 return response
             with response:
-                target = urljoin(url, response.headers.get("Location", ""))
+                target = join(url, response.headers.get("Location", ""))
                 self._refuse_downgrade(url, target)
             if Origin.of(target) != Origin.of(url):
                 headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
@@ -250,7 +301,7 @@ class Transport(Closeable):
         with self._exchange(method, url, headers, body) as response:
             if response.status in TEMPORARY:
                 raise refusal(response, Origin.of(url).host_port, "")
-            return TokenAnswer(response.status, response.read_all(MAX_TOKEN_ANSWER))
+            return TokenAnswer(response.status, response.read_all(MAX_TOKEN_ANSWER), response.url, response.headers)
 
     def _base(self, host: str) -> str:
         """Return the registry's URL. Whether an insecure one speaks TLS is found out once and remembered."""
@@ -288,5 +339,5 @@ class _Request:
     expect: frozenset[int]
 
 
-def _with_login(headers: Mapping[str, str], login: Optional[str]) -> Mapping[str, str]:
-    return {**headers, "Authorization": login} if login else headers
+def _with_login(headers: Mapping[str, str], login: Optional[Authorization]) -> Mapping[str, str]:
+    return {**headers, "Authorization": login.header} if login else headers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from bundles.errors import NetworkError
 
@@ -39,6 +39,27 @@ class Origin:
     def host_port(self) -> str:
         """Return `host:port`, with brackets around an IPv6 address."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def is_address(text: str) -> bool:
+    """Tell whether a text is an http or https URL that can be connected to."""
+    try:
+        Origin.of(text)
+    except NetworkError:
+        return False
+    return True
+
+
+def join(base: str, target: str) -> str:
+    """Return the address that `target`, a path or an address, means at `base`.
+
+    Raises:
+        NetworkError: it is no address, as a Location or Link that somebody made up may be.
+    """
+    try:
+        return urljoin(base, target)
+    except ValueError:
+        raise NetworkError(f"`{Origin.of(base).host_port}` sent an address that is not a URL") from None
 
 
 def describe(method: str, url: str) -> str:

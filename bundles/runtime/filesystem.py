@@ -87,8 +87,9 @@ def replace_file(
         OSError: it cannot be written.
     """
     temporary = partial_of(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    file = os.open(temporary, flags, 0o666 if mode is None else 0o600)
+    # What a killed run has left; or what somebody put there, and must not be written to.
+    temporary.unlink(missing_ok=True)
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
     try:
         with os.fdopen(file, "wb") as stream:
             for piece in content:

@@ -17,6 +17,7 @@ from typing import Optional, TextIO
 
 from bundles.runtime.closeable import Closeable
 from bundles.runtime.sizes import human_size
+from bundles.runtime.terminal import printable
 
 # A plain line at most this often, in seconds, so that a log of a long job stays readable.
 _LINE_INTERVAL = 5.0
@@ -99,7 +100,7 @@ class Lines(Progress):
         self._stream = stream or sys.stderr
 
     def message(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
     def task(self, label: str, total: int) -> Task:
         return _LineTask(self, label, total)
@@ -111,7 +112,13 @@ class _BarTask(Task):
 
         self._lock = threading.Lock()
         self._bar = tqdm(
-            total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1024, leave=False, dynamic_ncols=True
+            total=total,
+            desc=printable(label),
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            leave=False,
+            dynamic_ncols=True,
         )
 
     def advance(self, count: int) -> None:
@@ -128,7 +135,7 @@ class Bars(Progress):
     def message(self, text: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(printable(text), file=sys.stderr)
 
     def task(self, label: str, total: int) -> Task:
         return _BarTask(label, total)
@@ -139,7 +146,7 @@ class Bars(Progress):
         from tqdm import tqdm
 
         begun, end = time.monotonic(), "failed after "
-        line = f"{name:<14} {text}"
+        line = printable(f"{name:<14} {text}")
         # What is wider than the terminal could not be taken back.
         short = line[: shutil.get_terminal_size().columns - 1]
         try:

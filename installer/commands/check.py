@@ -17,6 +17,7 @@ from bundles.errors import HostError, NetworkError, UsageError, reason
 from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
+from bundles.runtime.terminal import one_line
 from installer.host.docker_cli import DockerCLI
 from installer.host.docker_engine import Engine
 from installer.host.engine_endpoint import EngineEndpoint
@@ -159,7 +160,7 @@ def _text(answers: Sequence[Availability], lines: Sequence[str]) -> str:
     rows = []
     for answer in answers:
         use = answer.use
-        state = f"MISSING: {answer.missing}" if answer.missing else "there"
+        state = f"MISSING: {one_line(answer.missing)}" if answer.missing else "there"
         rows.append(f"{use.where}: {use.how} {use.reference.familiar} {use.platform}: {state}")
     if not lines:
         return "\n".join([*rows, "", "builds here: every image is there"])

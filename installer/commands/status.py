@@ -103,7 +103,8 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
         f"builder    {builder['name']}: {builder['state'] or 'gone'}, for {platforms}",
     ]
     for platform, runs in document["emulation"].items():
-        lines.append(f"emulation  {platform}: {'in the kernel' if runs else 'not in the kernel'}")
+        state = "this kernel does not tell" if runs is None else "in the kernel" if runs else "not in the kernel"
+        lines.append(f"emulation  {platform}: {state}")
     lines += [f"receipt    {path}", "", "images"]
     for image, entry in zip(receipt.images, document["images"]):
         state = "" if entry["served"] else "  NOT SERVED"

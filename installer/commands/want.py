@@ -10,12 +10,13 @@ from typing import Optional
 import click
 
 from bundles.archive.want import Want
-from bundles.cli.output import Output, common_options
+from bundles.cli.output import Output, OutputFile, common_options
 from bundles.errors import NetworkError, NotFoundError
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.filesystem import write_whole
+from bundles.runtime.program import quote
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
 from installer.model.address import Address
@@ -26,7 +27,7 @@ from installer.registry.client import Registry
 
 @click.command()
 @click.option(
-    "-o", "--output", "path", type=click.Path(path_type=Path), default=Path("want.json"), show_default=True,
+    "-o", "--output", "path", type=OutputFile(), default=Path("want.json"), show_default=True,
     help="The file to write.",
 )  # fmt: skip
 @click.option("--registry", metavar="HOST:PORT", help="Which registry.  [default: the one that was installed]")
@@ -57,7 +58,7 @@ def want(*, path: Path, registry: Optional[str], output: Output) -> None:
     output.result(
         document,
         f"{path}: {len(found.images)} images, {len(found.digests)} manifests, configs and layers on {address}\n"
-        f"next: carry it out, and run there: bundle create ... --base {path.name}",
+        f"next: carry it out, and run there: bundle create ... --base {quote(path.name)}",
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bundles.errors import HostError
+from bundles.runtime.program import quote
 from installer.host.docker_engine import EngineInfo
 
 SETTING = "insecure-registries"
@@ -78,4 +79,4 @@ def free_name(path: Path) -> Path:
         place = path.with_name(f"{path.name}.before-bundle" + (f".{number}" if number else ""))
         if not place.exists():
             return place
-    raise HostError(f"`{path.parent}` is full of copies of {path.name}", hint=f"rm {path}.before-bundle.*")
+    raise HostError(f"`{path.parent}` is full of copies of {path.name}", hint=f"rm {quote(path)}.before-bundle.*")

@@ -6,14 +6,16 @@ import contextlib
 import errno
 import json
 import os
-import shlex
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import BundleError, HostError, reason
 from bundles.runtime.filesystem import free_space, open_locked, replace_file
+from bundles.runtime.program import quote
+from installer.host.relay import made_by_script, remove_at_end
 
 
 def read_optional(path: Path) -> Optional[bytes]:
@@ -43,7 +45,7 @@ def write_atomically(path: Path, content: Iterable[bytes], mode: int) -> None:
     try:
         _make_directories(path.parent)
         # Whoever had an older file there keeps it.
-        replace_file(path, content, mode, _owner(path if path.exists() else path.parent))
+        replace_file(path, content, mode, _owner(path if os.path.lexists(path) else path.parent))
     except OSError as error:
         raise _refused(path, error) from None
 
@@ -80,12 +82,18 @@ def _nearest_directory(path: Path) -> Path:
 
 def missing_directories(directory: Path) -> list[Path]:
     """Return the directories that have to be made for `directory` to be there, the outermost first."""
-    return [place for place in (directory, *directory.parents) if not place.exists()][::-1]
+    made = made_by_script()
+    return [place for place in (directory, *directory.parents) if place in made or not place.exists()][::-1]
 
 
 def is_seen(path: Path) -> bool:
     """Tell whether something is there. What is below a directory that this user may not search is not seen."""
     return os.path.exists(path)  # noqa: PTH110  Path.exists raises PermissionError
+
+
+def device_of(path: Path) -> int:
+    """The file system that a path is on, or would be on."""
+    return next(parent for parent in (path, *path.parents) if is_seen(parent)).stat().st_dev
 
 
 def usable_size(path: Path) -> Optional[int]:
@@ -113,22 +121,29 @@ def directory_size(directory: Path) -> Optional[int]:
 def _make_directories(directory: Path) -> None:
     for place in missing_directories(directory):
         place.mkdir(mode=0o700, exist_ok=True)
-        _adopt(place)
+        owner = _owner(place.parent)
+        if owner:
+            # Whoever owns the directory above can put another one, or a link, in the place of this one.
+            file = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                give(file, owner)
+            finally:
+                os.close(file)
 
 
 def _owner(path: Path) -> Optional[tuple[int, int]]:
-    """Return whom root gives what it makes there or in there; None when this is not root, who cannot give."""
+    """Return whom root gives what it makes in that directory, or in the place of that file; None when not root."""
     if os.geteuid() != 0:
         return None
-    state = path.stat()
+    state = path.lstat() if path.is_symlink() and not path.is_dir() else path.stat()
     return state.st_uid, state.st_gid
 
 
-def _adopt(path: Path) -> None:
-    """Give what root made to the owner of its directory."""
-    owner = _owner(path.parent)
-    if owner:
-        os.chown(path, *owner)
+def give(file: int, owner: tuple[int, int]) -> None:
+    """Give an open file or directory of root's to somebody; what belongs to another, or has a second name, stays."""
+    state = os.fstat(file)
+    if state.st_uid == os.geteuid() and (stat.S_ISDIR(state.st_mode) or state.st_nlink == 1):
+        os.fchown(file, *owner)
 
 
 @contextlib.contextmanager
@@ -145,17 +160,41 @@ def lock(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             _make_directories(path.parent)
-            file = open_locked(path, lambda: os.open(path, os.O_RDWR | os.O_CREAT, 0o666), busy)
-            stack.callback(os.close, file)
-            _adopt(path)
+            stack.callback(os.close, open_locked(path, lambda: _open_lock(path), busy))
         except OSError as error:
             raise _refused(path, error) from None
         yield
 
 
-def quote(path: Path | str) -> str:
-    """Return a path as one word of a command that a person types."""
-    return shlex.quote(str(path))
+def _open_lock(path: Path) -> int:
+    """Open a lock file. One that root makes belongs to the owner of its directory; one that is there is not given away.
+
+    Raises:
+        OSError: it cannot be made, or another thing has its name.
+    """
+    owner = _owner(path.parent)
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    except FileExistsError:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, "it is not a file") from None
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        if owner:
+            give(file, owner)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def remove_directories(directories: Iterable[Path]) -> None:
+    """Remove directories as far as they are empty, those inside of others first."""
+    deepest = sorted(directories, key=lambda place: -len(place.parts))
+    for directory in deepest:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+    remove_at_end(directory for directory in deepest if is_seen(directory))
 
 
 def remove_file(path: Path) -> None:

@@ -1,15 +1,20 @@
 """Which foreign programs this kernel runs, asked of the kernel itself: a program of a few bytes is started.
 
 /proc/sys/fs/binfmt_misc would say it too where it is mounted, and the emulators there have no fixed names. The probe
-tells the truth everywhere, as BuildKit's own does (buildkit: util/archutil), needs no permission, and writes nothing.
+is what BuildKit does, too (buildkit: util/archutil), needs no permission, and writes nothing. Where not even a program
+of this kernel's own platform can be started like that (vm.memfd_noexec, see proc_sys_vm(5)), nothing is known.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import struct
 import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
 
 from bundles.oci.platform import Platform
 
@@ -26,6 +31,7 @@ _EXITS = {
     "loong64": (258, True, False, "04008002 0b748102 00002b00"),
 }
 _BASE = 0x10000
+_MFD_EXEC = 0x10  # memfd_create(2), since Linux 6.3; older kernels refuse it
 
 
 def knows(platform: Platform) -> bool:
@@ -33,11 +39,21 @@ def knows(platform: Platform) -> bool:
     return platform.os == "linux" and platform.architecture in _EXITS
 
 
-def runs(platform: Platform) -> bool:
-    """Tell whether this kernel starts programs of that platform, itself or through an emulator."""
+def runs(platform: Platform) -> Optional[bool]:
+    """Tell whether this kernel starts programs of that platform, itself or through an emulator; None: not known."""
     if not knows(platform):
         return False
-    file = os.memfd_create("probe", 0)
+    if _starts(platform):
+        return True
+    own = Platform("linux", os.uname().machine)
+    return None if knows(own) and not _starts(own) else False
+
+
+def _starts(platform: Platform) -> bool:
+    try:
+        file = os.memfd_create("probe", _MFD_EXEC)
+    except OSError:
+        file = os.memfd_create("probe", 0)
     try:
         os.write(file, exit_program(platform.architecture))
         with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -74,3 +90,40 @@ def program(architecture: str, code: bytes) -> bytes:
     else:
         segment = struct.pack(f"{order}IIIIIIII", 1, 0, _BASE, _BASE, size, size, 5, 0x10000)
     return identity + header + segment + code
+
+
+@dataclasses.dataclass(frozen=True)
+class Emulator:
+    """One that is registered with the kernel: `interpreter` is its path, as it was for whoever registered it."""
+
+    name: str
+    interpreter: str
+    machine: Optional[int]
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Emulator:
+        """Read what the kernel shows of an entry."""
+        values = dict(line.partition(" ")[::2] for line in text.splitlines())
+        return cls(name, values.get("interpreter", ""), _machine(values.get("magic", "")))
+
+
+def emulators(directory: Path, platform: Platform) -> Optional[Sequence[Emulator]]:
+    """Return those for programs of a platform, from the kernel's table; None when it is not mounted there."""
+    if not (directory / "register").exists():
+        return None
+    found = []
+    for path in sorted(directory.iterdir()):
+        if path.name not in ("register", "status"):
+            # Others may take an entry away meanwhile.
+            with contextlib.suppress(OSError):
+                found.append(Emulator.parse(path.name, path.read_text(errors="replace")))
+    return [entry for entry in found if knows(platform) and entry.machine == _EXITS[platform.architecture][0]]
+
+
+def _machine(magic: str) -> Optional[int]:
+    """Read e_machine of an ELF header, of which the beginning is given; None when it is none."""
+    with contextlib.suppress(ValueError):
+        header = bytes.fromhex(magic)
+        if header[:4] == b"\x7fELF" and len(header) >= 20:
+            return int.from_bytes(header[18:20], "big" if header[5] == 2 else "little")
+    return None

@@ -23,7 +23,6 @@ class Places:
     buildx_config: Path
     state: Path
     daemon_json: Path = Path("/etc/docker/daemon.json")
-    daemon_pid: Path = Path("/var/run/docker.pid")
     proc: Path = Path("/proc")
     root: Path = Path("/")
 
@@ -45,6 +44,10 @@ class Places:
     def seen(self, path: Path) -> Path:
         """Return where an absolute path of the host can be looked at."""
         return self.root / path.relative_to("/")
+
+    def named(self, place: Path) -> Path:
+        """Return the host's name of a place that was looked at: the reverse of `seen`."""
+        return Path("/") / place.relative_to(self.root)
 
     @property
     def receipt(self) -> Path:

@@ -1,14 +1,18 @@
-"""Commands that are run on the host when the installer itself is in a container: the other side is in install.sh.
+"""What is done on the host when the installer itself is in a container: the other side is in install.sh.
 
 A directory that both see has two pipes, `ask` and `answer`, and files. For each command the installer writes `command`
 (shell words: `set -- 'docker' 'buildx' ...`) and `stdin`, and a line `run` to `ask`; the script runs it, leaves
 `stdout` and `stderr`, and answers with a line that holds the exit code.
+
+A directory can be given to a container only when it is there: the script makes those that are missing, and names them
+in BUNDLE_MADE, a line each. And one that was given cannot be removed from in there: the script does it at its end.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bundles.errors import HostError
@@ -42,3 +46,16 @@ class Relay:
 
     def _read(self, name: str) -> str:
         return (self._directory / name).read_bytes().decode("utf-8", errors="replace")
+
+
+def made_by_script() -> frozenset[Path]:
+    """Return the directories that would be missing if the script had not made them; it removes what stays empty."""
+    return frozenset(map(Path, os.environ.get("BUNDLE_MADE", "").splitlines()))
+
+
+def remove_at_end(directories: Iterable[Path]) -> None:
+    """Have the script remove directories, in this order, as far as they are empty; without it nothing happens."""
+    relay = os.environ.get("BUNDLE_RELAY")
+    if relay:
+        text = "".join(f"{directory}\n" for directory in directories)
+        (Path(relay) / "empty").write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ then builder, plugin and settings belong into that person's home. Who may use Do
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pwd
 from collections.abc import Iterable, Mapping
@@ -44,12 +45,33 @@ def hand_over(directories: Iterable[Path], since: float) -> None:
     if os.geteuid() != 0:
         return
     for directory in directories:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             owner = directory.parent.stat()
             if owner.st_uid != 0:
-                for folder, _, files in os.walk(directory):
-                    for name in (folder, *(os.path.join(folder, file) for file in files)):  # noqa: PTH118
-                        state = os.lstat(name)
+                top = _open(directory, owner.st_uid)
+                stack.callback(os.close, top)
+                # By open directories: the owner may meanwhile put a link to elsewhere in the place of one.
+                for _, _, files, folder in os.fwalk(".", dir_fd=top):
+                    for name in (".", *files):
+                        state = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                        # One with a second name may be root's own, elsewhere.
+                        is_single = name == "." or state.st_nlink == 1
                         # The clock of a file system may lag behind by some milliseconds.
-                        if state.st_uid == 0 and state.st_ctime >= since - 1:
-                            os.chown(name, owner.st_uid, owner.st_gid, follow_symlinks=False)
+                        if state.st_uid == 0 and is_single and state.st_ctime >= since - 1:
+                            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=folder, follow_symlinks=False)
+
+
+def _open(directory: Path, owner: int) -> int:
+    """Open a directory; where its name is a link, only one that is the owner's, too.
+
+    Raises:
+        OSError: it is not there, or not a directory of the owner's.
+    """
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except NotADirectoryError:
+        file = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    if os.fstat(file).st_uid != owner:
+        os.close(file)
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(directory))
+    return file

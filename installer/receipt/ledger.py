@@ -13,7 +13,7 @@ from installer.host.paths import Places
 from installer.model.step import Change
 
 # What is gone by itself, or lives inside the registry.
-_PASSING = frozenset({"blobs", "test image", "tag", "digest", "restart policy"})
+_PASSING = frozenset({"blobs", "test image", "tag", "digest", "restart policy", "daemon settings"})
 
 
 @dataclasses.dataclass(frozen=True)

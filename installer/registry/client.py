@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Optional, TypeVar
-from urllib.parse import urljoin
 
 from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError, UnreachableError
 from bundles.oci.descriptor import Descriptor
@@ -21,6 +20,7 @@ from bundles.registry.read import (
     fetch_manifest,
 )
 from bundles.registry.transport import Transport, Upload
+from bundles.registry.urls import join
 from bundles.runtime.workers import in_parallel
 
 _Item = TypeVar("_Item")
@@ -248,4 +248,4 @@ _PRESENT_OR_NOT = frozenset({200, 404})
 def _location(response: Response) -> str:
     """Return where an upload goes on, as an absolute URL; empty when the registry does not say."""
     location = response.headers.get("Location", "")
-    return urljoin(response.url, location) if location else ""
+    return join(response.url, location) if location else ""

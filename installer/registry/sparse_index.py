@@ -9,7 +9,7 @@ from bundles.archive.reader import Archive
 from bundles.errors import NetworkError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import parse_index, parse_json
+from bundles.oci.image import index_entries, parse_index, parse_json
 from installer.model.selection import Place
 from installer.registry.client import Registry
 
@@ -30,6 +30,15 @@ class SparseIndexes:
         if found == substitute:
             self.rebuilt[place] = substitute
         return found == substitute
+
+    def is_derived(self, place: Place, found: Digest) -> bool:
+        """Tell whether a place has an index that was once rebuilt from the image's own, for whichever platforms."""
+        descriptor, data = self._registry.get_manifest(place.repository, str(found))
+        if not (descriptor.is_index and place.image.root.is_index):
+            return False
+        children = {child.digest for child in parse_index(data)}
+        own = self._archive.read_document(place.image.root)
+        return Digest.of(rebuild(own, lambda digest: digest in children, {})) == found
 
     def explains(self, error: NetworkError, place: Place) -> bool:
         """Tell whether a registry that refused an index with that error may have done so because it is sparse."""
@@ -77,10 +86,13 @@ def rebuild(data: bytes, keep: Callable[[Digest], bool], moved: Mapping[Digest, 
     """
     value = parse_json(data, "the index")
     children = []
-    for child in value["manifests"]:
-        digest = Digest(child["digest"])
+    for entry in index_entries(data):
+        # An entry that means nothing here was never pushed either.
+        if entry.descriptor is None:
+            continue
+        child, digest = entry.value, entry.descriptor.digest
         if digest in moved:
-            child = {**child, "digest": str(moved[digest].digest), "size": moved[digest].size}  # noqa: PLW2901
+            child = {**child, "digest": str(moved[digest].digest), "size": moved[digest].size}
         elif not keep(digest):
             continue
         children.append(child)

@@ -17,14 +17,25 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem, reason
+from bundles.runtime.program import quote
+from installer.host.daemon import engine_process, only_dockerd, sees_the_same
 from installer.host.daemon_json import SETTING, free_name, is_insecure, merged, without
-from installer.host.files import is_writable, quote, read_optional, write_atomically
+from installer.host.files import is_writable, read_optional, write_atomically
 from installer.host.host import Host
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 
 _RELOAD_SECONDS = 15.0
 _AS_ROOT = "run this with sudo"
+# What may be said of daemon.json. Other settings may have passwords in them.
+_HARMLESS = frozenset(
+    {
+        *("bip", "cgroup-parent", "data-root", "debug", "dns", "exec-root", "experimental", "features", "fixed-cidr"),
+        *("group", "hosts", "icc", SETTING, "ip", "ip-forward", "iptables", "ip6tables", "ipv6", "live-restore"),
+        *("log-driver", "log-level", "mtu", "pidfile", "selinux-enabled", "storage-driver", "userland-proxy"),
+        "userns-remap",
+    }
+)
 
 
 class InsecureRegistry(Step):
@@ -46,18 +57,12 @@ class InsecureRegistry(Step):
         return not is_insecure(self._host.engine.info(), self._address, ip)
 
     def _pid(self) -> Optional[int]:
-        """Find the process of the daemon, or return None when it cannot be seen from here."""
-        places = self._host.places
-        written = (read_optional(places.daemon_pid) or b"").decode(errors="replace").strip()
-        candidates = [written] if written.isdigit() else []
-        candidates += sorted(entry.name for entry in places.proc.glob("[0-9]*"))
-        for pid in candidates:
-            with contextlib.suppress(OSError):
-                if (places.proc / pid / "comm").read_text().strip() == "dockerd":
-                    return int(pid)
-        return None
+        """Find the process of the daemon; None when it is not proven which one it is: no other is told anything."""
+        return engine_process(self._host.engine.endpoint.socket_path, self._host.places.proc)
 
-    def _arguments(self, pid: Optional[int]) -> list[str]:
+    def _arguments(self) -> list[str]:
+        """Return the words that the daemon was started with; those of the host's only one where none is proven."""
+        pid = self._pid() or only_dockerd(self._host.places.proc)
         if pid is None:
             return []
         try:
@@ -71,7 +76,7 @@ class InsecureRegistry(Step):
 
     def _configured(self) -> Path:
         """Find out where the daemon was told to look, else the default."""
-        arguments = self._arguments(self._pid())
+        arguments = self._arguments()
         for flag, following in zip(arguments, [*arguments[1:], ""]):
             name, equals, value = flag.partition("=")
             if name == "--config-file":
@@ -88,12 +93,15 @@ class InsecureRegistry(Step):
         return (data or b"").decode("utf-8", errors="replace")
 
     def _unreachable(self) -> Optional[Problem]:
-        """Find out whether this program is in a container that does not have the file.
+        """Find out whether the file that the daemon reads is another one than the one that would be written here.
 
-        There only the directory of the default is the host's (see install.sh): what lies elsewhere would be taken for
-        absent, and written where nobody reads it.
+        The daemon may be in a container. This program may be in one, too: there only the directory of the default can
+        be written to (see install.sh).
         """
-        places, path = self._host.places, self._path()
+        places, path, pid = self._host.places, self._path(), self._pid()
+        if pid is not None and not sees_the_same(pid, path.parent, places.proc, places.root):
+            hint = f'add "{SETTING}": ["{self._address}"] to its settings there; sudo kill -HUP {pid}'
+            return Problem(str(path), f"the engine, process {pid}, has another file there: it is in a container", hint)
         if places.root == Path("/"):
             return None
         directory = Path(os.path.realpath(places.daemon_json.parent))
@@ -134,42 +142,50 @@ class InsecureRegistry(Step):
             return Problem(subject, error.message, error.hint or f"python3 -m json.tool {quote(path)}")
         if silent:
             raise silent
-        if any(argument.partition("=")[0] == "--insecure-registry" for argument in self._arguments(pid)):
+        if any(argument.partition("=")[0] == "--insecure-registry" for argument in self._arguments()):
             # The same setting as a flag and in the file: the daemon refuses to reload, and to start the next time.
             hint = f"add --insecure-registry={self._address} to the flags of dockerd and restart it when that suits"
             return Problem(subject, "dockerd has the flag --insecure-registry, which rules out the setting here", hint)
         if not is_writable(path) or not _may_signal(pid):
             what = "cannot be written" if not is_writable(path) else "can be written, and dockerd cannot be told"
-            pid_text = str(pid) if pid else f"$(cat {self._host.places.daemon_pid})"
+            tell = _reload(pid)
             # What is written over has been read above, or is known to be absent.
             file, directory = quote(path), quote(path.parent)
             first = f"sudo cp {file} {quote(free_name(path))} && " if path.exists() else ""
             first += "" if path.parent.exists() else f"sudo mkdir -p {directory} && "
             value = json.loads(new)
             text = shlex.quote(json.dumps(value))
-            commands = f"{first}printf '%s\\n' {text} | sudo tee {file} && sudo kill -HUP {pid_text}"
-            if "proxies" in value:
-                # They may have passwords, and hints go into logs.
-                commands = f"run this with sudo; or add it to `{SETTING}` there, then: sudo kill -HUP {pid_text}"
+            commands = f"{first}printf '%s\\n' {text} | sudo tee {file} && {tell}"
+            if not value.keys() <= _HARMLESS:
+                # Proxies, options of log drivers, addresses of mirrors may have passwords, and hints go into logs.
+                commands = f"{_AS_ROOT}; or add it to `{SETTING}` there, then: {tell}"
             return Problem(subject, f"it must allow plain HTTP to {self._address}, and it {what}", commands)
         return None
-
-    def _writes_over(self, path: Path) -> bool:
-        return path.exists() and merged(self._text(), self._address) != self._text()
 
     def question(self) -> Optional[str]:
         if not self._is_needed():
             return None
+        path = self._path()
+        if self._is_written():
+            return f"have Docker read {path} again, without a restart"
         return (
-            f"add {self._address} to `{SETTING}` in {self._path()} (a copy is kept) "
+            f"add {self._address} to `{SETTING}` in {path} (a copy is kept) "
             "and have Docker read it again, without a restart"
         )
+
+    def _is_written(self) -> bool:
+        """Tell whether the file says it already, and only the daemon does not know yet."""
+        text = self._text()
+        return merged(text, self._address) == text
 
     def look(self) -> Sequence[Change]:
         if not self._is_needed():
             return []
         path = self._path()
-        copy = [Change("copy", "file", str(free_name(path)), f"what {path} was")] if self._writes_over(path) else []
+        if self._is_written():
+            # Somebody wrote it, and uninstalling leaves it there.
+            return [Change("reload", "daemon settings", self._address, f"it is in {path}; SIGHUP to dockerd")]
+        copy = [Change("copy", "file", str(free_name(path)), f"what {path} was")] if path.exists() else []
         return [*copy, Change("allow", "insecure registry", self._address, f"in {path}, then SIGHUP to dockerd")]
 
     def explain(self, change: Change) -> str:
@@ -197,13 +213,15 @@ class InsecureRegistry(Step):
     def _tell(self, path: Path, pid: Optional[int]) -> None:
         """Have dockerd read its settings again."""
         if pid is None:
-            raise HostError(f"`{path}` is written, and no dockerd was found", hint="sudo systemctl reload docker")
+            raise HostError(
+                f"`{path}` is written, and it cannot be seen which process Docker's engine is", hint=_reload(None)
+            )
         try:
             os.kill(pid, signal.SIGHUP)
         except OSError as error:
             raise HostError(
                 f"`{path}` is written, and dockerd (process {pid}) cannot be told: {reason(error)}",
-                hint=f"sudo kill -HUP {pid}",
+                hint=_reload(pid),
             ) from None
 
     def _comes_true(self, state: Callable[[], bool]) -> bool:
@@ -287,7 +305,8 @@ class ForbidInsecureRegistry(InsecureRegistry):
             with contextlib.suppress(ValueError):
                 if json.loads(copy or b"{}") == json.loads(text):
                     return copy
-        return text.encode() if copies or json.loads(text) else None
+        # With a copy, also one that has gone since, there was a file.
+        return text.encode() if self._copies or json.loads(text) else None
 
     def apply(self, changes: Sequence[Change]) -> None:
         path, pid = self._path(), self._pid()
@@ -303,6 +322,11 @@ class ForbidInsecureRegistry(InsecureRegistry):
             path.unlink()
         else:
             write_atomically(path, [final], mode)
+
+
+def _reload(pid: Optional[int]) -> str:
+    """Return the command that has the daemon read its settings again."""
+    return "sudo systemctl reload docker" if pid is None else f"sudo kill -HUP {pid}"
 
 
 def _may_signal(pid: Optional[int]) -> bool:

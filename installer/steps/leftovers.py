@@ -7,12 +7,12 @@ ours, or what was changed since, it leaves, and says so.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from bundles.runtime.filesystem import partial_of
-from installer.host.files import quote, remove_file, remove_tree, write_atomically
+from bundles.runtime.program import quote
+from installer.host.files import remove_directories, remove_file, remove_tree, write_atomically
 from installer.host.host import Host
 from installer.host.labels import LABEL_ROLE, PASSING_CONTAINERS
 from installer.host.paths import PLUGIN
@@ -87,14 +87,12 @@ class RemoveFiles(Step):
                 write_atomically(path, [self._host.places.buildx_replaced.read_bytes()], 0o755)
             elif path != self._host.places.receipt:
                 remove_file(path)
-        (self._host.places.state / "lock").unlink(missing_ok=True)
         directories = [Path(name) for name in self._receipt.names_made("directory")]
         self._clear_bookkeeping(directories)
-        # The receipt goes last: interrupted before, the next run still knows what is left.
+        # Interrupted before, the next run still knows what is left; and as long as there is a receipt, it is locked.
         remove_file(self._host.places.receipt)
-        for directory in sorted(directories, key=lambda place: -len(place.parts)):
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        remove_file(self._host.places.state / "lock")
+        remove_directories(directories)
 
     def notes(self) -> Sequence[str]:
         return [

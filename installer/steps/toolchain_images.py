@@ -39,6 +39,17 @@ def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
     return True
 
 
+def local_image(host: Host, tool: Tool) -> Optional[str]:
+    """Return what Docker can be given to start exactly this image; None when Docker does not have it.
+
+    That is its name, for people, as long as the name stands for it: it is one under the registry, where others push,
+    and whoever pulls it here makes it theirs.
+    """
+    if tool.is_image(host.engine.image_id(tool.name)):
+        return tool.name
+    return _under_another_name(host, tool)
+
+
 def left_to_base(job: Job, host: Host, tool: Tool) -> Optional[Problem]:
     """Explain why an image that a delta leaves to its base cannot be loaded; None when it can."""
     left = job.archive.left_to_base(tool.manifest)
@@ -54,7 +65,8 @@ def left_to_base(job: Job, host: Host, tool: Tool) -> Optional[Problem]:
 
 def _under_another_name(host: Host, tool: Tool) -> Optional[str]:
     """Return the id of the image when Docker has it already, or None."""
-    ids = (host.engine.image_id(str(digest)) for digest in (tool.config.digest, tool.manifest.digest))
+    names = (str(tool.config.digest), str(tool.manifest.digest), str(tool.root), tool.pinned)
+    ids = map(host.engine.image_id, names)
     return next((found for found in ids if tool.is_image(found)), None)
 
 
@@ -64,7 +76,8 @@ def loading(job: Job, host: Host, tool: Tool) -> list[Change]:
         return []
     old = host.engine.image_id(tool.name)
     # An image that loses its name would stay for ever, and nobody would know whose it was.
-    changes = [] if old is None else [Change("supersede", "image", old, f"what {tool.name} was; `prune` removes it")]
+    detail = f"what {tool.name} was; `prune` removes it if it was installed"
+    changes = [] if old is None else [Change("supersede", "image", old, detail)]
     if _under_another_name(host, tool):
         return [*changes, Change("tag", "image", tool.name, "Docker has it under another name")]
     return [*changes, Change("load", "image", tool.name, "into Docker", content_size(job.archive, tool.manifest))]
@@ -73,8 +86,8 @@ def loading(job: Job, host: Host, tool: Tool) -> list[Change]:
 class LoadImages(Step):
     """The images of the registry and of BuildKit.
 
-    BuildKit's is loaded although the registry has it too: buildx falls back to the local image when Docker cannot pull,
-    as from a LAN address that the daemon has not been told about.
+    BuildKit's is loaded although the registry has it too: the builder is made of it where Docker cannot pull, as
+    through a proxy that does not know the LAN.
     """
 
     name = "images"

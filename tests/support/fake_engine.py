@@ -38,7 +38,7 @@ class Container:
     state: str = "running"
     restart: str = "always"
     image: str = "sha256:1"
-    ports: Sequence[int] = ()
+    ports: Sequence[tuple[str, int]] = ()
 
     def shown(self, name: str) -> dict[str, Any]:
         return {
@@ -52,13 +52,18 @@ class Container:
                 "Tty": False,
             },
             "HostConfig": {"RestartPolicy": {"Name": self.restart}},
+            "NetworkSettings": {
+                "Ports": {"5000/tcp": [{"HostIp": ip, "HostPort": str(port)} for ip, port in self.ports]}
+            },
         }
 
 
 class FakeEngine:
     """Hold containers, volumes and images by name, all of them open to the test.
 
-    `images` has the files of each image. `done` lists what changed something: "create NAME", "start NAME", ...
+    `images` has the files of each image, `ids` the id of those that have one of their own. `done` lists what changed
+    something: "create NAME", "start NAME", ...
+    `commands` has the command of each container that was created; all have written `log`.
     `exit_code` and `command` are those of every container and image.
     `insecure` gives the registries that may be asked without TLS; `security` is Docker's SecurityOptions.
     """
@@ -67,13 +72,16 @@ class FakeEngine:
         self.containers: dict[str, Container] = {}
         self.volumes: dict[str, Mapping[str, str]] = {}
         self.images: dict[str, Mapping[str, bytes]] = {}
+        self.ids: dict[str, str] = {}
         self.done: list[str] = []
+        self.commands: list[Sequence[str]] = []
+        self.log = b""
         self.exit_code = 0
         self.command: Sequence[str] = ("serve", "/etc/config.yml")
         self.root = "/var/lib/docker"
         self.security: Sequence[str] = ()
         self.insecure: Callable[[], Sequence[str]] = lambda: ()
-        self._refused: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
         self._after: dict[str, Callable[[], None]] = {}
         # The path of a socket has at most 107 bytes: that of a test's own directory may be longer.
         self._directory = Path(tempfile.mkdtemp())
@@ -87,7 +95,7 @@ class FakeEngine:
 
     def refuse(self, what: str, message: str) -> None:
         """Answer every such request with an error: `refuse("GET /info", "not today")`."""
-        self._refused[what] = message
+        self.refused[what] = message
 
     def after(self, what: str, action: Callable[[], None]) -> None:
         """Call `action` when such a request was obeyed: `after("POST /containers/registry/stop", ...)`."""
@@ -114,8 +122,8 @@ class FakeEngine:
     def answer(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Any:
         """Obey a request: gives what becomes JSON, or bytes, or None."""
         what = f"{method} {path}"
-        if what in self._refused:
-            raise _Refusal(500, self._refused[what])
+        if what in self.refused:
+            raise _Refusal(500, self.refused[what])
         for pattern, obey in _ROUTES:
             match = re.fullmatch(pattern, what)
             if match:
@@ -143,7 +151,7 @@ class FakeEngine:
         return [
             {
                 "Names": [f"/{name}"],
-                "Ports": [{"PublicPort": port, "Type": "tcp"} for port in container.ports],
+                "Ports": [{"IP": ip, "PublicPort": port, "Type": "tcp"} for ip, port in container.ports],
             }
             for name, container in self.containers.items()
             if query.get("all") == "1" or container.state == "running"
@@ -159,10 +167,14 @@ class FakeEngine:
         wanted = json.loads(body)
         environment = dict(entry.partition("=")[::2] for entry in wanted.get("Env") or ())
         policy = ((wanted.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or "no"
+        image = wanted.get("Image", "")
+        bindings = (wanted.get("HostConfig") or {}).get("PortBindings") or {}
+        ports = [(each["HostIp"], int(each["HostPort"])) for places in bindings.values() for each in places]
         self.containers[name] = Container(
-            wanted.get("Labels") or {}, environment, "created", policy, wanted.get("Image", "")
+            wanted.get("Labels") or {}, environment, "created", policy, self.ids.get(image, image), ports
         )
         self.done.append(f"create {name}")
+        self.commands.append(wanted.get("Cmd") or ())
         return {"Id": name, "Warnings": []}
 
     def _start(self, name: str, **_: Any) -> None:
@@ -183,7 +195,8 @@ class FakeEngine:
 
     def _logs(self, name: str, **_: Any) -> bytes:
         self._container(name)
-        return b""
+        # A frame of the stream of stdout, as for every container without a terminal.
+        return bytes([1, 0, 0, 0]) + len(self.log).to_bytes(4, "big") + self.log if self.log else b""
 
     def _remove(self, name: str, **_: Any) -> None:
         self._container(name)
@@ -201,10 +214,25 @@ class FakeEngine:
             tar.addfile(member, io.BytesIO(data))
         return buffer.getvalue()
 
+    def _put(self, name: str, **_: Any) -> bytes:
+        self._container(name)
+        return b""
+
     def _image(self, name: str, **_: Any) -> Any:
         if name not in self.images:
             raise _Refusal(404, f"No such image: {name}")
-        return {"Id": "sha256:1", "RepoTags": [name], "Config": {"Cmd": list(self.command)}}
+        return {"Id": self.ids.get(name, "sha256:1"), "RepoTags": [name], "Config": {"Cmd": list(self.command)}}
+
+    def _pull(self, query: Mapping[str, str], **_: Any) -> Any:
+        name = "@".join((query["fromImage"], query["tag"])) if ":" in query["tag"] else ":".join(query.values())
+        self.done.append(f"pull {name}")
+        self.images[name] = {}
+        return {"status": "pulled"}
+
+    def _tag(self, name: str, query: Mapping[str, str], **_: Any) -> Any:
+        new = f"{query['repo']}:{query['tag']}"
+        self.images[new], self.ids[new] = self.images[name], self.ids[name]
+        return {}
 
     def _remove_image(self, name: str, **_: Any) -> Any:
         self._image(name)
@@ -249,11 +277,14 @@ _ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     (f"GET /containers/{_NAME}/json", FakeEngine._inspect),
     (f"GET /containers/{_NAME}/logs", FakeEngine._logs),
     (f"GET /containers/{_NAME}/archive", FakeEngine._archive),
+    (f"PUT /containers/{_NAME}/archive", FakeEngine._put),
     (f"POST /containers/{_NAME}/start", FakeEngine._start),
     (f"POST /containers/{_NAME}/stop", FakeEngine._stop),
     (f"POST /containers/{_NAME}/wait", FakeEngine._wait),
     (f"POST /containers/{_NAME}/update", FakeEngine._update),
     (f"DELETE /containers/{_NAME}", FakeEngine._remove),
+    ("POST /images/create", FakeEngine._pull),
+    ("POST /images/(.+)/tag", FakeEngine._tag),
     ("GET /images/(.+)/json", FakeEngine._image),
     ("DELETE /images/(.+)", FakeEngine._remove_image),
     ("GET /volumes", FakeEngine._volumes),
@@ -305,13 +336,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
-        if path.endswith("/archive"):
+        if path.endswith("/archive") and self.command == "GET":
             stat = json.dumps({"name": query.get("path"), "size": len(data), "mode": 0o755})
             self.send_header("X-Docker-Container-Path-Stat", base64.b64encode(stat.encode()).decode())
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_DELETE = _obey
+    do_GET = do_POST = do_PUT = do_DELETE = _obey
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass

@@ -119,6 +119,8 @@ class FakeRegistry(Content):
         tls: serve HTTPS with this certificate.
         auth: None, `basic` or `bearer`.
         users: name -> password.
+        members: name -> the part of the registry that is open to that user; users that are not here may go anywhere.
+        client_ca: with tls: a CA whose certificates clients have to show.
         identity_tokens: refresh tokens that the token server takes.
         anonymous_pull: with bearer: tokens for reading are given to everyone.
         token_lifetime: `expires_in`, and how long tokens are taken, in seconds.
@@ -137,6 +139,8 @@ class FakeRegistry(Content):
         tls: Optional[Certificate] = None,
         auth: Optional[str] = None,
         users: Optional[Mapping[str, str]] = None,
+        members: Optional[Mapping[str, str]] = None,
+        client_ca: Optional[Path] = None,
         identity_tokens: frozenset[str] = frozenset(),
         anonymous_pull: bool = True,
         token_lifetime: float = 300,
@@ -160,7 +164,8 @@ class FakeRegistry(Content):
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
         self.scheme = "https" if tls else "http"
-        self._server = _Server(self, tls)
+        self.members = dict(members or {})
+        self._server = _Server(self, tls, client_ca)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property
@@ -259,12 +264,15 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = False  # so that server_close waits for them
     request_queue_size = 128
 
-    def __init__(self, registry: FakeRegistry, tls: Optional[Certificate]) -> None:
+    def __init__(self, registry: FakeRegistry, tls: Optional[Certificate], client_ca: Optional[Path]) -> None:
         self.registry = registry
         self.tls: Optional[ssl.SSLContext] = None
         if tls:
             self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.tls.load_cert_chain(tls.file, tls.key)
+            if client_ca:
+                self.tls.load_verify_locations(client_ca)
+                self.tls.verify_mode = ssl.CERT_REQUIRED
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -443,7 +451,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return True
         action = "pull" if self.command in ("GET", "HEAD") else "push"
         if registry.auth == "basic":
-            if self.user() is not None:
+            user = self.user()
+            if user is not None and self.is_open_to(user, name):
                 return True
             challenge = 'Basic realm="fake, registry"'
         else:
@@ -466,6 +475,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         name, _, password = base64.b64decode(given[len("Basic ") :]).decode().partition(":")
         return name if self.registry.users.get(name) == password else None
 
+    def is_open_to(self, user: str, name: str) -> bool:
+        part = self.registry.members.get(user)
+        return part is None or f"{name}/".startswith(f"{part}/")
+
     def token(self, body: bytes) -> None:
         registry = self.registry
         form = parse_qs(body.decode() if self.command == "POST" else urlsplit(self.path).query)
@@ -477,7 +490,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         scopes: dict[str, set[str]] = {}
         for scope in " ".join(form.get("scope", [])).split():
             kind, name, actions = scope.split(":", 2)
-            wanted = set(actions.split(","))
+            # A user gets a token anyway, which is good for nothing where that user has no access.
+            wanted = set(actions.split(",")) if not user or self.is_open_to(user, name) else set()
             scopes[name if kind == "repository" else ""] = wanted if user else wanted & {"pull"}
         token = uuid.uuid4().hex
         with registry.lock:

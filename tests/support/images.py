@@ -12,6 +12,7 @@ from typing import Any, Optional, Union
 
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
+from bundles.oci.image import parse_index
 from bundles.oci.platform import Platform
 
 INDEX = {
@@ -128,8 +129,8 @@ class Content:
             return []
         value = json.loads(self.data(descriptor))
         if descriptor.is_index:
-            return [Descriptor.from_json(entry) for entry in value["manifests"]]
-        return [Descriptor.from_json(entry) for entry in (value["config"], *value["layers"])]
+            return list(parse_index(self.data(descriptor)))
+        return [Descriptor.from_json(entry) for entry in (value["config"], *(value.get("layers") or ()))]
 
 
 def _entry(descriptor: Descriptor) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from . import apt, debian, gotools, origin, qemu
 from .binfmt import binfmt_state
 from .cache import Product, cache_dir, lock, only_root
 from .errors import SetupError
-from .host import Host
+from .host import SUITES, Host
 from .progress import say
 
 
@@ -101,7 +101,7 @@ def main() -> int:
     for name, action in actions.items():
         commands.add_parser(name, help=action.__doc__)
     shell = commands.add_parser("host", help=host.__doc__)
-    shell.add_argument("--suite", default="sid", choices=sorted(debian.ENGINE_SUITES))
+    shell.add_argument("--suite", default="sid", choices=sorted(SUITES))
     shell.add_argument("--usb", type=Path, help="a directory to show at /usb, read-only")
     arguments = parser.parse_args()
     try:

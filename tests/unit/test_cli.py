@@ -115,11 +115,11 @@ def test_a_broken_download_goes_on_in_the_next_run(hub: FakeRegistry, tmp_path: 
         (["create", "debian:12", "--without", "kernel"], 2, "`kernel` is not a part of the toolchain"),
         (["create", "-f", "missing.toml"], 2, "`missing.toml` cannot be read: no such file"),
         (["create", "debian:12", "--bogus"], 2, "no such option"),
-        (["frobnicate"], 2, "no such command 'frobnicate'"),
+        (["frobnicate"], 2, "there is no command `frobnicate`"),
         (["verify"], 2, "missing argument ARCHIVE"),
-        (["verify", "missing.tar"], 3, "`missing.tar` cannot be opened: no such file"),
+        (["verify", "missing.tar"], 2, "`missing.tar` is not there"),
         (["inspect", "/etc/hostname"], 3, "is not a bundle"),
-        (["install", "missing.tar"], 3, "`missing.tar` cannot be opened"),
+        (["install", "missing.tar"], 2, "`missing.tar` is not there"),
     ],
 )
 def test_exit_codes(hub: FakeRegistry, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
@@ -135,9 +135,10 @@ def test_exit_codes(hub: FakeRegistry, tmp_path: Path, arguments: list[str], cod
 
 
 def test_errors_as_json(tmp_path: Path) -> None:
-    done = bundle("verify", "missing.tar", "--json", cwd=tmp_path)
+    (tmp_path / "other.tar").write_bytes(b"x" * 5000)
+    done = bundle("verify", "other.tar", "--json", cwd=tmp_path)
     error = json.loads(done.stdout)["error"]
-    assert (done.returncode, error["exitCode"], error["kind"]) == (3, 3, "ArchiveError")
+    assert (done.returncode, error["exitCode"], error["kind"]) == (3, 3, "NotABundleError")
 
 
 @pytest.mark.parametrize(

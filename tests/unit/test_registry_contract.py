@@ -12,7 +12,7 @@ import io
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import pytest
 
@@ -360,7 +360,7 @@ def test_an_upload_elsewhere_goes_without_the_login(fake: Make, connect: Connect
     storage = fake()
     registry = fake(auth="basic", users={"me": "secret"}, upload_base=storage.url)
     storage.uploads = registry.uploads
-    target = Registry(connect(credentials=lambda host: Credential("me", "secret")), registry.host)
+    target = Registry(connect(credentials=lambda *_: [Credential("me", "secret")]), registry.host)
     target.upload_blob("app", octets(b"abc"), lambda: Body(b"abc"))
     (put,) = storage.seen()
     assert put.method == "PUT"
@@ -371,15 +371,14 @@ def test_an_upload_elsewhere_goes_without_the_login(fake: Make, connect: Connect
 def test_an_absolute_location_on_the_same_host_keeps_the_login(fake: Make, connect: Connect) -> None:
     registry = fake(auth="basic", users={"me": "secret"})
     registry.upload_base = registry.url
-    target = Registry(connect(credentials=lambda host: Credential("me", "secret")), registry.host)
+    target = Registry(connect(credentials=lambda *_: [Credential("me", "secret")]), registry.host)
     target.upload_blob("app", octets(b"abc"), lambda: Body(b"abc"))
     assert target.has_blob("app", octets(b"abc").digest)
 
 
 def test_a_login_with_tokens_covers_writing_and_mounting(fake: Make, connect: Connect) -> None:
     registry = fake(auth="bearer", users={"me": "secret"}, anonymous_pull=False)
-    login: Callable[[str], Optional[Credential]] = lambda host: Credential("me", "secret")  # noqa: E731
-    target = Registry(connect(credentials=login), registry.host)
+    target = Registry(connect(credentials=lambda *_: [Credential("me", "secret")]), registry.host)
     target.ping()
     target.upload_blob("one", octets(b"abc"), lambda: Body(b"abc"))
     assert target.mount_blob("two", octets(b"abc").digest, "one")

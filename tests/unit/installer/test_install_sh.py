@@ -29,10 +29,18 @@ case "$1 $2" in
 "context inspect") cat "$FAKE/endpoint" ;;
 "version -f") echo linux/amd64 ;;
 "info -f") cat "$FAKE/security" ;;
-"image inspect") [ -e "$FAKE/loaded" ] && cat "$FAKE/id" ;;
+"image inspect")
+    case $4 in
+    *Env*) printf 'LANG=C\nPATH=/opt/conda/bin:/usr/bin\n' ;;
+    *) [ -e "$FAKE/loaded" ] && cat "$FAKE/id" ;;
+    esac ;;
 "load -q") cat >"$FAKE/loaded" ;;
 "image rm") printf '%s\\n' "$3" >"$FAKE/removed" ;;
-"run --rm") printf '%s\\n' "$@" >"$FAKE/run"; exit 7 ;;
+"run --rm")
+    printf '%s\\n' "$@" >"$FAKE/run"
+    printf '%s %s\\n' "${DOCKER_DEFAULT_PLATFORM-}" "${DOCKER_CONTENT_TRUST-}" >"$FAKE/asked"
+    [ ! -x "$FAKE/inside" ] || "$FAKE/inside"
+    exit 7 ;;
 *) echo "fake docker: $*" >&2; exit 99 ;;
 esac
 """
@@ -67,6 +75,7 @@ class Site:
                 **environment,
             },
             check=False,
+            timeout=60,
         )
         return done.returncode, done.stderr.decode()
 
@@ -138,10 +147,12 @@ def test_docker_gets_the_python_image_and_nothing_else_of_the_archive(site: Site
     assert (code, stderr) == (7, "loading Python from the archive\n")
     assert (site.directory / "loaded").read_bytes() == expected
     words = site.said("run").splitlines()
-    image_at = next(n for n, word in enumerate(words) if word.startswith("docker.io/library/bundle-python:"))
+    image_at = next(n for n, word in enumerate(words) if word == identity)
     assert words[image_at + 1 :] == [str(archive), "install", "--registry", "a b'c:5000"]
-    assert f"type=bind,src={archive},dst={archive},readonly" in words
-    assert f"type=bind,src={site.directory}/home,dst={site.directory}/home" in words
+    # The archive is below a directory that the container has whole.
+    top = f"/{archive.parts[1]}"
+    assert f"type=bind,src={top},dst={top},readonly" in words
+    assert f"type=bind,src={site.directory}/home/.docker,dst={site.directory}/home/.docker" in words
     assert words[words.index("--user") + 1] == f"{os.getuid()}:{os.getgid()}"
     # Nothing is left behind.
     assert site.said("removed").startswith("docker.io/library/bundle-python:")
@@ -158,51 +169,210 @@ def test_an_image_that_is_there_already_is_neither_loaded_nor_removed(site: Site
     assert not (site.directory / "removed").exists()
 
 
+def mounts(site: Site) -> dict[str, bool]:
+    """What the container was given: each place, at the same place in there, and whether it may be written to."""
+    found = {}
+    for word in site.said("run").splitlines():
+        if word.startswith("type=bind,"):
+            fields = dict(field.partition("=")[::2] for field in word.split(","))
+            assert fields["dst"] not in found, "Docker refuses a second mount at the same place"
+            found[fields["dst"]] = "readonly" not in fields
+            assert fields["src"] == fields["dst"] or fields["dst"] in ("/host", "/run/bundle"), word
+    return found
+
+
 @pytest.mark.parametrize(
     ("arguments", "writes"),
     [
-        (["want"], True),
-        (["want", "-o", "here.json"], True),
-        (["inspect", "--html", "list.html"], True),
-        (["inspect", "--json"], False),
-        (["install"], False),
+        (["want"], [""]),
+        (["want", "-o", "here.json"], [""]),
+        (["want", "-o", "a/here.json"], ["a"]),
+        (["want", "-oa/here.json"], ["a"]),
+        (["want", "-qo", "a/here.json"], ["a"]),
+        (["want", "--output=a/here.json", "--log-file", "b c/log"], ["a", "b c"]),
+        (["want", "--log-file=b c/log"], ["", "b c"]),
+        (["inspect", "--html", "../list.html"], [".."]),
+        (["inspect", "--html=a/list.html"], ["a"]),
+        (["inspect", "--html", "LINK/list.html"], ["b c"]),
+        (["verify", "--log-file", "log"], [""]),
+        (["verify", "--log-file", "/dev/stderr"], []),
+        (["inspect", "--json"], []),
+        (["install"], []),
+        (["check", "a", "--platform", "linux/amd64"], []),
     ],
 )
-def test_only_what_writes_a_file_may_write_where_it_is_called(
-    site: Site, archive: Path, arguments: list[str], writes: bool
+def test_only_what_writes_a_file_may_write_and_only_there(
+    site: Site, archive: Path, arguments: list[str], writes: list[str]
 ) -> None:
     (site.directory / "id").write_text(python_stream(archive)[0])
-    assert site.run(site.script(archive), archive, *arguments)[0] == 7
-    mount = f"type=bind,src={site.directory},dst={site.directory}"
-    mounts = [word for word in site.said("run").splitlines() if word.split(",readonly")[0] == mount]
-    assert mounts == [mount if writes else f"{mount},readonly"]
+    work = site.directory / "work"
+    for name in ("a", "b c"):
+        (work / name).mkdir(parents=True)
+    (work / "a" / "link").symlink_to("../b c")
+    arguments = [word.replace("LINK", "a/link") for word in arguments]
+    script = site.script(archive)
+    at = dataclasses.replace(site, directory=work)
+    code, stderr = at.run(
+        script, archive, *arguments, FAKE=str(site.directory), HOME=str(site.directory / "home"),
+        TMPDIR=str(site.directory / "tmp"), PATH=f"{site.directory}/bin:/usr/bin:/bin",
+    )  # fmt: skip
+    assert (code, "error" in stderr) == (7, False), stderr
+    found = mounts(site)
+    own = {"/run/bundle", "/etc/docker", "/usr/local/lib/docker/cli-plugins", str(site.directory / "docker.sock")}
+    own |= {str(site.directory / "home" / name) for name in (".docker", ".local/state/bundle")}
+    given = {place for place, writable in found.items() if writable} - own
+    assert given == {os.path.normpath(work / name) for name in writes}
+    words = site.said("run").splitlines()
+    assert words[words.index("--workdir") + 1] == str(work)
+
+
+def test_every_directory_of_the_host_is_where_it_is(site: Site, archive: Path) -> None:
+    """Else a path, or a link, leads to another file in the container, or to none; /tmp most of all."""
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    assert site.run(site.script(archive), archive, "check", ".")[0] == 7
+    found = mounts(site)
+    own = {"bin", "dev", "etc", "host", "lib", "lib32", "lib64", "libx32", "opt", "proc", "run", "sbin", "sys", "usr"}
+    expected = {f"/{entry.name}" for entry in Path("/").iterdir() if entry.is_dir() and entry.name not in own}
+    assert {place for place in found if place.count("/") == 1} == expected | {"/host"}
+    assert "/tmp" in found
+    assert "--tmpfs" not in site.said("run")
+    words = site.said("run").splitlines()
+    assert "TMPDIR=/run/bundle" in words
+    assert ("SYS_PTRACE" in words) is (os.geteuid() == 0)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A directory below one of which the container has its own."""
+    path = Path("/etc") / f"bundle test {os.getpid()}"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory there")
+def test_what_is_named_below_a_directory_of_the_containers_own_is_seen(
+    site: Site, archive: Path, elsewhere: Path
+) -> None:
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    for name in ("signers", "Dockerfile", "stick.tar"):
+        (elsewhere / name).write_text("x")
+    (elsewhere / "parts").mkdir()
+    (site.directory / "Containerfile").symlink_to(elsewhere / "Dockerfile")
+    script = site.script(archive)
+    for words, place in (
+        (["verify", "--allowed-signers", elsewhere / "signers"], elsewhere / "signers"),
+        (["verify", f"--allowed-signers={elsewhere}/signers"], elsewhere / "signers"),
+        (["install", "--parts", elsewhere / "parts"], elsewhere / "parts"),
+        (["check", elsewhere / "Dockerfile"], elsewhere / "Dockerfile"),
+        (["check", elsewhere], elsewhere),
+        (["check", "Containerfile"], site.directory / "Containerfile"),
+        (["diff", elsewhere / "stick.tar", archive], elsewhere / "stick.tar"),
+        (["check", f"../../../../../..{elsewhere}/Dockerfile"], elsewhere / "Dockerfile"),
+    ):
+        assert site.run(script, archive, *words)[0] == 7
+        found = mounts(site)
+        assert found[str(place)] is False, words
+    # Called there, and with the archive there.
+    shutil.copy(archive, elsewhere / "offline.tar")
+    at = dataclasses.replace(site, directory=elsewhere)
+    environment = {"FAKE": str(site.directory), "HOME": str(site.directory / "home"), "PATH": f"{site.directory}/bin"}
+    environment["PATH"] += ":/usr/bin:/bin"
+    environment["TMPDIR"] = str(site.directory / "tmp")
+    assert at.run(script, "offline.tar", "check", "Dockerfile", **environment)[0] == 7
+    assert mounts(site)[str(elsewhere)] is False
+    assert at.run(script, "offline.tar", "want", **environment)[0] == 7
+    assert mounts(site)[str(elsewhere)] is True
+    bare = dataclasses.replace(site, directory=Path("/usr/lib"))
+    assert bare.run(script, archive, "check", "Dockerfile", **environment)[0] == 7
+    words = site.said("run").splitlines()
+    assert words[words.index("--workdir") + 1] == "/host/usr/lib"
+    (site.directory / "run").unlink()
+    for words_ in (
+        ["want"],
+        ["want", "-o", "/lib/x"],
+        ["inspect", "--html", "/usr/bin/x"],
+        ["verify", "--log-file=/x"],
+    ):
+        code, stderr = bare.run(script, archive, *words_, **environment)
+        assert (code, "the container has files of its own in `/" in stderr) == (2, True), stderr
+        assert not (site.directory / "run").exists()
+
+
+def test_a_directory_that_is_missing_is_made_and_no_other_is_given(site: Site, archive: Path) -> None:
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    home, script = site.directory / "home", site.script(archive)
+    # What only looks makes nothing, and has nothing of the home to write to.
+    for words in (["status"], ["uninstall", "--plan"], ["want"]):
+        assert site.run(script, archive, *words)[0] == 7
+        assert not [place for place, writable in mounts(site).items() if writable and place.startswith(str(home))]
+    made = [home / ".local/state/bundle", home / ".local/state", home / ".local", home / ".docker"]
+    inside = site.directory / "inside"
+    inside.write_text('#!/bin/sh\nls -ld "$FAKE/home/.docker" >"$FAKE/mode"\n')
+    inside.chmod(0o755)
+    assert site.run(script, archive, "install")[0] == 7
+    assert site.said("mode").startswith("drwx------")
+    given = {place for place, writable in mounts(site).items() if writable and place.startswith(str(home))}
+    assert given == {str(made[0]), str(made[3])}
+    assert "BUNDLE_MADE=" + "\n".join(map(str, made)) + "\n" in site.said("run")
+    assert list(home.iterdir()) == []
+    # What was put there stays.
+    inside.write_text('#!/bin/sh\n: >"$FAKE/home/.docker/config.json"\n')
+    assert site.run(script, archive, "install")[0] == 7
+    assert [path.name for path in home.rglob("*")] == [".docker", "config.json"]
+
+
+def test_what_was_emptied_in_the_container_is_removed_at_the_end(site: Site, archive: Path) -> None:
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    (site.directory / "home/.docker/cli-plugins").mkdir(parents=True)
+    (site.directory / "home/.local/state").mkdir(parents=True)
+    inside = site.directory / "inside"
+    inside.write_text(
+        "#!/bin/sh\nshared=$(ls -d $FAKE/tmp/*)\n"
+        "printf '%s\\n' $FAKE/home/.docker/cli-plugins $FAKE/home/.docker $FAKE/home/.local >$shared/empty\n"
+    )
+    inside.chmod(0o755)
+    assert site.run(site.script(archive), archive, "uninstall")[0] == 7
+    assert sorted(path.name for path in (site.directory / "home").rglob("*")) == [".local", "state"]
+
+
+def test_variables_of_the_caller_change_nothing(site: Site, archive: Path) -> None:
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    (site.directory / "elsewhere" / "usb stick").mkdir(parents=True)
+    code, stderr = site.run(
+        site.script(archive),
+        "usb stick/offline.tar",
+        "verify",
+        CDPATH=f"{site.directory}/elsewhere:.",
+        DOCKER_DEFAULT_PLATFORM="linux/arm64",
+        DOCKER_CONTENT_TRUST="1",
+    )
+    assert (code, stderr) == (7, "loading Python from the archive\n")
+    assert f"{archive}\nverify" in site.said("run")
+    assert site.said("asked") == " 0\n"
 
 
 @pytest.mark.parametrize(
-    ("place", "mounted"),
+    ("place", "own"),
     [
-        *(("/develop", True), ("/library/a", True), ("/system", True), ("/processes", True)),
-        *(("/dev", False), ("/dev/shm", False), ("/lib", False), ("/lib/a", False), ("/lib64", False)),
-        *(("/proc/1", False), ("/sys", False), ("/sys/fs", False)),
+        *(("/develop", False), ("/library/a", False), ("/system", False), ("/processes", False), ("/usb", False)),
+        *(("/dev", True), ("/dev/shm", True), ("/lib", True), ("/lib/a", True), ("/lib64", True), ("/lib64/a", True)),
+        *(("/proc/1", True), ("/sys", True), ("/sys/fs", True), ("/", True), ("/host", True), ("/host/a", True)),
+        *(("/etc", True), ("/etc/a", False), ("/run", True), ("/run/media/ann", False), ("/tmp", False)),
+        *(("/usr", True), ("/usr/src", True), ("/usr/src/a", False), ("/usr/lib/python3/a", True)),
+        *(("/usr/local", True), ("/usr/local/src", True), ("/usr/local/src/a", False), ("/usr/local/lib/a", True)),
+        # Of an image whose PATH has /opt/conda/bin.
+        *(("/opt", True), ("/opt/conda", True), ("/opt/conda/bin", True), ("/opt/app", False), ("/opt/con", False)),
     ],
 )
 @pytest.mark.parametrize("shell", list(SHELLS))
-def test_what_is_the_containers_own_is_not_mounted(shell: str, place: str, mounted: bool, tmp_path: Path) -> None:
-    """The function alone: a test cannot make directories at the root. What it asks of the disk is answered for it."""
+def test_what_is_the_containers_own_is_known(shell: str, place: str, own: bool) -> None:
+    """The function alone: a test cannot make directories at the root."""
     text = (ROOT / "installer" / "install.sh").read_text()
-    function = text[text.index("mount_once() {") : text.index("bind() {")]
-    for asks, answered in (('$(cd "$place" && pwd -P)', "$place"), ('[ ! -d "$place" ]', "false")):
-        assert asks in function
-        function = function.replace(asks, answered)
-    program = f'mounted=:; bind() {{ echo "$1"; }}\n{function}'
-    done = subprocess.run(
-        [*SHELLS[shell], "-c", f"{program}\nmount_once {place} ro"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert (done.returncode, done.stdout.split()) == (0, [place] if mounted else []), done.stderr
+    function = text[text.index("own() {") : text.index("mount_once() {")]
+    program = f"image_path=/opt/conda/bin:/usr/bin\n{function}\nown {place} && echo own || echo free"
+    done = subprocess.run([*SHELLS[shell], "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "own\n" if own else "free\n"), done.stderr
 
 
 @pytest.mark.parametrize("size", [10 * 512, 40 * 512, 150 * 512])
@@ -236,7 +406,6 @@ def test_what_is_wrong_is_said_with_an_exit_code(site: Site, archive: Path) -> N
         assert not (site.directory / "run").exists()
 
     fails(2, "expected an archive and a command", archive)
-    fails(2, "`--log-file` does not work", archive, "install", "--log-file", "x")
     fails(3, "no such file", site.directory / "none.tar", "install")
     fails(3, "the Python image in the archive is damaged", archive, "install")
     assert site.said("removed").startswith("docker.io/library/bundle-python:")

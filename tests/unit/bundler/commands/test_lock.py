@@ -113,7 +113,7 @@ def test_sizes_and_platforms_are_in_the_lock(hub: FakeRegistry, project: Path) -
         (', "linux/arm64"]', "]", "the platforms are linux/amd64, locked are linux/amd64, linux/arm64"),
         ('"team"', '"other"', "the name is `other`, locked is `team`"),
         ("protoc-arm64:29", "protoc-amd64:29", "`tools/protoc:29` is merged from other images"),
-        ('name = "team"', 'name = "team"\nattestations = true', "attestations are wanted"),
+        ('name = "team"', 'name = "team"\nattestations = false', "attestations are not wanted"),
         ("[mirrors]", '[toolchain]\nbinfmt = false\n[mirrors]', "`tonistiigi/binfmt:latest` is only in the lock"),
     ],
 )  # fmt: skip
@@ -154,7 +154,7 @@ def test_what_is_no_longer_there_is_named_with_the_way_out(hub: FakeRegistry, pr
     done = create(project)
     assert done.returncode == 5
     assert f"`gcc:12` is locked as {locked}, which is no longer there" in done.stderr
-    assert "bundle lock --upgrade gcc:12" in done.stderr
+    assert "bundle lock -f bundle.toml --upgrade gcc:12" in done.stderr
     assert lock(project, "--upgrade", "gcc:12")["moved"][0]["old"] == locked
     assert create(project).returncode == 0
 
@@ -174,7 +174,7 @@ def test_upgrading_what_is_not_locked(project: Path) -> None:
     done = bundle("lock", "--upgrade", "debian:11", cwd=project)
     assert (done.returncode, "`debian:11` is not in the lock" in done.stderr) == (2, True)
     done = bundle("lock", "debian:12", cwd=project)
-    assert (done.returncode, "next: bundle lock --upgrade debian:12" in done.stderr) == (2, True)
+    assert (done.returncode, "next: bundle lock -f bundle.toml --upgrade debian:12" in done.stderr) == (2, True)
 
 
 def interpreters() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import pytest
 
 from bundler.definition.bundle_toml import read_definition
-from bundler.definition.spec import Definition, ImageRequest, combine, read_images
+from bundler.definition.spec import Definition, ImageRequest, combine, mirrored, read_images
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
@@ -20,7 +20,7 @@ name = "team-base"
 platforms = ["linux/amd64", "linux/arm64"]
 host-platforms = ["linux/arm64"]
 images = ["ubuntu:24.04", "ghcr.io/astral-sh/uv:0.8"]
-attestations = true
+attestations = false
 [merge."tools/protoc:29"]
 "linux/amd64" = "registry.corp/protoc-amd64:29"
 "linux/arm64" = "registry.corp/protoc-arm64:29"
@@ -38,10 +38,19 @@ def read(tmp_path: Path, text: str) -> Definition:
     return read_definition(path)
 
 
+def test_attestations_are_wanted_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    silent = read(tmp_path, 'images = ["debian:12"]')
+    without = read(tmp_path, 'images = ["debian:12"]\nattestations = false')
+    assert combine(silent, Definition(), "offline").attestations
+    assert not combine(without, Definition(), "offline").attestations
+    assert combine(without, Definition(attestations=True), "offline").attestations
+    assert not combine(silent, Definition(attestations=False), "offline").attestations
+
+
 def test_a_whole_definition(tmp_path: Path) -> None:
     spec = combine(read(tmp_path, WHOLE), Definition(), "offline")
     assert spec.name == "team-base"
-    assert spec.attestations
+    assert not spec.attestations
     assert spec.mirrors == {"docker.io": ("mirror.corp:5000", "docker.io")}
     found = [(image.role, image.reference.familiar, [str(each) for each in image.platforms]) for image in spec.images]
     assert found == [
@@ -229,3 +238,48 @@ def test_the_scanner_goes_along_when_asked_for(tmp_path: Path, text: str, line: 
     assert [(image.reference.familiar, image.platforms) for image in images] == (
         [(expected, HOSTS)] if expected else []
     )
+
+
+# Mirrors
+
+
+def test_keys_of_mirrors_are_the_names_of_registries(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.toml"
+    path.write_text(
+        'images = ["debian:12", "GHCR.io/org/app:1"]\n[mirrors]\n"https://Index.docker.io/v1/" = ["a.corp"]\n'
+        '"docker.io" = ["b.corp"]\n"ghcr.io" = ["c.corp"]\n'
+    )
+    file = read_definition(path)
+    assert file.mirrors == {"docker.io": ("a.corp", "b.corp"), "ghcr.io": ("c.corp",)}
+    line = Definition(mirrors={mirrored("registry-1.docker.io"): ("d.corp",)})
+    spec = combine(file, line, "test")
+    assert spec.mirrors == {"docker.io": ("d.corp",), "ghcr.io": ("c.corp",)}
+    assert spec.idle_mirrors() == []
+
+
+def test_a_mirror_of_which_nothing_is_asked_is_said() -> None:
+    line = Definition(
+        images=(Reference.parse("debian:12"),),
+        mirrors={"dokcer.io": ("a.corp",), "quay.io": ("b.corp",), "docker.io": ("c.corp",)},
+    )
+    assert combine(Definition(), line, "test").idle_mirrors() == [
+        "the mirror for `dokcer.io` is not used, no image comes from there: did you mean `docker.io`?",
+        "the mirror for `quay.io` is not used, no image comes from there",
+    ]
+
+
+def test_the_sources_of_a_merge_have_mirrors_too() -> None:
+    merge = {Reference.parse("tools:1"): ((Platform.parse("linux/amd64"), Reference.parse("quay.io/tools-amd64:1")),)}
+    toolchain = dict.fromkeys(("registry", "buildkit", "buildx", "binfmt", "frontend", "python"))
+    spec = combine(
+        Definition(merge=merge, toolchain=toolchain, mirrors={"quay.io": ("a",), "docker.io": ("b",)}),
+        Definition(),
+        "test",
+    )
+    assert [note.split("`")[1] for note in spec.idle_mirrors()] == ["docker.io"]
+
+
+@pytest.mark.parametrize("key", ["docker.io/library", "https://ghcr.io/org", "", "https://"])
+def test_what_has_no_mirror(key: str) -> None:
+    with pytest.raises(UsageError, match="not a registry that can have a mirror"):
+        mirrored(key)

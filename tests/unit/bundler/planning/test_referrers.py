@@ -160,3 +160,78 @@ def test_registries_are_not_asked_about_local_images(
     paths = registry.paths()[asked:]
     assert any("/v2/app/" in path for path in paths)
     assert [path for path in paths if "secret" in path] == []
+
+
+def notes_of(registry: FakeRegistry, connect: Connect) -> tuple[str, ...]:
+    """Plan with --referrers; what the source says then."""
+    amd64 = Platform.parse("linux/amd64")
+    wanted = (ImageRequest(Reference.parse(f"{registry.host}/app:1"), "base", (amd64,)),)
+    source = RegistrySource(connect(), {})
+    with_referrers(resolve(Spec("test", (amd64,), (amd64,), wanted, {}, False), source), source)
+    return source.notes
+
+
+REFUSALS = [
+    ({"status": 200, "body": b"<html><title>Sign in</title></html>"}, "sent a web page, `Sign in`"),
+    ({"status": 200, "body": b"[]"}, "not a JSON object"),
+    ({"status": 200, "body": b'{"errors": []}'}, "no list of manifests"),
+    ({"status": 401}, ""),
+    ({"status": 403, "body": b'{"errors": [{"code": "DENIED"}]}'}, "DENIED"),
+    ({"status": 406}, "HTTP status 406"),
+    ({"status": 501}, "HTTP status 501"),
+]
+
+
+@pytest.mark.parametrize(("fault", "why"), REFUSALS, ids=[why for _, why in REFUSALS])
+def test_a_registry_that_refuses_its_list_has_the_tag(
+    registry: FakeRegistry, fake: Any, connect: Connect, tmp_path: Path, image: Descriptor, fault: Any, why: str
+) -> None:
+    sbom = attach(registry, image, "sbom")
+    index = registry.add("application/vnd.oci.image.index.v1+json", listing((sbom, "sbom")))
+    registry.tag("app", f"sha256-{image.digest.hex}", index)
+    registry.fault("GET", "/referrers/", times=-1, **fault)
+    tags = pushed(carried(registry, connect, tmp_path), fake(), connect)
+    assert tags == {"1": image.digest, f"sha256-{image.digest.hex}": index.digest}
+    (note,) = notes_of(registry, connect)
+    assert note.startswith(f"{registry.host} does not list what is attached to images")
+    assert why in note
+
+
+@pytest.mark.parametrize("fault", [{"status": 404}, {"status": 200, "body": b'{"manifests": null}'}])
+def test_a_registry_without_a_list_is_nothing_to_talk_about(
+    registry: FakeRegistry, connect: Connect, image: Descriptor, fault: Any
+) -> None:
+    registry.fault("GET", "/referrers/", times=-1, **fault)
+    assert notes_of(registry, connect) == ()
+
+
+@pytest.mark.parametrize("status", [429, 502, 503])
+def test_a_list_that_fails_for_now_is_not_passed_over(
+    registry: FakeRegistry, connect: Connect, image: Descriptor, status: int
+) -> None:
+    registry.fault("GET", "/referrers/", times=-1, status=status)
+    with pytest.raises(NetworkError) as caught:
+        notes_of(registry, connect)
+    assert caught.value.status == status
+
+
+def test_a_tag_that_is_the_image_itself_has_nothing_attached(
+    registry: FakeRegistry, fake: Any, connect: Connect, tmp_path: Path, image: Descriptor
+) -> None:
+    """As GitLab tags what it scans. The third platform, which nobody wants, stays where it is."""
+    riscv = registry.image("linux/riscv64")
+    whole = registry.tag("app", "1", registry.index(*registry.children(image), riscv))
+    for one in (whole, *registry.children(whole)):
+        registry.tag("app", f"sha256-{one.digest.hex}", one)
+    target = fake()
+    assert pushed(carried(registry, connect, tmp_path), target, connect) == {"1": whole.digest}
+    assert riscv.digest not in target.content
+    assert registry.paths("GET", f"/manifests/{riscv.digest}") == []
+
+
+def test_an_index_under_the_tag_that_is_about_something_else(
+    registry: FakeRegistry, fake: Any, connect: Connect, tmp_path: Path, image: Descriptor
+) -> None:
+    other = registry.index(registry.image("linux/amd64", seed="other"), registry.image("linux/riscv64"))
+    registry.tag("app", f"sha256-{image.digest.hex}", other)
+    assert pushed(carried(registry, connect, tmp_path), fake(), connect) == {"1": image.digest}

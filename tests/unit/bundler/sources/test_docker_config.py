@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -49,19 +49,23 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
+def first(credentials: Credentials, host: str, repository: str = "org/app") -> Optional[Credential]:
+    return next(credentials.get(host, repository), None)
+
+
 def answer(name: str = "me", secret: str = SECRET) -> str:
     return json.dumps({"ServerURL": "x", "Username": name, "Secret": secret})
 
 
 def test_no_file_means_no_login(tmp_path: Path) -> None:
-    assert Credentials(tmp_path).get("ghcr.io") is None
+    assert first(Credentials(tmp_path), "ghcr.io") is None
 
 
 @pytest.mark.parametrize(
     "document", [{}, {"auths": {}}, {"auths": None, "HttpHeaders": {"X": "y"}}, {"auths": {"ghcr.io": {}}}]
 )
 def test_a_file_without_logins(tmp_path: Path, document: dict[str, Any]) -> None:
-    assert config(tmp_path, **document).get("ghcr.io") is None
+    assert first(config(tmp_path, **document), "ghcr.io") is None
 
 
 def test_the_file_is_where_docker_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,9 +75,9 @@ def test_the_file_is_where_docker_looks_for_it(tmp_path: Path, monkeypatch: pyte
     config(home / ".docker", auths={"ghcr.io": {"auth": auth("home")}})
     config(other, auths={"ghcr.io": {"auth": auth("other")}})
     monkeypatch.setenv("HOME", str(home))
-    assert Credentials().get("ghcr.io") == Credential("home", SECRET)
+    assert first(Credentials(), "ghcr.io") == Credential("home", SECRET)
     monkeypatch.setenv("DOCKER_CONFIG", str(other))
-    assert Credentials().get("ghcr.io") == Credential("other", SECRET)
+    assert first(Credentials(), "ghcr.io") == Credential("other", SECRET)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +93,8 @@ def test_the_file_is_where_docker_looks_for_it(tmp_path: Path, monkeypatch: pyte
 )
 def test_hosts_are_found_under_their_names(tmp_path: Path, key: str, host: str) -> None:
     credentials = config(tmp_path, auths={"other.io": {"auth": auth("other")}, key: {"auth": auth("me", "a:b")}})
-    assert credentials.get(host) == Credential("me", "a:b")
-    assert credentials.get("unknown.io") is None
+    assert first(credentials, host) == Credential("me", "a:b")
+    assert first(credentials, "unknown.io") is None
 
 
 def test_tokens(tmp_path: Path) -> None:
@@ -102,31 +106,31 @@ def test_tokens(tmp_path: Path) -> None:
             "padded.io": {"auth": auth("me", "ghi\0\0"), "identitytoken": ""},
         },
     )
-    assert credentials.get("identity.io") == Credential(identity_token="abc")
-    assert credentials.get("registry.io") == Credential(registry_token="def")
-    assert credentials.get("padded.io") == Credential("me", "ghi")
+    assert first(credentials, "identity.io") == Credential(identity_token="abc")
+    assert first(credentials, "registry.io") == Credential(registry_token="def")
+    assert first(credentials, "padded.io") == Credential("me", "ghi")
 
 
 def test_a_helper_of_one_host(tmp_path: Path, helper: Any) -> None:
     asked = helper("one", answer())
     credentials = config(tmp_path, credHelpers={"ghcr.io": "one"}, auths={"quay.io": {"auth": auth("stored")}})
-    assert credentials.get("ghcr.io") == Credential("me", SECRET)
-    assert credentials.get("quay.io") == Credential("stored", SECRET)
+    assert first(credentials, "ghcr.io") == Credential("me", SECRET)
+    assert first(credentials, "quay.io") == Credential("stored", SECRET)
     assert asked.read_text().split() == ["ghcr.io"]
 
 
 def test_a_store_for_all_hosts(tmp_path: Path, helper: Any) -> None:
     asked = helper("all", answer("<token>"))
     credentials = config(tmp_path, credsStore="all")
-    assert credentials.get("ghcr.io") == Credential(identity_token=SECRET)
-    assert credentials.get("docker.io") == Credential(identity_token=SECRET)
+    assert first(credentials, "ghcr.io") == Credential(identity_token=SECRET)
+    assert first(credentials, "docker.io") == Credential(identity_token=SECRET)
     assert asked.read_text().split() == ["ghcr.io", HUB]
 
 
 @pytest.mark.parametrize("key", [HUB, "docker.io"])
 def test_a_helper_of_docker_hub(tmp_path: Path, helper: Any, key: str) -> None:
     asked = helper("hub", answer())
-    assert config(tmp_path, credHelpers={key: "hub"}).get("docker.io") == Credential("me", SECRET)
+    assert first(config(tmp_path, credHelpers={key: "hub"}), "docker.io") == Credential("me", SECRET)
     assert asked.read_text().split() == [HUB]
 
 
@@ -134,8 +138,8 @@ def test_a_helper_of_docker_hub(tmp_path: Path, helper: Any, key: str) -> None:
 def test_a_helper_that_knows_nothing(tmp_path: Path, helper: Any, text: str, status: int) -> None:
     helper("all", text, status)
     credentials = config(tmp_path, credsStore="all", auths={"ghcr.io": {"auth": auth("stored")}})
-    assert credentials.get("ghcr.io") == Credential("stored", SECRET)
-    assert credentials.get("quay.io") is None
+    assert first(credentials, "ghcr.io") == Credential("stored", SECRET)
+    assert first(credentials, "quay.io") is None
 
 
 @pytest.mark.parametrize(
@@ -152,14 +156,14 @@ def test_a_helper_that_fails_is_named_and_its_output_is_not_shown(
 ) -> None:
     helper("bad", text, status)
     with pytest.raises(AuthenticationError, match=r"`docker-credential-bad`.*`ghcr\.io`") as caught:
-        config(tmp_path, credsStore="bad").get("ghcr.io")
+        first(config(tmp_path, credsStore="bad"), "ghcr.io")
     assert SECRET not in shown(caught.value)
     assert "config.json" in str(caught.value.hint)
 
 
 def test_a_helper_that_is_not_installed(tmp_path: Path) -> None:
     with pytest.raises(AuthenticationError, match=r"`docker-credential-nosuch` .* not installed"):
-        config(tmp_path, credsStore="nosuch").get("ghcr.io")
+        first(config(tmp_path, credsStore="nosuch"), "ghcr.io")
 
 
 def shown(error: BundleError) -> str:
@@ -183,7 +187,7 @@ def shown(error: BundleError) -> str:
 def test_a_broken_file_is_named_and_not_quoted(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=str(tmp_path / "config.json")) as caught:
-        Credentials(tmp_path).get("ghcr.io")
+        first(Credentials(tmp_path), "ghcr.io")
     assert SECRET not in shown(caught.value)
 
 
@@ -191,7 +195,7 @@ def test_each_host_is_asked_once(tmp_path: Path, helper: Any) -> None:
     asked = helper("all", answer())
     credentials = config(tmp_path, credsStore="all")
     found: list[Any] = []
-    threads = [threading.Thread(target=lambda: found.append(credentials.get("ghcr.io"))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.append(first(credentials, "ghcr.io"))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -204,7 +208,98 @@ def test_docker_is_imported_only_when_there_are_logins(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from bundler.sources.docker_config import Credentials\n"
-        f"assert Credentials(__import__('pathlib').Path({str(tmp_path)!r})).get('ghcr.io') is None\n"
+        f"assert next(Credentials(__import__('pathlib').Path({str(tmp_path)!r})).get('ghcr.io', 'app'), None) is None\n"
         "assert 'docker' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+# Other places and other forms
+
+
+def write(path: Path, **document: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+    return path
+
+
+def everything(credentials: Credentials, host: str, repository: str) -> list[str]:
+    return [login.username for login in credentials.get(host, repository)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"username": "me", "password": "p:w"}, Credential("me", "p:w")),
+        ({"username": "me", "password": "old", "auth": auth("you", "new")}, Credential("you", "new")),
+        ({"username": "me", "password": "", "identitytoken": "abc"}, Credential(identity_token="abc")),
+        ({"username": "", "password": "alone"}, None),
+        ({"email": "me@example.org"}, None),
+    ],
+)
+def test_a_name_and_a_password_without_auth(tmp_path: Path, entry: Any, expected: Optional[Credential]) -> None:
+    assert first(config(tmp_path, auths={"ghcr.io": entry}), "ghcr.io") == expected
+
+
+def test_the_environment_comes_first_then_podman_s_choice_then_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    for name, path in (
+        ("docker", home / ".docker/config.json"),
+        ("running", tmp_path / "run/containers/auth.json"),
+        ("home", home / ".config/containers/auth.json"),
+        ("named", tmp_path / "named.json"),
+    ):
+        write(path, auths={"quay.io": {"auth": auth(name)}})
+    assert everything(Credentials(), "quay.io", "app") == ["docker", "running", "home"]
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "named.json"))
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", json.dumps({"auths": {"quay.io": {"auth": auth("variable")}}}))
+    assert everything(Credentials(), "quay.io", "app") == ["variable", "named", "docker", "running", "home"]
+    assert everything(Credentials(), "ghcr.io", "app") == []
+
+
+def test_a_later_place_is_not_read_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / ".docker/config.json", credsStore="nosuch")
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", json.dumps({"auths": {"quay.io": {"auth": auth("variable")}}}))
+    logins = Credentials().get("quay.io", "app")
+    assert next(logins).username == "variable"
+    with pytest.raises(AuthenticationError, match="docker-credential-nosuch"):
+        next(logins)
+
+
+def test_a_variable_that_is_broken_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_AUTH_CONFIG", f'{{"auths": "{SECRET}"')
+    with pytest.raises(UsageError, match=r"`\$DOCKER_AUTH_CONFIG` cannot be used") as caught:
+        first(Credentials(), "quay.io")
+    assert SECRET not in shown(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("repository", "order"),
+    [
+        ("team/app", ["team-app", "team", "all", "other"]),
+        ("team/app/part", ["team-app", "team", "all", "other"]),
+        ("team/apple", ["team", "all", "other", "team-app"]),
+        ("other/x", ["other", "all", "team", "team-app"]),
+        ("", ["all", "team", "other", "team-app"]),
+    ],
+)
+def test_of_several_logins_for_a_host_the_nearest_is_the_first(
+    tmp_path: Path, repository: str, order: list[str]
+) -> None:
+    names = {"R.io/team": "team", "r.io": "all", "r.io/other/": "other", "r.io/team/app": "team-app", "s.io": "far"}
+    credentials = config(tmp_path, auths={key: {"auth": auth(name)} for key, name in names.items()})
+    assert everything(credentials, "r.io", repository) == order
+
+
+def test_what_other_registries_have_may_be_odd(tmp_path: Path) -> None:
+    auths = {"odd.io": {"auth": "%%%"}, "old.io": "text", "ghcr.io": {"auth": auth()}}
+    credentials = config(tmp_path, auths=auths)
+    assert first(credentials, "ghcr.io") == Credential("me", SECRET)
+    with pytest.raises(UsageError):
+        first(credentials, "odd.io")

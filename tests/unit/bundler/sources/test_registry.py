@@ -121,7 +121,7 @@ def test_a_manifest_with_wrong_bytes(registry: FakeRegistry, source: RegistrySou
 
 
 def test_something_else_than_a_manifest(registry: FakeRegistry, source: RegistrySource) -> None:
-    registry.fault("GET", "/manifests/1", status=200, body=b"<html>log in to the wifi</html>")
+    registry.fault("GET", "/manifests/1", status=200, body=b"no manifest at all")
     with pytest.raises(ContentError, match="not valid JSON"):
         source.manifest(reference(registry))
     registry.fault("GET", "/manifests/1", status=200, body=b'{"schemaVersion": 1}')
@@ -446,7 +446,7 @@ def test_secrets_show_nowhere(fake: Make, connect: Connect) -> None:
     secret = "hunter2-secret"
     registry = fake(auth="bearer", users={"me": "other"})
     registry.fault("GET", "/v2/library", redirect=f"/v2/x/manifests/1?sig={secret}")
-    source = RegistrySource(connect(credentials=lambda host: Credential("me", secret)), {"docker.io": [registry.host]})
+    source = RegistrySource(connect(credentials=lambda *_: [Credential("me", secret)]), {"docker.io": [registry.host]})
     for _ in range(2):
         error = fail(source)
         assert secret not in str(error)
@@ -490,3 +490,80 @@ def test_many_workers(fake: Make, connect: Connect, certificate: Certificate, tm
 def test_a_login_in_the_name_of_a_mirror_is_not_shown() -> None:
     with pytest.raises(UsageError, match=r"`mirror\.corp:5000` is not a mirror"):
         Endpoint.parse("anna:S3CRET@mirror.corp:5000")
+
+
+# Names of mirrors
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["docker.io", "DOCKER.IO", "index.docker.io", "registry-1.docker.io", "https://docker.io", "https://Docker.io/v2/"],
+)
+def test_docker_hub_has_many_names(registry: FakeRegistry, connect: Connect, key: str) -> None:
+    image = registry.tag("library/debian", "12", registry.image())
+    source = RegistrySource(connect(), {key: [registry.host]})
+    assert source.manifest(Reference.parse("debian:12"))[0].digest == image.digest
+
+
+def test_a_mirror_s_registry_has_no_upper_case(registry: FakeRegistry, connect: Connect) -> None:
+    image = registry.tag("org/app", "1", registry.image())
+    source = RegistrySource(connect(), {"ghcr.io": [registry.host]})
+    assert source.manifest(Reference.parse("GHCR.io/org/app:1"))[0].digest == image.digest
+
+
+def test_a_mirror_that_serves_nothing_is_said(registry: FakeRegistry, fake: Make, connect: Connect, dead: str) -> None:
+    registry.tag("library/debian", "12", registry.image())
+    partial = fake()
+    partial.tag("library/debian", "11", partial.image())
+    source = RegistrySource(connect(attempts=1), {"docker.io": [dead, partial.host, registry.host]})
+    for tag in ("11", "12"):
+        source.manifest(Reference.parse(f"debian:{tag}"))
+    assert len(source.notes) == 1
+    assert source.notes[0].startswith(f"the mirror {dead} served nothing: cannot connect to `{dead}`")
+
+
+def test_a_mistyped_image_is_no_fault_of_the_mirror(registry: FakeRegistry, fake: Make, connect: Connect) -> None:
+    source = RegistrySource(connect(), {"docker.io": [registry.host, fake().host]})
+    with pytest.raises(NotFoundError):
+        source.manifest(Reference.parse("debian:12"))
+    assert source.notes == ()
+
+
+# Web pages and other addresses
+
+PAGE = b"<html><head><title>Portal</title></head></html>"
+
+
+@pytest.mark.parametrize("fault", [{"status": 200}, {"no_length": True}])
+def test_a_web_page_instead_of_a_blob(registry: FakeRegistry, source: RegistrySource, fault: dict[str, Any]) -> None:
+    html = {"Content-Type": "text/html"}
+    if "no_length" in fault:
+        digest = registry.blob("app", PAGE).digest
+        registry.fault("GET", "/blobs/", extra=html, times=-1, **fault)
+    else:
+        digest = registry.blob("app", DATA).digest
+        registry.fault("GET", "/blobs/", body=PAGE, headers=html, times=-1, **fault)
+    with pytest.raises(ContentError, match=f"`{registry.host}` sent a web page, `Portal`, in the place of the blob"):
+        read(source, reference(registry), Descriptor("application/octet-stream", digest, len(DATA)))
+
+
+def test_a_blob_that_is_a_web_page(registry: FakeRegistry, source: RegistrySource) -> None:
+    blob = registry.blob("app", PAGE)
+    registry.fault("GET", "/blobs/", extra={"Content-Type": "text/html"})
+    assert read(source, reference(registry), blob) == PAGE
+
+
+def test_a_layer_with_addresses_comes_from_there_without_a_login(
+    registry: FakeRegistry, fake: Make, connect: Connect
+) -> None:
+    vendor = fake()
+    registry.auth, registry.users = "basic", {"me": "secret"}
+    blob = vendor.blob("store", DATA)
+    url = f"{vendor.url}/v2/store/blobs/{blob.digest}?key=1"
+    vendor.fault("GET", "/blobs/", cut_after=10_000)
+    vendor.fault("GET", "/gone", status=404, times=-1)
+    source = RegistrySource(connect(credentials=lambda *_: [Credential("me", "secret")]), {})
+    layer = Descriptor("x", blob.digest, blob.size, urls=(f"{vendor.url}/gone", url))
+    assert read(source, reference(registry), layer) == DATA
+    assert [request.authorization for request in vendor.seen()] == [""] * len(vendor.seen())
+    assert len(vendor.seen("GET", "/blobs/")) == 2

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bundler.create import Options, create, plan
 from bundler.writing.contents import Contents
 from bundler.writing.writer import ArchiveWriter
 from bundles.archive.layout import Layout
@@ -24,7 +25,8 @@ from bundles.archive.verify import verify_archive
 from bundles.cli.app import run
 from bundles.errors import ArchiveError, BundleError, DamagedArchiveError, IncompleteArchiveError, UsageError
 from bundles.oci.digest import Digest
-from tests.support.archives import Made, example, image, made
+from bundles.runtime.progress import Silent
+from tests.support.archives import PROGRAM, Made, example, image, made
 
 SPLIT = 30_000
 
@@ -310,9 +312,10 @@ def test_fat_is_refused_before_anything_is_written(
     sample: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bundler.writing.writer.largest_file", lambda directory: 50_000)
-    with pytest.raises(UsageError, match="is a FAT file system") as caught:
-        sample.write(tmp_path / "offline.tar")
-    assert caught.value.hint == "--split 4000MiB"
+    for function in (create, plan):
+        with pytest.raises(UsageError, match="is a FAT file system") as caught:
+            function(sample.spec, tmp_path / "offline.tar", sample.source, Options(program=PROGRAM), Silent())
+        assert caught.value.hint == "--split 4000MiB"
     assert list(tmp_path.iterdir()) == []
     assert len(write(sample, tmp_path / "offline.tar", 50_000)) > 1
 

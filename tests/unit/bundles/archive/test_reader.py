@@ -16,6 +16,7 @@ from bundles.errors import (
     IncompleteArchiveError,
     NewerFormatError,
     NotABundleError,
+    UsageError,
 )
 from tests.support.archives import Made, example
 
@@ -106,8 +107,8 @@ def test_other_files_are_not_bundles(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_directory_and_a_missing_file(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(ArchiveError, match=path.name):
+    for path, error in ((tmp_path, ArchiveError), (tmp_path / "missing", UsageError)):
+        with pytest.raises(error, match=path.name):
             Archive(path)
 
 

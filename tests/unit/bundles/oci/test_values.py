@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,7 +76,33 @@ def test_platform_best_of_is_what_containerd_would_pull() -> None:
     assert v7.best_of([v5, v6]) == v6
     assert v7.best_of([v7, v6]) == v7
     assert v6.best_of([v7]) is None
-    assert Platform("linux", "arm64").best_of([v7]) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "best"),
+    [
+        ("linux/amd64/v2", "linux/amd64", "linux/amd64"),
+        ("linux/amd64/v3", "linux/amd64,linux/amd64/v2,linux/amd64/v4", "linux/amd64/v2"),
+        ("linux/amd64", "linux/amd64/v2", None),
+        ("linux/amd64", "linux/386", "linux/386"),
+        ("linux/386", "linux/amd64", None),
+        ("windows/amd64/v3", "linux/amd64", None),
+        ("linux/arm64/v9", "linux/arm64", "linux/arm64"),
+        ("linux/arm64/v9", "linux/arm64/v8.6,linux/arm64/v8.5,linux/arm64/v8.1", "linux/arm64/v8.5"),
+        ("linux/arm64/v9.2", "linux/arm64/v8.8,linux/arm64/v8.7,linux/arm64/v9.3", "linux/arm64/v8.7"),
+        ("linux/arm64/v9.2", "linux/arm64/v8.7,linux/arm64/v9", "linux/arm64/v9"),
+        ("linux/arm64/v8.2", "linux/arm64,linux/arm64/v8.1", "linux/arm64/v8.1"),
+        ("linux/arm64", "linux/arm64/v8.1", None),
+        ("linux/arm64", "linux/arm/v6,linux/arm/v7,linux/amd64", "linux/arm/v7"),
+        ("linux/arm/v7", "linux/arm64", None),
+        ("linux/riscv64", "linux/amd64", None),
+        ("linux/amd64/vx", "linux/amd64/v2", None),
+    ],
+)
+def test_platform_best_of_other_variants(wanted: str, offered: str, best: Optional[str]) -> None:
+    """As containerd's platforms.Only decides, read from compare.go of github.com/containerd/platforms."""
+    found = Platform.parse(wanted).best_of(Platform.parse_list(offered))
+    assert (str(found) if found else None) == best
 
 
 def test_unknown_platform_is_none() -> None:

@@ -10,6 +10,7 @@ from bundles.registry.auth import (
     Authenticator,
     Challenge,
     Credential,
+    Demand,
     TokenAnswer,
     merge_scopes,
     parse_challenges,
@@ -78,14 +79,17 @@ def test_scopes_are_merged(ours: str, theirs: str, merged: list[str]) -> None:
 def test_a_strange_lifetime_is_the_default_one(monkeypatch: pytest.MonkeyPatch, lifetime: str) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    answer = TokenAnswer(200, f'{{"token": "abc", "expires_in": {lifetime}}}'.encode())
-    authenticator = Authenticator(lambda host: None, lambda *request: answer)
-    challenge = 'Bearer realm="https://r.example/token"'
-    assert authenticator.answer("r.example", "repository:a:pull", "https://r.example/", challenge, None) == "Bearer abc"
+    url = "https://r.example/token"
+    answer = TokenAnswer(200, f'{{"token": "abc", "expires_in": {lifetime}}}'.encode(), url, {})
+    authenticator = Authenticator(lambda *_: (), lambda *request: answer, lambda origin: False)
+    demand = Demand("r.example", "repository:a:pull", "https://r.example/", f'Bearer realm="{url}"')
+    answered = authenticator.answer(demand)
+    assert answered
+    assert answered.header == "Bearer abc"
     now += 53
-    assert authenticator.header("r.example", "repository:a:pull") == "Bearer abc"
+    assert authenticator.known("r.example", "repository:a:pull") == answered
     now += 2
-    assert authenticator.header("r.example", "repository:a:pull") is None
+    assert authenticator.known("r.example", "repository:a:pull") is None
 
 
 def test_secrets_do_not_show() -> None:

@@ -6,6 +6,7 @@ import base64
 import email.utils
 import io
 import socket
+import ssl
 import threading
 import time
 import traceback
@@ -26,6 +27,7 @@ from bundles.errors import (
     UsageError,
 )
 from bundles.registry.auth import Credential, pull_scope, push_scope
+from bundles.registry.read import fetch_list, fetch_manifest
 from bundles.registry.transport import Settings, Transport
 from tests.support.fake_registry import Certificate, FakeRegistry
 
@@ -39,8 +41,8 @@ def get(transport: Transport, registry: FakeRegistry, digest: object, host: str 
     return transport.fetch("GET", host or registry.host, path, scope=pull_scope("app"), limit=1 << 20, **options).data
 
 
-def login(name: str = "me", password: str = SECRET) -> Callable[[str], Optional[Credential]]:
-    return lambda host: Credential(name, password)
+def login(name: str = "me", password: str = SECRET) -> Callable[[str, str], list[Credential]]:
+    return lambda host, repository: [Credential(name, password)]
 
 
 def shown(error: BaseException) -> str:
@@ -189,7 +191,7 @@ def test_basic_logins(fake: Make, connect: Connect) -> None:
 def test_an_identity_token_is_exchanged(fake: Make, connect: Connect) -> None:
     registry = fake(auth="bearer", identity_tokens=frozenset({SECRET}), anonymous_pull=False)
     blob = registry.blob("app", b"abc")
-    transport = connect(credentials=lambda host: Credential(identity_token=SECRET))
+    transport = connect(credentials=lambda *_: [Credential(identity_token=SECRET)])
     assert get(transport, registry, blob.digest) == b"abc"
     (request,) = registry.seen("", "/token")
     assert (request.method, request.path) == ("POST", "/token")
@@ -201,7 +203,7 @@ def test_a_registry_token_that_is_none_is_not_shown(fake: Make, connect: Connect
     registry = fake(auth="bearer", anonymous_pull=False)
     blob = registry.blob("app", b"abc")
     with pytest.raises(AuthenticationError, match="is no token") as caught:
-        get(connect(credentials=lambda host: Credential(registry_token=f"{SECRET}\n")), registry, blob.digest)
+        get(connect(credentials=lambda *_: [Credential(registry_token=f"{SECRET}\n")]), registry, blob.digest)
     assert SECRET not in str(caught.value)
 
 
@@ -209,7 +211,7 @@ def test_a_registry_token_is_used_as_it_is(fake: Make, connect: Connect) -> None
     registry = fake(auth="bearer", anonymous_pull=False)
     blob = registry.blob("app", b"abc")
     registry.tokens[SECRET] = ({"app": {"pull"}}, time.monotonic() + 60)
-    assert get(connect(credentials=lambda host: Credential(registry_token=SECRET)), registry, blob.digest) == b"abc"
+    assert get(connect(credentials=lambda *_: [Credential(registry_token=SECRET)]), registry, blob.digest) == b"abc"
     assert registry.seen("", "/token") == []
 
 
@@ -345,11 +347,11 @@ def test_a_refusal_of_the_storage_is_no_reason_to_log_in(fake: Make, connect: Co
     registry.fault("GET", "/blobs/", redirect=f"{storage.url}/x?sig={SECRET}")
     asked: list[str] = []
 
-    def credentials(host: str) -> Optional[Credential]:
+    def credentials(host: str, repository: str) -> list[Credential]:
         asked.append(host)
-        return Credential("me", SECRET)
+        return [Credential("me", SECRET)]
 
-    with pytest.raises(AuthenticationError) as caught:
+    with pytest.raises(NetworkError) as caught:
         get(connect(credentials=credentials), registry, "x")
     assert asked == []
     assert SECRET not in shown(caught.value)
@@ -435,6 +437,278 @@ def test_docker_hub_has_another_name_on_the_wire(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UnreachableError, match=r"registry-1\.docker\.io"):
         connect().fetch("GET", "docker.io", "/v2/", scope="", limit=1)
     assert set(asked) == {("registry-1.docker.io", 443)}
+
+
+# Several logins for one registry
+
+
+def parts(registry: FakeRegistry, *names: str) -> list[Credential]:
+    """A login for each of these users, with the password that is the name backwards."""
+    return [Credential(name, name[::-1]) for name in names]
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_the_next_login_is_tried_where_one_is_refused(fake: Make, connect: Connect, auth: str) -> None:
+    users = {"anna": "anna", "otto": "otto"}
+    registry = fake(auth=auth, users=users, members={"anna": "team", "otto": "app"}, anonymous_pull=False)
+    blob = registry.blob("app", b"abc")
+    asked: list[tuple[str, str]] = []
+
+    def credentials(host: str, repository: str) -> list[Credential]:
+        asked.append((host, repository))
+        return parts(registry, "nobody", "anna", "otto")
+
+    transport = connect(credentials=credentials)
+    assert get(transport, registry, blob.digest) == b"abc"
+    assert set(asked) == {(registry.host, "app")}
+    before = len(registry.seen())
+    assert get(transport, registry, blob.digest) == b"abc"
+    assert len(registry.seen()) == before + 1
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_when_no_login_serves_the_answer_is_a_refusal(fake: Make, connect: Connect, auth: str) -> None:
+    users = {"anna": "anna", "otto": "otto"}
+    registry = fake(auth=auth, users=users, members={"anna": "team", "otto": "other"}, anonymous_pull=False)
+    blob = registry.blob("app", b"abc")
+    for _ in range(2):
+        with pytest.raises(AuthenticationError, match=f"`{registry.host}` refused") as caught:
+            get(connect(credentials=lambda *_: parts(registry, "anna", "otto")), registry, blob.digest)
+        assert caught.value.status == 401
+    assert len(registry.seen()) <= 12
+
+
+def test_a_login_that_expires_is_renewed_and_not_given_up(fake: Make, connect: Connect) -> None:
+    users = {"anna": "anna", "otto": "otto"}
+    registry = fake(auth="bearer", users=users, members={"anna": "team"}, anonymous_pull=False)
+    blob = registry.blob("app", b"abc")
+    transport = connect(credentials=lambda *_: parts(registry, "anna", "otto"))
+    get(transport, registry, blob.digest)
+    registry.expire_tokens()
+    assert get(transport, registry, blob.digest) == b"abc"
+
+
+# A token server without TLS
+
+
+def test_a_token_for_everyone_may_come_over_plain_http(
+    fake: Make, connect: Connect, certificate: Certificate, names: None
+) -> None:
+    tokens = fake(auth="bearer")
+    registry = fake(tls=certificate, auth="bearer", token_realm=f"http://other.example:{tokens.port}/token")
+    registry.tokens = tokens.tokens
+    blob = registry.blob("app", b"abc")
+    transport = connect(ca_file=certificate.file)
+    assert get(transport, registry, blob.digest, host=f"registry.example:{registry.port}") == b"abc"
+
+
+def test_a_login_goes_over_plain_http_to_a_host_that_is_named_insecure(
+    fake: Make, connect: Connect, certificate: Certificate, names: None
+) -> None:
+    tokens = fake(auth="bearer", users={"me": SECRET}, anonymous_pull=False)
+    registry = fake(tls=certificate, auth="bearer", token_realm=f"http://other.example:{tokens.port}/token")
+    registry.tokens = tokens.tokens
+    blob = registry.blob("app", b"abc")
+    host = f"registry.example:{registry.port}"
+    with pytest.raises(AuthenticationError, match="unencrypted") as caught:
+        get(connect(ca_file=certificate.file, credentials=login()), registry, blob.digest, host=host)
+    named = f"other.example:{tokens.port}"
+    assert str(caught.value.hint).endswith(f"--insecure-registry {named}")
+    assert tokens.requests == []
+    insecure = frozenset({named})
+    transport = connect(ca_file=certificate.file, credentials=login(), insecure=insecure)
+    assert get(transport, registry, blob.digest, host=host) == b"abc"
+
+
+# Storages behind registries
+
+
+def test_an_address_that_ran_out_is_asked_for_once_more(fake: Make, connect: Connect) -> None:
+    storage, registry = fake(), fake()
+    blob = storage.blob("store", b"abc")
+    registry.fault("GET", "/blobs/", redirect=f"{storage.url}/v2/store/blobs/{blob.digest}?signature=old", times=1)
+    registry.fault("GET", "/blobs/", redirect=f"{storage.url}/v2/store/blobs/{blob.digest}?signature=new", times=1)
+    storage.fault("GET", "signature=old", status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
+    assert get(connect(), registry, blob.digest) == b"abc"
+    assert len(registry.seen()) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_storage_that_refuses_is_named(fake: Make, connect: Connect, status: int) -> None:
+    storage, registry = fake(), fake()
+    body = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+    storage.fault("GET", "/x", status=status, times=-1, body=body)
+    registry.fault("GET", "/blobs/", redirect=f"{storage.url}/x?signature={SECRET}", times=-1)
+    with pytest.raises(
+        NetworkError, match=f"storage `{storage.host}`.*`{registry.host}`.*Request has expired"
+    ) as caught:
+        get(connect(), registry, "x")
+    assert not isinstance(caught.value, AuthenticationError)
+    assert "docker login" not in str(caught.value.hint)
+    assert SECRET not in shown(caught.value)
+    assert (len(registry.seen()), len(storage.seen())) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["//[", "http://[", "http://[::1", "http://a:99999/", "http://a:b/", "http://\u2100.example/", "https:///x",
+     "javascript:1", "//user:word@host/", "http://%00/", "/\x00[", "http://[::1]x/", "http://[v1.x]/"],
+)  # fmt: skip
+def test_a_hostile_location_is_an_error_like_any_other(fake: Make, connect: Connect, location: str) -> None:
+    registry = fake()
+    registry.fault("GET", "/blobs/", status=307, headers={"Location": location.encode().decode("latin-1")}, times=-1)
+    with pytest.raises(NetworkError) as caught:
+        get(connect(attempts=1, timeout=(0.5, 0.5)), registry, "x")
+    assert "word" not in shown(caught.value)
+
+
+@pytest.mark.parametrize("link", ["<//[>; rel=next", '<http://[::1>; rel="next"', "<http://a:b/>; rel=next"])
+def test_a_hostile_link_is_an_error_like_any_other(registry: FakeRegistry, connect: Connect, link: str) -> None:
+    registry.fault("GET", "/tags/", status=200, body=b'{"tags": ["1"]}', headers={"Link": link})
+    with pytest.raises(NetworkError, match="not a URL"):
+        list(fetch_list(connect(), registry.host, "/v2/app/tags/list", "tags", scope=pull_scope("app"), pages=2))
+
+
+# Web pages
+
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Log in &amp; surf\x1b</title></head><body>Welcome</body></html>"
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content-Type": "text/html; charset=utf-8"}, {"Content-Type": "application/json"}]
+)
+def test_a_web_page_instead_of_a_token(fake: Make, connect: Connect, headers: dict[str, str]) -> None:
+    registry, portal = fake(auth="bearer"), fake()
+    registry.fault("GET", "/token", redirect=f"{portal.url}/login?secret={SECRET}", times=-1)
+    portal.fault("GET", "/login", status=200, body=PAGE, headers=headers, times=-1)
+    with pytest.raises(ContentError, match=f"`{portal.host}` sent a web page, `Log in & surf`") as caught:
+        get(connect(), registry, registry.blob("app", b"abc").digest)
+    assert f"a token for `{registry.host}`" in caught.value.message
+    assert "HTTPS_PROXY" in str(caught.value.hint)
+    assert SECRET not in shown(caught.value)
+
+
+def test_a_web_page_instead_of_a_list(registry: FakeRegistry, connect: Connect) -> None:
+    registry.fault("GET", "/tags/", status=200, body=PAGE)
+    with pytest.raises(ContentError, match=f"`{registry.host}` sent a web page, `Log in & surf`.*the list of tags"):
+        list(fetch_list(connect(), registry.host, "/v2/app/tags/list", "tags", scope=pull_scope("app"), pages=2))
+
+
+def test_a_web_page_instead_of_a_manifest(registry: FakeRegistry, connect: Connect) -> None:
+    registry.fault("GET", "/manifests/", status=200, body=PAGE)
+    with pytest.raises(ContentError, match=f"`{registry.host}` sent a web page, `Log in & surf`.*the manifest `1`"):
+        fetch_manifest(connect(), registry.host, "app", "1")
+
+
+# Client certificates
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Certificate:
+    """A certificate to show; it is its own CA, as servers see it."""
+    directory = tmp_path / "client"
+    directory.mkdir()
+    return Certificate.make(directory)
+
+
+def test_a_client_certificate_is_shown_to_the_host_of_its_directory(
+    fake: Make, connect: Connect, certificate: Certificate, client: Certificate, names: None, tmp_path: Path
+) -> None:
+    registry = fake(tls=certificate, client_ca=client.file)
+    host = f"registry.example:{registry.port}"
+    directory = tmp_path / "certs.d" / host
+    directory.mkdir(parents=True)
+    (directory / "ca.crt").write_bytes(certificate.file.read_bytes())
+    (directory / "client.cert").write_bytes(client.file.read_bytes())
+    (directory / "client.key").write_bytes(client.key.read_bytes())
+    blob = registry.blob("app", b"abc")
+    transport = connect(certs_d=(tmp_path / "nowhere", tmp_path / "certs.d"))
+    assert get(transport, registry, blob.digest, host=host) == b"abc"
+    with pytest.raises(NetworkError, match="TLS") as caught:
+        get(transport, registry, blob.digest, host=f"other.example:{registry.port}")
+    assert "--ca" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_server_that_wants_a_certificate_is_not_asked_again(
+    fake: Make, connect: Connect, certificate: Certificate, client: Certificate, names: None, version: ssl.TLSVersion
+) -> None:
+    registry = fake(tls=certificate, client_ca=client.file)
+    assert registry._server.tls
+    registry._server.tls.minimum_version = registry._server.tls.maximum_version = version
+    said: list[str] = []
+    host = f"registry.example:{registry.port}"
+    for _ in range(20):  # what the client meets depends on who is quicker
+        with pytest.raises(NetworkError, match="TLS") as caught:
+            get(connect(ca_file=certificate.file, backoff=10, say=said.append), registry, "x", host=host)
+        assert not isinstance(caught.value, UnavailableError)
+        assert f"~/.docker/certs.d/{host}/" in str(caught.value.hint)
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"client.cert": b"x"}, r"`client\.key` beside it"),
+        ({"client.cert": b"x", "client.key": b"y"}, r"client\.cert.*cannot be used: they are no PEM"),
+        ({"ca.crt": b"x"}, r"ca\.crt.*holds no PEM certificate"),
+    ],
+)
+def test_certificates_that_cannot_be_used(
+    fake: Make, connect: Connect, certificate: Certificate, names: None, tmp_path: Path, files: Any, problem: str
+) -> None:
+    registry = fake(tls=certificate)
+    host = f"registry.example:{registry.port}"
+    (tmp_path / host).mkdir()
+    for name, data in files.items():
+        (tmp_path / host / name).write_bytes(data)
+    with pytest.raises(UsageError, match=problem):
+        get(connect(ca_file=certificate.file, certs_d=(tmp_path,)), registry, "x", host=host)
+    assert registry.seen() == []
+
+
+# Waiting
+
+
+def test_a_wait_for_a_registry_that_limits_is_said_once_while_it_lasts(
+    registry: FakeRegistry, connect: Connect
+) -> None:
+    registry.fault("GET", "/blobs/", status=429, headers={"Retry-After": "60"}, times=-1)
+    said: list[str] = []
+    spoken = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        spoken.set()
+
+    transport = connect(say=say)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            get(transport, registry, "x")
+        except InterruptedByUser as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    assert spoken.wait(10)
+    while len(registry.seen()) < 5:
+        time.sleep(0.01)
+    assert failures == []
+    transport.close()
+    for thread in threads:
+        thread.join()
+    assert said == [f"`{registry.host}` limits how much it serves (429): next try in 60 s"]
+    assert len(failures) == 5
+
+
+def test_a_short_wait_is_not_worth_a_word(registry: FakeRegistry, connect: Connect) -> None:
+    registry.fault("GET", "/blobs/", status=503, times=2)
+    said: list[str] = []
+    assert get(connect(say=said.append), registry, registry.blob("app", b"abc").digest) == b"abc"
+    assert said == []
 
 
 # Retries

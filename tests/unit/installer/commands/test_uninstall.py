@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shlex
@@ -23,7 +24,7 @@ from installer.receipt.ledger import LedgerEntry
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
-from installer.steps.leftovers import RemovePassing
+from installer.steps.leftovers import RemoveFiles, RemovePassing
 from installer.steps.registry_container import RemoveRegistry
 from installer.steps.toolchain_images import RemoveImages
 from tests.support.fake_engine import FakeEngine
@@ -34,7 +35,7 @@ BUILDER = "buildx_buildkit_cross-builder0"
 
 @pytest.fixture
 def host(engine: FakeEngine, tmp_path: Path) -> Host:
-    places = Places(tmp_path / "docker", tmp_path / "buildx", tmp_path / "state", root=tmp_path)
+    places = Places(tmp_path / "docker", tmp_path / "buildx", tmp_path / "state", proc=tmp_path / "proc", root=tmp_path)
     return Host(engine.engine, None, places)  # type: ignore[arg-type]
 
 
@@ -94,6 +95,109 @@ def test_emulation_goes_by_its_label(engine: FakeEngine, host: Host) -> None:
     assert RemoveEmulation(host).look() == []
 
 
+ARM64 = "7f454c460201010000000000000000000200b700"
+TABLE = {
+    "qemu-aarch64": f"enabled\ninterpreter /usr/bin/qemu-aarch64\nflags: OCF\noffset 0\nmagic {ARM64}\n",
+    "qemu-riscv64": "enabled\ninterpreter /usr/bin/qemu-riscv64\nflags: F\noffset 0\n"
+    "magic 7f454c460201010000000000000000000200f300\n",
+    "python3.11": "enabled\ninterpreter /usr/bin/python3.11\nflags: \noffset 0\nmagic a70d0d0a\n",
+}
+
+
+def kernel_table(host: Host, **changed: str) -> Path:
+    """Have a kernel's table of emulators; `changed` are interpreters of entries, `_` for `-`."""
+    table = host.places.binfmt
+    table.mkdir(parents=True)
+    for name, text in {"register": "", "status": "enabled\n", **TABLE}.items():
+        path = changed.get(name.replace("-", "_"))
+        (table / name).write_text(text.replace(f"/usr/bin/{name}\n", f"{path}\n") if path else text)
+    return table
+
+
+def emulation(engine: FakeEngine) -> None:
+    labels = {"offline-bundle.role": "emulation", "offline-bundle.architectures": "arm64,s390x"}
+    engine.add("bundle-binfmt", labels).image = "binfmt:1"
+    engine.images["binfmt:1"] = {"/usr/bin/qemu-aarch64": b"emulator"}
+
+
+def test_the_emulator_that_the_image_registered_is_taken_out(engine: FakeEngine, host: Host) -> None:
+    emulation(engine)
+    kernel_table(host)
+    step = RemoveEmulation(host)
+    changes = step.look()
+    assert [change.name for change in changes] == ["linux/arm64", "bundle-binfmt"]
+    step.apply(changes)
+    assert ["--uninstall", "qemu-aarch64"] in engine.commands
+    assert (engine.containers, step.notes()) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "on_host"),
+    [
+        ("/usr/libexec/qemu-binfmt/aarch64-binfmt-P", True),
+        ("/usr/bin/qemu-aarch64", True),
+        ("/opt/emulators/qemu-aarch64", False),
+    ],
+    ids=["of a package", "of a package, under the name of ours", "of another container"],
+)
+def test_an_emulator_that_came_from_elsewhere_stays(
+    engine: FakeEngine, host: Host, interpreter: str, on_host: bool
+) -> None:
+    emulation(engine)
+    kernel_table(host, qemu_aarch64=interpreter)
+    if on_host:
+        place = host.places.root / interpreter.lstrip("/")
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"theirs")
+    step = RemoveEmulation(host)
+    changes = step.look()
+    # Looking makes no container; what is none of the host's is compared with the image only then.
+    assert engine.commands == []
+    assert [change.action for change in changes] == (["remove"] if on_host else ["unregister", "remove"])
+    step.apply(changes)
+    assert not any("--uninstall" in command for command in engine.commands)
+    (note,) = step.notes()
+    assert note.startswith(f"the emulator `qemu-aarch64` stays in the kernel: {interpreter} is not")
+
+
+def test_the_lock_is_held_as_long_as_there_is_a_receipt(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = host.places.state
+    state.mkdir()
+    for name in ("lock", "receipt.json"):
+        (state / name).write_text("{}")
+    gone: list[str] = []
+    unlink = Path.unlink
+
+    def record(path: Path, missing_ok: bool = False) -> None:
+        gone.append(path.name)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", record)
+    monkeypatch.setenv("BUNDLE_RELAY", str(host.places.root))
+    made = installed(("directory", str(state)), ("directory", str(host.places.root / "never")))
+    step = RemoveFiles(made, host)
+    step.apply(step.look())
+    assert gone[-2:] == ["receipt.json", "lock"]
+    assert not state.exists()
+    assert (host.places.root / "empty").read_text() == ""
+
+
+def test_a_directory_that_is_mounted_in_the_container_is_left_to_the_script(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = host.places.docker_config / "cli-plugins"
+    inner.mkdir(parents=True)
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    monkeypatch.setattr(Path, "rmdir", busy)
+    monkeypatch.setenv("BUNDLE_RELAY", str(host.places.root))
+    made = installed(("directory", str(inner.parent)), ("directory", str(inner)), ("directory", "/never/there"))
+    RemoveFiles(made, host).apply(())
+    assert (host.places.root / "empty").read_text() == f"{inner}\n{inner.parent}\n"
+
+
 def test_a_builder_goes_by_its_mark(engine: FakeEngine, host: Host) -> None:
     engine.add(BUILDER, {}, OFFLINE_BUNDLE="1234")
     step = RemoveBuilder(installed(), host)
@@ -136,8 +240,14 @@ def test_commands_to_type_keep_a_path_with_a_space_in_one_piece(host: Host, monk
     (note,) = RemoveRegistry(found, host, data=False).notes()
     assert note.endswith("or: sudo rm -r '/srv/my data'")
     (problem,) = RemoveRegistry(found, host, data=True).problems()
-    assert str(problem.hint).endswith("my data/docker/registry'")
-    assert shlex.split(str(problem.hint))[-1] == str(host.places.root / "srv/my data/docker/registry")
+    # What is shown is the host's name of it, not the place in the container where it is seen.
+    assert problem.subject == "/srv/my data/docker/registry"
+    command = str(problem.hint).partition(", then")[0]
+    assert shlex.split(command) == ["sudo", "rm", "-r", "/srv/my data/docker/registry"]
+    (change,) = RemoveRegistry(found, host, data=True).look()
+    assert change.name == "/srv/my data/docker/registry"
+    RemoveRegistry(found, host, data=True).apply([change])
+    assert not (host.places.root / "srv/my data/docker/registry").exists()
 
 
 @pytest.mark.parametrize("name", ["bundle-garbage-collect", "bundle-copy"])

@@ -90,7 +90,7 @@ def test_a_lock_that_cannot_be_given_to_its_owner_is_no_other_run(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(os, "chown", refuse)
+    monkeypatch.setattr(os, "fchown", refuse)
     with (
         pytest.raises(HostError, match=r"lock` cannot be written: operation not permitted"),
         files.lock(tmp_path / "lock"),
@@ -109,8 +109,9 @@ def test_a_full_disk_stays_one(tmp_path: Path) -> None:
 
 def test_a_lock_file_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock").symlink_to(tmp_path / "none" / "lock")
-    with pytest.raises(HostError, match="no such file"), files.lock(tmp_path / "lock"):
+    with pytest.raises(HostError, match=r"lock` cannot be written: it is not a file"), files.lock(tmp_path / "lock"):
         pass
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
@@ -132,3 +133,77 @@ def test_the_lock_belongs_to_the_owner_of_its_directory(tmp_path: Path) -> None:
     with files.lock(tmp_path / "bundle" / "lock"):
         state = (tmp_path / "bundle" / "lock").stat()
     assert (state.st_uid, state.st_gid) == (12345, 12346)
+
+
+@only_root
+def test_a_link_in_the_place_of_the_lock_gives_nothing_away(tmp_path: Path) -> None:
+    """Whoever owns the directory may put one there; root must not give its target to that user."""
+    os.chown(tmp_path, 12345, 12346)
+    target = Path("/var/tmp") / f"bundle-test-{os.getpid()}"
+    target.write_text("root's own")
+    try:
+        for plant in (os.symlink, os.link):
+            lock = tmp_path / plant.__name__
+            try:
+                plant(target, lock)
+            except OSError:
+                continue  # another file system
+            if plant is os.symlink:
+                with pytest.raises(HostError, match="it is not a file"), files.lock(lock):
+                    pass
+            else:
+                with files.lock(lock):
+                    pass
+            assert (target.stat().st_uid, target.read_text()) == (0, "root's own")
+    finally:
+        target.unlink()
+
+
+@only_root
+def test_a_lock_that_is_there_keeps_its_owner(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12346)
+    (tmp_path / "lock").touch()
+    with files.lock(tmp_path / "lock"):
+        assert (tmp_path / "lock").stat().st_uid == 0
+
+
+@only_root
+def test_a_directory_that_was_swapped_for_a_link_gives_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, target = tmp_path / "home", tmp_path / "root's"
+    home.mkdir()
+    target.mkdir()
+    os.chown(home, 12345, 12346)
+    make = Path.mkdir
+
+    def swap(path: Path, *arguments: Any, **options: Any) -> None:
+        make(path, *arguments, **options)
+        path.rmdir()
+        path.symlink_to(target)
+
+    monkeypatch.setattr(Path, "mkdir", swap)
+    with pytest.raises(HostError, match="cannot be written"):
+        files.write_atomically(home / ".docker" / "file", [b"x"], 0o600)
+    assert (target.stat().st_uid, list(target.iterdir())) == (0, [])
+
+
+def test_a_temporary_file_that_somebody_planted_is_not_written_to(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    for plant in (os.link, os.symlink):
+        plant(victim, tmp_path / ".file.partial")
+        files.write_atomically(tmp_path / "file", [b"new"], 0o600)
+        assert victim.read_bytes() == b"mine"
+        assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_what_install_sh_made_counts_as_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nobody would know at the end that it was made for this program."""
+    made = tmp_path / "home" / ".docker"
+    made.mkdir(parents=True)
+    assert files.missing_directories(made / "a") == [made / "a"]
+    monkeypatch.setenv("BUNDLE_MADE", f"{made}\n{tmp_path / 'other'}\n")
+    assert files.missing_directories(made / "a") == [made, made / "a"]
+    files.write_atomically(made / "a" / "file", [b"x"], 0o600)
+    assert (made / "a" / "file").read_bytes() == b"x"

@@ -53,3 +53,21 @@ def test_what_docker_writes_as_root_into_a_home_is_handed_over(tmp_path: Path) -
     assert old.stat().st_uid == 0
     assert Path("/etc/passwd").stat().st_uid == 0
     hand_over([home / "none"], 0)
+
+
+@only_root
+def test_a_link_in_a_home_gives_nothing_away(tmp_path: Path) -> None:
+    home, target = tmp_path / "home", tmp_path / "target"
+    for place in (home, target):
+        place.mkdir()
+    os.chown(home, 12345, 12346)
+    (target / "file").write_text("root's own, and new")
+    (home / ".docker").symlink_to(target)
+    hand_over([home / ".docker"], 0)
+    assert (target.stat().st_uid, (target / "file").stat().st_uid) == (0, 0)
+    # One whose target is the same person's is what people do who keep such files together.
+    os.chown(target, 12345, 12346)
+    os.link(target / "file", tmp_path / "second name")
+    (target / "single").write_text("made by docker")
+    hand_over([home / ".docker"], 0)
+    assert ((target / "single").stat().st_uid, (target / "file").stat().st_uid) == (12345, 0)

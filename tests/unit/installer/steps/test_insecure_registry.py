@@ -16,6 +16,7 @@ from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.job import DesiredState
+from installer.receipt.ledger import remember
 from installer.steps import insecure_registry
 from installer.steps.insecure_registry import ForbidInsecureRegistry, InsecureRegistry
 from tests.support.fake_engine import FakeEngine
@@ -25,17 +26,19 @@ AMD64 = Platform("linux", "amd64")
 
 
 class Place:
-    """A host with one dockerd, whose files are below a directory.
+    """A host with one dockerd, the process of the fake engine, whose files are below a directory.
 
     It allows plain HTTP to what daemon.json says, as dockerd does after SIGHUP, or to what `allowed` says.
     """
 
     def __init__(self, root: Path, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.etc, self.elsewhere = root / "etc/docker", root / "elsewhere"
-        for directory in (self.etc, self.elsewhere, root / "proc/77"):
+        self.process = root / "proc" / str(os.getpid())
+        for directory in (self.etc, self.elsewhere, self.process):
             directory.mkdir(parents=True)
-        (root / "proc/77/comm").write_text("dockerd\n")
-        (root / "proc/77/cmdline").write_text("dockerd\0")
+        (self.process / "comm").write_text("dockerd\n")
+        (self.process / "cmdline").write_text("dockerd\0")
+        self.sees("/")
         self.file = self.etc / "daemon.json"
         self.allowed: tuple[str, ...] | None = None
         self.engine = engine
@@ -43,10 +46,13 @@ class Place:
         self.signals: list[int] = []
         monkeypatch.setattr(os, "kill", lambda pid, _: self.signals.append(pid))
         monkeypatch.setattr(insecure_registry, "_RELOAD_SECONDS", 0.0)
-        self.places = Places(
-            root / "docker", root / "buildx", root / "state", self.file, root / "docker.pid", root / "proc"
-        )
+        self.places = Places(root / "docker", root / "buildx", root / "state", self.file, root / "proc")
         self.wanted = DesiredState(Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
+
+    def sees(self, root: str | Path) -> None:
+        """Have dockerd see that directory as its root."""
+        (self.process / "root").unlink(missing_ok=True)
+        (self.process / "root").symlink_to(root)
 
     def _insecure(self) -> tuple[str, ...]:
         if self.allowed is not None:
@@ -87,6 +93,7 @@ def test_a_link_stays_one_and_its_target_is_written(place: Place) -> None:
 def test_in_a_container_a_link_to_elsewhere_is_refused(place: Place, tmp_path: Path) -> None:
     seen = tmp_path / "host"
     (seen / str(place.etc).lstrip("/")).mkdir(parents=True)
+    place.sees(seen)
     place.file.symlink_to("/srv/not-in-this-container/daemon.json")
     (problem,) = place.allow(root=seen).problems()
     assert problem.message == "`/srv/not-in-this-container/daemon.json` cannot be reached from the container"
@@ -100,6 +107,8 @@ def test_in_a_container_a_link_to_elsewhere_is_refused(place: Place, tmp_path: P
 
 
 def test_in_a_container_a_missing_directory_is_not_made(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "host").mkdir()
+    place.sees(tmp_path / "host")
     (problem,) = place.allow(root=tmp_path / "host").problems()
     assert problem.hint == f"sudo mkdir -p {place.etc}, then run this again"
 
@@ -178,7 +187,7 @@ def test_an_interrupted_uninstall_is_taken_up_again(
     def interrupt(_: int, __: int) -> None:
         raise KeyboardInterrupt
 
-    copies = [place.etc / "daemon.json.before-bundle"]
+    copies = [place.etc / "daemon.json.before-bundle"] if before is not None else []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(os, "kill", interrupt)
         # Past the questions: only telling dockerd is cut off.
@@ -204,3 +213,81 @@ def test_rootless_docker_reads_another_file(place: Place, tmp_path: Path) -> Non
     for root in (Path("/"), tmp_path / "host"):
         (problem,) = place.allow(root=root).problems()
         assert problem.subject == "rootless Docker"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"log-driver": "splunk", "log-opts": {"splunk-token": "S3cret"}},
+        {"registry-mirrors": ["https://user:S3cret@mirror.corp"]},
+        {"debug": True, "default-ulimits": {"x": {"Name": "S3cret"}}},
+    ],
+)
+def test_the_commands_for_root_show_nothing_that_may_be_secret(
+    place: Place, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(insecure_registry, "is_writable", lambda _: False)
+    place.file.write_text(json.dumps(settings))
+    (problem,) = place.allow().problems()
+    assert "S3cret" not in str(problem)
+    assert str(problem.hint).startswith("run this with sudo; or add it to `insecure-registries` there, then: sudo ")
+
+
+def test_an_entry_that_was_written_by_hand_is_not_ours(place: Place) -> None:
+    """The daemon has not read it yet: it is told, and the file is nobody's but the person's who wrote it."""
+    text = json.dumps({"insecure-registries": [ADDRESS]})
+    place.file.write_text(text)
+    place.allowed = ()
+    step = place.allow()
+    changes = step.look()
+    assert [(change.action, change.kind) for change in changes] == [("reload", "daemon settings")]
+    assert str(step.question()).startswith("have Docker read ")
+    place.allowed = None
+    step.apply(changes)
+    assert place.signals[-1] == os.getpid()
+    assert place.file.read_text() == text
+    assert remember((), (), changes, place.places) == ()
+
+
+def test_a_file_whose_copy_has_gone_is_not_deleted(place: Place) -> None:
+    place.file.write_text("{}")
+    step = place.allow()
+    step.apply(step.look())
+    copy = place.etc / "daemon.json.before-bundle"
+    copy.unlink()
+    back = place.forbid(copy)
+    back.apply(back.look())
+    assert json.loads(place.file.read_text()) == {}
+
+
+def test_a_dockerd_that_is_not_the_engine_is_told_nothing(place: Place, tmp_path: Path) -> None:
+    """The first in the table is one of another container."""
+    other = tmp_path / "proc" / "1"
+    other.mkdir()
+    (other / "comm").write_text("dockerd\n")
+    (other / "cmdline").write_text("dockerd\0--config-file=/srv/other.json\0")
+    step = place.allow()
+    step.apply(step.look())
+    assert set(place.signals) == {os.getpid()}
+    assert json.loads(place.file.read_text()) == {"insecure-registries": [ADDRESS]}
+    # Nor when the engine cannot be found out.
+    (place.process / "comm").write_text("python3\n")
+    place.file.unlink()
+    place.signals.clear()
+    place.allowed = ()
+    (problem,) = place.allow().problems()
+    assert "dockerd cannot be told" in problem.message
+    assert str(problem.hint).endswith("&& sudo systemctl reload docker")
+    with pytest.raises(HostError, match="cannot be seen which process"):
+        place.allow().apply(())
+    assert place.signals == []
+
+
+def test_the_settings_of_an_engine_in_a_container_are_not_written_here(place: Place, tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    (inside / str(place.etc).lstrip("/")).mkdir(parents=True)
+    place.sees(inside)
+    (problem,) = place.allow().problems()
+    assert problem.message == f"the engine, process {os.getpid()}, has another file there: it is in a container"
+    assert str(problem.hint).endswith(f"sudo kill -HUP {os.getpid()}")
+    assert not place.file.exists()

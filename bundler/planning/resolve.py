@@ -189,13 +189,13 @@ class _Resolution:
         if root.is_manifest:
             content = self._take(reference, root, data)
             if content.platform is not None:
-                _match(platforms, [content.platform])
+                _match(platforms, [content.platform], self._wanted)
             return [content], False
         offered: dict[Platform, Descriptor] = {}
         attestations: list[Descriptor] = []
         self._opened, self._odd = {root.digest}, []
         left_out = self._survey(reference, data, offered, attestations)
-        chosen = _match(platforms, list(offered), self._odd)
+        chosen = _match(platforms, list(offered), self._wanted, self._odd)
         self._notes += [
             f"{reference.familiar}: {platform} is served by {match}"
             for platform, match in zip(platforms, chosen)
@@ -375,7 +375,9 @@ def _odd(entry: Entry) -> str:
     return f"{platform or 'an entry'} cannot be used, {entry.problem}"
 
 
-def _match(wanted: Sequence[Platform], offered: Sequence[Platform], odd: Sequence[str] = ()) -> list[Platform]:
+def _match(
+    wanted: Sequence[Platform], offered: Sequence[Platform], image: ImageRequest, odd: Sequence[str] = ()
+) -> list[Platform]:
     """Choose the offered platform for each wanted one.
 
     Raises:
@@ -387,9 +389,20 @@ def _match(wanted: Sequence[Platform], offered: Sequence[Platform], odd: Sequenc
         has = ", ".join(map(str, offered)) or "no platform at all"
         raise NotFoundError(
             "; ".join((f"has no {' and no '.join(missing)}: it has {has}", *list(odd)[:3])),
-            hint="choose another image, or other platforms with --platform (--host-platform for the toolchain)",
+            hint=_way_out(image, [platform for platform, match in zip(wanted, matches) if match is not None]),
         )
     return [match for match in matches if match is not None]
+
+
+def _way_out(image: ImageRequest, served: Sequence[Platform]) -> str:
+    """Say what to type for an image that has only some of the wanted platforms: those."""
+    if image.role != "base" or image.merge or not served:
+        return "choose another image, or other platforms with --platform (--host-platform for the toolchain)"
+    name, platforms = image.reference.familiar, list(map(str, served))
+    return (
+        f"take it for what it has: {name},platform={','.join(platforms)} on the command line, "
+        f'or in bundle.toml: images = [{{ image = "{name}", platforms = {json.dumps(platforms)} }}]'
+    )
 
 
 def _at(reference: Reference, child: Descriptor) -> Reference:

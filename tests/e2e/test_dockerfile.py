@@ -165,3 +165,32 @@ target "other" {
     Path("docker-bake.hcl").write_text("target {")
     with pytest.raises(UsageError, match=r"docker-bake\.hcl"):
         scan([Path("docker-bake.hcl")], BuildSettings((AMD64,), (AMD64,)))
+
+
+def test_a_directory_with_overrides_through_buildx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.testbed import gotools
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "buildx").symlink_to(gotools.BUILDX.make())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.chdir(tmp_path)
+    compose = "services: {web: {build: {dockerfile_inline: 'FROM compose:1'}%s}}"
+    Path("compose.yaml").write_text(compose % "")
+    Path("docker-bake.hcl").write_text("""\
+target "app" {
+  dockerfile-inline = "ARG V=1\\nFROM debian:$V"
+  attest = ["type=sbom,generator=ghcr.io/own/scan:1", "type=provenance"]
+}
+""")
+    Path("docker-bake.override.hcl").write_text('target "app" { args = { V = "13" } }')
+
+    def found() -> set[tuple[str, str]]:
+        result = scan([Path()], BuildSettings((AMD64, ARM64), (AMD64,)))
+        return {(use.reference.familiar, use.platform.architecture) for use in result.uses}
+
+    app = {("debian:13", "amd64"), ("debian:13", "arm64"), ("ghcr.io/own/scan:1", "amd64")}
+    both = {("compose:1", "amd64"), ("compose:1", "arm64")}
+    assert found() == app | both
+    # buildx reads what running needs, too: without it the Bake files alone are read.
+    Path("compose.yaml").write_text(compose % ", env_file: missing.env")
+    assert found() == app

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.measure import Sample, measure
 from bench.workload import Workload
-from bundler.spec import TOOLCHAIN
+from bundler.definition.spec import TOOLCHAIN
 from tests.testbed import debian, gotools
 
 BUNDLE = str(Path(sys.executable).parent / "bundle")

@@ -10,8 +10,8 @@ from bench.link import link
 from bench.measure import in_rounds, megabytes, say
 from bench.report import Findings, Ratio, Table
 from bench.workload import chosen, small
-from bundler.export import DEFAULT_WORKERS
-from bundles.reader import Archive
+from bundler.writing.fetch import DEFAULT_WORKERS
+from bundles.archive.reader import Archive
 
 _ROUND_TRIP = 0.1
 _RATE = 100e6 / 8

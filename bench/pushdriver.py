@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bundles.progress import Silent
-from bundles.reader import Archive
-from bundles.transport import Settings, Transport
-from installer.address import Address
-from installer.push import Push
-from installer.registry import Registry
-from installer.selection import select
+from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
+from bundles.registry.transport import Settings, Transport
+from bundles.runtime.progress import Silent
+from installer.model.address import Address
+from installer.model.selection import select
+from installer.registry.client import Registry
+from installer.steps.push import Push
 
 
 def main() -> None:
     address = Address.parse(sys.argv[2])
     with Archive(Path(sys.argv[1])) as archive, Transport(Settings()) as transport:
-        archive.check_documents()
+        check_documents(archive)
         push = Push(archive, select(archive, address, ()), Registry(transport, str(address)), Silent())
         changes = push.look()
         if changes:

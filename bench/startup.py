@@ -9,12 +9,10 @@ from pathlib import Path
 from bench.context import BUNDLE, Context
 from bench.measure import Sample, in_rounds, measure, megabytes, say
 from bench.report import Findings, Ratio, Table
-from bundler.compose import compose
-from bundler.selfrun import program
-from bundler.spec import Spec
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
-from bundles.layout import (
+from bundler.definition.spec import Spec
+from bundler.writing.contents import Contents, compose
+from bundler.writing.program import program
+from bundles.archive.layout import (
     CHECKSUM_NAME,
     END_OF_TAR,
     MANIFEST_NAME,
@@ -23,8 +21,9 @@ from bundles.layout import (
     checksum_line,
     header,
 )
-from bundles.writer import Contents
-from tests.archives import AMD64, ARM64, image, made
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from tests.support.archives import AMD64, ARM64, image, made
 
 _SIZE = 20 * 10**9
 _LIMITS = {"bundle --help": 0.15, "python3 offline.tar inspect, 20 GB": 0.5}

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bundles.descriptor import Descriptor
-from bundles.platform import Platform
-from bundles.transport import Settings, Transport
-from installer.registry import Registry
-from tests.images import Content, layer
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.platform import Platform
+from bundles.registry.transport import Settings, Transport
+from installer.registry.client import Registry
+from tests.support.images import Content, layer
 from tests.testbed import ORIGIN, gotools, start_origin
 from tests.testbed.commands import run
 from tests.testbed.processes import Daemon

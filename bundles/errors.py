@@ -1,4 +1,4 @@
-"""Every error a user can meet, as one tree. `bundles.cli.run` is the only place that turns one into an exit code.
+"""Every error a user can meet, as one tree. `bundles.cli.app.run` is the only place that turns one into an exit code.
 
 BundleError                      1  failed
 ├── UsageError                   2  the command line, bundle.toml or a reference is wrong
@@ -29,6 +29,11 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any, Optional
+
+
+def reason(error: OSError) -> str:
+    """Return why the operating system refused, in lower case."""
+    return (error.strerror or str(error)).lower()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +75,7 @@ class BundleError(Exception):
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """The error as the value of `error` in the one JSON document of a failed command."""
+        """Return the error as the value of `error` in the one JSON document of a failed command."""
         return {
             "kind": type(self).__name__,
             "message": self.message,
@@ -80,7 +85,7 @@ class BundleError(Exception):
         }
 
     def as_problem(self, subject: str) -> Problem:
-        """This error as one entry of a collected report."""
+        """Return this error as one entry of a collected report."""
         return Problem(subject, self.message, self.hint)
 
 
@@ -124,7 +129,8 @@ class NetworkError(BundleError):
     """A registry refused or failed.
 
     `status` is the HTTP status of its answer, None when there was none. `codes` are the error codes in that answer
-    (distribution-spec "Error Codes", such as MANIFEST_BLOB_UNKNOWN).
+    (distribution-spec "Error Codes", such as MANIFEST_BLOB_UNKNOWN). `cause` is what lies behind it when that stops
+    other requests in the same way, such as a name that does not resolve; None when it is about this request alone.
     """
 
     exit_code = 5
@@ -137,10 +143,12 @@ class NetworkError(BundleError):
         problems: Sequence[Problem] = (),
         status: Optional[int] = None,
         codes: Sequence[str] = (),
+        cause: Optional[str] = None,
     ) -> None:
         super().__init__(message, hint=hint, problems=problems)
         self.status = status
         self.codes = tuple(codes)
+        self.cause = cause
 
 
 class NotFoundError(NetworkError):
@@ -169,9 +177,10 @@ class UnavailableError(NetworkError):
         problems: Sequence[Problem] = (),
         status: Optional[int] = None,
         codes: Sequence[str] = (),
+        cause: Optional[str] = None,
         retry_after: Optional[float] = None,
     ) -> None:
-        super().__init__(message, hint=hint, problems=problems, status=status, codes=codes)
+        super().__init__(message, hint=hint, problems=problems, status=status, codes=codes, cause=cause)
         self.retry_after = retry_after
 
 

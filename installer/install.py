@@ -5,34 +5,30 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Union
 
+from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
 from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError
-from bundles.progress import Progress, Silent
-from bundles.reader import Archive
+from bundles.runtime.progress import Progress, Silent
 from installer import preflight
-from installer.binfmt import Emulation
-from installer.builder import Builder, BuildkitdConfig
-from installer.buildx import BuildxPlugin
-from installer.connect import local_transport
-from installer.container import RegistryContainer
-from installer.daemon import InsecureRegistry
-from installer.files import lock, usable_size
-from installer.host import Host
-from installer.images import LoadImages
-from installer.job import Job, Options
-from installer.push import Push
-from installer.receipt import Receipt
-from installer.registry import Registry
-from installer.smoke import SmokeTest
-from installer.step import Change, Step, shortened
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """What a step would do."""
-
-    step: Step
-    changes: Sequence[Change]
+from installer.host.files import usable_size
+from installer.host.host import Host
+from installer.model.job import Job, Options
+from installer.model.step import Step, StepResult
+from installer.receipt.receipt import Receipt
+from installer.receipt.recorder import InstallRecorder
+from installer.registry.client import Registry
+from installer.registry.connection import local_transport
+from installer.runner import Beside, Runner, by_name
+from installer.steps.builder import Builder, BuildkitdConfig
+from installer.steps.buildx_plugin import BuildxPlugin
+from installer.steps.emulation import Emulation
+from installer.steps.insecure_registry import InsecureRegistry
+from installer.steps.push import Push
+from installer.steps.registry_container import RegistryContainer
+from installer.steps.smoke_test import SmokeTest
+from installer.steps.toolchain_images import LoadImage
 
 
 def install(archive: Archive, options: Options, host: Host, progress: Progress) -> Receipt:
@@ -43,82 +39,76 @@ def install(archive: Archive, options: Options, host: Host, progress: Progress) 
         HostError: the host is not ready; nothing has been changed.
         BundleError: a step failed; what was done stays, and the next run goes on from there.
     """
-    archive.check_documents()
-    with _prepared(archive, options, host, progress, asking=True) as prepared, lock(host.places.state / "lock"):
-        for step in prepared.steps:
-            question = None if options.yes else step.question()
-            if question and not (host.ask and host.ask(question)):
-                raise HostError(f"not agreed to: {question}", hint="run this again with --yes, or use localhost:5000")
-        receipt = prepared.receipt
-        receipt.read()
-        for step in prepared.steps:
-            changes = step.look()
-            for text in shortened(changes):
-                progress.message(f"{step.name}: {text}")
-            if changes:
-                receipt.begin(changes)
-                step.apply(changes)
-            receipt.end(step, changes)
-        receipt.finish(prepared.push.rebuilt)
-        if receipt.is_due:
-            receipt.save()
-        return receipt
+    with _prepare(archive, options, host, progress, yes=options.yes) as run, run.recorder.locked():
+        results = by_name(run.runner.perform())
+        return run.recorder.finish(results, run.push.rebuilt)
 
 
-def plan(archive: Archive, options: Options, host: Host) -> tuple[Job, list[Planned]]:
-    """What `install` would do; nothing is touched.
+def plan(archive: Archive, options: Options, host: Host) -> tuple[Job, Sequence[StepResult]]:
+    """Return what `install` would do; nothing is touched.
 
     Raises:
         ArchiveError, HostError: as `install` does.
     """
-    archive.check_documents()
-    with _prepared(archive, options, host, Silent(), asking=False) as prepared:
-        planned = []
-        for step in prepared.steps:
-            planned.append(Planned(step, step.look()))
-            if planned[-1].changes:
-                # What changes voids the proof that builds work: the last step makes a new one.
-                prepared.receipt.test = None
-        return prepared.job, planned
+    with _prepare(archive, options, host, Silent(), yes=True) as run:
+        return run.job, by_name(run.runner.plan(lambda _: run.recorder.note_test(None)))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Prepared:
+class _Run:
     job: Job
-    steps: Sequence[Step]
+    runner: Runner
+    recorder: InstallRecorder
     push: Push
-    receipt: Receipt
 
 
 @contextlib.contextmanager
-def _prepared(archive: Archive, options: Options, host: Host, progress: Progress, asking: bool) -> Iterator[_Prepared]:
+def _prepare(archive: Archive, options: Options, host: Host, progress: Progress, *, yes: bool) -> Iterator[_Run]:
     """Settle what is to be done and check the host; the context ends the connections to the registry."""
+    check_documents(archive)
     job, info, problems = preflight.settle(archive, options, host)
     with local_transport(job.address) as transport:
         registry = Registry(transport, str(job.address))
-        receipt = Receipt(job, host)
-        push = Push(archive, job.images, registry, progress, is_outgoing=lambda: preflight.has_other_data(job, host))
+        recorder = InstallRecorder(job, host)
+        images = [LoadImage(job, host, progress, role) for role in ("registry", "buildkit")]
+        push = Push(
+            archive,
+            job.images,
+            registry,
+            progress,
+            is_outgoing=lambda: preflight.has_other_data(job, host),
+            is_ours=recorder.has_pushed,
+            yes=options.yes,
+        )
         builder = Builder(job, host)
-        steps: list[Step] = [
-            LoadImages(job, host, progress),
-            RegistryContainer(job, host, registry),
-            push,
-            BuildxPlugin(job, host, progress),
-            Emulation(job, host, progress),
+        steps: list[Union[Step, Beside]] = [
+            images[0],
+            # While the registry is filled, Docker unpacks what the builder needs.
+            Beside(
+                [RegistryContainer(job, host, registry), push],
+                [images[1], BuildxPlugin(job, host, progress), Emulation(job, host, progress)],
+                cancel=transport.close,
+            ),
             BuildkitdConfig(job, host),
             InsecureRegistry(job, host),
             builder,
-            SmokeTest(job, host, builder, receipt),
+            SmokeTest(job, host, builder, recorder),
         ]
-        preflight.check(job, info, host, steps, problems=problems, asking=asking)
+        runner = Runner(steps, host, progress, recorder)
+        runner.check(
+            yes=yes,
+            problems=problems,
+            engine=info is not None,
+            last=lambda: preflight.space_problems(job, info, host, images, push) if info else [],
+        )
         try:
-            yield _Prepared(job, steps, push, receipt)
+            yield _Run(job, runner, recorder, push)
         except UnavailableError as error:
-            raise _explained(error, job, host) from None
+            raise _explain(error, job, host) from None
 
 
-def _explained(error: NetworkError, job: Job, host: Host) -> NetworkError | DiskFullError:
-    """Why the registry failed, where the host shows it: its disk is full, or its container has ended."""
+def _explain(error: NetworkError, job: Job, host: Host) -> NetworkError | DiskFullError:
+    """Say why the registry failed, where the host shows it: its disk is full, or its container has ended."""
     with contextlib.suppress(HostError):
         info = host.engine.info()
         free = usable_size(host.places.seen(preflight.data_place(job, info)))

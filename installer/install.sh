@@ -11,6 +11,8 @@
 # `bundle create` fills in what stands between @: places in the archive, in blocks of 512 bytes.
 set -eu
 umask 022
+# With it `cd` prints, and may go elsewhere.
+unset CDPATH
 
 fail() { # CODE MESSAGE [NEXT]
     printf 'error: %s\n' "$2" >&2
@@ -135,18 +137,89 @@ stream() { # SKIP COUNT ...
     done
 }
 
-mount_once() { # PATH ro|rw: the nearest directory of PATH that exists, at the same place in the container
-    place=$1
-    while [ ! -d "$place" ] && [ "$place" != / ]; do place=$(dirname -- "$place"); done
-    place=$(cd "$place" && pwd -P)
-    # These are the container's own.
-    case $place in
-    / | /bin | /etc | /lib | /lib[0-9x]* | /run | /sbin | /usr) return ;;
-    /dev | /dev/* | /lib/* | /proc | /proc/* | /sys | /sys/* | /usr/*) return ;;
+own() { # PATH: whether the container has files of its own there, without which it does not run
+    case ":$image_path:" in *":$1:"* | *":$1/"*) return 0 ;; esac
+    case $1 in
+    / | /bin | /etc | /lib | /lib[0-9x]* | /run | /sbin | /usr) return 0 ;;
+    /bin/* | /dev | /dev/* | /host | /host/* | /lib/* | /proc | /proc/* | /sbin/* | /sys | /sys/*) return 0 ;;
+    /usr/bin/* | /usr/lib* | /usr/sbin/* | /usr/local/bin/* | /usr/local/lib* | /usr/local/sbin/*) return 0 ;;
+    /usr/local/*/*) return 1 ;;
+    /usr/local/*) return 0 ;;
+    /usr/*/*) return 1 ;;
+    /usr/*) return 0 ;;
     esac
-    case "$mounted" in *":$place:"*) return ;; esac
-    mounted="$mounted$place:"
-    bind "$place" "$place" "$2"
+    return 1
+}
+
+mount_once() { # DIRECTORY ro|rw: the same place in the container, once; fails where the container has files of its own
+    ! own "$1" || return 1
+    case "$mounted" in *":$1:"*) return 0 ;; esac
+    mounted="$mounted$1:"
+    bind "$1" "$1" "$2"
+}
+
+show() { # PATH: a file or directory that a word names, where it is not below a directory that is mounted whole
+    if [ -d "$1" ]; then place=$(cd -- "$1" 2>/dev/null && pwd -P); else place=$(absolute "$1"); fi || return 0
+    top=${place#/}
+    # A link may lead to where the container has another file, or none.
+    case "$mounted" in *":/${top%%/*}:"*) [ -L "$place" ] || return 0 ;; esac
+    case $place in /dev/* | /host/* | /proc/* | /sys/*) return 0 ;; esac
+    if [ -d "$place" ]; then
+        mount_once "$place" ro || :
+    elif [ -f "$place" ]; then
+        case "$mounted" in *":$place:"*) return 0 ;; esac
+        mounted="$mounted$place:"
+        bind "$place" "$place" ro
+    fi
+}
+
+show_words() { # WORD...: the files and directories of the host that options and arguments name
+    for word in "$@"; do
+        case $word in --*=*) word=${word#*=} ;; esac
+        [ ! -e "$word" ] || show "$word"
+    done
+}
+
+give() { # DIRECTORY yes|no: to write to; where it is missing it is made, and removed again if it stays empty
+    above=$1 missing=''
+    while [ ! -d "$above" ]; do
+        missing="$missing$above
+"
+        above=$(dirname -- "$above")
+    done
+    if [ -n "$missing" ]; then
+        [ "$2" = yes ] && (umask 077 && mkdir -p -- "$1") 2>/dev/null || return 0
+        made="$missing$made"
+    fi
+    place=$(cd -- "$1" 2>/dev/null && pwd -P) || return 0
+    mount_once "$place" rw || :
+}
+
+write_beside() { # FILE: its directory, to write to
+    case $1 in /dev/*) return 0 ;; esac
+    place=$(dirname -- "$1")
+    [ -d "$place" ] || return 0
+    place=$(cd -- "$place" 2>/dev/null && pwd -P) || return 0
+    mount_once "$place" rw || fail 2 "\`$1\` cannot be written: the container has files of its own in \`$place\`" \
+        "name a file in another directory"
+}
+
+write_words() { # COMMAND [OPTION]...: the places of the files that the command writes
+    list=want.json before=''
+    [ "$1" = want ] || list=''
+    for word in "$@"; do
+        case $before in
+        --html | --log-file) write_beside "$word" ;;
+        --output | -o | -q*o) list=$word ;;
+        esac
+        case $word in
+        --html=* | --log-file=*) write_beside "${word#*=}" ;;
+        --output=*) list=${word#*=} ;;
+        -o?*) list=${word#-o} ;;
+        esac
+        before=$word
+    done
+    [ -z "$list" ] || write_beside "$list"
 }
 
 bind() { # SOURCE TARGET ro|rw: adds a mount
@@ -172,7 +245,15 @@ relay() { # runs here what the installer in the container asks for, one command 
 
 clean_up() {
     trap '' INT TERM HUP
-    [ -z "$relay" ] || kill "$relay" 2>/dev/null || :
+    # No other signal is sure to reach a shell that has only just begun.
+    [ -z "$relay" ] || kill -9 "$relay" 2>/dev/null || :
+    IFS='
+'
+    set -f
+    # What is mounted cannot be removed from in there.
+    [ -z "$shared" ] || [ ! -f "$shared/empty" ] || made="$(cat "$shared/empty")
+$made"
+    for place in $made; do rmdir -- "$place" 2>/dev/null || :; done
     [ -z "$shared" ] || rm -rf "$shared"
     [ -z "$loaded" ] || docker image rm "$loaded" >/dev/null 2>&1 || :
 }
@@ -183,7 +264,6 @@ main() {
     shift
     for word in "$@"; do
         case $word in
-        --log-file*) fail 2 "\`--log-file\` does not work in a container" "add 2>FILE to the command" ;;
         --system) [ -d /usr/local/lib/docker/cli-plugins ] ||
             fail 2 "\`--system\` needs a directory to give to the container" "sudo mkdir -p /usr/local/lib/docker/cli-plugins" ;;
         esac
@@ -196,7 +276,7 @@ main() {
         "bring a python3 of 3.9 or later, or create the archive with --with-python"
     find_home
 
-    relay='' shared='' loaded=''
+    relay='' shared='' loaded='' made=''
     trap clean_up EXIT
     trap 'exit 130' INT TERM HUP
     load_python
@@ -205,22 +285,29 @@ main() {
     : >"$shared/stdin"
 
     mounts='' mounted=:
+    image_path=$(docker image inspect -f '{{range .Config.Env}}{{println .}}{{end}}' "$image" | sed -n 's/^PATH=//p')
     bind / /host ro
     bind "$socket" "$socket" rw
     bind "$shared" /run/bundle rw
-    for place in "${DOCKER_CONFIG:-$HOME/.docker}" "${BUILDX_CONFIG:-$HOME/.docker/buildx}" "${XDG_STATE_HOME:-$HOME/.local/state}"; do
-        mount_once "$place" rw
+    config=${DOCKER_CONFIG:-$HOME/.docker}
+    case $1 in install | upgrade | doctor) making=yes ;; *) making=no ;; esac
+    for place in "$config" "${BUILDX_CONFIG:-$config}" "${XDG_STATE_HOME:-$HOME/.local/state}/bundle"; do
+        give "$place" "$making"
     done
-    for place in /etc/docker /usr/local/lib/docker/cli-plugins; do
-        [ ! -d "$place" ] || bind "$place" "$place" rw
+    place=/usr/local/lib/docker/cli-plugins
+    [ ! -d "$place" ] || bind "$place" "$place" rw
+    [ ! -d /etc/docker ] || mount_once /etc/docker rw
+    write_words "$@"
+    # All that a path of the host may lead to is where it is, so that no name and no link means something else in there.
+    for place in /*; do
+        case $place in *[,\"]*) continue ;; esac
+        [ ! -d "$place" ] || mount_once "$place" ro || :
     done
-    case "$*" in
-    want | 'want '* | 'inspect '*--html*) mount_once "$PWD" rw ;; # these write a file there
-    *) mount_once "$PWD" ro ;;
-    esac
+    show .
+    show_words "$@"
     number=1
     while [ -f "$(part "$number")" ]; do
-        bind "$(part "$number")" "$(part "$number")" ro
+        show "$(part "$number")"
         number=$((number + 1))
         [ -n "$parts" ] || break
     done
@@ -234,7 +321,8 @@ main() {
 
 run_installer() { # COMMAND [OPTION]...
     # Arguments before the image: one on a line in `mounts`, which has no other line feeds.
-    set -- "$image" "$last" "$@"
+    # By the id that was compared: a name may be given to another image meanwhile.
+    set -- "$found" "$last" "$@"
     saved_ifs=$IFS
     IFS='
 '
@@ -249,14 +337,20 @@ run_installer() { # COMMAND [OPTION]...
     set -- $mounts "$@"
     IFS=$saved_ifs
     set +f
-    case $mounted in *":$(pwd -P):"*) set -- --workdir "$(pwd -P)" "$@" ;; esac
+    directory=$(pwd -P)
+    ! own "$directory" || directory=/host$directory
+    # Root may look at which process has Docker's socket.
+    [ "$(id -u)" -ne 0 ] || set -- --cap-add SYS_PTRACE "$@"
     # Docker would copy the proxies of its config.json, passwords and all, into what `docker inspect` shows.
     for name in HTTP_PROXY HTTPS_PROXY FTP_PROXY ALL_PROXY http_proxy https_proxy ftp_proxy all_proxy; do
         set -- --env "$name=" "$@"
     done
-    docker run --rm --read-only --tmpfs /tmp --network host --pid host --userns host --log-driver none \
+    # The user's environment may name another platform, or ask for signatures: neither is meant for this image.
+    DOCKER_DEFAULT_PLATFORM='' DOCKER_CONTENT_TRUST=0 \
+        docker run --rm --pull never --read-only --network host --pid host --userns host --log-driver none \
         --security-opt label=disable --security-opt apparmor=unconfined --user "$(id -u):$(id -g)" \
-        --env BUNDLE_HOST=/host --env BUNDLE_RELAY=/run/bundle --entrypoint python3 "$@"
+        --env BUNDLE_HOST=/host --env BUNDLE_RELAY=/run/bundle --env "BUNDLE_MADE=$made" --env TMPDIR=/run/bundle \
+        --workdir "$directory" --entrypoint python3 "$@"
 }
 
 main "$@"

@@ -1,26 +1,25 @@
-"""Is the host ready? Every problem in one report, each with the command that mends it; nothing is touched."""
+"""Is the host ready for a job? The problems that no single step sees, each with the command that fixes it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from bundles.archive.reader import Archive
 from bundles.errors import HostError, Problem
-from bundles.platform import Platform
-from bundles.progress import human_size
-from bundles.reader import Archive
-from installer import marks
-from installer.container import installed_address, installed_data
-from installer.engine import OLDEST_ENGINE, EngineInfo
-from installer.files import is_seen, usable_size
-from installer.host import Host
-from installer.installed import own_command
-from installer.job import Job, Options, is_directory
-from installer.step import Step
+from bundles.oci.platform import Platform
+from bundles.runtime.program import own_command, quote
+from bundles.runtime.sizes import human_size
+from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
+from installer.host.files import device_of, is_seen, usable_size
+from installer.host.host import Host
+from installer.host.labels import REGISTRY_CONTAINER
+from installer.model.installed_registry import installed_address, installed_data
+from installer.model.job import Job, Options, is_directory
+from installer.model.step import Step
 
 # Docker copies an image it loads to a temporary directory first, and its layers grow when they are unpacked.
 _UNPACKED = 4
@@ -28,7 +27,7 @@ _SPARE = 64 << 20
 
 
 def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optional[EngineInfo], list[Problem]]:
-    """What is to be done, what the engine says of itself, and the problems of the host as a whole.
+    """Return what is to be done, what the engine says of itself, and the problems of the host as a whole.
 
     Without an engine the job is settled as if nothing had been installed before, so that the rest can still be checked.
     """
@@ -39,7 +38,7 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
     info, container = None, None
     try:
         info = host.engine.info()
-        container = host.engine.container(marks.REGISTRY_CONTAINER)
+        container = host.engine.container(REGISTRY_CONTAINER)
     except HostError as error:
         problems.append(error.as_problem("Docker"))
     platform = info.platform if info else Platform("linux", os.uname().machine)
@@ -48,40 +47,6 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
         problems += _engine_problems(archive, host, info)
     problems += _platform_problems(archive, options) + _clashes(job)
     return job, info, problems
-
-
-def check(
-    job: Job,
-    info: Optional[EngineInfo],
-    host: Host,
-    steps: Sequence[Step],
-    *,
-    problems: list[Problem],
-    asking: bool,
-) -> None:
-    """Collect what each step finds, add it to `problems`, and report all of it.
-
-    Args:
-        asking: whether steps that need a person's consent are going to be done.
-
-    Raises:
-        HostError: the host is not ready.
-    """
-    for step in steps:
-        # Without an engine many a step cannot look; that there is none is in the report already.
-        with contextlib.ExitStack() as stack:
-            if info is None:
-                stack.enter_context(contextlib.suppress(HostError))
-            found = step.problems()
-            problems += found
-            question = step.question() if asking and not job.options.yes and host.ask is None else None
-            if question and not found:
-                problems.append(Problem("consent", f"needed to {question}", "run this again with --yes"))
-    if info is not None and not problems:
-        problems += _space_problems(job, info, host, steps)
-    if problems:
-        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise HostError(f"this host is not ready: {count}, and nothing has been changed", problems=problems)
 
 
 def _refuse_remote(host: Host, archive: Archive) -> None:
@@ -105,13 +70,13 @@ def _refuse_remote(host: Host, archive: Archive) -> None:
     raise HostError(
         f"Docker's engine is at `{endpoint.host}` ({source}), not on this host: the registry's port and data, the "
         "builder's settings and `docker push` to the registry's address belong to the machine where the engine runs",
-        hint=f"copy `{name}` there, {there}: python3 {name} install; for this host's own engine: "
+        hint=f"copy `{name}` there, {there}: python3 {quote(name)} install; for this host's own engine: "
         "unset DOCKER_HOST DOCKER_CONTEXT; docker context use default",
     )
 
 
 def data_place(job: Job, info: EngineInfo) -> Path:
-    """The directory of the host whose file system holds the registry's data."""
+    """Return the directory of the host whose file system holds the registry's data."""
     return Path(job.data if is_directory(job.data) else info.root)
 
 
@@ -144,7 +109,7 @@ def _engine_problems(archive: Archive, host: Host, info: EngineInfo) -> list[Pro
 
 def _platform_problems(archive: Archive, options: Options) -> list[Problem]:
     offered = archive.manifest.platforms
-    show = own_command(f"inspect {shlex.quote(str(archive.path))}")
+    show = own_command(f"inspect {quote(archive.path)}")
     return [
         Problem(f"--platform {platform}", f"the archive has {', '.join(map(str, offered))}", show)
         for platform in options.platforms
@@ -153,7 +118,7 @@ def _platform_problems(archive: Archive, options: Options) -> list[Problem]:
 
 
 def _clashes(job: Job) -> list[Problem]:
-    """Images that would take each other's tag."""
+    """Find images that would take each other's tag."""
     owners: dict[tuple[str, str], str] = {}
     problems = []
     for item in job.images:
@@ -169,16 +134,16 @@ def _clashes(job: Job) -> list[Problem]:
 
 
 def has_other_data(job: Job, host: Host) -> bool:
-    """Whether our registry keeps its data elsewhere than the job wants: then the step `registry` replaces it."""
+    """Tell whether our registry keeps its data elsewhere than the job wants: then the step `registry` replaces it."""
     with contextlib.suppress(HostError):
-        data = installed_data(host.engine.container(marks.REGISTRY_CONTAINER))
+        data = installed_data(host.engine.container(REGISTRY_CONTAINER))
         return data is not None and data != job.data
     return False
 
 
 def _keeps_unseen_data(job: Job, host: Host) -> bool:
-    """Whether the data is that of a registry of ours which does not serve it where it could be asked what it has."""
-    container = host.engine.container(marks.REGISTRY_CONTAINER)
+    """Tell whether the data is that of a registry of ours which does not serve it where it could be asked for it."""
+    container = host.engine.container(REGISTRY_CONTAINER)
     if container is None:
         return False
     if installed_data(container) != job.data:
@@ -188,29 +153,26 @@ def _keeps_unseen_data(job: Job, host: Host) -> bool:
 
 
 def _holds_data(data: str, host: Host) -> bool:
-    """Whether a registry seems to have kept its data there."""
+    """Tell whether a registry seems to have kept its data there."""
     if is_directory(data):
         return is_seen(host.places.seen(Path(data)) / "docker" / "registry")
     return host.engine.has_volume(data)
 
 
-def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step]) -> list[Problem]:
-    """Where less is free than what is missing needs. Directories that cannot be seen are passed over."""
-    needs: dict[Path, int] = {}
-    for step in steps:
-        if step.name == "images":
-            factor, place = _UNPACKED, Path(info.root)
-        elif step.name == "push" and not _keeps_unseen_data(job, host):
-            factor, place = 1, data_place(job, info)
-        else:
-            continue
-        size = sum(change.size or 0 for change in step.look())
-        needs[place] = needs.get(place, 0) + factor * size
+def space_problems(job: Job, info: EngineInfo, host: Host, images: Sequence[Step], push: Step) -> list[Problem]:
+    """Find where less is free than what is missing needs. Directories that cannot be seen are passed over.
+
+    Args:
+        images: the steps that load images into Docker.
+        push: the one that fills the registry.
+    """
+    needs = {Path(info.image_root): _UNPACKED * sum(map(_missing_size, images))}
+    if not _keeps_unseen_data(job, host):
+        place = data_place(job, info)
+        needs[place] = needs.get(place, 0) + _missing_size(push)
     by_device: dict[int, tuple[Path, int]] = {}
     for place, size in needs.items():
-        seen = host.places.seen(place)
-        there = next(parent for parent in (seen, *seen.parents) if is_seen(parent))
-        device = there.stat().st_dev
+        device = device_of(host.places.seen(place))
         by_device[device] = (place, by_device.get(device, (place, 0))[1] + size)
     problems = []
     for place, size in by_device.values():
@@ -224,3 +186,7 @@ def _space_problems(job: Job, info: EngineInfo, host: Host, steps: Sequence[Step
                 )
             )
     return problems
+
+
+def _missing_size(step: Step) -> int:
+    return sum(change.size or 0 for change in step.look())

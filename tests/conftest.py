@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
-from bundles.transport import Settings, Transport
-from tests.fake_registry import Certificate, FakeRegistry
+from bundles.registry.transport import Settings, Transport
+from tests.support.fake_engine import FakeEngine
+from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.real_registry import RealRegistry
+from tests.support.stall import Stall
 
 
 def pytest_configure() -> None:
     """Ctrl-C as a terminal has it: a shell starts what runs in its background with SIGINT ignored, for good."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The handlers that a command installs in this process end with the test: they count what came before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +46,25 @@ def registry() -> Iterator[FakeRegistry]:
     """A registry that fails when told to."""
     with FakeRegistry() as fake:
         yield fake
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    """A Docker Engine with nothing in it, that refuses when told to."""
+    with FakeEngine() as fake:
+        yield fake
+
+
+@pytest.fixture
+def hub(registry: FakeRegistry) -> FakeRegistry:
+    """A Docker Hub with the toolchain and debian:12."""
+    for name in ("library/registry:3", "moby/buildkit:buildx-stable-1", "docker/buildx-bin:latest",
+                 "tonistiigi/binfmt:latest", "docker/dockerfile:1"):  # fmt: skip
+        repository, _, tag = name.partition(":")
+        registry.tag(repository, tag, registry.index(registry.image("linux/amd64", seed=name)))
+    manifests = [registry.image(platform, seed="debian") for platform in ("linux/amd64", "linux/arm64")]
+    registry.tag("library/debian", "12", registry.index(*manifests))
+    return registry
 
 
 @pytest.fixture
@@ -66,6 +93,14 @@ def connect() -> Iterator[Callable[..., Transport]]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def stall() -> Iterator[Stall]:
+    """What makes requests wait, at the latest until the test ends."""
+    stall = Stall()
+    yield stall
+    stall.release()
 
 
 @pytest.fixture(scope="session")
@@ -100,72 +135,3 @@ def any_registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         return
     with RealRegistry(request.param, tmp_path) as real:
         yield real.host
-
-
-class RealRegistry:
-    """Run distribution 3 or 2.8.3 on an ephemeral port of 127.0.0.1, with its storage in `directory`.
-
-    with RealRegistry("distribution3", tmp_path) as real:
-        ...  # real.host
-    """
-
-    def __init__(self, name: str, directory: Path) -> None:
-        self._name, self._directory = name, directory
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.host = f"127.0.0.1:{listener.getsockname()[1]}"
-
-    def __enter__(self) -> RealRegistry:
-        # No `http.debug`: distribution 3's own configuration would listen on :5001.
-        configuration: dict[str, Any] = {
-            "version": "0.1",
-            "log": {"level": "error", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(self._directory / "storage")}, "delete": {"enabled": True}},
-            "http": {"addr": self.host},
-        }
-        if self._name == "distribution3":
-            configuration["validation"] = {"manifests": {"indexes": {"platforms": "none"}}}
-        path = self._directory / "registry.json"
-        path.write_text(json.dumps(configuration))
-        environment = {"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"}
-        with self._log.open("ab") as log:
-            command = [str(_program(self._name)), "serve", str(path)]
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            self._wait()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait(10)
-
-    def restart(self) -> None:
-        """End it at once, as a crash would, and start it again at the same address."""
-        self.__exit__()
-        self.__enter__()
-
-    @property
-    def _log(self) -> Path:
-        return self._directory / "registry.log"
-
-    def _wait(self) -> None:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                opener.open(f"http://{self.host}/v2/", timeout=5).close()
-                return
-            except OSError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(self._log.read_text()) from None
-                time.sleep(0.05)
-
-
-def _program(name: str) -> Path:
-    """The registry's program, made when the testbed has not made it yet."""
-    from tests.testbed import debian, gotools
-
-    return {"distribution3": gotools.REGISTRY, "distribution2": debian.OLD_REGISTRY}[name].make()

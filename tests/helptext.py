@@ -7,7 +7,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from bundles.cli import bundle
+from bundles.cli.app import bundle
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "commands.md"
 # A fenced block whose first line names the command.

@@ -20,11 +20,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from bundler.spec import TOOLCHAIN
+from bundler.definition.spec import TOOLCHAIN
 from tests.campaign.disks import Disk
 from tests.campaign.wire import Wire
-from tests.fake_registry import FakeRegistry
-from tests.images import noise
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import noise
 
 SIZES = (14_000_000, 9_000_000, 6_000_000, 3_000_000, 900_000, 100_000, 1_000)
 SPLIT = "12MiB"
@@ -34,7 +34,7 @@ KINDS = (
 )  # fmt: skip
 # What one interruption may cost: for each of 4 workers a line of the journal (1 MiB), a chunk and the sockets' buffers.
 ALLOWANCE = 4 * ((1 << 20) + (1 << 20) + (256 << 10))
-_MAIN = "from bundles.cli import main; main()"
+_MAIN = "from bundles.cli.app import main; main()"
 _ROOT = Path(__file__).parent.parent.parent
 _OVERHEAD = 300_000  # headers and manifests
 

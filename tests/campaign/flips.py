@@ -12,9 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from bundles.archive.reader import Archive
+from bundles.archive.verify import verify_archive
 from bundles.errors import ArchiveError
-from bundles.reader import Archive
-from tests.archives import example
+from tests.support.archives import example
 
 
 def flips(path: Path, choice: random.Random) -> list[int]:
@@ -28,7 +29,7 @@ def flips(path: Path, choice: random.Random) -> list[int]:
             file.write(bytes([byte ^ 1 << choice.randrange(8)]))
             try:
                 with Archive(path) as archive:
-                    archive.verify()
+                    verify_archive(archive)
                 missed.append(offset)
             except ArchiveError:
                 pass
@@ -47,7 +48,7 @@ def main() -> int:
         size = path.stat().st_size
         with Archive(path) as archive:
             count = len(archive.layout.entries)
-            archive.verify()
+            verify_archive(archive)
         missed = flips(path, random.Random(seed))
     print(f"seed {seed}: {size} bytes, {count} entries: {len(missed)} missed, {time.monotonic() - begun:.0f} s")
     print(*missed[:100])

@@ -15,22 +15,34 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-not-found]
 
-with atheris.instrument_imports(include=["bundles", "installer.selection"]):
-    from bundles.descriptor import Descriptor
-    from bundles.digest import Digest
+with atheris.instrument_imports(include=["bundles", "installer.model.selection"]):
+    from bundler.writing.journal import _read
+    from bundles.archive.layout import (
+        OCI_LAYOUT,
+        checksum_line,
+        header,
+        padding,
+    )
+    from bundles.archive.manifest import BundleManifest
+    from bundles.archive.reader import Archive
+    from bundles.archive.signature import is_well_formed
+    from bundles.archive.verify import check_documents, verify_archive
     from bundles.errors import BundleError
-    from bundles.image import config_platform, media_type_of, parse_index, parse_json, parse_manifest
-    from bundles.journal import _read
-    from bundles.layout import OCI_LAYOUT, checksum_line, header, padding
-    from bundles.manifest import Manifest
-    from bundles.platform import Platform
-    from bundles.reader import Archive
-    from bundles.reference import Reference
-    from bundles.signature import is_well_formed
-    from installer.address import Address
-    from installer.selection import select
+    from bundles.oci.descriptor import Descriptor
+    from bundles.oci.digest import Digest
+    from bundles.oci.image import (
+        config_platform,
+        media_type_of,
+        parse_index,
+        parse_json,
+        parse_manifest,
+    )
+    from bundles.oci.platform import Platform
+    from bundles.oci.reference import Reference
+    from installer.model.address import Address
+    from installer.model.selection import select
 
-from tests.archives import example
+from tests.support.archives import example
 
 _DIRECTORY = Path(tempfile.mkdtemp(prefix="fuzz-"))
 _SAMPLE = example().write(_DIRECTORY / "sample.tar").path.read_bytes()
@@ -58,10 +70,10 @@ def read(data: bytes) -> None:
     path.write_bytes(data)
     with Archive(path) as opened:
         try:
-            opened.check_documents()
+            check_documents(opened)
             select(opened, Address.parse("localhost:5000"), ())
         finally:
-            opened.verify()
+            verify_archive(opened)
 
 
 def edited(provider: atheris.FuzzedDataProvider) -> bytes:
@@ -105,7 +117,7 @@ def one_input(data: bytes) -> None:
                     )
             read(bytes(changed))
         elif kind == 3:
-            Manifest.parse(provider.ConsumeBytes(1 << 16))
+            BundleManifest.parse(provider.ConsumeBytes(1 << 16))
         elif kind == 4:
             text = provider.ConsumeUnicode(200)
             for parse in (Reference.parse, Platform.parse, Platform.parse_list, Digest, Address.parse):

@@ -87,7 +87,7 @@ class Campaign:
         # Emulation is the whole machine's, and others use it at the same time.
         command = ["create", *_IMAGES, f"--mirror=docker.io={ORIGIN}", "--split", "64MiB", "--without=binfmt"]
         command += ["--platform", "linux/amd64", "-o", str(self._stick.mount_point / "offline.tar"), "-q"]
-        subprocess.run([sys.executable, "-c", "from bundles.cli import main; main()", *command], check=True)
+        subprocess.run([sys.executable, "-c", "from bundles.cli.app import main; main()", *command], check=True)
         self._last = max(path.name for path in self._stick.mount_point.glob("offline.tar.0??"))
         self.host = self._stack.enter_context(Host(name="campaign"))
         self.host.mount_in(self._data.mount_point, "/data", readonly=False)
@@ -165,14 +165,15 @@ class Campaign:
         """How long each step of an undisturbed install takes, in seconds; "" is what comes before the first."""
         begun = {"": time.monotonic()}
         while process.poll() is None:
-            begun.setdefault(self._step(), time.monotonic())
+            for step in self._begun():
+                begun.setdefault(step, time.monotonic())
             time.sleep(0.005)
         ends = [*list(begun.values())[1:], time.monotonic()]
         return {step: end - start for (step, start), end in zip(begun.items(), ends)}
 
     def _wait_for(self, process: subprocess.Popen[str], step: str) -> None:
         """Return at a random moment in the step."""
-        while process.poll() is None and self._step() != step:
+        while process.poll() is None and step and step not in self._begun():
             time.sleep(0.002)
         time.sleep(self.random.uniform(0, self._timeline[step]))
 
@@ -181,8 +182,12 @@ class Campaign:
 
     def _step(self) -> str:
         """The step that the log tells of last."""
-        names = [line.partition(":")[0] for line in self._log().splitlines() if ": " in line]
-        return next((name for name in reversed(names) if name in _ORDER), "")
+        return next(reversed(self._begun()), "")
+
+    def _begun(self) -> list[str]:
+        """The steps that the log tells of, as it does; some are done beside each other."""
+        names = [line[:14].rstrip() for line in self._log().splitlines()]
+        return [name for name in names if name in _ORDER]
 
     def _different(self) -> list[str]:
         """How the host's state differs from that after an undisturbed install."""

@@ -22,11 +22,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.spec import TOOLCHAIN
+from bundler.definition.spec import TOOLCHAIN
 from tests.campaign.disks import Disk
 from tests.campaign.wire import Wire
-from tests.fake_registry import FakeRegistry
-from tests.images import noise
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import noise
 
 KINDS = ("SIGKILL", "SIGKILL", "SIGTERM", "registry killed", "disk full", "medium pulled")
 _ROOT = Path(__file__).parent.parent.parent
@@ -37,7 +37,8 @@ import sys
 from pathlib import Path
 from bundles import cli
 from bundles.progress import Silent
-from bundles.reader import Archive
+from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
 from bundles.transport import Settings, Transport
 from installer.address import Address
 from installer.push import Push
@@ -49,7 +50,7 @@ import click
 def push():
     settings = Settings(insecure=frozenset({sys.argv[2]}), timeout=(5.0, 60.0), attempts=4, backoff=0.1)
     with Archive(Path(sys.argv[1])) as archive, Transport(settings) as transport:
-        archive.check_documents()
+        check_documents(archive)
         images = select(archive, Address.parse(sys.argv[2]), ())
         step = Push(archive, images, Registry(transport, sys.argv[2]), Silent())
         changes = step.look()
@@ -168,7 +169,7 @@ class Campaign:
                 command += [f"--mirror=docker.io={online.host}", *split]
                 command += [f"--without={role}" for role in TOOLCHAIN]
                 subprocess.run(
-                    [sys.executable, "-c", "from bundles.cli import main; main()", *map(str, command)],
+                    [sys.executable, "-c", "from bundles.cli.app import main; main()", *map(str, command)],
                     check=True,
                     cwd=self._source,
                 )

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import ROOT
+
 pytestmark = pytest.mark.e2e
 
 SETUP = {
@@ -43,7 +45,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "TERM": "dumb",
         "PS1": "$ ",
         "LC_ALL": "C.UTF-8",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(ROOT),
     }
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import RealRegistry
+from tests.support.real_registry import RealRegistry
 from tests.testbed import ORIGIN, Host, debian, gotools, origin_digests, start_origin
 
 pytestmark = pytest.mark.e2e
 
 IMAGES = ("debian:12", "gcc:12", "busybox-arm64:1.35")
-COMPLETE = ("--attestations", "--without", "python")
+COMPLETE = ("--without", "python")
 ENVIRONMENT = {"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C.UTF-8"}
 # Runs a command as a child and reports the most memory that it had, in KiB, behind its output.
 MEASURED = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
@@ -148,7 +148,7 @@ def test_oras_reads_by_digest(archive: Path) -> None:
 def test_one_platform_of_a_sparse_index_is_copied_too(tmp_path: Path, destination: str) -> None:
     """Without attestations the indexes are sparse: tools copy a platform at a time."""
     archive = tmp_path / "sparse.tar"
-    bundle("create", "debian:12", "-o", archive, "--mirror", f"docker.io={ORIGIN}", "-q")
+    bundle("create", "debian:12", "--no-attestations", "-o", archive, "--mirror", f"docker.io={ORIGIN}", "-q")
     image = images(archive)["library/debian:12"]
     assert image["sparse"]
     source, target = f"oci-archive:{archive}:docker.io/library/debian:12", f"docker://{destination}/debian:arm64"

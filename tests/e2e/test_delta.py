@@ -29,7 +29,7 @@ def emulation_as_it_was() -> Iterator[None]:
 def create(directory: Path, *arguments: str) -> dict[str, Any]:
     from tests.testbed import ORIGIN
 
-    command = [sys.executable, "-c", "from bundles.cli import main; main()", "create", "--json"]
+    command = [sys.executable, "-c", "from bundles.cli.app import main; main()", "create", "--json"]
     done = subprocess.run(
         [*command, "--mirror", f"docker.io={ORIGIN}", *arguments], cwd=directory, check=True, stdout=subprocess.PIPE
     )

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from bundler.scan import scan
-from bundles.dockerfile import Settings, uses
+from bundler.definition.dockerfiles import scan
+from bundles.dockerfile.images import BuildSettings, uses
 from bundles.errors import UsageError
-from bundles.platform import Platform
+from bundles.oci.platform import Platform
 
 pytestmark = pytest.mark.e2e
 
@@ -115,7 +115,7 @@ def test_buildkit_asks_for_the_same_images(buildkit: Path) -> None:
 def compare(case: dict[str, Any], theirs: dict[str, Any]) -> bool:
     """Whether both found images; fails the test where they differ."""
     try:
-        settings = Settings((Platform.parse(case["Target"]),), (AMD64,), case["Args"])
+        settings = BuildSettings((Platform.parse(case["Target"]),), (AMD64,), case["Args"])
         found = {(str(use.reference), str(use.platform)) for use in uses(case["Text"], "D", settings)}
     except UsageError as error:
         # The one thing in which ours is stricter: a variable that nothing declares.
@@ -154,7 +154,7 @@ target "other" {
   dockerfile-inline = "FROM busybox:${v}"
 }
 """)
-    result = scan([Path("docker-bake.hcl")], Settings((AMD64, ARM64), (AMD64,)))
+    result = scan([Path("docker-bake.hcl")], BuildSettings((AMD64, ARM64), (AMD64,)))
     assert {(use.reference.familiar, use.platform.architecture, use.where) for use in result.uses} == {
         ("debian:12", "arm64", "app/Dockerfile:2"),
         ("ghcr.io/t:1", "arm64", "app/Dockerfile:4"),
@@ -164,4 +164,32 @@ target "other" {
     }
     Path("docker-bake.hcl").write_text("target {")
     with pytest.raises(UsageError, match=r"docker-bake\.hcl"):
-        scan([Path("docker-bake.hcl")], Settings((AMD64,), (AMD64,)))
+        scan([Path("docker-bake.hcl")], BuildSettings((AMD64,), (AMD64,)))
+
+
+def test_a_directory_with_overrides_through_buildx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "buildx").symlink_to(debian.BUILDX.make())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.chdir(tmp_path)
+    compose = "services: {web: {build: {dockerfile_inline: 'FROM compose:1'}%s}}"
+    Path("compose.yaml").write_text(compose % "")
+    Path("docker-bake.hcl").write_text("""\
+target "app" {
+  dockerfile-inline = "ARG V=1\\nFROM debian:$V"
+  attest = ["type=sbom,generator=ghcr.io/own/scan:1", "type=provenance"]
+}
+""")
+    Path("docker-bake.override.hcl").write_text('target "app" { args = { V = "13" } }')
+
+    def found() -> set[tuple[str, str]]:
+        result = scan([Path()], BuildSettings((AMD64, ARM64), (AMD64,)))
+        return {(use.reference.familiar, use.platform.architecture) for use in result.uses}
+
+    app = {("debian:13", "amd64"), ("debian:13", "arm64"), ("ghcr.io/own/scan:1", "amd64")}
+    both = {("compose:1", "amd64"), ("compose:1", "arm64")}
+    assert found() == app | both
+    # buildx reads what running needs, too: without it the Bake files alone are read.
+    Path("compose.yaml").write_text(compose % ", env_file: missing.env")
+    assert found() == app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,11 +13,13 @@ from typing import Any, Optional
 
 import pytest
 
+from tests.support.hosts import LAN, LOCAL, STATE
 from tests.testbed import ORIGIN, Host, debian, start_origin
 
 pytestmark = pytest.mark.e2e
 ARCHIVE = "/media/usb/offline.tar"
 CONTAINERD = {"features": {"containerd-snapshotter": True}}
+CLASSIC = {"features": {"containerd-snapshotter": False}}
 BUILD = ("docker", "buildx", "build", "--platform", "linux/amd64,linux/arm64")
 DOCKERFILE = 'FROM busybox:1.35\nRUN uname -m > /built-for\nCMD ["cat", "/built-for"]\n'
 OLD_BUILDX = """\
@@ -76,13 +79,22 @@ class Site:
         # The kernel's table of emulators is one for all hosts of this machine, and others may be at work.
         assert not changed or changed == {"emulation", "test build"}
 
-    def works(self) -> None:
+    def works(self, address: str = LOCAL) -> None:
         """An unmodified Dockerfile builds for both platforms, is pushed, and runs."""
-        self.out(*BUILD, "-t", "localhost:5000/app:1", "--push", "-", input=DOCKERFILE)
-        shown = self.out("docker", "buildx", "imagetools", "inspect", "localhost:5000/app:1")
+        name = f"{address}/app:1"
+        self.out(*BUILD, "-t", name, "--push", "-", input=DOCKERFILE)
+        shown = self.out("docker", "buildx", "imagetools", "inspect", name)
         assert "Platform:    linux/amd64" in shown
         assert "Platform:    linux/arm64" in shown
-        assert self.out("docker", "run", "--rm", "localhost:5000/app:1") == "x86_64"
+        assert self.out("docker", "run", "--rm", name) == "x86_64"
+        # What was bundled runs too, straight from the registry.
+        base = f"{address}/library/busybox:1.35"
+        assert self.out("docker", "run", "--rm", base, "uname", "-m") == "x86_64"
+        self.out("docker", "image", "rm", name, base)
+
+    def state(self) -> list[str]:
+        """What installing could change of the host."""
+        return self.host.run("sh", "-c", STATE).stdout.splitlines()
 
 
 def put_in(host: Host, usb: Path) -> None:
@@ -92,17 +104,24 @@ def put_in(host: Host, usb: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suite", "config", "engine", "python", "user"),
+    ("suite", "config", "engine", "store", "python", "user", "address"),
     [
-        ("bookworm", None, "20.10.24", "3.11", None),
-        ("trixie", None, "26.1", "3.13", "ann"),
-        ("sid", None, "28.5", "3.14", None),
-        ("sid", CONTAINERD, "28.5", "3.14", "ann"),
+        ("bookworm", None, "20.10.24", "classic", "3.11", None, LOCAL),
+        ("trixie", None, "26.1", "classic", "3.13", "ann", LOCAL),
+        ("sid", None, "28.5", "classic", "3.14", None, LOCAL),
+        ("sid", CONTAINERD, "28.5", "containerd", "3.14", "ann", LOCAL),
+        ("docker29", None, "29.", "containerd", "3.14", "ann", LOCAL),
+        ("docker29", None, "29.", "containerd", "3.14", None, LAN),
+        ("docker29", CLASSIC, "29.", "classic", "3.14", "ann", LOCAL),
+        ("docker29", CLASSIC, "29.", "classic", "3.14", None, LAN),
     ],
-    ids=["20.10", "26.1", "28.5", "28.5-containerd"],
+    ids=[
+        *("20.10", "26.1", "28.5", "28.5-containerd"),
+        *("29-containerd", "29-containerd-lan", "29-classic", "29-classic-lan"),
+    ],
 )
 def test_the_job_on_every_engine(
-    usb: Path, suite: str, config: Any, engine: str, python: str, user: Optional[str]
+    usb: Path, suite: str, config: Any, engine: str, store: str, python: str, user: Optional[str], address: str
 ) -> None:
     with Host(suite=suite, name=f"engine-{suite}", daemon_config=config) as host:
         put_in(host, usb)
@@ -112,10 +131,40 @@ def test_the_job_on_every_engine(
         assert host.run("docker", "version", "-f", "{{.Server.Version}}").stdout.startswith(engine)
         assert host.run("python3", "--version").stdout.startswith(f"Python {python}.")
         driver = site.out("docker", "info", "-f", "{{.Driver}} {{.DriverStatus}}")
-        assert ("io.containerd.snapshotter.v1" in driver) == (config is not None)
+        assert ("io.containerd.snapshotter.v1" in driver) == (store == "containerd")
+        before = site.state()
+        assert site.bundle("install", "--registry", address, "--yes")["changed"]
+        site.works(address)
+        site.changes_nothing()
+        assert site.bundle("status")["healthy"]
+        assert site.bundle("uninstall", "--data", "--yes")["notes"] == []
+        assert sorted(set(before) ^ set(site.state())) == []
+
+
+def test_the_systems_containerd_has_the_images(usb: Path) -> None:
+    """As the packages of Docker 29 install it: containerd is a service of its own, with a directory of its own."""
+    with Host(suite="docker29", name="containerd", engine=False) as host:
+        put_in(host, usb)
+        host.run("mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", "/var/lib/containerd")
+        start = "containerd >/dev/null 2>&1 & until [ -S /run/containerd/containerd.sock ]; do sleep 0.1; done"
+        host.run("sh", "-c", start, timeout=30)
+        host.start_docker()
+        site = Site(host)
+        refused = site.bundle("install", code=4)
+        assert [problem["subject"] for problem in refused["error"]["problems"]] == [
+            "disk space for /var/lib/containerd"
+        ]
+        host.run("mount", "-o", "remount,size=3g", "/var/lib/containerd")
+        before = site.state()
         assert site.bundle("install")["changed"]
         site.works()
         site.changes_nothing()
+        assert site.bundle("status")["healthy"]
+        host.run("mount", "-o", "remount,size=1g", "/var/lib/containerd")
+        (finding,) = site.bundle("doctor", code=4)["findings"]
+        assert "are free for /var/lib/containerd" in finding["message"]
+        assert site.bundle("uninstall", "--data", "--yes")["notes"] == []
+        assert sorted(set(before) ^ set(site.state())) == []
 
 
 def without_python(host: Host) -> None:
@@ -141,8 +190,9 @@ def only_busybox(host: Host) -> str:
     [
         ("bookworm", None, "busybox sh", None, "/media/usb/parts/offline.tar.002"),
         ("sid", CONTAINERD, "dash", "ann", ARCHIVE),
+        ("docker29", None, "dash", "ann", ARCHIVE),
     ],
-    ids=["20.10-busybox-parts", "28.5-containerd-dash"],
+    ids=["20.10-busybox-parts", "28.5-containerd-dash", "29-containerd-dash"],
 )
 def test_without_python(usb: Path, suite: str, config: Any, shell: str, user: Optional[str], archive: str) -> None:
     with Host(suite=suite, name=f"bare-{suite}", daemon_config=config) as host:
@@ -162,6 +212,73 @@ def test_without_python(usb: Path, suite: str, config: Any, shell: str, user: Op
         assert site.out("find", home, "!", "-user", user or "root") == ""
         refused = site.bundle("install", "--builder", "1st", code=2)
         assert "builder" in refused["error"]["message"]
+
+
+# Bears the name of the engine, comes before it in every listing by name, and would end at a signal.
+DECOY = """\
+cp /bin/sleep /opt/dockerd
+/opt/dockerd 1000 &
+echo $! >/opt/decoy.pid
+"""
+
+
+def test_without_python_a_path_means_what_it_means_on_the_host(usb: Path) -> None:
+    with Host(suite="sid", name="paths") as host:
+        put_in(host, usb)
+        without_python(host)
+        host.add_user("ann", ("docker",))
+        host.run("sh", "-c", DECOY)
+
+        def run(place: str, *words: str, user: Optional[str] = "ann", code: int = 0) -> str:
+            command = f"cd {place} && tar -xOf {ARCHIVE} install.sh | dash -s -- {ARCHIVE} {shlex.join(words)}"
+            environment = {"CDPATH": "/", "DOCKER_DEFAULT_PLATFORM": "linux/arm64"}
+            done = host.run("sh", "-c", command, check=False, user=user, env=environment)
+            assert done.returncode == code, done.stdout + done.stderr
+            return str(done.stdout + done.stderr)
+
+        def files(place: str) -> str:
+            return str(host.run("find", place, "-printf", "%p %y %u\n").stdout)
+
+        before = files("/home/ann")
+        run("/tmp", "install", "--plan")
+        assert files("/home/ann") == before
+        run("/tmp", "install")
+        for place in ("/etc/job", "/srv/job", "/run/job"):
+            host.run("sh", "-c", f"mkdir {place}; chmod 777 {place}; echo 'FROM busybox:1.35' >{place}/Dockerfile")
+        host.run("sh", "-c", "ln -s /etc/job/Dockerfile /srv/job/link; ln -s /srv/job /run/job/to; cp /srv/job/* /tmp")
+        for place, named in (
+            ("/tmp", "Dockerfile"),
+            ("/tmp", "link"),
+            ("/tmp", "/etc/job"),
+            ("/tmp", "/run/job/to/link"),
+            ("/srv/job", "../job/link"),
+            ("/run/job", "to/Dockerfile"),
+            ("/etc/job", "."),
+            ("/usr/lib", "../../etc/job/Dockerfile"),
+            ("/", "tmp/Dockerfile"),
+        ):
+            assert "builds here: every image is there" in run(place, "check", named), (place, named)
+        for place, words, written in (
+            ("/tmp", ["want"], "/tmp/want.json"),
+            ("/tmp", ["inspect", "--html", "list.html"], "/tmp/list.html"),
+            ("/home/ann", ["verify", "--log-file", "/srv/job/log"], "/srv/job/log"),
+            ("/", ["want", "-o", "/run/job/want.json"], "/run/job/want.json"),
+            ("/etc/job", ["inspect", "--html=../../tmp/list2.html"], "/tmp/list2.html"),
+        ):
+            run(place, *words)
+            assert host.run("stat", "-c", "%U", written).stdout.strip() == "ann"
+            assert host.path(written).stat().st_size > 100
+        assert "has files of its own in `/usr/lib`" in run("/usr/lib", "want", code=2)
+        # The engine is told, and nobody else of its name.
+        assert "would be done" not in run("/tmp", "install", "--registry", "192.168.10.10:5000", "--yes", user=None)
+        assert host.run("sh", "-c", "kill -0 $(cat /opt/decoy.pid)", check=False).returncode == 0
+        assert "192.168.10.10:5000" in host.run("docker", "info").stdout
+        run("/tmp", "uninstall", "--yes", user=None)
+        assert "192.168.10.10:5000" not in host.run("docker", "info").stdout
+        assert host.run("sh", "-c", "kill -0 $(cat /opt/decoy.pid)", check=False).returncode == 0
+        run("/tmp", "uninstall", "--yes")
+        assert files("/home/ann") == before
+        assert host.run("find", "/root/.docker", "/root/.local", check=False).stdout == ""
 
 
 def test_the_buildx_plugin_goes_where_it_is_needed(usb: Path) -> None:

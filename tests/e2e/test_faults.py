@@ -11,14 +11,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from bundles.descriptor import Descriptor
-from bundles.digest import Digest
+from bundler.writing.writer import ArchiveWriter
+from bundles.archive.reader import Archive
+from bundles.archive.verify import verify_archive
 from bundles.errors import UsageError
-from bundles.reader import Archive
-from bundles.writer import ArchiveWriter
-from tests.archives import example
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from tests.campaign import create, install, push
 from tests.campaign.disks import Disk
+from tests.support.archives import example
 
 pytestmark = pytest.mark.e2e
 
@@ -84,7 +85,7 @@ def test_parts_on_a_real_fat32(fat: Path, tmp_path: Path) -> None:
     subprocess.run(["mcopy", "-n", "-i", fat, "::*", back], check=True)
     subprocess.run(["sha256sum", "--quiet", "-c", "offline.tar.sha256"], cwd=back, check=True)
     with Archive(back / files[-1].name) as archive:
-        archive.verify()
+        verify_archive(archive)
     assert [(back / file.name).read_bytes() for file in files] == [file.read_bytes() for file in files]
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bundles.packinglist import packed_files, packing_list
-from bundles.progress import Silent
-from bundles.reader import Archive
-from tests.archives import example
+from bundles.archive.reader import Archive
+from bundles.cli.packing_list import packed_files, packing_list
+from bundles.runtime.progress import Silent
+from tests.support.archives import example
 
 pytestmark = pytest.mark.e2e
 

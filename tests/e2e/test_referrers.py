@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from bundler.spec import TOOLCHAIN
-from bundles.progress import Silent
-from bundles.reader import Archive
-from bundles.transport import Transport
-from installer.address import Address
-from installer.push import Push
-from installer.registry import Registry
-from installer.selection import select
-from tests.conftest import RealRegistry
+from bundler.definition.spec import TOOLCHAIN
+from bundles.archive.reader import Archive
+from bundles.registry.transport import Transport
+from bundles.runtime.progress import Silent
+from installer.model.address import Address
+from installer.model.selection import select
+from installer.registry.client import Registry
+from installer.steps.push import Push
+from tests.support.real_registry import RealRegistry
 from tests.testbed import ORIGIN, debian, start_origin
 
 pytestmark = pytest.mark.e2e

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from bundles.descriptor import Descriptor
-from bundles.image import parse_index, parse_manifest
-from bundles.transport import Settings, Transport
-from installer.registry import Registry
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.image import parse_index, parse_manifest
+from bundles.registry.transport import Settings, Transport
+from installer.registry.client import Registry
 
 
 def make_variant(origin: str, repository: str, tag: str, new_tag: str, note: str) -> str:

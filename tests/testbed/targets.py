@@ -39,7 +39,8 @@ _TEST_PRODUCTS = (
     *map(debian.engine_root, debian.ENGINE_SUITES), debian.CRANE.product, debian.OLD_REGISTRY.product,
     gotools.REGCTL.product,
 )  # fmt: skip
-_TEST_PACKAGES = (*_MACHINE, *qemu.COMPILER, "busybox-static", "shellcheck", "skopeo")
+# The second assembler is for what installer/steps/emulation_init.py has as code.
+_TEST_PACKAGES = (*_MACHINE, *qemu.COMPILER, "binutils-aarch64-linux-gnu", "busybox-static", "shellcheck", "skopeo")
 
 # In this order each has the names of all images of the one before: its origin serves for the smaller one, too.
 TARGETS = {

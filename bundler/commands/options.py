@@ -1,0 +1,73 @@
+"""The options that `create` and `lock` share: how registries are reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional, TypeVar
+
+import click
+
+from bundler.definition.spec import mirrored
+from bundler.sources.docker_config import Credentials
+from bundles.errors import UsageError
+from bundles.registry.certificates import standard_directories
+from bundles.registry.transport import Settings
+from bundles.runtime.progress import Progress
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclasses.dataclass(frozen=True)
+class Registries:
+    """How registries are reached: `mirrors` maps a registry to the hosts that are tried in its stead."""
+
+    mirrors: Mapping[str, tuple[str, ...]]
+    settings: Settings
+
+    def settings_that_say(self, progress: Progress) -> Settings:
+        """Return the settings with which people are told what is waited for."""
+        return dataclasses.replace(self.settings, say=progress.message)
+
+
+def registry_options(function: _F) -> Callable[..., Any]:
+    """Add --mirror, --insecure-registry and --ca; the function gets them as one `registries: Registries`."""
+
+    @click.option("--mirror", "mirrors", multiple=True, metavar="HOST=HOST:PORT", help="Read HOST's images from there.")
+    @click.option(
+        "--insecure-registry", "insecure", multiple=True, metavar="HOST", help="Allow plain HTTP, or any TLS."
+    )
+    @click.option(
+        "--ca", "ca_file", type=click.Path(path_type=Path), help="Trust the certificates in this PEM file too."
+    )
+    @functools.wraps(function)
+    def command(
+        *args: Any, mirrors: Sequence[str], insecure: Sequence[str], ca_file: Optional[Path], **kwargs: Any
+    ) -> Any:
+        hosts: dict[str, tuple[str, ...]] = {}
+        for host, mirror in (pair(text, "--mirror", "docker.io=mirror.corp:5000") for text in mirrors):
+            name = mirrored(host)
+            hosts[name] = (*hosts.get(name, ()), mirror)
+        settings = Settings(
+            insecure=frozenset(insecure),
+            ca_file=ca_file,
+            certs_d=standard_directories(),
+            credentials=Credentials().get,
+        )
+        return function(*args, registries=Registries(hosts, settings), **kwargs)
+
+    return command
+
+
+def pair(text: str, option: str, example: str) -> tuple[str, str]:
+    """Split KEY=VALUE.
+
+    Raises:
+        UsageError: one of the two is missing.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise UsageError(f"`{option} {text}` is not of the form KEY=VALUE: expected such as {option} {example}")
+    return key, value

@@ -1,0 +1,49 @@
+"""A source in front of another one that asks for locked references by their digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+
+from bundler.sources.source import Source, SourceAround
+from bundles.errors import NotFoundError
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
+
+
+class PinnedSource(SourceAround):
+    """A source in which references stand for the digests that a lock gives them. Thread-safe.
+
+    `found` is what each reference that was asked for stood for. `upgrade` gives the command that moves a pin.
+    """
+
+    def __init__(self, source: Source, pins: Mapping[Reference, Digest], upgrade: Callable[[Reference], str]) -> None:
+        super().__init__(source)
+        self._pins, self._upgrade = pins, upgrade
+        self._lock = threading.Lock()
+        self._found: dict[Reference, Digest] = {}
+
+    @property
+    def found(self) -> Mapping[Reference, Digest]:
+        with self._lock:
+            return dict(self._found)
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        pin = self._pins.get(reference)
+        try:
+            at = dataclasses.replace(reference, tag=None, digest=pin) if pin else reference
+            descriptor, data = self._source.manifest(at)
+        except NotFoundError as error:
+            if pin is None or reference.digest:
+                raise
+            raise NotFoundError(
+                f"`{reference.familiar}` is locked as {pin}, which is no longer there: {error.message}",
+                hint=self._upgrade(reference),
+                status=error.status,
+                codes=error.codes,
+            ) from None
+        with self._lock:
+            self._found[reference] = descriptor.digest
+        return descriptor, data

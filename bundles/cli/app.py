@@ -1,0 +1,161 @@
+"""The command line: one group of commands, common options, and the one place where an error becomes an exit code.
+
+Commands are found by name when they are called, so that `bundle --help` imports nothing it does not need, and so that
+the program inside an archive, which has no `bundler`, simply has no `create`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Optional
+
+import click
+
+import bundles
+from bundles.cli.output import show, show_error
+from bundles.errors import BundleError, DiskFullError, UsageError, reason
+from bundles.runtime.program import own_command, program_name
+from bundles.runtime.signals import Interruption, explained
+
+# name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
+_COMMANDS = {
+    "create": ("bundler.commands.create:create", "Write an archive from registries (needs internet, no Docker)."),
+    "lock": ("bundler.commands.lock:lock", "Write bundle.lock: the digest that each image stands for."),
+    "record": ("bundler.commands.record:record", "Build once with Docker, and write down what the network gave."),
+    "install": ("installer.commands.install:install", "Turn an archive into a registry and a builder on this host."),
+    "want": ("installer.commands.want:want", "Write down what this host's registry holds, for a delta."),
+    "upgrade": ("installer.commands.upgrade:upgrade", "Install a newer archive over what is installed here."),
+    "check": ("installer.commands.check:check", "Would these Dockerfiles build here? Names what is missing."),
+    "status": ("installer.commands.status:status", "Show what is installed on this host, and whether it is healthy."),
+    "doctor": ("installer.commands.doctor:doctor", "Find what is wrong on this host, and fix it."),
+    "prune": ("installer.commands.prune:prune", "Remove images that the installed bundle no longer lists."),
+    "uninstall": ("installer.commands.uninstall:uninstall", "Remove from this host what installing made."),
+    "verify": ("bundles.cli.inspect:verify", "Check every byte of an archive against its digest."),
+    "diff": ("bundles.cli.diff:diff", "Show what changes from one bundle to another."),
+    "inspect": ("bundles.cli.inspect:inspect", "Show what is inside an archive."),
+    "completion": ("bundles.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
+}
+_SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
+# A stick that was pulled, a file system that went read-only, a file that went away: no defects of this program.
+_MEDIUM_ERRORS = frozenset(
+    {
+        errno.EIO,
+        errno.EROFS,
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.ESTALE,
+        errno.EACCES,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ENAMETOOLONG,
+    }
+)
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, (target, _) in _COMMANDS.items() if importlib.util.find_spec(target.partition(".")[0])]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[Optional[str], Optional[click.Command], list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            names = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            meant = f"did you mean `{names[0]}`?" if names else f"expected one of {', '.join(self.list_commands(ctx))}"
+            hint = own_command(names[0] if names else "--help")
+            raise UsageError(f"there is no command `{args[0]}`: {meant}", hint=hint) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for package, title in _SIDES.items():
+            names = [name for name in self.list_commands(ctx) if _COMMANDS[name][0].startswith(f"{package}.")]
+            if names:
+                with formatter.section(title):
+                    formatter.write_dl([(name, _COMMANDS[name][1]) for name in names])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(bundles.__version__, prog_name="bundle")
+def bundle() -> None:
+    """Carry multi-platform Docker builds across an air gap: one archive, one command on each side.
+
+    \b
+    online$   bundle create ubuntu:24.04 python:3.12-slim --platform linux/amd64,linux/arm64 -o offline.tar
+    offline$  python3 offline.tar install
+    """
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command.
+
+    Returns:
+        the exit code: 0 done; 1 failed; 2 usage; 3 the archive is damaged or incomplete; 4 the host is not ready;
+        5 network or registry; 130 interrupted.
+    """
+    Interruption().install()
+    # The libraries underneath report what we report better ourselves.
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+    try:
+        # What a command returns is nothing; a code comes from `ctx.exit(CODE)`: there is a result, and it is not good.
+        code = bundle.main(arguments, prog_name=program_name(), standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has gone (`bundle inspect | head`): nothing to tell it, and nothing to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last line of defence: see _explained
+        return _report(_explained(error), arguments)
+    return int(code or 0)
+
+
+def _explained(error: BaseException) -> BundleError:
+    """Return any exception as one of ours; what is no user's doing is a defect, shown with what a report needs."""
+    if isinstance(error, BundleError):
+        return error
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        # click turns the one into the other.
+        return explained(str(error.__cause__ or error) or "interrupted")
+    if isinstance(error, click.ClickException):
+        message = error.format_message()
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "bundle"
+        return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=f"{where} --help")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"no space left for `{error.filename or 'the output'}`", hint="make room and run it again")
+    if isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS:
+        place = f"`{error.filename}`" if error.filename else "the medium"
+        return BundleError(
+            f"{place} failed: {reason(error)}",
+            hint="see whether it is still there and can be written, then run the same command again; it goes on",
+        )
+    show_error("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    return BundleError(f"a defect in this program: {type(error).__name__}: {error}", hint="report the lines above")
+
+
+def _report(error: BundleError, arguments: list[str]) -> int:
+    show_error(f"error: {error}")
+    if "--json" in arguments:
+        show(json.dumps({"error": error.to_json()}, indent=2))
+    return error.exit_code

@@ -1,0 +1,89 @@
+"""Where a command says things, and the options for that which all commands have."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional, TypeVar
+
+import click
+
+from bundles.errors import BundleError, UsageError, reason
+from bundles.runtime.progress import Progress, ProgressLog, for_stderr
+from bundles.runtime.terminal import printable
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class OutputFile(click.Path):
+    """A file that a command writes; `-` is none, since results go to stdout and these are not results."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+        self.name = "file"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
+        if str(value) == "-":
+            self.fail("`-` is not a file, and stdout is not written to here: expected the name of one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where a command says things: results on stdout (one JSON document with --json), the rest through `progress`."""
+
+    json: bool
+    progress: Progress
+
+    def result(self, document: dict[str, Any], text: str) -> None:
+        """Print the result, as `document` for programs or as `text` for people."""
+        show(json.dumps(document, indent=2) if self.json else text)
+
+
+def show(text: str) -> None:
+    """Write to stdout."""
+    click.echo(printable(text))
+
+
+def show_error(text: str) -> None:
+    """Write to stderr."""
+    click.echo(printable(text), err=True)
+
+
+def ask(question: str) -> bool:
+    """Put a yes-or-no question to the person at the terminal."""
+    return bool(click.confirm(printable(question), err=True))
+
+
+def common_options(function: _F) -> Callable[..., Any]:
+    """Add --json, --quiet and --log-file to a command; the function gets them as one `output: Output`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress and no messages, only results and errors.")
+    @click.option("--log-file", type=OutputFile(), help="Append all messages, with times, to FILE.")
+    @functools.wraps(function)
+    def command(*args: Any, as_json: bool, quiet: bool, log_file: Optional[Path], **kwargs: Any) -> Any:
+        progress = for_stderr(quiet)
+        if log_file is None:
+            return function(*args, output=Output(as_json, progress), **kwargs)
+        try:
+            stream = os.fdopen(os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"the log file `{log_file}` cannot be written: {reason(error)}", hint="choose another --log-file"
+            ) from None
+        with stream:
+            try:
+                return function(*args, output=Output(as_json, ProgressLog(progress, stream)), **kwargs)
+            except (BundleError, KeyboardInterrupt) as error:
+                # Logs are shown on terminals, too.
+                now = datetime.datetime.now().isoformat(timespec="seconds")
+                stream.write(f"{now} error: {printable(str(error))}\n")
+                raise
+
+    return command

@@ -1,0 +1,13 @@
+"""What may be written to a terminal: it must not take orders from what an archive or a registry says."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Replace what moves the cursor, changes colours, reverses the direction or is no character by question marks."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text)
+
+
+def one_line(text: str) -> str:
+    """Do the same to words that stand within a line: they do not begin another one, which might say anything."""
+    return printable(text).replace("\n", "?")

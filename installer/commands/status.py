@@ -1,0 +1,129 @@
+"""`bundle status`: what is installed, from which bundle, and whether it is still healthy."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bundles.cli.output import Output, common_options
+from bundles.errors import HostError, NetworkError
+from bundles.runtime.program import own_command
+from installer.diagnosis import Diagnosis, Finding
+from installer.host import kernel
+from installer.host.host import Host
+from installer.host.labels import REGISTRY_CONTAINER
+from installer.receipt.receipt import InstalledImage, Receipt
+from installer.registry.client import Registry
+from installer.registry.connection import local_transport
+
+
+@click.command()
+@common_options
+@click.pass_context
+def status(ctx: click.Context, *, output: Output) -> None:
+    """Show what is installed on this host, from which bundle, and whether it is healthy.
+
+    Exit code 0 when all is well, 4 when something is not; `doctor` explains it.
+    """
+    host = Host.this(os.environ, None)
+    receipt = Receipt.read(host)
+    with local_transport(receipt.state.address, attempts=1) as transport:
+        diagnosis = Diagnosis(receipt, host, Registry(transport, str(receipt.state.address)), output.progress)
+        document = describe(receipt, host, diagnosis)
+    output.result(document, _text(document, receipt, host.places.receipt))
+    if not document["healthy"]:
+        ctx.exit(HostError.exit_code)
+
+
+def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return the one JSON document: bundle, registry, images, builder, emulation, problems, healthy."""
+    state, installed = receipt.state, receipt.to_json()
+    findings = diagnosis.findings(thorough=False)
+    running = not any(finding.check == "docker" for finding in findings)
+    container = host.engine.container(REGISTRY_CONTAINER) if running else None
+    trouble = diagnosis.answers() if running else "Docker does not answer"
+    return {
+        "bundle": {**installed["bundle"], "installed": installed["finished"]},
+        "registry": {
+            "address": str(state.address),
+            "container": REGISTRY_CONTAINER,
+            "state": container.state if container else None,
+            "answers": trouble is None,
+            "data": state.data,
+        },
+        "images": [
+            {
+                "reference": image.reference,
+                "role": image.role,
+                "digest": str(image.digest),
+                "platforms": [str(platform) for platform in image.platforms],
+                "names": list(image.names),
+                "served": trouble is None and _is_served(diagnosis, image),
+            }
+            for image in receipt.images
+        ],
+        "builder": {"name": state.builder, **_builder(state.builder, host)},
+        "emulation": {
+            str(platform): kernel.runs(platform)
+            for platform in state.platforms
+            if platform.architecture != state.host_platform.architecture
+        },
+        "problems": [finding.to_json() for finding in findings],
+        "healthy": not findings,
+    }
+
+
+def _is_served(diagnosis: Diagnosis, image: InstalledImage) -> bool:
+    try:
+        return not diagnosis.served_wrongly(image)
+    except NetworkError:
+        return False
+
+
+def _builder(name: str, host: Host) -> dict[str, Any]:
+    """Ask buildx for the builder: its state, and the platforms it builds for."""
+    done = host.cli.try_run(["buildx", "inspect", name])
+    fields = dict(re.findall(r"^(Status|Platforms):[ \t]*(.*)$", done.stdout, re.MULTILINE))
+    platforms = [text.strip().rstrip("*") for text in fields.get("Platforms", "").split(",") if text.strip()]
+    return {"state": fields.get("Status") if done.code == 0 else None, "platforms": platforms}
+
+
+def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
+    bundle, registry, builder = document["bundle"], document["registry"], document["builder"]
+    answers = "answers" if registry["answers"] else "does not answer"
+    platforms = ", ".join(builder["platforms"]) or "nothing"
+    lines = [
+        f"bundle     {bundle['name']} {bundle['digest']}",
+        f"installed  {bundle['installed'] or 'not to its end'} from {bundle['archive']}",
+        f"registry   {registry['address']}: {registry['state'] or 'gone'}, {answers}; data in {registry['data']}",
+        f"builder    {builder['name']}: {builder['state'] or 'gone'}, for {platforms}",
+    ]
+    for platform, runs in document["emulation"].items():
+        state = "this kernel does not tell" if runs is None else "in the kernel" if runs else "not in the kernel"
+        lines.append(f"emulation  {platform}: {state}")
+    lines += [f"receipt    {path}", "", "images"]
+    for image, entry in zip(receipt.images, document["images"]):
+        state = "" if entry["served"] else "  NOT SERVED"
+        lines.append(
+            f"  {', '.join(image.names)}  {', '.join(entry['platforms']) or 'artifact'}  {image.digest}{state}"
+        )
+        lines += [f"    {name} serves {digest}" for name, digest in image.rebuilt.items()]
+    lines += [f"  {reference}  left out: it has none of these platforms" for reference in receipt.left_out]
+    lines += ["", *(f"note: {note}" for note in receipt.notes)] if receipt.notes else []
+    problems = document["problems"]
+    if not problems:
+        return "\n".join([*lines, "", "healthy"])
+    lines += ["", *(f"problem: {problem['check']}: {problem['message']}" for problem in problems)]
+    return "\n".join([*lines, f"next: {own_command('doctor')}"])
+
+
+def finding_lines(findings: list[Finding]) -> list[str]:
+    """Return findings for people, each with the command that fixes it."""
+    lines = []
+    for finding in findings:
+        lines += [f"{finding.check}: {finding.message}", f"    next: {finding.hint}"]
+    return lines

@@ -1,0 +1,73 @@
+"""`bundle uninstall`: the host as it was before."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import click
+
+from bundles.cli.output import Output, common_options
+from bundles.errors import HostError
+from bundles.runtime.program import own_command
+from installer.host.host import Host
+from installer.model.address import Address
+from installer.model.step import Step
+from installer.receipt.receipt import Receipt
+from installer.runner import Runner, plan_lines, questioner, to_json
+from installer.steps.builder import RemoveBuilder
+from installer.steps.emulation import RemoveEmulation
+from installer.steps.insecure_registry import ForbidInsecureRegistry
+from installer.steps.leftovers import RemoveFiles, RemovePassing
+from installer.steps.registry_container import RemoveRegistry
+from installer.steps.toolchain_images import RemoveImages
+
+
+@click.command()
+@click.option("--data", is_flag=True, help="Remove the registry's data too, with every image that is in it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--plan", is_flag=True, help="Say what would be removed, and touch nothing.")
+@common_options
+def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
+    """Remove from this host exactly what installing made; the images in the registry only with --data.
+
+    Files that were changed since they were installed stay, and are named.
+    """
+    host = Host.this(os.environ, questioner())
+    receipt = Receipt.read(host)
+    runner = Runner(_steps(receipt, host, data), host, output.progress)
+    if plan:
+        results = runner.plan()
+    else:
+        everything = "registry and emulation (for all users of this host), builder and settings"
+        everything += f", and every image in {receipt.state.data}, also what others pushed there" if data else ""
+        runner.check(yes=yes, question=f"remove {everything}")
+        with Receipt.locked(host) as now:
+            # The steps, and the consent, go by what was read before a person was asked.
+            if now != receipt:
+                raise HostError(
+                    "another run has changed what is installed meanwhile, and nothing has been removed",
+                    hint=own_command("uninstall --plan"),
+                )
+            results = runner.perform()
+    document = to_json(results)
+    lines = plan_lines(results) if plan else ["uninstalled"]
+    output.result(document, "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]))
+
+
+def _steps(receipt: Receipt, host: Host, data: bool) -> list[Step]:
+    copies = [Path(name) for name in receipt.names_made("file") if ".before-bundle" in Path(name).name]
+    daemon = [
+        ForbidInsecureRegistry(dataclasses.replace(receipt.state, address=Address.parse(name)), host, copies)
+        for name in receipt.names_made("insecure registry")
+    ]
+    return [
+        RemovePassing(host),
+        RemoveBuilder(receipt, host),
+        RemoveEmulation(host),
+        RemoveRegistry(receipt, host, data=data),
+        *daemon,
+        RemoveImages(receipt, host),
+        RemoveFiles(receipt, host),
+    ]

@@ -1,0 +1,32 @@
+"""The host that an archive is installed on: its engine, its docker command, and the places we may write to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Optional
+
+from installer.host.docker_cli import DockerCLI
+from installer.host.docker_engine import Engine
+from installer.host.paths import Places
+from installer.host.sudo import environment_of_invoker
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """The nouns that installing talks to.
+
+    `ask` puts a yes-or-no question to the person who is there; None when nobody is.
+    """
+
+    engine: Engine
+    cli: DockerCLI
+    places: Places
+    ask: Optional[Callable[[str], bool]] = None
+
+    @classmethod
+    def this(cls, environment: Mapping[str, str], ask: Optional[Callable[[str], bool]]) -> Host:
+        """Return the host this program runs on."""
+        environment = environment_of_invoker(environment)
+        cli = DockerCLI(environment)
+        return cls(Engine(cli.endpoint()), cli, Places.of(environment), ask)

@@ -1,0 +1,180 @@
+"""What is to be installed and how, settled before anything on the host is touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from bundles.archive.manifest import ROLES
+from bundles.archive.reader import Archive
+from bundles.errors import UsageError
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_manifest
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
+from installer.host.labels import REGISTRY_VOLUME
+from installer.model.address import Address
+from installer.model.naming import local_name, mirrors
+from installer.model.selection import Selected, select
+
+DEFAULT_REGISTRY = "localhost:5000"
+DEFAULT_BUILDER = "cross-builder"
+# What buildx itself accepts: buildx, store/util.go.
+_BUILDER = re.compile(r"[a-z][a-z0-9._-]*", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line says. `data` and `registry` are None when they were not given.
+
+    With `succeeds` the archive takes the place of what is installed, also where its name is another.
+    """
+
+    registry: Optional[Address] = None
+    builder: str = DEFAULT_BUILDER
+    platforms: tuple[Platform, ...] = ()
+    data: Optional[str] = None
+    yes: bool = False
+    system: bool = False
+    succeeds: bool = False
+
+    def __post_init__(self) -> None:
+        if not _BUILDER.fullmatch(self.builder) or self.builder == "default":
+            raise UsageError(
+                f"`{self.builder[:100]}` cannot be a builder's name: expected lower-case letters, digits, and . _ -"
+            )
+
+
+def is_directory(data: str) -> bool:
+    """Tell whether a value of --data means a directory; else it is a volume's name."""
+    return "/" in data or data.startswith(".")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+    """A toolchain image for this host: the platform of it that is loaded into Docker under `name`.
+
+    `root` is the digest that its reference stands for.
+    """
+
+    reference: Reference
+    root: Digest
+    manifest: Descriptor
+    config: Descriptor
+    name: str
+
+    def is_image(self, image_id: Optional[str]) -> bool:
+        """Tell whether a local image is this one.
+
+        Its id is the config's digest; in the containerd store the manifest's, or the index's once it was pulled.
+        """
+        return image_id in (str(self.config.digest), str(self.manifest.digest), str(self.root))
+
+    @property
+    def pinned(self) -> str:
+        """The name on the local registry that stands for this image whoever pushes there: its digest is in it."""
+        return f"{self.name.rpartition(':')[0]}@{self.manifest.digest}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "reference": str(self.reference),
+            "root": str(self.root),
+            "manifest": self.manifest.to_json(),
+            "config": self.config.to_json(),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Tool:
+        """Read what `to_json` gives.
+
+        Raises:
+            KeyError, TypeError, UsageError: it is something else.
+        """
+        return cls(
+            Reference.parse(value["reference"]),
+            Digest(value["root"]),
+            Descriptor.from_json(value["manifest"]),
+            Descriptor.from_json(value["config"]),
+            str(value["name"]),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DesiredState:
+    """A host as it is to be, but for the content of the registry: the archive is not needed to see whether it is so.
+
+    `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory. `mirrors` maps
+    every registry that an image comes from to its mirror.
+    """
+
+    address: Address
+    data: str
+    builder: str
+    host_platform: Platform
+    platforms: tuple[Platform, ...]
+    tools: Mapping[str, Tool]
+    mirrors: Mapping[str, str]
+
+    def tool(self, role: str) -> Optional[Tool]:
+        """Return the toolchain image of that role for this host, or None when there is none."""
+        return self.tools.get(role)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(DesiredState):
+    """An archive, where it goes, and what of it."""
+
+    archive: Archive
+    options: Options
+    images: tuple[Selected, ...]
+
+    @classmethod
+    def of(
+        cls,
+        archive: Archive,
+        options: Options,
+        host_platform: Platform,
+        installed_address: Optional[Address] = None,
+        installed_data: Optional[str] = None,
+    ) -> Job:
+        """Settle it: what was asked for, else what was installed before, else the default.
+
+        Reads the archive's documents, which must have been checked.
+        """
+        address = options.registry or installed_address or Address.parse(DEFAULT_REGISTRY)
+        data = options.data or installed_data or REGISTRY_VOLUME
+        images = select(archive, address, options.platforms)
+        found = ((role, _tool(archive, role, host_platform, address)) for role in ROLES if role != "base")
+        return cls(
+            archive=archive,
+            options=options,
+            address=address,
+            data=str(Path(data).absolute()) if is_directory(data) else data,
+            builder=options.builder,
+            host_platform=host_platform,
+            platforms=options.platforms or archive.manifest.platforms or (host_platform,),
+            tools={role: tool for role, tool in found if tool},
+            mirrors=mirrors((item.image.reference for item in images), address),
+            images=images,
+        )
+
+    def base_images(self) -> Sequence[Selected]:
+        """Return the images that Dockerfiles start from."""
+        return [item for item in self.images if item.image.role == "base"]
+
+
+def _tool(archive: Archive, role: str, host_platform: Platform, address: Address) -> Optional[Tool]:
+    for image in archive.manifest.with_role(role):
+        offered = {content.platform: content for content in image.platforms if content.platform}
+        best = host_platform.best_of(list(offered))
+        if best is not None:
+            manifest = offered[best].manifest
+            config = parse_manifest(archive.read_document(manifest)).config
+            name = local_name(image.reference, image.root.digest, address)
+            return Tool(image.reference, image.root.digest, manifest, config, name)
+    return None

@@ -1,0 +1,147 @@
+"""What of an archive goes into the registry, and in which order: content before what refers to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Optional
+
+from bundles.archive.manifest import Image
+from bundles.archive.reader import Archive
+from bundles.errors import Problem
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import parse_index, parse_manifest
+from bundles.oci.platform import Platform
+from installer.model.address import Address
+from installer.model.naming import full_names, repositories
+
+# Indexes inside one another: images have one level, or two.
+_MAX_DEPTH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Selected:
+    """An image on its way into the registry.
+
+    `repositories` hold it, the first before its aliases. `manifests` are the image manifests and indexes in the order
+    in which they are pushed, the root last. `blobs` are the configs and layers, those too that a delta leaves to its
+    base. `platforms` are those that go in.
+    """
+
+    image: Image
+    repositories: tuple[str, ...]
+    names: tuple[str, ...]
+    platforms: tuple[Platform, ...]
+    manifests: tuple[Descriptor, ...]
+    blobs: tuple[Descriptor, ...]
+
+    @property
+    def root(self) -> Descriptor:
+        return self.image.root
+
+    @property
+    def tag(self) -> Optional[str]:
+        return self.image.reference.tag
+
+
+def select(archive: Archive, address: Address, platforms: Sequence[Platform]) -> tuple[Selected, ...]:
+    """Return every image of the archive, base images narrowed to `platforms` when there are any.
+
+    The toolchain is taken whole: it is for the host, not for what is built. An image that has none of the platforms is
+    left out; `left_out` names those.
+    """
+    selected = (_select(archive, image, address, platforms) for image in archive.manifest.images)
+    return tuple(item for item in selected if item is not None)
+
+
+def left_out(archive: Archive, selected: Sequence[Selected]) -> tuple[Image, ...]:
+    """Return the images of the archive that have none of the wanted platforms."""
+    taken = {item.image.reference for item in selected}
+    return tuple(image for image in archive.manifest.images if image.reference not in taken)
+
+
+def _select(archive: Archive, image: Image, address: Address, platforms: Sequence[Platform]) -> Optional[Selected]:
+    offered = [content.platform for content in image.platforms if content.platform]
+    chosen = set(offered)
+    if platforms and image.role == "base":
+        chosen = {found for found in (platform.best_of(offered) for platform in platforms) if found}
+        if offered and not chosen:
+            return None
+    dropped = {
+        content.manifest.digest
+        for content in image.platforms
+        if content.platform is not None and content.platform not in chosen
+    }
+    tree = _Tree(archive, dropped)
+    tree.collect(image.root)
+    return Selected(
+        image=image,
+        repositories=repositories(image.reference, address),
+        names=full_names(image.reference, image.root.digest, address),
+        platforms=tuple(platform for platform in offered if platform in chosen),
+        manifests=tuple(tree.manifests.values()),
+        blobs=tuple(tree.blobs.values()),
+    )
+
+
+class _Tree:
+    """The manifests, children first, and the blobs of an image without what is `dropped`."""
+
+    def __init__(self, archive: Archive, dropped: set[Digest]) -> None:
+        self._archive, self._dropped = archive, dropped
+        self.manifests: dict[Digest, Descriptor] = {}
+        self.blobs: dict[Digest, Descriptor] = {}
+        # Of every index whether there was anything to add: each is opened once, however often it is listed.
+        self._opened: dict[Digest, bool] = {}
+
+    def collect(self, descriptor: Descriptor, depth: int = 0) -> bool:
+        """Add a manifest or index and what is below it; say whether there was anything to add.
+
+        Raises:
+            DamagedArchiveError: indexes are nested too deeply.
+        """
+        if descriptor.digest in self._dropped or not self._archive.has(descriptor.digest):
+            return False
+        if descriptor.is_index:
+            if descriptor.digest not in self._opened:
+                self._opened[descriptor.digest] = self._open(descriptor, depth)
+            if not self._opened[descriptor.digest]:
+                return False
+        elif descriptor.is_manifest:
+            image = parse_manifest(self._archive.read_document(descriptor))
+            # With those that a delta leaves to its base.
+            self.blobs.update((blob.digest, blob) for blob in (image.config, *image.layers))
+        else:
+            self.blobs[descriptor.digest] = descriptor
+            return True
+        self.manifests[descriptor.digest] = descriptor
+        return True
+
+    def _open(self, index: Descriptor, depth: int) -> bool:
+        if depth > _MAX_DEPTH:
+            problem = Problem(str(index.digest), f"it is inside more than {_MAX_DEPTH} levels of indexes")
+            raise self._archive.damaged([problem])
+        children = parse_index(self._archive.read_document(index))
+        wanted = [child for child in children if child.attests not in self._dropped]
+        # A list, not a generator: every child is to be collected.
+        return any([self.collect(child, depth + 1) for child in wanted]) or not children
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """An image and one of the repositories that are to hold it."""
+
+    image: Selected
+    repository: str
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.repository}:{self.image.tag}" if self.image.tag else f"{self.repository}@{self.image.root.digest}"
+        )
+
+
+def places(images: Sequence[Selected]) -> list[Place]:
+    """Return every place that is to hold one of the images, in order."""
+    return [Place(image, repository) for image in images for repository in image.repositories]

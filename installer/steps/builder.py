@@ -1,0 +1,324 @@
+"""The builder: its buildkitd.toml, and the instance that `docker buildx` makes of it.
+
+BuildKit runs privileged, and buildx makes its container anew, of the image that its driver option names, whenever it is
+gone: it pulls that name first, and takes the local image of the name only when that fails. So the name has the digest
+of the image in it, and not a tag, which anybody who reaches the registry may move.
+
+A builder is ours when its driver options carry our environment variable (see labels). Its value names the wanted state:
+image, configuration, options and platforms. BuildKit's configuration is read only when the container is made, so a
+builder whose state is another is made anew; its build cache, a volume, is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from bundles.errors import HostError, Problem
+from bundles.runtime.program import quote
+from installer.host.container import Container
+from installer.host.docker_cli import CommandError
+from installer.host.files import is_writable, read_json_file, read_optional, remove_tree, write_atomically
+from installer.host.host import Host
+from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
+from installer.model.address import Address
+from installer.model.job import DesiredState, Tool
+from installer.model.step import Change, Step
+from installer.receipt.receipt import Receipt
+from installer.steps.toolchain_images import local_image
+
+FIRST_LINE = "# Written by `bundle install`."
+
+_DRIVER_MARK = f"env.{ENVIRONMENT}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """buildx's record of a builder. `mark` is ours, or None when the builder is not; `nodes` are the nodes' names."""
+
+    driver: str
+    nodes: tuple[str, ...]
+    mark: Optional[str]
+
+
+class BuildkitdConfig(Step):
+    """Writes buildkitd.toml."""
+
+    name = "configuration"
+
+    def __init__(self, job: DesiredState, host: Host) -> None:
+        self._host, self._builder = host, job.builder
+        self._path = host.places.buildkitd_config(job.builder)
+        self._text = config_text(job.address, job.mirrors).encode()
+        self._mirrors = ", ".join(job.mirrors)
+
+    def problems(self) -> Sequence[Problem]:
+        if not is_writable(self._path):
+            directory = quote(self._path.parent)
+            return [Problem(str(self._path), "it cannot be written", f"sudo chown -R $USER {directory}")]
+        found = read_optional(self._path)
+        foreign = found is not None and not found.startswith(FIRST_LINE.encode())
+        # With a builder of ours it is ours, whatever became of it since.
+        if foreign and builder_mark(self._host, self._builder) is None:
+            path = quote(self._path)
+            hint = f"mv {path} {path}.old, or choose another name with --builder"
+            return [Problem(str(self._path), "it is not one that this program wrote", hint)]
+        return []
+
+    def look(self) -> Sequence[Change]:
+        found = read_optional(self._path)
+        if found == self._text:
+            return []
+        action = "write" if found is None else "rewrite"
+        return [Change(action, "file", str(self._path), f"mirrors for {self._mirrors}", len(self._text))]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        write_atomically(self._path, [self._text], 0o644)
+
+    def explain(self, change: Change) -> str:
+        state = "is gone" if change.action == "write" else "is not as it was written: mirrors may be missing"
+        return f"`{change.name}` {state}"
+
+
+class Builder(Step):
+    """Creates the builder, bootstraps it and selects it."""
+
+    name = "builder"
+
+    def __init__(self, job: DesiredState, host: Host) -> None:
+        self._job, self._host = job, host
+        self._name = job.builder
+        self._config = host.places.buildkitd_config(self._name)
+        self._container = builder_container(self._name)
+
+    @property
+    def _tool(self) -> Tool:
+        """The BuildKit image."""
+        tool = self._job.tool("buildkit")
+        if tool is None:
+            raise HostError(f"the archive has no buildkit image for {self._job.host_platform}")
+        return tool
+
+    @property
+    def mark(self) -> str:
+        """The name of the wanted state."""
+        return fingerprint(
+            {
+                "image": self._tool.pinned,
+                "config": config_text(self._job.address, self._job.mirrors),
+                "options": self._options(),
+                "platforms": self._platforms,
+            }
+        )
+
+    @property
+    def _platforms(self) -> str:
+        return ",".join(map(str, self._job.platforms))
+
+    def _options(self) -> list[str]:
+        # The registry listens on this host's loopback address: BuildKit must share it.
+        return ["network=host"] if self._job.address.is_loopback else []
+
+    def _is_outdated(self, container: Optional[Container]) -> bool:
+        return container is not None and (
+            container.environment.get(ENVIRONMENT) != self.mark or not self._tool.is_image(container.image_id)
+        )
+
+    def _instance(self) -> Optional[Instance]:
+        value = read_json_file(self._host.places.buildx_config / "instances" / self._name)
+        return None if value is None else _instance_of(value)
+
+    def _is_selected(self) -> bool:
+        current = read_json_file(self._host.places.buildx_config / "current")
+        return current is not None and current.get("Name") == self._name
+
+    def problems(self) -> Sequence[Problem]:
+        problems = []
+        instance = self._instance()
+        if instance is not None and instance.mark is None:
+            problems.append(
+                Problem(
+                    f"builder `{self._name}`",
+                    f"it is not one that this program made (driver {instance.driver})",
+                    f"choose another name with --builder, or remove it: docker buildx rm {self._name}",
+                )
+            )
+        elif instance is None:
+            container = self._host.engine.container(self._container)
+            if container is not None and ENVIRONMENT not in container.environment:
+                problems.append(
+                    Problem(
+                        f"container `{self._container}`",
+                        "it is a builder's that this program did not make, and that buildx has no record of here",
+                        f"choose another name with --builder, or remove it: docker rm -f {self._container}",
+                    )
+                )
+        return problems
+
+    def look(self) -> Sequence[Change]:
+        tool = self._tool
+        detail = f"{tool.name} for {self._platforms}"
+        pull = Change("pull", "image", tool.pinned, "its name by digest, from the local registry")
+        instance = self._instance()
+        if instance is None:
+            return [pull, Change("create", "builder", self._name, detail)]
+        container = self._host.engine.container(self._container)
+        if instance.mark != self.mark or self._is_outdated(container):
+            detail += "; the build cache is kept"
+            if instance.nodes[1:]:
+                # Only the first one is ours.
+                added = ", ".join(instance.nodes[1:])
+                detail += f"; nodes that were added go: {added}; docker buildx create --append adds them again"
+            return [pull, Change("recreate", "builder", self._name, detail)]
+        changes = []
+        if container is None or not container.is_running:
+            changes.append(Change("start", "builder", self._name, detail))
+        if not self._is_selected():
+            changes.append(Change("select", "builder", self._name, "docker buildx use"))
+        return changes
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        instance = self._instance()
+        container = self._host.engine.container(self._container)
+        outdated = self._is_outdated(container)
+        if instance is not None and (instance.mark != self.mark or outdated):
+            self._host.cli.run(["buildx", "rm", "--keep-state", self._name])
+            instance = None
+            container = self._host.engine.container(self._container)
+            outdated = container is not None
+        if instance is None:
+            if outdated:
+                # buildx would take over a container that bears the name, with the configuration it was made with.
+                self._host.engine.remove_container(self._container)
+            self._create()
+        else:
+            self._docker(["buildx", "inspect", "--bootstrap", self._name])
+            self._docker(["buildx", "use", self._name])
+
+    def explain(self, change: Change) -> str:
+        # The name by digest goes with the builder.
+        pulled = "create" if self._instance() is None else "recreate"
+        says = {
+            "create": "is gone",
+            "recreate": "was made with another image or configuration",
+            "start": "does not run",
+            "select": "is not the one that `docker buildx build` uses",
+        }
+        return f"the builder `{self._name}` {says[pulled if change.action == 'pull' else change.action]}"
+
+    def _create(self) -> None:
+        options = [f"image={self._image()}", *self._options(), f"{_DRIVER_MARK}={self.mark}"]
+        self._docker(
+            [
+                *("buildx", "create", "--name", self._name, "--driver", "docker-container"),
+                *(part for option in options for part in ("--driver-opt", option)),
+                *("--platform", self._platforms, "--buildkitd-config", str(self._config), "--use", "--bootstrap"),
+            ]
+        )
+
+    def _image(self) -> str:
+        """Return what buildx is to make the container of, now and whenever it is gone: a name with a digest.
+
+        Docker's classic store knows an image by such a name only once it was pulled. Where it cannot pull, the id of
+        the image does: buildx asks Docker Hub for it first, which nobody answers here, and nothing else can have it.
+        """
+        tool, engine = self._tool, self._host.engine
+        with contextlib.suppress(HostError):
+            engine.pull(tool.pinned)
+        if tool.is_image(engine.image_id(tool.pinned)):
+            return tool.pinned
+        local = local_image(self._host, tool)
+        if local is None:
+            raise HostError(
+                f"Docker does not have the image `{tool.name}`, and cannot pull `{tool.pinned}`",
+                hint=f"docker pull {tool.pinned}",
+            )
+        return str(engine.image_id(local))
+
+    def _docker(self, arguments: Sequence[str]) -> None:
+        try:
+            self._host.cli.run(arguments)
+        except CommandError as error:
+            log = self._host.engine.logs(self._container)
+            raise HostError(
+                f"the builder `{self._name}` cannot be made: {error.message}" + (f"\nits log: {log}" if log else ""),
+                hint="make what is named above possible, then run this again; it goes on",
+            ) from None
+
+
+def builder_mark(host: Host, name: str) -> Optional[str]:
+    """Return the mark of the builder of that name, None when buildx has none, or one that is not ours."""
+    value = read_json_file(host.places.buildx_config / "instances" / name)
+    return None if value is None else _instance_of(value).mark
+
+
+def _instance_of(value: dict[str, Any]) -> Instance:
+    nodes = value.get("Nodes") or []
+    options = [(node or {}).get("DriverOpts") or {} for node in nodes]
+    mark = options[0].get(_DRIVER_MARK) if options else None
+    names = tuple(str((node or {}).get("Name", "")) for node in nodes)
+    return Instance(str(value.get("Driver", "")), names, str(mark) if mark else None)
+
+
+class RemoveBuilder(Step):
+    """Removes the builders, with their build cache."""
+
+    name = "builder"
+
+    def __init__(self, receipt: Receipt, host: Host) -> None:
+        self._made, self._host = receipt.names_made("builder"), host
+        self._names = list(dict.fromkeys((*self._made, receipt.state.builder)))
+
+    def _container(self, name: str) -> Optional[Container]:
+        container = self._host.engine.container(builder_container(name))
+        return container if container is not None and ENVIRONMENT in container.environment else None
+
+    def look(self) -> Sequence[Change]:
+        return [
+            Change("remove", "builder", name, "with its build cache")
+            for name in self._names
+            if builder_mark(self._host, name) or (name in self._made and self._container(name))
+        ]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            name = change.name
+            if builder_mark(self._host, name):
+                self._host.cli.run(["buildx", "rm", "--force", name])
+            container = self._container(name)
+            if container is not None:
+                # buildx has no record of it any more.
+                self._host.engine.remove_container(container.name)
+                self._host.engine.remove_volume(f"{container.name}_state")
+            for kind in ("activity", "refs"):
+                remove_tree(self._host.places.buildx_config / kind / name)
+
+    def notes(self) -> Sequence[str]:
+        going = {change.name for change in self.look()}
+        names = [name[len(BUILDER_PREFIX) : -1] for name in self._host.engine.container_names(BUILDER_PREFIX)]
+        left = [self._container(name) for name in names if name not in going]
+        return [
+            f"the container {container.name} stays: it is the builder of another user, or of an installation whose "
+            f"receipt is lost; docker rm -f {container.name}; docker volume rm {container.name}_state"
+            for container in left
+            if container is not None
+        ]
+
+
+def config_text(address: Address, mirrors: Mapping[str, str]) -> str:
+    """Return the content of buildkitd.toml for the registry at `address`; the same input gives the same text."""
+    # JSON strings are TOML basic strings.
+    lines = [
+        f"{FIRST_LINE} BuildKit reads it when the builder is created, so run `bundle install`",
+        "# again rather than editing it.",
+        "",
+        f"[registry.{json.dumps(str(address))}]",
+        "  http = true",
+        "  insecure = true",
+    ]
+    for registry, mirror in mirrors.items():
+        lines += ["", f"[registry.{json.dumps(registry)}]", f"  mirrors = [{json.dumps(mirror)}]"]
+    return "\n".join(lines) + "\n"

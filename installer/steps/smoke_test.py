@@ -1,0 +1,146 @@
+"""The proof at the end: a real build for every platform, from an unmodified `FROM`, through the mirror."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from bundles.archive.reader import Archive
+from bundles.errors import BundleError, UsageError
+from bundles.oci.image import parse_json, parse_manifest
+from bundles.oci.platform import Platform
+from installer.host.docker_cli import CommandError
+from installer.host.host import Host
+from installer.host.labels import REGISTRY_CONTAINER, builder_container, fingerprint
+from installer.model.job import Job
+from installer.model.selection import Selected
+from installer.model.step import Change, Step
+from installer.receipt.recorder import InstallRecorder
+from installer.steps.builder import Builder
+
+# Docker's config.json may have them, with passwords; buildx would put them into the history of the build.
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY")
+_SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "busybox"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One build: from `image` (None: from scratch) for `platforms`, with a RUN when the image has a shell."""
+
+    image: Optional[Selected]
+    platforms: tuple[Platform, ...]
+    with_run: bool
+
+    @property
+    def base(self) -> str:
+        return self.image.image.reference.familiar if self.image else "scratch"
+
+    def dockerfile(self, with_run: bool) -> str:
+        lines = [f"FROM {self.base}", "COPY <<EOF /bundle-test", "built across the air gap", "EOF"]
+        return "\n".join([*lines, *(["RUN test -s /bundle-test"] if with_run else [])]) + "\n"
+
+    def __str__(self) -> str:
+        how = "COPY and RUN" if self.with_run else "COPY, no RUN: it seems to have no shell"
+        return f"{', '.join(map(str, self.platforms))}: {how}"
+
+
+class SmokeTest(Step):
+    """Builds, and leaves nothing behind but build cache.
+
+    Done again whenever a step before it changed something, or the last one did not pass.
+    """
+
+    name = "test build"
+
+    def __init__(self, job: Job, host: Host, builder: Builder, recorder: InstallRecorder) -> None:
+        self._job, self._host, self._builder, self._recorder = job, host, builder, recorder
+
+    def look(self) -> Sequence[Change]:
+        if self._recorder.receipt.test == self._key():
+            return []
+        return [Change("build", "test image", f"FROM {trial.base}", str(trial)) for trial in self._trials()]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for trial in self._trials():
+            self._try(trial)
+        self._recorder.note_test(self._key())
+
+    def _key(self) -> str:
+        return fingerprint({"bundle": str(self._job.archive.digest), "builder": self._builder.mark})
+
+    def _trials(self) -> list[Trial]:
+        """Choose as few builds as cover every platform, from images with a shell where there are such."""
+        images = self._job.base_images()
+        chosen: dict[tuple[Optional[Selected], bool], list[Platform]] = {}
+        for platform in self._job.platforms:
+            offers = [image for image in images if platform.best_of(image.platforms)]
+            ranked = sorted(
+                ((not has_shell(self._job.archive, image, platform), _size(image), n) for n, image in enumerate(offers))
+            )
+            key = (offers[ranked[0][2]], not ranked[0][0]) if ranked else (None, False)
+            chosen.setdefault(key, []).append(platform)
+        return [Trial(image, tuple(platforms), run) for (image, run), platforms in chosen.items()]
+
+    def _try(self, trial: Trial) -> None:
+        try:
+            self._build(trial, trial.with_run)
+        except CommandError as error:
+            if trial.with_run and self._copy_works(trial):
+                message = f"FROM {trial.base} works, and RUN does not"
+                hint = "is there emulation for what this host does not run? does `docker run --privileged` work?"
+            else:
+                message = f"a test build FROM {trial.base} failed"
+                hint = f"docker logs {builder_container(self._job.builder)}; docker logs {REGISTRY_CONTAINER}"
+            if self._job.address.is_name:
+                hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
+            platforms = ", ".join(map(str, trial.platforms))
+            raise BundleError(f"{message} ({platforms})\n{error.message}", hint=hint) from None
+
+    def _copy_works(self, trial: Trial) -> bool:
+        try:
+            self._build(trial, False)
+        except CommandError:
+            return False
+        return True
+
+    def _build(self, trial: Trial, with_run: bool) -> None:
+        self._host.cli.run(
+            [
+                *("buildx", "build", "--builder", self._job.builder),
+                *("--platform", ",".join(map(str, trial.platforms))),
+                *("--no-cache", "--pull", "--provenance=false", "--output", "type=cacheonly", "--progress", "plain"),
+                *(word for name in _PROXIES for word in ("--build-arg", f"{name}=")),
+                "-",
+            ],
+            stdin=trial.dockerfile(with_run),
+        )
+
+
+def has_shell(archive: Archive, image: Selected, platform: Platform) -> bool:
+    """Tell whether an image seems to have /bin/sh: it starts one by default, or one was used when it was built."""
+    offered = [content.platform for content in image.image.platforms if content.platform]
+    best = platform.best_of(offered)
+    content = next(content for content in image.image.platforms if content.platform == best)
+    try:
+        config = parse_json(
+            archive.read_document(parse_manifest(archive.read_document(content.manifest)).config), "the image config"
+        )
+        return _starts_shell(config.get("config") or {}) or _was_built_with_shell(config.get("history") or [])
+    except (UsageError, AttributeError, TypeError):
+        return False
+
+
+def _starts_shell(config: dict[str, Any]) -> bool:
+    commands = [config.get("Entrypoint") or [], config.get("Cmd") or [], config.get("Shell") or []]
+    return any(command and posixpath.basename(str(command[0])) in _SHELLS for command in commands)
+
+
+def _was_built_with_shell(history: Sequence[dict[str, Any]]) -> bool:
+    commands = (str(entry.get("created_by", "")) for entry in history if not entry.get("empty_layer"))
+    return any("/bin/sh -c" in command and "#(nop)" not in command for command in commands)
+
+
+def _size(image: Selected) -> int:
+    return sum(content.content_size for content in image.image.platforms)

@@ -1,0 +1,33 @@
+"""Compressing layers: the same bytes whatever the machine, and every gzip there is."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+from collections.abc import Iterator
+
+import pytest
+import zstandard
+
+from bundler.sources import zstd
+from bundles.errors import ContentError
+
+
+def test_the_number_of_threads_does_not_change_the_bytes() -> None:
+    data = b"".join(hashlib.sha256(bytes([n % 251, n // 251])).digest() * 8 for n in range(40_000))
+    packed = [b"".join(zstd.compress(zstd.chunks(io.BytesIO(data).read), zstd.Compression(3, n))) for n in (1, 2, 3)]
+    assert packed[0] == packed[1] == packed[2]
+    assert zstandard.ZstdDecompressor().decompressobj().decompress(packed[0]) == data
+
+
+def test_gzip_with_several_members_and_padding_is_read_whole() -> None:
+    data = gzip.compress(b"one" * 100) + gzip.compress(b"two" * 100) + bytes(600)
+
+    def pieces(size: int) -> Iterator[bytes]:
+        return (data[start : start + size] for start in range(0, len(data), size))
+
+    for size in (2, 7, 50, len(data)):
+        assert b"".join(zstd.decompress(pieces(size), "it")) == b"one" * 100 + b"two" * 100
+    with pytest.raises(ContentError, match="it is not valid gzip: it ends early"):
+        list(zstd.decompress(iter([data[:20]]), "it"))

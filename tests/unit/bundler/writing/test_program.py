@@ -1,0 +1,31 @@
+"""The program that an archive is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bundler.writing.program import _MAIN
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "first"),
+    [
+        ("(2, 7, 18)", "usb/offline.tar", "usb/offline.tar"),
+        ("(3, 6, 8)", "usb/offline.tar", "usb/offline.tar"),
+        ("(3, 7, 4)", "offline.tar.003", "offline.tar.001"),
+        ("(3, 8, 20)", "offline.v03", "offline.v03"),
+    ],
+)
+def test_an_old_python_gets_a_line_that_names_the_other_way(version: str, name: str, first: str) -> None:
+    program = f"import sys; sys.version_info = {version}; sys.argv = [{name!r}, 'install']\n{_MAIN.decode()}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    short = ".".join(version.strip("()").split(", ")[:2])
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: this program needs python 3.9 or later, and this is python {short}\n"
+        "  next: run it with a later python3, or without one: "
+        f"tar -xOf {first} install.sh | sh -s -- {first} install\n"
+    )

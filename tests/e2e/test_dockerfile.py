@@ -168,6 +168,7 @@ target "other" {
 
 
 def test_a_directory_with_overrides_through_buildx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.testbed import debian
 
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "buildx").symlink_to(debian.BUILDX.make())

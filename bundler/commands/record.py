@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -15,7 +14,7 @@ from bundler.definition.spec import TOOLCHAIN
 from bundler.recording import record as api
 from bundles.cli.output import Output, common_options
 from bundles.oci.platform import Platform
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Silent
 from bundles.runtime.sizes import human_size
 
@@ -58,8 +57,8 @@ def record(
 ) -> None:
     """Build CONTEXT once, and write down all that the build takes from the network.
 
-    It needs Docker with buildx. The build runs in a BuildKit of its own, which is gone afterwards. `bundle create
-    --record` then takes along what was written down, and the same Dockerfile builds without a network.
+    It needs Docker with buildx. The build runs in a BuildKit of its own, which is gone afterwards. The record is an
+    OCI image layout that other tools read; archives do not carry records yet (docs/network.md).
 
     \b
     bundle record app/ -o app.record
@@ -97,11 +96,13 @@ def _name(context: Path) -> str:
 
 
 def _text(path: Path, result: api.Result) -> str:
-    images = ", ".join(image.reference.familiar for image in result.recorded.images) or "none"
+    images = [image.reference.familiar for image in result.recorded.images]
     lines = [
         f"{path}: {result.answers} answers, {human_size(result.size)}, and a cache of {human_size(result.cache_size)}",
-        f"  images  {images}",
+        f"  images  {', '.join(images) or 'none'}",
         *(f"  note    {note}" for note in result.recorded.notes),
-        f"next: {own_command('create')} --record {shlex.quote(str(path))} -o offline.tar",
     ]
+    if images:
+        bundled = " ".join(map(quote, images))
+        lines.append(f"next: {own_command('create')} {bundled} -o offline.tar  (the images alone)")
     return "\n".join(lines)

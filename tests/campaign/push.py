@@ -35,15 +35,15 @@ _ACCEPT = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.ma
 _MAIN = """
 import sys
 from pathlib import Path
-from bundles import cli
-from bundles.progress import Silent
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
-from bundles.transport import Settings, Transport
-from installer.address import Address
-from installer.push import Push
-from installer.registry import Registry
-from installer.selection import select
+from bundles.cli import app
+from bundles.registry.transport import Settings, Transport
+from bundles.runtime.progress import Silent
+from installer.model.address import Address
+from installer.model.selection import select
+from installer.registry.client import Registry
+from installer.steps.push import Push
 import click
 
 @click.command()
@@ -57,9 +57,9 @@ def push():
         if changes:
             step.apply(changes)
 
-cli.bundle = push
-cli.bundle.main = lambda arguments, **options: click.Command.main(push, [], **options)
-sys.exit(cli.run([]))
+app.bundle = push
+app.bundle.main = lambda arguments, **options: click.Command.main(push, [], **options)
+sys.exit(app.run([]))
 """
 
 

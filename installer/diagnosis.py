@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, NetworkError, UsageError
+from bundles.oci.digest import Digest
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
-from installer.host.files import usable_size
+from installer.host.files import device_of, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.job import is_directory
@@ -33,10 +34,13 @@ from installer.steps.emulation import Emulation
 from installer.steps.insecure_registry import InsecureRegistry
 from installer.steps.registry_container import RegistryContainer
 from installer.steps.restart_policies import RestartPolicies
+from installer.steps.toolchain_images import local_image
 
 # A clock may be a little off; certificates, image times and logs only suffer from hours.
 _CLOCK_SLACK = datetime.timedelta(hours=1)
 _LITTLE_SPACE = 1 << 30
+# The images that are started with rights on the host.
+_STARTED = ("registry", "buildkit", "binfmt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +77,20 @@ class Diagnosis:
         self._builder = Builder(self._state, host)
 
     def fixing(self, findings: Sequence[Finding]) -> list[Step]:
-        """Return the steps that fix what was found. What one fixes may be what the next one needs, in their order."""
+        """Return the steps that fix what was found. What one fixes may be what the next one needs, in their order.
+
+        There are none while a name of what they start stands for something else than what was installed: somebody is
+        changing things here, and a person should know before any program does more.
+        """
+        if self.is_tampered(findings):
+            return []
         names = {finding.fixed_by for finding in findings}
         steps: Sequence[Step] = (self._container, *self._others, self._daemon, self._builder)
         return [step for step in steps if step.name in names]
+
+    def is_tampered(self, findings: Sequence[Finding]) -> bool:
+        """Tell whether an image of the tools was replaced by another under its name."""
+        return any(finding.check == "tools" for finding in findings)
 
     @property
     def _fix(self) -> str:
@@ -96,6 +110,7 @@ class Diagnosis:
         checks: Sequence[Callable[[], Iterator[Finding]]] = (
             self._registry_container,
             lambda: self._images(thorough),
+            self._tools,
             *(functools.partial(self._of_step, step) for step in self._others),
             self._daemon_settings,
             functools.partial(self._of_step, self._builder),
@@ -118,13 +133,10 @@ class Diagnosis:
             return error.message
         return None
 
-    def served_wrongly(self, image: InstalledImage) -> list[str]:
-        """Return the names of an image that do not have their digest on the registry."""
-        return [
-            name
-            for name, digest in image.served.items()
-            if self._registry.manifest_digest(*self._place(name)) != digest
-        ]
+    def served_wrongly(self, image: InstalledImage) -> dict[str, Optional[Digest]]:
+        """Return the names of an image that do not have their digest on the registry, with what they have instead."""
+        found = {name: self._registry.manifest_digest(*self._place(name)) for name in image.served}
+        return {name: found[name] for name, digest in image.served.items() if found[name] != digest}
 
     def _place(self, name: str) -> tuple[str, str]:
         """Return repository, and tag or digest, of a name on the registry."""
@@ -149,11 +161,17 @@ class Diagnosis:
     def _registry_container(self) -> Iterator[Finding]:
         container = self._host.engine.container(REGISTRY_CONTAINER)
         tool = self._state.tool("registry")
-        if container is None and (tool is None or self._host.engine.image_id(tool.name) is None):
+        if container is None and (tool is None or local_image(self._host, tool) is None):
             yield Finding("registry", f"the container `{REGISTRY_CONTAINER}` and its image are gone; its data, in "
                           f"{self._state.data}, is apart from them", self._install)  # fmt: skip
             return
         findings = list(self._of_step(self._container))
+        if container is not None and container.is_running and not findings:
+            # Docker may be unable to publish on every address that the name has.
+            findings = [
+                Finding("registry", f"{problem.subject}: {problem.message}", problem.hint or self._fix)
+                for problem in self._container.held_by_others()
+            ]
         yield from findings
         trouble = None if findings else self.answers()
         if trouble and self._speaks_tls():
@@ -184,12 +202,12 @@ class Diagnosis:
         asked: set[tuple[str, str]] = set()
         for image in self._receipt.images:
             wrong = self.served_wrongly(image)
-            for name in wrong:
-                yield Finding(
-                    "images",
-                    f"{name} is gone from the registry, or is another image than the bundle's ({image.digest})",
-                    self._install,
-                )
+            for name, found in wrong.items():
+                if found is None:
+                    message = f"{name} is gone from the registry ({image.served[name]})"
+                else:
+                    message = f"{name} is another image on the registry: it is {found}, and was {image.served[name]}"
+                yield Finding("tools" if found and image.role in _STARTED else "images", message, self._install)
             for name in [name for name in image.served if name not in wrong]:
                 yield from self._incomplete(name, image, thorough, asked)
 
@@ -210,6 +228,19 @@ class Diagnosis:
                 asked.add((repository, str(blob.digest)))
                 if not self._registry.has_blob(repository, blob.digest):
                     yield Finding("images", f"{name} has lost the layer {blob.digest}", self._install)
+
+    def _tools(self) -> Iterator[Finding]:
+        """Find names in Docker of what is started with rights on this host, and that stand for something else."""
+        rebuilt = {str(digest) for image in self._receipt.images for digest in image.rebuilt.values()}
+        for tool in filter(None, map(self._state.tool, _STARTED)):
+            found = self._host.engine.image_id(tool.name)
+            if found is not None and not tool.is_image(found) and found not in rebuilt:
+                yield Finding(
+                    "tools",
+                    f"{tool.name} is another image in Docker: it is {found}, and was {tool.manifest.digest} "
+                    f"(config {tool.config.digest})",
+                    self._install,
+                )
 
     def _daemon_settings(self) -> Iterator[Finding]:
         for problem in self._daemon.problems():
@@ -236,10 +267,13 @@ class Diagnosis:
             )
 
     def _disk(self) -> Iterator[Finding]:
-        root = self._host.engine.info().root
+        info = self._host.engine.info()
         data = self._state.data
-        for place in dict.fromkeys((root, data if is_directory(data) else root)):
-            free = usable_size(self._host.places.seen(Path(place)))
+        places: dict[int, Path] = {}
+        for place in map(Path, (info.root, info.image_root, data if is_directory(data) else info.root)):
+            places.setdefault(device_of(self._host.places.seen(place)), place)
+        for place in places.values():
+            free = usable_size(self._host.places.seen(place))
             if free is not None and free < _LITTLE_SPACE:
                 yield Finding(
                     "disk",

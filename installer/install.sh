@@ -321,7 +321,8 @@ main() {
 
 run_installer() { # COMMAND [OPTION]...
     # Arguments before the image: one on a line in `mounts`, which has no other line feeds.
-    set -- "$image" "$last" "$@"
+    # By the id that was compared: a name may be given to another image meanwhile.
+    set -- "$found" "$last" "$@"
     saved_ifs=$IFS
     IFS='
 '
@@ -346,7 +347,7 @@ run_installer() { # COMMAND [OPTION]...
     done
     # The user's environment may name another platform, or ask for signatures: neither is meant for this image.
     DOCKER_DEFAULT_PLATFORM='' DOCKER_CONTENT_TRUST=0 \
-        docker run --rm --read-only --network host --pid host --userns host --log-driver none \
+        docker run --rm --pull never --read-only --network host --pid host --userns host --log-driver none \
         --security-opt label=disable --security-opt apparmor=unconfined --user "$(id -u):$(id -g)" \
         --env BUNDLE_HOST=/host --env BUNDLE_RELAY=/run/bundle --env "BUNDLE_MADE=$made" --env TMPDIR=/run/bundle \
         --workdir "$directory" --entrypoint python3 "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -13,7 +14,7 @@ from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.sizes import human_size
 from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
-from installer.host.files import is_seen, usable_size
+from installer.host.files import device_of, is_seen, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.installed_registry import installed_address, installed_data
@@ -158,22 +159,20 @@ def _holds_data(data: str, host: Host) -> bool:
     return host.engine.has_volume(data)
 
 
-def space_problems(job: Job, info: EngineInfo, host: Host, images: Step, push: Step) -> list[Problem]:
+def space_problems(job: Job, info: EngineInfo, host: Host, images: Sequence[Step], push: Step) -> list[Problem]:
     """Find where less is free than what is missing needs. Directories that cannot be seen are passed over.
 
     Args:
-        images: the step that loads images into Docker.
+        images: the steps that load images into Docker.
         push: the one that fills the registry.
     """
-    needs = {Path(info.root): _UNPACKED * _missing_size(images)}
+    needs = {Path(info.image_root): _UNPACKED * sum(map(_missing_size, images))}
     if not _keeps_unseen_data(job, host):
         place = data_place(job, info)
         needs[place] = needs.get(place, 0) + _missing_size(push)
     by_device: dict[int, tuple[Path, int]] = {}
     for place, size in needs.items():
-        seen = host.places.seen(place)
-        there = next(parent for parent in (seen, *seen.parents) if is_seen(parent))
-        device = there.stat().st_dev
+        device = device_of(host.places.seen(place))
         by_device[device] = (place, by_device.get(device, (place, 0))[1] + size)
     problems = []
     for place, size in by_device.values():

@@ -14,8 +14,8 @@ MODULES = sorted(path for package in ("bundles", "bundler", "installer") for pat
 # The rooms of each package, from the top down: a room imports what stands below it. Rooms in one set stand side by
 # side and do not import each other. What is not named here stands at the bottom (`errors`, the version).
 ROOMS: dict[str, tuple[set[str], ...]] = {
-    "bundles": ({"cli"}, {"archive", "dockerfile", "registry"}, {"oci", "runtime"}, {"errors"}),
-    "bundler": ({"commands"}, {"create"}, {"writing"}, {"planning"}, {"sources"}, {"definition"}),
+    "bundles": ({"cli", "proxy"}, {"archive", "dockerfile", "registry"}, {"oci", "runtime"}, {"errors"}),
+    "bundler": ({"commands"}, {"create", "recording"}, {"writing"}, {"planning"}, {"sources"}, {"definition"}),
     "installer": (
         {"commands"},
         {"install", "diagnosis"},
@@ -39,7 +39,11 @@ ONLY = {
         "bundles/registry/connection_errors.py",
         "bundles/registry/error_response.py",
     },
-    "packaging": {"installer/host/versions.py", "installer/host/docker_engine.py", "installer/steps/buildx_plugin.py"},
+    "packaging": {
+        "installer/host/docker_cli.py",
+        "installer/host/docker_engine.py",
+        "installer/steps/buildx_plugin.py",
+    },
     "tqdm": {"bundles/runtime/progress.py"},
     "tarfile": {
         "bundler/sources/docker_save.py",

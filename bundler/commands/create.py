@@ -12,7 +12,7 @@ import click
 from bundler import create as api
 from bundler.commands.options import Registries, pair, registry_options
 from bundler.definition.load import Defined, define
-from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon
+from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, read_images
 from bundler.planning.delta import read_base, summary
 from bundler.planning.lockfile import lock_path, read_lock
 from bundler.planning.plan import Plan
@@ -56,6 +56,7 @@ _PATH = click.Path(path_type=Path)
     type=_PATH,
     help="Bundle what this needs: a Dockerfile, a directory, a Compose or Bake file.",
 )
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Pass over what this fits in directories.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="NAME[=VALUE]", help="As for docker build.")
 @registry_options
 @click.option(
@@ -70,7 +71,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--toolchain", "parts", multiple=True, metavar="ROLE=IMAGE", help=f"Override {', '.join(TOOLCHAIN)}.")
 @click.option("--without", multiple=True, metavar="ROLE", help="Leave a part of the toolchain out.")
 @click.option("--with-python", is_flag=True, help="Take a Python image along, whatever its size.")
-@click.option("--attestations", is_flag=True, default=None, help="Take the images' attestations along.")
+@click.option("--with-scanner", is_flag=True, help="Take along what `docker build --sbom=true` scans with.")
+@click.option(
+    "--attestations/--no-attestations",
+    default=None,
+    help="With the images' attestations, or without: Docker 29 then does not pull them.  [default: with]",
+)
 @click.option("--foreign-layers", is_flag=True, default=None, help="Fetch layers from their URLs: changes digests.")
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=DEFAULT_WORKERS, show_default=True, help="Downloads at once."
@@ -121,10 +127,12 @@ def create(
         source = RegistrySource(transport, spec.mirrors)
         if only_plan:
             planned = api.plan(spec, target, source, options, output.progress)
-            output.result(_document(defined, planned, None), _plan_text(planned, target, options.part_size))
+            text = _plan_text(planned, target, options.part_size)
+            output.result(_document(defined, planned, None), _with_skipped(defined, text))
         else:
             created = api.create(spec, target, source, options, output.progress)
-            output.result(_document(defined, created, created.written), _result_text(created.plan, created.written))
+            text = _result_text(created.plan, created.written)
+            output.result(_document(defined, created, created.written), _with_skipped(defined, text))
 
 
 def _line(
@@ -135,6 +143,7 @@ def _line(
     platforms: Optional[str],
     host_platforms: Optional[str],
     dockerfiles: tuple[Path, ...],
+    exclude: tuple[str, ...],
     build_args: Sequence[str],
     from_daemon: Sequence[str],
     recompress: Optional[str],
@@ -142,20 +151,25 @@ def _line(
     parts: Sequence[str],
     without: Sequence[str],
     with_python: bool,
+    with_scanner: bool,
     attestations: Optional[bool],
     foreign_layers: Optional[bool],
 ) -> Definition:
     """Read what the command line says about the bundle."""
     toolchain: dict[str, Optional[Reference]] = {}
+    if with_scanner:
+        toolchain["scanner"] = Reference.parse(TOOLCHAIN["scanner"])
     for role, image in (pair(part, "--toolchain", "registry=registry:3") for part in parts):
         toolchain[_role(role)] = Reference.parse(image)
     for role in without:
         toolchain[_role(role)] = None
+    references, own_platforms = read_images(images)
     return Definition(
         name=name,
         platforms=Platform.parse_list(platforms or ""),
         host_platforms=Platform.parse_list(host_platforms or ""),
-        images=tuple(Reference.parse(image) for image in images),
+        images=references,
+        image_platforms=own_platforms,
         mirrors=mirrors,
         toolchain=toolchain,
         attestations=attestations,
@@ -165,6 +179,7 @@ def _line(
         zstd_level=zstd_level,
         foreign_layers=foreign_layers,
         dockerfiles=dockerfiles,
+        exclude=exclude,
         build_args=dict(map(_build_arg, build_args)),
     )
 
@@ -201,8 +216,14 @@ def _document(defined: Defined, planned: api.Planned, written: Optional[Written]
         "images": contents.manifest.to_json()["images"],
         "found": defined.found(),
         **summary(plan),
-        "notes": list(plan.notes),
+        "notes": [*defined.notes(), *plan.notes],
     }
+
+
+def _with_skipped(defined: Defined, text: str) -> str:
+    """Say once more, where it is read, what of the Dockerfiles that were found may be missing in the bundle."""
+    skipped = defined.skipped()
+    return f"without the images of what was not looked at: {', '.join(skipped)}\n{text}" if skipped else text
 
 
 def _delta_text(plan: Plan) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, mirrored
+from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, mirrored, read_images
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError, reason
 from bundles.oci.platform import Platform
@@ -28,21 +28,24 @@ def read_definition(path: Path) -> Definition:
     """
     value = _load(path)
     known = {"name", "platforms", "host-platforms", "images", "merge", "mirrors", "toolchain", "attestations"}
-    known |= {"from-daemon", "recompress", "zstd-level", "foreign-layers", "dockerfiles", "build-args"}
+    known |= {"from-daemon", "recompress", "zstd-level", "foreign-layers", "dockerfiles", "build-args", "exclude"}
     for key in value:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
     try:
+        images, own = _images(value)
         return Definition(
             name=_name(value.get("name")),
             platforms=_platforms(value, "platforms"),
             host_platforms=_platforms(value, "host-platforms"),
-            images=tuple(Reference.parse(text) for text in _strings(value, "images")),
+            images=images,
+            image_platforms=own,
             merge=_merges(_table(value, "merge")),
             mirrors=_mirrors(_table(value, "mirrors")),
             toolchain=_toolchain(_table(value, "toolchain")),
             attestations=_flag(value, "attestations"),
             dockerfiles=tuple(path.parent / name for name in _strings(value, "dockerfiles")),
+            exclude=tuple(_strings(value, "exclude")),
             build_args=_build_args(_table(value, "build-args")),
             from_daemon=tuple(map(FromDaemon.parse, _strings(value, "from-daemon"))),
             recompress=_recompress(value),
@@ -114,6 +117,27 @@ def _strings(value: dict[str, Any], key: str) -> list[str]:
     return items
 
 
+def _images(value: dict[str, Any]) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]]]:
+    items = value.get("images", [])
+    if not isinstance(items, list) or not all(isinstance(item, (str, dict)) for item in items):
+        raise UsageError('`images` is not a list of strings: expected images = ["..."]')
+    return read_images(item if isinstance(item, str) else _image(item) for item in items)
+
+
+def _image(table: dict[str, Any]) -> str:
+    """Read `{ image = "...", platforms = [...] }` as the command line would say it."""
+    known = ("image", "platforms")
+    for key in table:
+        if key not in known:
+            raise UsageError(f"`images` has `{key}`, which is not known here" + _suggestion(key, known))
+    image, platforms = table.get("image"), _strings(table, "platforms")
+    if not isinstance(image, str) or not platforms:
+        raise UsageError(
+            f'`images` has `{table}`: expected such as {{ image = "debian:12", platforms = ["linux/amd64"] }}'
+        )
+    return f"{image},platform={','.join(platforms)}"
+
+
 def _platforms(value: dict[str, Any], key: str) -> tuple[Platform, ...]:
     return tuple(dict.fromkeys(Platform.parse(text) for text in _strings(value, key)))
 
@@ -150,7 +174,9 @@ def _toolchain(table: dict[str, Any]) -> dict[str, Optional[Reference]]:
     for role, text in table.items():
         if role not in TOOLCHAIN:
             raise UsageError(f"`{role}` is not a part of the toolchain" + _suggestion(role, TOOLCHAIN))
-        if text is not False and not isinstance(text, str):
-            raise UsageError(f"`toolchain.{role}` is `{text}`: expected an image, or false to leave it out")
-        chosen[role] = Reference.parse(text) if text else None
+        if not isinstance(text, (bool, str)):
+            raise UsageError(
+                f"`toolchain.{role}` is `{text}`: expected an image, true for the usual one, or false to leave it out"
+            )
+        chosen[role] = Reference.parse(TOOLCHAIN[role] if text is True else text) if text else None
     return chosen

@@ -16,8 +16,12 @@ from bundler.definition.spec import (
     platforms_of,
 )
 from bundles.dockerfile.images import BuildSettings, Use
+from bundles.errors import Problem
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+
+# What runs on the host that builds, whatever is built for; everything else is what is built on.
+_ROLES = {"# syntax": "frontend", "attest": "scanner"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,16 @@ class Defined:
             f"found {found['reference']} for {', '.join(found['platforms'])} in {', '.join(found['where'])}"
             for found in self.found()
         ]
-        return lines + [f"note: {note}" for note in (*self.scan.notes, *self._empty(), *self.spec.idle_mirrors())]
+        return lines + [f"note: {note}" for note in self.notes()]
+
+    def notes(self) -> list[str]:
+        """Say what a user should know before anything is fetched."""
+        skipped = [f"{problem.subject} was not looked at: {_sentence(problem)}" for problem in self.scan.skipped]
+        return [*self.scan.notes, *skipped, *self._empty(), *self.spec.idle_mirrors()]
+
+    def skipped(self) -> list[str]:
+        """Name what was found by its name and could not be looked at."""
+        return [problem.subject for problem in self.scan.skipped]
 
     def found(self) -> list[dict[str, Any]]:
         """List each image that was found: reference, platforms, and where: `file:line (how)`."""
@@ -67,18 +80,21 @@ def define(path: Optional[Path], line: Definition) -> Defined:
     file = read_definition(path) if path else Definition()
     platforms, hosts = platforms_of(file, line)
     settings = BuildSettings(platforms, hosts, {**file.build_args, **line.build_args})
-    found = scan((*file.dockerfiles, *line.dockerfiles), settings)
+    found = scan((*file.dockerfiles, *line.dockerfiles), settings, (*file.exclude, *line.exclude))
     spec = combine(file, dataclasses.replace(line, found=_requests(found.uses)), "offline")
     return Defined(spec, found)
+
+
+def _sentence(problem: Problem) -> str:
+    return f"{problem.message}; {problem.hint}" if problem.hint else problem.message
 
 
 def _requests(found: tuple[Use, ...]) -> tuple[ImageRequest, ...]:
     """List each image once, with the platforms that it is used for."""
     platforms: dict[Reference, dict[Platform, None]] = {}
-    frontends = {use.reference for use in found if use.how == "# syntax"}
+    roles = {use.reference: _ROLES[use.how] for use in found if use.how in _ROLES}
     for use in found:
         platforms.setdefault(use.reference, {})[use.platform] = None
     return tuple(
-        ImageRequest(reference, "frontend" if reference in frontends else "base", tuple(names))
-        for reference, names in platforms.items()
+        ImageRequest(reference, roles.get(reference, "base"), tuple(names)) for reference, names in platforms.items()
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.archive.manifest import check_name
+from bundles.dockerfile.images import DEFAULT_SCANNER
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference, registry_name
@@ -19,9 +20,13 @@ TOOLCHAIN = {
     "buildx": "docker/buildx-bin:latest",
     "binfmt": "tonistiigi/binfmt:latest",
     "frontend": "docker/dockerfile:1",
+    "scanner": DEFAULT_SCANNER,
     "python": "python:3-slim",
 }
+# Taken along only when they are asked for.
+ON_REQUEST = frozenset({"scanner"})
 _DEFAULT_PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+_PLATFORM = "platform="
 _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 
 
@@ -116,14 +121,16 @@ class Spec:
 class Definition:
     """What one place says (bundle.toml or the command line); None and empty mean that it does not say.
 
-    `toolchain` maps a role to a reference, or to None to leave it out. `dockerfiles` are to be looked through, and
-    `found` is what was found there.
+    `image_platforms` are the platforms of those images that have their own. `toolchain` maps a role to a reference, or
+    to None to leave it out. `dockerfiles` are to be looked through, but for what `exclude` fits, and `found` is what
+    was found there.
     """
 
     name: Optional[str] = None
     platforms: tuple[Platform, ...] = ()
     host_platforms: tuple[Platform, ...] = ()
     images: tuple[Reference, ...] = ()
+    image_platforms: Mapping[Reference, tuple[Platform, ...]] = dataclasses.field(default_factory=dict)
     merge: Mapping[Reference, tuple[tuple[Platform, Reference], ...]] = dataclasses.field(default_factory=dict)
     mirrors: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     toolchain: Mapping[str, Optional[Reference]] = dataclasses.field(default_factory=dict)
@@ -134,8 +141,33 @@ class Definition:
     foreign_layers: Optional[bool] = None
     with_python: bool = False
     dockerfiles: tuple[Path, ...] = ()
+    exclude: tuple[str, ...] = ()
     build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
     found: tuple[ImageRequest, ...] = ()
+
+
+def read_images(
+    texts: Iterable[str],
+) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]]]:
+    """Read `IMAGE` or `IMAGE,platform=P[,P]`: the images, and the platforms of those that have their own.
+
+    Raises:
+        UsageError: anything else.
+    """
+    own: dict[Reference, tuple[Platform, ...]] = {}
+    references = []
+    for text in texts:
+        image, comma, rest = text.partition(",")
+        if comma and not rest.startswith(_PLATFORM):
+            raise UsageError(f"`{text}` is not an image: expected IMAGE, or IMAGE,platform=linux/amd64")
+        reference = Reference.parse(image)
+        references.append(reference)
+        if comma:
+            platforms = Platform.parse_list(rest[len(_PLATFORM) :].replace(f",{_PLATFORM}", ","))
+            if not platforms:
+                raise UsageError(f"`{text}` names no platform: expected such as {image},platform=linux/amd64")
+            own[reference] = tuple(dict.fromkeys((*own.get(reference, ()), *platforms)))
+    return tuple(references), own
 
 
 def mirrored(text: str) -> str:
@@ -166,7 +198,7 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
         UsageError: nothing to bundle.
     """
     platforms, hosts = platforms_of(file, line)
-    toolchain = {role: Reference.parse(text) for role, text in TOOLCHAIN.items()}
+    toolchain = {role: Reference.parse(text) for role, text in TOOLCHAIN.items() if role not in ON_REQUEST}
     chosen: dict[str, Optional[Reference]] = {**toolchain, **file.toolchain, **line.toolchain}
     asked = line.with_python or "python" in file.toolchain or "python" in line.toolchain
     wanted = [
@@ -179,9 +211,11 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
         if target in bases:
             raise UsageError(f"`{target.familiar}` is both an image and the target of a merge: name it once")
         wanted.append(ImageRequest(target, "base", tuple(platform for platform, _ in sources), sources))
-    wanted += [ImageRequest(reference, "base", platforms) for reference in bases]
+    own = {**file.image_platforms, **line.image_platforms}
+    wanted += [ImageRequest(reference, "base", own.get(reference, platforms)) for reference in bases]
     local = (*file.from_daemon, *line.from_daemon)
-    given = {*file.merge, *(item.reference for item in local)}
+    # What says its platforms itself is not wanted for those too that Dockerfiles are built for.
+    given = {*file.merge, *own, *(item.reference for item in local)}
     wanted += [item for item in line.found if item.reference not in given]
     names = [*(item.reference for item in wanted), *(item.reference for item in local)]
     for reference in (item.reference for item in local):
@@ -190,7 +224,8 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     # Without bundle.toml a toolchain alone is a slip; with one it is a choice.
     if not names or (file == Definition() and not local and all(item.role != "base" for item in wanted)):
         raise UsageError("nothing to bundle: no image is named", hint="bundle create debian:12 -o offline.tar")
-    attestations = line.attestations if line.attestations is not None else bool(file.attestations)
+    # Docker 29 pulls the attestations with an image, and no image whose index names some that are not there.
+    attestations = line.attestations if line.attestations is not None else file.attestations is not False
     name = line.name or file.name or default_name
     check_name(name)
     recompress = line.recompress if line.recompress is not None else bool(file.recompress)

@@ -142,7 +142,7 @@ class _Resolution:
             sparse = False
         else:
             root, data = self._source.manifest(wanted.reference)
-            platforms, sparse = self._select(wanted.reference, root, data, wanted.platforms)
+            platforms, sparse = self._select(wanted.reference, root, data, wanted.platforms, self._attestations)
         image = Image(
             wanted.reference,
             wanted.role,
@@ -160,7 +160,8 @@ class _Resolution:
         for platform, reference in self._wanted.merge:
             try:
                 root, data = self._source.manifest(reference)
-                contents += self._select(reference, root, data, (platform,))[0]
+                # The new index names images only.
+                contents += self._select(reference, root, data, (platform,), False)[0]
             except BundleError as error:
                 problems.append(error.as_problem(f"{reference.familiar} for {platform}"))
         if problems:
@@ -181,20 +182,20 @@ class _Resolution:
         return root, contents
 
     def _select(
-        self, reference: Reference, root: Descriptor, data: bytes, platforms: Sequence[Platform]
+        self, reference: Reference, root: Descriptor, data: bytes, platforms: Sequence[Platform], attested: bool
     ) -> tuple[list[PlatformContent], bool]:
-        """Take the wanted platforms of an image; also whether its index is then sparse."""
+        """Take the wanted platforms, `attested` with their attestations; also whether the index is then sparse."""
         self._documents[root] = data
         if root.is_manifest:
             content = self._take(reference, root, data)
             if content.platform is not None:
-                _match(platforms, [content.platform])
+                _match(platforms, [content.platform], self._wanted)
             return [content], False
         offered: dict[Platform, Descriptor] = {}
         attestations: list[Descriptor] = []
         self._opened, self._odd = {root.digest}, []
         left_out = self._survey(reference, data, offered, attestations)
-        chosen = _match(platforms, list(offered), self._odd)
+        chosen = _match(platforms, list(offered), self._wanted, self._odd)
         self._notes += [
             f"{reference.familiar}: {platform} is served by {match}"
             for platform, match in zip(platforms, chosen)
@@ -205,8 +206,7 @@ class _Resolution:
             contents.append(self._fetch(reference, offered[match], match))
         taken = {content.manifest.digest for content in contents}
         for attestation in attestations:
-            if self._attestations and attestation.attests in taken:
-                self._fetch(reference, attestation, None)
+            if attested and attestation.attests in taken and self._fetch_attestation(reference, attestation):
                 taken.add(attestation.digest)
         self._drop_empty_indexes(root, taken)
         everything = {leaf.digest for leaf in (*offered.values(), *attestations)}
@@ -312,6 +312,17 @@ class _Resolution:
         self._documents[descriptor] = data
         return self._take(reference, descriptor, data, platform)
 
+    def _fetch_attestation(self, reference: Reference, attestation: Descriptor) -> bool:
+        """Fetch an attestation; False when the registry, perhaps a copy that somebody made, has the image only."""
+        try:
+            descriptor, data = self._child(reference, attestation)
+        except NotFoundError:
+            self._notes.append(f"{reference.familiar}: its attestation {attestation.digest} is not there")
+            return False
+        self._documents[descriptor] = data
+        self._take(reference, descriptor, data)
+        return True
+
     def _take(
         self, reference: Reference, descriptor: Descriptor, data: bytes, platform: Optional[Platform] = None
     ) -> PlatformContent:
@@ -364,7 +375,9 @@ def _odd(entry: Entry) -> str:
     return f"{platform or 'an entry'} cannot be used, {entry.problem}"
 
 
-def _match(wanted: Sequence[Platform], offered: Sequence[Platform], odd: Sequence[str] = ()) -> list[Platform]:
+def _match(
+    wanted: Sequence[Platform], offered: Sequence[Platform], image: ImageRequest, odd: Sequence[str] = ()
+) -> list[Platform]:
     """Choose the offered platform for each wanted one.
 
     Raises:
@@ -376,9 +389,20 @@ def _match(wanted: Sequence[Platform], offered: Sequence[Platform], odd: Sequenc
         has = ", ".join(map(str, offered)) or "no platform at all"
         raise NotFoundError(
             "; ".join((f"has no {' and no '.join(missing)}: it has {has}", *list(odd)[:3])),
-            hint="choose another image, or other platforms with --platform (--host-platform for the toolchain)",
+            hint=_way_out(image, [platform for platform, match in zip(wanted, matches) if match is not None]),
         )
     return [match for match in matches if match is not None]
+
+
+def _way_out(image: ImageRequest, served: Sequence[Platform]) -> str:
+    """Say what to type for an image that has only some of the wanted platforms: those."""
+    if image.role != "base" or image.merge or not served:
+        return "choose another image, or other platforms with --platform (--host-platform for the toolchain)"
+    name, platforms = image.reference.familiar, list(map(str, served))
+    return (
+        f"take it for what it has: {name},platform={','.join(platforms)} on the command line, "
+        f'or in bundle.toml: images = [{{ image = "{name}", platforms = {json.dumps(platforms)} }}]'
+    )
 
 
 def _at(reference: Reference, child: Descriptor) -> Reference:

@@ -26,7 +26,7 @@ from bundles.oci.reference import Reference
 FORMAT = 1
 # A bundle of 1,000 images has about 3 MB of bundle.json; the limit keeps a hostile one from filling the memory.
 MAX_SIZE = 16 << 20
-ROLES = ("registry", "buildkit", "buildx", "binfmt", "frontend", "python", "base")
+ROLES = ("registry", "buildkit", "buildx", "binfmt", "frontend", "scanner", "python", "base")
 # The small files that may stand between bundle.json and the blobs.
 FILE_NAMES = frozenset({"index.json", "manifest.json", "install.sh", "python.tar"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)

@@ -30,6 +30,10 @@ from bundles.runtime.signals import Interruption, explained
 _COMMANDS = {
     "create": ("bundler.commands.create:create", "Write an archive from registries (needs internet, no Docker)."),
     "lock": ("bundler.commands.lock:lock", "Write bundle.lock: the digest that each image stands for."),
+    "record": (
+        "bundler.commands.record:record",
+        "Build once, and write down what the network gave (not carried yet).",
+    ),
     "install": ("installer.commands.install:install", "Turn an archive into a registry and a builder on this host."),
     "want": ("installer.commands.want:want", "Write down what this host's registry holds, for a delta."),
     "upgrade": ("installer.commands.upgrade:upgrade", "Install a newer archive over what is installed here."),

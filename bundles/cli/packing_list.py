@@ -31,6 +31,7 @@ _ROLES = {
     "buildx": "the docker command's part in building",
     "binfmt": "runs programs of other processors",
     "frontend": "reads Dockerfiles",
+    "scanner": "lists what is in an image that is built (SBOM)",
     "python": "runs the installer where there is no Python",
     "base": "what Dockerfiles start from",
 }

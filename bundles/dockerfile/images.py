@@ -25,14 +25,18 @@ _STAGE = re.compile(r"[a-z][a-z0-9_.-]*", re.ASCII)
 _NO_TRIGGERS = frozenset({"FROM", "ONBUILD", "MAINTAINER"})
 _SCRATCH = "scratch"
 _CONTEXT_IMAGE = "docker-image://"
+# What makes an SBOM when none is named (frontend/attestations/parse.go).
+DEFAULT_SCANNER = "docker/buildkit-syft-scanner:stable-1"
+_SBOM_ARGUMENT = "BUILDKIT_ATTEST_SBOM"
 
 
 @dataclasses.dataclass(frozen=True)
 class Use:
     """A place that needs an image for a platform.
 
-    `where` is `file:line`. `how` is `FROM`, `COPY --from`, `RUN --mount` or `# syntax`. `empty` are the variables in it
-    that are declared without a value and were taken as empty, as `docker build` does.
+    `where` is `file:line`. `how` is `FROM`, `COPY --from`, `RUN --mount`, `# syntax`, or `attest` for what makes an
+    SBOM. `empty` are the variables in it that are declared without a value and were taken as empty, as `docker build`
+    does.
     """
 
     reference: Reference
@@ -77,6 +81,8 @@ def uses(text: str, name: str, settings: BuildSettings) -> list[Use]:
         frontend = _frontend(text, name, settings, builder)
         if frontend:
             found[frontend] = None
+        if _SBOM_ARGUMENT in settings.arguments:
+            found[_attest(settings.arguments[_SBOM_ARGUMENT], name, builder)] = None
     for target in settings.targets:
         for builder in settings.builders:
             build = _Build(instructions, escape, name, settings, target=target, builder=builder)
@@ -94,6 +100,20 @@ def _frontend(text: str, name: str, settings: BuildSettings, builder: Platform) 
         return Use(Reference.parse(image), builder, f"{name}:{line}", "# syntax")
     except UsageError as error:
         raise error_at(name, line, error.message) from None
+
+
+def scanner_of(text: str) -> str:
+    """Return the image that makes an SBOM, from what `--attest` or `--sbom` was given: `generator=IMAGE`, or none."""
+    fields = (field.partition("=") for field in next(csv.reader([text]), []))
+    return next((value for key, _, value in fields if key == "generator" and value), DEFAULT_SCANNER)
+
+
+def _attest(text: str, name: str, builder: Platform) -> Use:
+    """Return the use of what makes an SBOM, which the build argument BUILDKIT_ATTEST_SBOM asks for."""
+    try:
+        return Use(Reference.parse(scanner_of(text)), builder, f"{name}:1", "attest")
+    except UsageError as error:
+        raise UsageError(f"`{_SBOM_ARGUMENT}={text}`: {error.message}", hint=error.hint) from None
 
 
 def _platform_arguments(target: Platform, builder: Platform, given: Mapping[str, str]) -> dict[str, str]:

@@ -70,7 +70,7 @@ def check(
                 f"the registry at {state.address} does not answer: {error.message}", hint=own_command("doctor")
             ) from None
         answers = [Availability(use, missing(use, state, registry)) for use in found]
-    lines = _bundle_lines(answers, targets)
+    lines = bundle_lines(answers, targets)
     document = {"builds": not lines, "images": [_to_json(answer) for answer in answers], "bundle.toml": lines}
     output.result(document, _text(answers, lines))
     if lines:
@@ -121,16 +121,28 @@ def _real(platforms: Iterable[Platform]) -> list[Platform]:
     return [platform for platform in platforms if platform.os != "unknown"]
 
 
-def _bundle_lines(answers: Sequence[Availability], targets: Sequence[Platform]) -> list[str]:
+def bundle_lines(answers: Sequence[Availability], targets: Sequence[Platform]) -> list[str]:
     """Return the lines of bundle.toml that bring what is missing."""
     absent = [answer.use for answer in answers if answer.missing]
     if not absent:
         return []
-    images = list(dict.fromkeys(use.reference.familiar for use in absent))
+    needed: dict[str, list[str]] = {use.reference.familiar: [] for use in absent}
+    for use in (answer.use for answer in answers):
+        # With the platforms that are there: the next bundle brings the image anew.
+        needed.get(use.reference.familiar, []).append(str(use.platform))
+    every = [str(platform) for platform in targets]
     return [
-        f"platforms = {json.dumps([str(platform) for platform in targets])}",
-        f"images = {json.dumps(images)}",
+        f"platforms = {json.dumps(every)}",
+        f"images = [{', '.join(_bundle_image(image, platforms, every) for image, platforms in needed.items())}]",
     ]
+
+
+def _bundle_image(image: str, platforms: Sequence[str], every: Sequence[str]) -> str:
+    """Return an entry of `images`, with its platforms when it may not exist for all that is built for."""
+    own = list(dict.fromkeys(platforms))
+    if set(own) == set(every):
+        return json.dumps(image)
+    return f"{{ image = {json.dumps(image)}, platforms = {json.dumps(own)} }}"
 
 
 def _to_json(answer: Availability) -> dict[str, Any]:

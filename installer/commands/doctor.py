@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from bundles.runtime.program import own_command
 from installer.commands.status import finding_lines
 from installer.diagnosis import Diagnosis
 from installer.host.host import Host
+from installer.model.step import StepResult
 from installer.receipt.receipt import Receipt
 from installer.receipt.recorder import Recorder
 from installer.registry.client import Registry
@@ -44,7 +46,13 @@ def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Outp
         document: dict[str, Any] = {"findings": [finding.to_json() for finding in findings]}
         steps = diagnosis.fixing(findings)
         runner = Runner(steps, host, output.progress, Recorder(receipt, host))
-        if fixes and steps:
+        tampered = diagnosis.is_tampered(findings)
+        if fixes and tampered:
+            document["left"] = document["findings"]
+            results: Sequence[StepResult] = []
+            lines = ["nothing is fixed: a name of the tools stands for another image than was installed", ""]
+            lines += finding_lines(findings)
+        elif fixes and steps:
             runner.check(yes=yes)
             results = runner.perform()
             findings = diagnosis.findings(thorough=True)
@@ -55,6 +63,7 @@ def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Outp
             results = runner.plan()
             lines = finding_lines(findings) or ["healthy: nothing to fix"]
             lines += ["", f"what {own_command('doctor --fix')} does", *plan_lines(results)] if results else []
+            lines += ["", f"{own_command('doctor --fix')} does nothing as long as that is so"] if tampered else []
     document["steps"] = to_json(results)["steps"]
     document["healthy"] = not findings
     output.result(document, "\n".join(lines))

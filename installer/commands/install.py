@@ -38,7 +38,11 @@ _T = TypeVar("_T")
     "--data", metavar="DIR|VOLUME", help="Where the registry keeps its data (default: the volume bundle-registry)."
 )
 @click.option("--system", is_flag=True, help="Put the buildx plugin where all users of this host have it (as root).")
-@click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json, needed for a LAN address.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Agree to changes of /etc/docker/daemon.json, needed for a LAN address, and to moving tags of others.",
+)
 @click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
 @common_options
 def install(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Optional
 
@@ -14,7 +15,7 @@ from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
-from bundles.runtime.program import quote
+from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Silent
 from bundles.runtime.sizes import human_size
 from installer.host.host import Host
@@ -33,36 +34,56 @@ from installer.steps.toolchain_images import RemoveImages
 
 @click.command()
 @click.argument("archive", required=False, type=click.Path(path_type=Path))
+@click.option("--all", "every", is_flag=True, help="Remove also what bundles of other names brought.")
 @click.option("--plan", is_flag=True, help="Say what would be removed, and touch nothing.")
 @common_options
-def prune(*, archive: Optional[Path], plan: bool, output: Output) -> None:
-    """Remove images from the registry that earlier bundles brought and the installed one does not list.
+def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -> None:
+    """Remove images from the registry that earlier versions of the installed bundle brought and it does not list.
 
-    With ARCHIVE what that one lists stays instead. What was not installed by this program is never touched.
+    With ARCHIVE what that one lists stays instead. Bundles of other names, installed beside it, stay without --all.
+    What was not installed by this program is never touched.
     """
     host = Host.this(os.environ, None)
     with contextlib.ExitStack() as stack:
         receipt = Receipt.read(host) if plan else stack.enter_context(Receipt.locked(host))
         transport = stack.enter_context(local_transport(receipt.state.address))
         registry = Registry(transport, str(receipt.state.address))
-        keep = _of_archive(archive, receipt, registry) if archive else _of_receipt(receipt)
+        name, keep = _of_archive(archive, receipt, registry) if archive else _of_receipt(receipt)
+        others = () if every else _of_others(receipt, {name, receipt.bundle.name}, keep)
+        keep += others
         images = PruneImages(receipt, registry, keep)
         garbage = CollectGarbage(receipt, host, images, registry, receipt.garbage)
-        loaded = RemoveImages(receipt, host, [tool.name for tool in receipt.state.tools.values()])
+        current = receipt.state.tools.values()
+        loaded = RemoveImages(receipt, host, [name for tool in current for name in (tool.name, tool.pinned)])
         runner = Runner([images, garbage, loaded], host, output.progress, _Recorder(receipt, host, images, garbage))
         runner.check(yes=True)
         results = runner.plan()
         lines = plan_lines(results)
         document = to_json(results)
+        notes = [*document["notes"], *_apart(others)]
         if not plan:
             # By the plan: what is garbage is seen before the images are gone.
             results = runner.perform(results)
             freed = garbage.freed if results[1].changes else 0
             document = {**to_json(results), "freed": freed}
+            notes = [*document["notes"], *_apart(others)]
             lines = [f"pruned: {human_size(freed)} are free again" if freed else "pruned"]
     if not any(result.changes for result in results):
         lines = ["nothing to do"]
-    output.result(document, "\n".join([*(f"note: {note}" for note in document["notes"]), *lines]))
+    output.result({**document, "notes": notes}, "\n".join([*(f"note: {note}" for note in notes), *lines]))
+
+
+def _of_others(receipt: Receipt, names: AbstractSet[str], keep: Sequence[PushedName]) -> list[PushedName]:
+    """Return what else stays: what bundles brought that have none of these names."""
+    return [entry for entry in receipt.brought if entry.bundle not in names and entry not in keep]
+
+
+def _apart(others: Sequence[PushedName]) -> list[str]:
+    return [
+        f"what the bundle `{name}` brought stays ({sum(entry.bundle == name for entry in others)} names): it was "
+        f"installed beside this one; {own_command('prune --all')} removes it"
+        for name in sorted({entry.bundle for entry in others})
+    ]
 
 
 class _Recorder(Recorder):
@@ -82,8 +103,9 @@ class _Recorder(Recorder):
             self._save(garbage=False, brought=tuple(self._images.left))
 
 
-def _of_receipt(receipt: Receipt) -> list[PushedName]:
-    """Return what stays: what the receipt lists, which is there only when that installation ended."""
+def _of_receipt(receipt: Receipt) -> tuple[str, list[PushedName]]:
+    """Return the bundle's name and what stays: what the receipt lists, which is there only when that installation
+    ended."""
     if not receipt.finished:
         raise HostError(
             "the last installation did not end, and the registry may still need what came before it",
@@ -94,11 +116,11 @@ def _of_receipt(receipt: Receipt) -> list[PushedName]:
         for image in receipt.images
         for name, digest in image.served.items()
     }
-    return [entry for entry in receipt.brought if entry.digest in names.get(str(entry), ())]
+    return receipt.bundle.name, [entry for entry in receipt.brought if entry.digest in names.get(str(entry), ())]
 
 
-def _of_archive(path: Path, receipt: Receipt, registry: Registry) -> list[PushedName]:
-    """Return what stays: what an archive lists.
+def _of_archive(path: Path, receipt: Receipt, registry: Registry) -> tuple[str, list[PushedName]]:
+    """Return an archive's name and what stays: what it lists.
 
     Unless the last installation ended, the registry is asked whether it has it all: else what still works would go, and
     what is to take its place is not there.
@@ -122,4 +144,4 @@ def _of_archive(path: Path, receipt: Receipt, registry: Registry) -> list[Pushed
             f"nothing that `{path}` lists was ever installed here, and everything would be removed",
             hint=f"python3 {quote(path)} upgrade",
         )
-    return kept
+    return archive.manifest.name, kept

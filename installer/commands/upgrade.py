@@ -20,7 +20,7 @@ from installer.runner import questioner
 
 @click.command()
 @archive_argument(signers=True)
-@click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json.")
+@click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json, and to moving tags of others.")
 @click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
 @common_options
 def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) -> None:
@@ -39,6 +39,7 @@ def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) 
             platforms=before.chosen,
             data=before.state.data,
             yes=yes,
+            succeeds=True,
         )
         moves = _moves(before, Job.of(opened, options, before.state.host_platform))
         document, text = (show_plan if plan else run_install)(opened, options, host, output.progress)

@@ -9,7 +9,10 @@ from typing import Optional
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """A container as it is now. `state` is Docker's word: created, running, exited, ...; `restart` its policy."""
+    """A container as it is now. `state` is Docker's word: created, running, exited, ...; `restart` its policy.
+
+    `published` are the addresses and ports of the host that lead to it, as long as it runs.
+    """
 
     id: str
     name: str
@@ -18,6 +21,7 @@ class Container:
     labels: Mapping[str, str]
     environment: Mapping[str, str]
     restart: str = ""
+    published: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def is_running(self) -> bool:
@@ -28,7 +32,7 @@ class Container:
 class NewContainer:
     """A container to be made, started again with Docker until somebody stops it.
 
-    `publish` maps ports of the container to an address and port of the host. `entrypoint` and `command` are the image's
+    `publish` maps ports of the container to addresses and ports of the host. `entrypoint` and `command` are the image's
     own when they are None. `files` are programs that are put into it before it starts. One without a network is for
     the kernel or the disk only.
     """
@@ -37,7 +41,7 @@ class NewContainer:
     image: str
     labels: Mapping[str, str]
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    publish: Mapping[int, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    publish: Mapping[int, Sequence[tuple[str, int]]] = dataclasses.field(default_factory=dict)
     binds: tuple[str, ...] = ()
     entrypoint: Optional[Sequence[str]] = None
     command: Optional[Sequence[str]] = None

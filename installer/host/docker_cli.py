@@ -1,8 +1,9 @@
-"""The docker command, run with argument lists."""
+"""The docker command, run with argument lists; and versions as it and the engine print them."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,11 +12,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
+from packaging.version import Version
+
 from bundles.errors import BundleError, HostError, reason
 from installer.host.container import Outcome
 from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.relay import Relay
 from installer.host.sudo import hand_over
+
+# The release alone: what follows it (`+dfsg1`, `-desktop.1`, `-rc1`) is the packager's, and no PEP 440 version.
+_RELEASE = re.compile(r"\bv?(\d+\.\d+(?:\.\d+)*)", re.ASCII)
+
+
+def version_of(text: str) -> Optional[Version]:
+    """Return the first version in a text such as `github.com/docker/buildx v0.29.1 abc`; None when there is none."""
+    match = _RELEASE.search(text)
+    return Version(match.group(1)) if match else None
 
 
 class CommandError(BundleError):

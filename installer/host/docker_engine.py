@@ -20,24 +20,37 @@ from bundles.errors import BundleError, DiskFullError, HostError, reason
 from bundles.oci.platform import Platform
 from bundles.runtime.streams import PieceStream
 from installer.host.container import Container, NewContainer, Outcome
+from installer.host.docker_cli import version_of
 from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.labels import COPY_CONTAINER, LABEL_ROLE
-from installer.host.versions import version_of
 
 OLDEST_ENGINE = Version("20.10")
 # Loading an image may take minutes before the engine says a word.
 _TIMEOUT = 900
+# A containerd of the system's own, and where it keeps its data unless its settings say otherwise.
+_SYSTEM_CONTAINERD = ("/run/containerd/containerd.sock", "/var/run/containerd/containerd.sock")
+_CONTAINERD_ROOT = "/var/lib/containerd"
+# With containerd's store, an image that could not be unpacked counts as loaded; a line of the progress has the reason.
+_NOT_UNPACKED = "Error unpacking image "
+# What Docker shows where a port is published on every address.
+_EVERY = ("0.0.0.0", "::")  # noqa: S104  nothing is bound here
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineInfo:
-    """What the engine says of itself."""
+    """What the engine says of itself. `containerd_root` is set when the system's own containerd has the images."""
 
     version: str
     platform: Platform
     root: str
     security: tuple[str, ...]
     insecure_registries: tuple[str, ...]
+    containerd_root: Optional[str] = None
+
+    @property
+    def image_root(self) -> str:
+        """The directory of the host that images and the files of containers take their space from."""
+        return self.containerd_root or self.root
 
     @property
     def is_old(self) -> bool:
@@ -114,6 +127,7 @@ class Engine:
             root=str(value.get("DockerRootDir") or ""),
             security=tuple(value.get("SecurityOptions") or ()),
             insecure_registries=(*insecure, *(registries.get("InsecureRegistryCIDRs") or ())),
+            containerd_root=_CONTAINERD_ROOT if _uses_system_containerd(value) else None,
         )
 
     def image_id(self, name: str) -> Optional[str]:
@@ -129,8 +143,8 @@ class Engine:
         return tuple(self._inspect_image(image_id).get("RepoTags") or ())
 
     def pull(self, name: str) -> None:
-        """Fetch an image by its name, for this host's platform."""
-        repository, _, tag = name.rpartition(":")
+        """Fetch an image by its name, which has a tag or a digest, for this host's platform."""
+        repository, _, tag = name.partition("@") if "@" in name else name.rpartition(":")
         with self._translated(f"pull `{name}`"):
             for event in self._client.pull(repository, tag, stream=True, decode=True):
                 if event.get("error"):
@@ -162,7 +176,8 @@ class Engine:
         """Load a Docker archive from its bytes; whatever `stream` raises is raised here."""
         with self._translated("load an image"):
             for event in self._client.load_image(stream):
-                message = event.get("error") or event.get("message")
+                said = str(event.get("stream") or "")
+                message = event.get("error") or event.get("message") or (_NOT_UNPACKED in said and said)
                 if message:
                     raise _refused("load an image", str(message))
 
@@ -198,6 +213,11 @@ class Engine:
             labels=config.get("Labels") or {},
             environment=environment,
             restart=((value.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or "no",
+            published=frozenset(
+                (str(place["HostIp"]), int(place["HostPort"]))
+                for places in ((value.get("NetworkSettings") or {}).get("Ports") or {}).values()
+                for place in places or ()
+            ),
         )
 
     def container_names(self, prefix: str) -> tuple[str, ...]:
@@ -211,18 +231,23 @@ class Engine:
         with self._translated(f"change the container `{name}`"):
             self._client.update_container(name, restart_policy={"Name": policy})
 
-    def publishers(self, port: int) -> tuple[str, ...]:
-        """Return the names of the running containers that have that TCP port of the host."""
+    def publishers(self, ip: str, port: int) -> tuple[str, ...]:
+        """Return the names of the running containers that have that TCP port of an address of the host."""
         with self._translated("list the containers"):
             found = self._client.containers()
         return tuple(
             entry["Names"][0].lstrip("/")
             for entry in found
-            if any(item.get("PublicPort") == port and item.get("Type") == "tcp" for item in entry.get("Ports") or ())
+            if any(
+                item.get("PublicPort") == port and item.get("Type") == "tcp" and item.get("IP") in (ip, *_EVERY)
+                for item in entry.get("Ports") or ()
+            )
         )
 
-    def create_container(self, wanted: NewContainer) -> None:
-        """Make a container and start it.
+    def create_container(self, wanted: NewContainer, is_image: Callable[[str], bool]) -> None:
+        """Make a container and start it; it is compared before it starts which image it was made of.
+
+        A name of an image proves nothing: whoever may push to a registry may have made it another's.
 
         The proxies of Docker's config.json, which may have passwords, do not go into containers of ours: none of them
         asks anybody outside.
@@ -231,7 +256,7 @@ class Engine:
         with self._translated(f"create the container `{wanted.name}`"):
             host = client.create_host_config(
                 binds=list(wanted.binds),
-                port_bindings=dict(wanted.publish),
+                port_bindings={port: list(places) for port, places in wanted.publish.items()},
                 restart_policy={"Name": "always"},
                 privileged=wanted.privileged,
                 network_mode=None if wanted.network else "none",
@@ -251,6 +276,14 @@ class Engine:
             )
             for path, data in wanted.files.items():
                 client.put_archive(wanted.name, "/", _tar(path, data))
+        made = self.container(wanted.name)
+        if made is None or not is_image(made.image_id):
+            self.remove_container(wanted.name)
+            raise HostError(
+                f"`{wanted.image}` is {made and made.image_id} in Docker, which is not the image that was installed; "
+                "nothing of it was started",
+                hint=f"docker image inspect {wanted.image}",
+            )
         self.start_container(wanted.name)
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
@@ -286,11 +319,13 @@ class Engine:
     def volume_size(self, name: str) -> Optional[int]:
         """Return the bytes that a volume takes on the disk, None when the engine does not say."""
         with self._translated(f"measure the volume `{name}`"):
-            # Engines before 23.0 pass the parameter over, and measure everything.
+            # Engines before 23.0 pass the parameters over, and measure everything.
             url = f"{self._client.base_url}/v{self._client.api_version}/system/df"
-            answer = self._client.get(url, params={"type": "volume"})
+            answer = self._client.get(url, params={"type": "volume", "verbose": "1"})
             answer.raise_for_status()
-            volumes = answer.json().get("Volumes") or ()
+            usage = answer.json()
+            # From Docker 29 (API 1.52) on they are in `VolumeUsage`.
+            volumes = (usage.get("VolumeUsage") or {}).get("Items") or usage.get("Volumes") or ()
         sizes = [(entry.get("UsageData") or {}).get("Size") for entry in volumes if entry.get("Name") == name]
         return sizes[0] if sizes and sizes[0] is not None and sizes[0] >= 0 else None
 
@@ -444,6 +479,14 @@ def _refused(doing: str, message: str) -> Union[HostError, DiskFullError]:
             hint="docker system df shows what uses it; make room and run this again, it goes on",
         )
     return HostError(f"Docker refused to {doing}: {message.strip()}")
+
+
+def _uses_system_containerd(info: Mapping[str, Any]) -> bool:
+    """Whether images are in containerd's store, as on a fresh Docker 29, and that is not one which dockerd started."""
+    store = dict(info.get("DriverStatus") or ()).get("driver-type")
+    return (
+        store == "io.containerd.snapshotter.v1" and (info.get("Containerd") or {}).get("Address") in _SYSTEM_CONTAINERD
+    )
 
 
 def _tar(path: str, data: bytes) -> bytes:

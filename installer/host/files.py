@@ -91,6 +91,11 @@ def is_seen(path: Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110  Path.exists raises PermissionError
 
 
+def device_of(path: Path) -> int:
+    """The file system that a path is on, or would be on."""
+    return next(parent for parent in (path, *path.parents) if is_seen(parent)).stat().st_dev
+
+
 def usable_size(path: Path) -> Optional[int]:
     """Return the bytes that are free at a path or at its nearest parent; None when that cannot be seen."""
     for place in (path, *path.parents):

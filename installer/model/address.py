@@ -57,7 +57,7 @@ class Address:
         return self.host != "localhost" and _as_ip(self.host.strip("[]")) is None
 
     def listen_ip(self) -> str:
-        """Return the IP address on which the registry is published: one, never every one.
+        """Return the IP address at which the registry is asked for: one, never every one.
 
         Raises:
             OSError: the name does not resolve.
@@ -68,8 +68,28 @@ class Address:
             return self.host.strip("[]")
         return socket.gethostbyname(self.host)
 
+    def listen_ips(self) -> tuple[str, ...]:
+        """Return every IP address on which the registry is published.
+
+        `localhost` is two of them where the host has both: what were free could be listened on by any user, and many a
+        program asks there first.
+
+        Raises:
+            OSError: the name does not resolve.
+        """
+        return (self.listen_ip(), *(("::1",) if self.host == "localhost" and _has_ipv6_loopback() else ()))
+
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+def _has_ipv6_loopback() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
 
 
 def _as_ip(text: str) -> Optional[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -29,7 +29,10 @@ _BUILDER = re.compile(r"[a-z][a-z0-9._-]*", re.ASCII)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says. `data` and `registry` are None when they were not given."""
+    """What the command line says. `data` and `registry` are None when they were not given.
+
+    With `succeeds` the archive takes the place of what is installed, also where its name is another.
+    """
 
     registry: Optional[Address] = None
     builder: str = DEFAULT_BUILDER
@@ -37,6 +40,7 @@ class Options:
     data: Optional[str] = None
     yes: bool = False
     system: bool = False
+    succeeds: bool = False
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":
@@ -69,6 +73,11 @@ class Tool:
         Its id is the config's digest; in the containerd store the manifest's, or the index's once it was pulled.
         """
         return image_id in (str(self.config.digest), str(self.manifest.digest), str(self.root))
+
+    @property
+    def pinned(self) -> str:
+        """The name on the local registry that stands for this image whoever pushes there: its digest is in it."""
+        return f"{self.name.rpartition(':')[0]}@{self.manifest.digest}"
 
     def to_json(self) -> dict[str, Any]:
         return {

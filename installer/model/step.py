@@ -16,7 +16,7 @@ class Change:
     """One thing that is missing on the host, and is done, or would be.
 
     `action` is a verb, `kind` and `name` what it is done to (an image, a container, a file), `size` the bytes that are
-    moved where they are known.
+    moved where they are known, `replaces` the digest under which somebody else had pushed a tag that is moved.
     """
 
     action: str
@@ -24,6 +24,7 @@ class Change:
     name: str
     detail: str = ""
     size: Optional[int] = None
+    replaces: Optional[str] = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -18,7 +18,9 @@ It is receipt.json in the user's state directory, and what `install --json` prin
     made       everything that installing ever made on this host and that is not under another heading: kind, name, and
                for a file its digest, as it was written, and `writing` until the step that writes it has ended
     brought    every tag and digest that installing ever pushed and that was not removed since: repository, tag or null,
-               digest
+               digest, and bundle, the name of the bundle that it is of; what two bundles have is listed for each
+    replaced   every tag that installing took from others: repository, tag, digest, which it was, and by, which it is
+               since; what it was stays in the registry under its digest
     garbage    whether `prune` was interrupted before the registry had collected what nothing refers to
     finished   when, in UTC; null when it did not end well
 """
@@ -57,17 +59,36 @@ class BundleName:
 
 @dataclasses.dataclass(frozen=True)
 class PushedName:
-    """A tag, or without one a digest, that installing pushed into a repository of the registry."""
+    """A tag, or without one a digest, that installing pushed into a repository of the registry for a bundle."""
 
     repository: str
     tag: Optional[str]
     digest: Digest
+    bundle: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        return {"repository": self.repository, "tag": self.tag, "digest": str(self.digest)}
+        return {"repository": self.repository, "tag": self.tag, "digest": str(self.digest), "bundle": self.bundle}
 
     def __str__(self) -> str:
         return f"{self.repository}:{self.tag}" if self.tag else f"{self.repository}@{self.digest}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplacedTag:
+    """A tag that somebody else had pushed as `digest`, and that installing made `by`."""
+
+    repository: str
+    tag: str
+    digest: Digest
+    by: Digest
+
+    @classmethod
+    def parse(cls, value: Any) -> ReplacedTag:
+        """Read what `to_json` gives."""
+        return cls(str(value["repository"]), str(value["tag"]), Digest(value["digest"]), Digest(value["by"]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"repository": self.repository, "tag": self.tag, "digest": str(self.digest), "by": str(self.by)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +145,7 @@ class Receipt:
     test: Optional[str] = None
     made: Ledger = ()
     brought: tuple[PushedName, ...] = ()
+    replaced: tuple[ReplacedTag, ...] = ()
     garbage: bool = False
     finished: Optional[datetime.datetime] = None
 
@@ -180,6 +202,10 @@ class Receipt:
     def names_made(self, kind: str) -> list[str]:
         return [entry.name for entry in self.made if entry.kind == kind]
 
+    def has_brought(self, repository: str, tag: Optional[str], digest: Digest) -> bool:
+        """Tell whether installing pushed that digest under that tag, for whatever bundle."""
+        return any((entry.repository, entry.tag, entry.digest) == (repository, tag, digest) for entry in self.brought)
+
     @classmethod
     def parse(cls, document: dict[str, Any]) -> Receipt:
         """Read what `to_json` gives.
@@ -211,8 +237,15 @@ class Receipt:
             test=document["test"],
             made=tuple(map(LedgerEntry.parse, document["made"])),
             brought=tuple(
-                PushedName(str(item["repository"]), item["tag"], Digest(item["digest"])) for item in document["brought"]
+                PushedName(
+                    str(item["repository"]),
+                    item["tag"],
+                    Digest(item["digest"]),
+                    str(item.get("bundle", bundle["name"])),
+                )
+                for item in document["brought"]
             ),
+            replaced=tuple(map(ReplacedTag.parse, document.get("replaced", ()))),
             garbage=document["garbage"] is True,
             finished=None if finished is None else datetime.datetime.fromisoformat(finished),
         )
@@ -248,6 +281,7 @@ class Receipt:
             "test": self.test,
             "made": [entry.to_json() for entry in self.made],
             "brought": [entry.to_json() for entry in self.brought],
+            "replaced": [entry.to_json() for entry in self.replaced],
             "garbage": self.garbage,
             "finished": self.finished and self.finished.isoformat(timespec="seconds"),
         }

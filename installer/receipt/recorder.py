@@ -12,11 +12,11 @@ from bundles.errors import HostError
 from bundles.oci.digest import Digest
 from installer.host.files import lock, missing_directories
 from installer.host.host import Host
-from installer.model.job import Job
+from installer.model.job import Job, Tool
 from installer.model.selection import Place, left_out, places
 from installer.model.step import Change, Step, StepResult
 from installer.receipt.ledger import note_digests, note_interrupted, remember
-from installer.receipt.receipt import BundleName, InstalledImage, PushedName, Receipt
+from installer.receipt.receipt import BundleName, InstalledImage, PushedName, Receipt, ReplacedTag
 
 
 class Recorder:
@@ -49,13 +49,15 @@ class InstallRecorder(Recorder):
 
     with recorder.locked():
         ...
-        receipt = recorder.finish(rebuilt)
+        receipt = recorder.finish(results, rebuilt)
     """
 
     def __init__(self, job: Job, host: Host) -> None:
         super().__init__(_receipt(job, host), host)
         self._job = job
         self._was_finished = False
+        # Those of the installation before.
+        self._tools: tuple[Tool, ...] = ()
         self._carry_on()
 
     @contextlib.contextmanager
@@ -66,13 +68,40 @@ class InstallRecorder(Recorder):
             yield
 
     def _carry_on(self) -> None:
-        before = None
+        before: Optional[Receipt] = None
         # A receipt that cannot be read is written anew; the host itself is what counts.
         with contextlib.suppress(HostError):
             before = Receipt.find(self._host.places)
         if before is not None:
-            self._replace(test=before.test, made=before.made, brought=before.brought, garbage=before.garbage)
+            self._replace(
+                test=before.test,
+                made=before.made,
+                brought=self._inherited(before),
+                replaced=before.replaced,
+                garbage=before.garbage,
+            )
             self._was_finished = before.finished is not None
+            self._tools = tuple(before.state.tools.values())
+
+    def _inherited(self, before: Receipt) -> tuple[PushedName, ...]:
+        """Return what was brought, under the name of the bundle that it is of from now on.
+
+        An upgrade takes the place of what is installed, whatever both are called. And what another bundle brought is
+        this one's too, where it lists the same: neither may lose it when the other is pruned.
+        """
+        name, brought = self.receipt.bundle.name, before.brought
+        if self._job.options.succeeds:
+            brought = tuple(
+                dataclasses.replace(entry, bundle=name) if entry.bundle == before.bundle.name else entry
+                for entry in brought
+            )
+        listed = {(place.repository, place.image.tag, place.image.root.digest) for place in places(self._job.images)}
+        shared = (
+            dataclasses.replace(entry, bundle=name)
+            for entry in brought
+            if (entry.repository, entry.tag, entry.digest) in listed
+        )
+        return tuple(dict.fromkeys((*brought, *shared)))
 
     def note_test(self, state: Optional[str]) -> None:
         """Record the state for which the test build passed; None, as whatever changes the host leaves it unproven."""
@@ -81,9 +110,27 @@ class InstallRecorder(Recorder):
     def begin(self, step: Step, changes: Sequence[Change]) -> None:
         """Keep in mind on the host also what is about to be pushed, and that builds are unproven."""
         self.note_test(None)
-        pushed = {change.name for change in changes if change.kind in ("tag", "digest")}
-        self._bring({place: place.image.root.digest for place in places(self._job.images) if place.name in pushed})
-        super().begin(step, changes)
+        pushed = {change.name: change.replaces for change in changes if change.kind in ("tag", "digest")}
+        found = {place: place.image.root.digest for place in places(self._job.images) if place.name in pushed}
+        self._note_replaced({place: Digest(old) for place in found if (old := pushed[place.name])})
+        self._bring(found)
+        super().begin(step, [change for change in changes if not self._is_of_others(change)])
+
+    def _is_of_others(self, change: Change) -> bool:
+        """Tell whether an image that loses its name in Docker is none that installing has loaded."""
+        known = any(tool.is_image(change.name) for tool in self._tools)
+        return change.action == "supersede" and not known and change.name not in self.receipt.names_made("image")
+
+    def has_pushed(self, place: Place, digest: Digest) -> bool:
+        """Tell whether installing pushed that digest to that place, so that it may move the tag."""
+        return self.receipt.has_brought(place.repository, place.image.tag, digest)
+
+    def _note_replaced(self, found: Mapping[Place, Digest]) -> None:
+        new = [
+            ReplacedTag(place.repository, str(place.image.tag), old, place.image.root.digest)
+            for place, old in found.items()
+        ]
+        self._replace(replaced=tuple(dict.fromkeys((*self.receipt.replaced, *new))))
 
     def end(self, result: StepResult) -> None:
         """Record also what a step did, or that all of it was there."""
@@ -91,15 +138,18 @@ class InstallRecorder(Recorder):
         self._replace(steps=(*receipt.steps, result), notes=(*receipt.notes, *result.notes))
         super().end(result)
 
-    def finish(self, rebuilt: Mapping[Place, Digest]) -> Receipt:
+    def finish(self, results: Sequence[StepResult], rebuilt: Mapping[Place, Digest]) -> Receipt:
         """Record that everything is done, and return the receipt.
 
         Args:
+            results: what each step did, in the order of the steps; they may have ended in another.
             rebuilt: the places that serve another index than the origin's, and its digest.
         """
         names = {f"{self._job.address}/{place.name}": digest for place, digest in rebuilt.items()}
         self._bring(rebuilt)
         self._replace(
+            steps=tuple(results),
+            notes=tuple(note for result in results for note in result.notes),
             images=tuple(
                 dataclasses.replace(image, rebuilt={name: names[name] for name in image.names if name in names})
                 for image in self.receipt.images
@@ -113,7 +163,8 @@ class InstallRecorder(Recorder):
         return self.receipt
 
     def _bring(self, digests: Mapping[Place, Digest]) -> None:
-        new = [PushedName(place.repository, place.image.tag, digest) for place, digest in digests.items()]
+        name = self.receipt.bundle.name
+        new = [PushedName(place.repository, place.image.tag, digest, name) for place, digest in digests.items()]
         self._replace(brought=tuple(dict.fromkeys((*self.receipt.brought, *new))))
 
 

@@ -56,8 +56,12 @@ class BaseLayers:
         return list(dict.fromkeys((*recent[:4], *self._repositories)))
 
     def problems(self, blobs: Sequence[Descriptor]) -> list[Problem]:
-        """Return one for each of these layers that is nowhere on the registry; the last one counts those not shown."""
+        """Return one for each of these layers that is nowhere on the registry; the last one counts those not shown.
+
+        The largest come first: what is small may be an attestation, which says little of what is wrong.
+        """
         missing = [blob for blob in blobs if self.holder(blob.digest) is None]
+        missing.sort(key=lambda blob: -blob.size)
         problems = [
             Problem(
                 f"layer {blob.digest} ({human_size(blob.size)}; used by {self._users(blob)})",

@@ -31,6 +31,15 @@ class SparseIndexes:
             self.rebuilt[place] = substitute
         return found == substitute
 
+    def is_derived(self, place: Place, found: Digest) -> bool:
+        """Tell whether a place has an index that was once rebuilt from the image's own, for whichever platforms."""
+        descriptor, data = self._registry.get_manifest(place.repository, str(found))
+        if not (descriptor.is_index and place.image.root.is_index):
+            return False
+        children = {child.digest for child in parse_index(data)}
+        own = self._archive.read_document(place.image.root)
+        return Digest.of(rebuild(own, lambda digest: digest in children, {})) == found
+
     def explains(self, error: NetworkError, place: Place) -> bool:
         """Tell whether a registry that refused an index with that error may have done so because it is sparse."""
         if error.status != 400 and "MANIFEST_BLOB_UNKNOWN" not in error.codes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bundles.archive.reader import Archive
 from bundles.oci.descriptor import Descriptor
@@ -63,6 +63,15 @@ class Survey:
         complete = self._registry.in_parallel(self._is_complete, found)
         held = self._held
         return [place for place, done in zip(found, complete) if not (done and held.issuperset(_first(place.image)))]
+
+    @functools.cached_property
+    def replaced(self) -> Mapping[Place, Digest]:
+        """The missing places whose tag stands for another image now, and which."""
+        tagged = [place for place in self.missing if place.image.tag] if self._answers else []
+        found = self._registry.in_parallel(
+            lambda place: self._registry.manifest_digest(place.repository, str(place.image.tag)), tagged
+        )
+        return {place: digest for place, digest in zip(tagged, found) if digest not in (None, place.image.root.digest)}
 
     @functools.cached_property
     def blobs(self) -> Sequence[BlobPlan]:

@@ -1,5 +1,9 @@
 """The builder: its buildkitd.toml, and the instance that `docker buildx` makes of it.
 
+BuildKit runs privileged, and buildx makes its container anew, of the image that its driver option names, whenever it is
+gone: it pulls that name first, and takes the local image of the name only when that fails. So the name has the digest
+of the image in it, and not a tag, which anybody who reaches the registry may move.
+
 A builder is ours when its driver options carry our environment variable (see labels). Its value names the wanted state:
 image, configuration, options and platforms. BuildKit's configuration is read only when the container is made, so a
 builder whose state is another is made anew; its build cache, a volume, is kept.
@@ -7,6 +11,7 @@ builder whose state is another is made anew; its build cache, a volume, is kept.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -20,9 +25,10 @@ from installer.host.files import is_writable, read_json_file, read_optional, rem
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.model.address import Address
-from installer.model.job import DesiredState
+from installer.model.job import DesiredState, Tool
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
+from installer.steps.toolchain_images import local_image
 
 FIRST_LINE = "# Written by `bundle install`."
 
@@ -89,20 +95,19 @@ class Builder(Step):
         self._container = builder_container(self._name)
 
     @property
-    def image(self) -> str:
-        """The BuildKit image, under its name on the local registry."""
+    def _tool(self) -> Tool:
+        """The BuildKit image."""
         tool = self._job.tool("buildkit")
         if tool is None:
             raise HostError(f"the archive has no buildkit image for {self._job.host_platform}")
-        return tool.name
+        return tool
 
     @property
     def mark(self) -> str:
         """The name of the wanted state."""
-        tool = self._job.tool("buildkit")
         return fingerprint(
             {
-                "image": [self.image, str(tool and tool.manifest.digest)],
+                "image": self._tool.pinned,
                 "config": config_text(self._job.address, self._job.mirrors),
                 "options": self._options(),
                 "platforms": self._platforms,
@@ -114,11 +119,13 @@ class Builder(Step):
         return ",".join(map(str, self._job.platforms))
 
     def _options(self) -> list[str]:
-        options = [f"image={self.image}"]
-        if self._job.address.is_loopback:
-            # The registry listens on this host's loopback address: BuildKit must share it.
-            options.append("network=host")
-        return options
+        # The registry listens on this host's loopback address: BuildKit must share it.
+        return ["network=host"] if self._job.address.is_loopback else []
+
+    def _is_outdated(self, container: Optional[Container]) -> bool:
+        return container is not None and (
+            container.environment.get(ENVIRONMENT) != self.mark or not self._tool.is_image(container.image_id)
+        )
 
     def _instance(self) -> Optional[Instance]:
         value = read_json_file(self._host.places.buildx_config / "instances" / self._name)
@@ -152,20 +159,20 @@ class Builder(Step):
         return problems
 
     def look(self) -> Sequence[Change]:
-        detail = f"{self.image} for {self._platforms}"
+        tool = self._tool
+        detail = f"{tool.name} for {self._platforms}"
+        pull = Change("pull", "image", tool.pinned, "its name by digest, from the local registry")
         instance = self._instance()
         if instance is None:
-            return [Change("create", "builder", self._name, detail)]
+            return [pull, Change("create", "builder", self._name, detail)]
         container = self._host.engine.container(self._container)
-        if instance.mark != self.mark or (
-            container is not None and container.environment.get(ENVIRONMENT) != self.mark
-        ):
+        if instance.mark != self.mark or self._is_outdated(container):
             detail += "; the build cache is kept"
             if instance.nodes[1:]:
                 # Only the first one is ours.
                 added = ", ".join(instance.nodes[1:])
                 detail += f"; nodes that were added go: {added}; docker buildx create --append adds them again"
-            return [Change("recreate", "builder", self._name, detail)]
+            return [pull, Change("recreate", "builder", self._name, detail)]
         changes = []
         if container is None or not container.is_running:
             changes.append(Change("start", "builder", self._name, detail))
@@ -176,7 +183,7 @@ class Builder(Step):
     def apply(self, changes: Sequence[Change]) -> None:
         instance = self._instance()
         container = self._host.engine.container(self._container)
-        outdated = container is not None and container.environment.get(ENVIRONMENT) != self.mark
+        outdated = self._is_outdated(container)
         if instance is not None and (instance.mark != self.mark or outdated):
             self._host.cli.run(["buildx", "rm", "--keep-state", self._name])
             instance = None
@@ -192,16 +199,18 @@ class Builder(Step):
             self._docker(["buildx", "use", self._name])
 
     def explain(self, change: Change) -> str:
+        # The name by digest goes with the builder.
+        pulled = "create" if self._instance() is None else "recreate"
         says = {
             "create": "is gone",
-            "recreate": "was made with another configuration",
+            "recreate": "was made with another image or configuration",
             "start": "does not run",
             "select": "is not the one that `docker buildx build` uses",
         }
-        return f"the builder `{self._name}` {says[change.action]}"
+        return f"the builder `{self._name}` {says[pulled if change.action == 'pull' else change.action]}"
 
     def _create(self) -> None:
-        options = [*self._options(), f"{_DRIVER_MARK}={self.mark}"]
+        options = [f"image={self._image()}", *self._options(), f"{_DRIVER_MARK}={self.mark}"]
         self._docker(
             [
                 *("buildx", "create", "--name", self._name, "--driver", "docker-container"),
@@ -209,6 +218,25 @@ class Builder(Step):
                 *("--platform", self._platforms, "--buildkitd-config", str(self._config), "--use", "--bootstrap"),
             ]
         )
+
+    def _image(self) -> str:
+        """Return what buildx is to make the container of, now and whenever it is gone: a name with a digest.
+
+        Docker's classic store knows an image by such a name only once it was pulled. Where it cannot pull, the id of
+        the image does: buildx asks Docker Hub for it first, which nobody answers here, and nothing else can have it.
+        """
+        tool, engine = self._tool, self._host.engine
+        with contextlib.suppress(HostError):
+            engine.pull(tool.pinned)
+        if tool.is_image(engine.image_id(tool.pinned)):
+            return tool.pinned
+        local = local_image(self._host, tool)
+        if local is None:
+            raise HostError(
+                f"Docker does not have the image `{tool.name}`, and cannot pull `{tool.pinned}`",
+                hint=f"docker pull {tool.pinned}",
+            )
+        return str(engine.image_id(local))
 
     def _docker(self, arguments: Sequence[str]) -> None:
         try:

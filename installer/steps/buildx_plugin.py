@@ -11,9 +11,9 @@ from packaging.version import Version
 from bundles.errors import HostError, Problem
 from bundles.runtime.program import quote
 from bundles.runtime.progress import Progress
+from installer.host.docker_cli import version_of
 from installer.host.files import is_writable, missing_directories, read_optional, write_atomically
 from installer.host.host import Host
-from installer.host.versions import version_of
 from installer.model.job import Job
 from installer.model.step import Change, Step
 from installer.steps.toolchain_images import left_to_base, load

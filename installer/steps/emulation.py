@@ -32,7 +32,7 @@ from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABE
 from installer.model.job import DesiredState, Job, Tool
 from installer.model.step import Change, Step
 from installer.steps.emulation_init import PATH, init_program
-from installer.steps.toolchain_images import load, loading
+from installer.steps.toolchain_images import load, loading, local_image
 
 _REGISTER_SECONDS = 20.0
 
@@ -101,7 +101,7 @@ class Emulation(Step):
         )
         return NewContainer(
             name=EMULATION_CONTAINER,
-            image=tool.name,
+            image=local_image(self._host, tool) or tool.name,
             labels={
                 LABEL_ROLE: "emulation",
                 LABEL_WANTED: wanted,
@@ -140,7 +140,7 @@ class Emulation(Step):
             if not missing:
                 return []
             change = Change("start", "container", EMULATION_CONTAINER, detail)
-        elif container.labels.get(LABEL_WANTED) != self._wanted(tool, container).labels[LABEL_WANTED]:
+        elif self._is_outdated(tool, container):
             change = Change("replace", "container", container.name, detail)
         elif missing or not container.is_running:
             change = Change("restart", "container", container.name, f"it was {container.state}")
@@ -158,9 +158,13 @@ class Emulation(Step):
     def _fetching(self, tool: Tool) -> Sequence[Change]:
         if isinstance(self._job, Job):
             return loading(self._job, self._host, tool)
-        if self._host.engine.image_id(tool.name) is not None:
+        if local_image(self._host, tool) is not None:
             return []
-        return [Change("pull", "image", tool.name, "from the local registry")]
+        # By its digest: what has the tag may be anybody's, and it is about to run privileged.
+        return [
+            Change("pull", "image", tool.pinned, "from the local registry"),
+            Change("tag", "image", tool.name, "its name by tag"),
+        ]
 
     def apply(self, changes: Sequence[Change]) -> None:
         tool = self._tool()
@@ -170,7 +174,7 @@ class Emulation(Step):
             if isinstance(self._job, Job):
                 load(self._job, self._host, tool, self._progress)
             elif self._fetching(tool):
-                self._host.engine.pull(tool.name)
+                self._pull(tool)
             self._start(tool)
         except HostError as error:
             self._failure = str(error)
@@ -181,16 +185,34 @@ class Emulation(Step):
             return f"the kernel does not run {lost} any more: `docker run --platform` fails, and builds may"
         return f"emulation will not survive a reboot: the container `{EMULATION_CONTAINER}` is gone or was changed"
 
+    def _is_outdated(self, tool: Tool, container: Container) -> bool:
+        wanted = self._wanted(tool, container).labels[LABEL_WANTED]
+        return container.labels.get(LABEL_WANTED) != wanted or not tool.is_image(container.image_id)
+
+    def _pull(self, tool: Tool) -> None:
+        self._host.engine.pull(tool.pinned)
+        self._host.engine.tag(self._image_id(tool, tool.pinned), tool.name)
+
+    def _image_id(self, tool: Tool, name: str) -> str:
+        found = self._host.engine.image_id(name)
+        if found is None or not tool.is_image(found):
+            hint = f"docker image inspect {name}"
+            raise HostError(f"`{name}` is {found} in Docker, which is not the image that was installed", hint=hint)
+        return found
+
     def _start(self, tool: Tool) -> None:
         engine = self._host.engine
         container = self._container()
         wanted = self._wanted(tool, container)
         if container is not None:
-            if container.labels.get(LABEL_WANTED) != wanted.labels[LABEL_WANTED]:
-                unregister(self._host, container)
+            if self._is_outdated(tool, container):
+                # By the image that is known, whatever the container was made of.
+                known = dataclasses.replace(container, image_id=self._image_id(tool, wanted.image))
+                unregister(self._host, known)
             engine.remove_container(container.name)
-        entrypoint, _ = engine.image_start(tool.name)
-        engine.create_container(NewContainer(**{**vars(wanted), "entrypoint": [PATH, *entrypoint]}))
+        entrypoint, _ = engine.image_start(wanted.image)
+        started = dataclasses.replace(wanted, entrypoint=[PATH, *entrypoint])
+        engine.create_container(started, tool.is_image)
         self._wait(tool, wanted)
 
     def _wait(self, tool: Tool, wanted: NewContainer) -> None:

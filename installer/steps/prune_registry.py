@@ -37,8 +37,8 @@ from installer.steps.registry_container import RegistryContainer
 class PruneImages(Step):
     """Removes the tags and manifests that installing brought, and that nothing needs any more.
 
-    What somebody else pushed stays: a tag that was moved since, any other tag in the same repository, and every
-    manifest below one of those.
+    What somebody else pushed stays: a tag that was moved since, any other tag in the same repository, what a tag was
+    before installing took it, and every manifest below one of those.
 
     Args:
         keep: what is to stay of what installing brought.
@@ -49,7 +49,7 @@ class PruneImages(Step):
     def __init__(self, receipt: Receipt, registry: Registry, keep: Iterable[PushedName]) -> None:
         self._registry = registry
         self._keep = frozenset(keep)
-        self._brought = receipt.brought
+        self._brought, self._replaced = receipt.brought, receipt.replaced
         self._moved: list[str] = []
 
     @property
@@ -135,6 +135,7 @@ class PruneImages(Step):
         going = set(self._tags(repository))
         selectors = [tag for tag in self._registry.tags(repository) if tag not in going]
         selectors += [str(entry.digest) for entry in (*entries, *self._keep) if self._stays(entry, repository)]
+        selectors += [str(entry.digest) for entry in self._replaced if entry.repository == repository]
         kept: set[Digest] = set()
         for selector in dict.fromkeys(selectors):
             found = content(self._registry, repository, selector)

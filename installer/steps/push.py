@@ -1,21 +1,27 @@
-"""Images into the registry."""
+"""Images into the registry.
+
+A tag that stands for something else there is moved without a word only when installing has pushed that, too. What
+somebody else pushed is a person's to give up: they are asked, the receipt names it, and it stays under its digest.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
 from bundles.archive.reader import Archive
-from bundles.errors import Problem, UnreachableError
+from bundles.errors import HostError, Problem, UnreachableError
 from bundles.oci.digest import Digest
 from bundles.runtime.progress import Progress
-from installer.model.selection import Place, Selected
+from installer.model.selection import Place, Selected, places
 from installer.model.step import Change, Step
 from installer.registry.base_layers import BaseLayers
 from installer.registry.client import Registry
 from installer.registry.sparse_index import SparseIndexes
 from installer.registry.survey import Survey
 from installer.registry.transfer import Transfer
+
+_SHOWN = 10
 
 
 class Push(Step):
@@ -28,6 +34,8 @@ class Push(Step):
         progress: told of the bytes on their way.
         is_outgoing: whether the registry that answers now goes before the push: what it has is nothing that its
             successor has.
+        is_ours: whether installing pushed that digest to that place.
+        yes: whether a person has agreed to all tags of others being moved.
     """
 
     name = "push"
@@ -40,6 +48,8 @@ class Push(Step):
         progress: Progress,
         *,
         is_outgoing: Callable[[], bool] = lambda: False,
+        is_ours: Callable[[Place, Digest], bool] = lambda place, digest: False,
+        yes: bool = False,
     ) -> None:
         self._archive, self._images = archive, images
         self._registry, self._progress = registry, progress
@@ -47,6 +57,8 @@ class Push(Step):
         self._indexes = SparseIndexes(archive, registry)
         self._is_outgoing = is_outgoing
         self._survey: Optional[Survey] = None
+        self._is_ours, self._yes = is_ours, yes
+        self._agreed: Mapping[Place, Digest] = {}
 
     @property
     def rebuilt(self) -> dict[Place, Digest]:
@@ -67,12 +79,14 @@ class Push(Step):
         self._survey = survey = self._new_survey(answers=self._answers())
         if not survey.missing:
             return []
+        others = self._of_others(survey)
         changes = [
             Change(
                 "push",
                 "tag" if place.image.tag else "digest",
                 place.name,
-                ", ".join(map(str, place.image.platforms)) or "artifact",
+                _detail(place, survey.replaced.get(place), others.get(place)),
+                replaces=str(others[place]) if place in others else None,
             )
             for place in survey.missing
         ]
@@ -80,10 +94,45 @@ class Push(Step):
         count = sum(1 for plan in survey.blobs if plan.missing)
         return [*changes, Change("upload", "blobs", str(count), "those that the registry does not have", size)]
 
+    def _of_others(self, survey: Survey) -> Mapping[Place, Digest]:
+        """Return the tags that would be taken from others, and what they stand for."""
+        return {place: old for place, old in survey.replaced.items() if not self._may_move(place, old)}
+
+    def _may_move(self, place: Place, old: Digest) -> bool:
+        return self._is_ours(place, old) or self._indexes.is_derived(place, old)
+
+    def question(self) -> Optional[str]:
+        if not self._answers() or not self._has_other_tags():
+            return None
+        self._agreed = self._of_others(self._new_survey(answers=True))
+        return self._moving(self._agreed) if self._agreed else None
+
+    def _has_other_tags(self) -> bool:
+        """Tell, at a request for each tag, whether one stands for something else than its image."""
+        tagged = [place for place in places(self._images) if place.image.tag]
+        found = self._registry.in_parallel(
+            lambda place: self._registry.manifest_digest(place.repository, str(place.image.tag)), tagged
+        )
+        return any(digest not in (None, place.image.root.digest) for place, digest in zip(tagged, found))
+
+    def _moving(self, tags: Mapping[Place, Digest]) -> str:
+        """Say which tags are taken from others."""
+        texts = [f"{place.name} ({old} -> {place.image.root.digest})" for place, old in tags.items()]
+        more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+        return (
+            f"move tags on {self._registry.host} that this installation did not push, and what they were stays under "
+            f"its digest: {', '.join(texts[:_SHOWN])}{more}"
+        )
+
     def apply(self, changes: Sequence[Change]) -> None:
         survey = self._survey or self._new_survey(answers=self._answers())
         # Only once: another time the registry may hold something else.
         self._survey = None
+        # The registry may not have answered when a person could be asked, or somebody has pushed since.
+        others = self._of_others(survey)
+        unasked = {place: old for place, old in others.items() if self._agreed.get(place) != old}
+        if unasked and not self._yes:
+            raise HostError(f"not agreed to: {self._moving(unasked)}", hint="run this again; or with --yes")
         transfer = Transfer(self._archive, self._registry, self._indexes, self._base_layers)
         transfer.push(survey.missing, survey.blobs, self._progress)
 
@@ -106,3 +155,11 @@ class Push(Step):
         except UnreachableError:
             return False
         return True
+
+
+def _detail(place: Place, old: Optional[Digest], of_others: Optional[Digest]) -> str:
+    detail = ", ".join(map(str, place.image.platforms)) or "artifact"
+    if old is None:
+        return detail
+    kept = f"; pushed by others, it stays as {place.repository}@{old}" if of_others else ""
+    return f"{detail}; {old} -> {place.image.root.digest}{kept}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import ipaddress
 import os
@@ -32,6 +33,8 @@ from installer.model.job import DesiredState, is_directory
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
+from installer.registry.listener import listener
+from installer.steps.toolchain_images import local_image
 
 # The port on which the registry image listens, inside its container.
 _PORT = 5000
@@ -79,7 +82,7 @@ class RegistryContainer(Step):
             # Without it distribution 3 tries to send traces to a collector, and logs that it cannot.
             "OTEL_TRACES_EXPORTER": "none",
         }
-        publish = (self._job.address.listen_ip(), self._job.address.port)
+        publish = [(ip, self._job.address.port) for ip in self._job.address.listen_ips()]
         bind = f"{data}:{REGISTRY_DIRECTORY}{relabel}"
         wanted = fingerprint(
             {
@@ -93,7 +96,7 @@ class RegistryContainer(Step):
         )
         return NewContainer(
             name=REGISTRY_CONTAINER,
-            image=tool.name,
+            image=local_image(self._host, tool) or tool.name,
             labels={
                 LABEL_ROLE: "registry",
                 LABEL_WANTED: wanted,
@@ -123,19 +126,19 @@ class RegistryContainer(Step):
         place = self._host.places.seen(Path(data)) if is_directory(data) else None
         if place and (":" in data or (is_seen(place) and not place.is_dir())):
             problems.append(Problem(f"--data {data}", "it is not a directory that Docker can mount"))
-        found = self._address_problems()
-        if not found and not self._listens_there(container):
-            found = self._port_problems(container)
-        return [*problems, *found]
+        return [*problems, *(self._address_problems() or self._port_problems(container))]
 
-    def _listens_there(self, container: Optional[Container]) -> bool:
-        """Tell whether the port is our own container's, by whatever name of the address: it goes before the new."""
-        old, new = installed_address(container), self._job.address
-        if container is None or not container.is_running or old is None:
-            return False
-        with contextlib.suppress(OSError):
-            return old == new or (old.listen_ip(), old.port) == (new.listen_ip(), new.port)
-        return False
+    def held_by_others(self) -> Sequence[Problem]:
+        """Return who listens where the registry is asked for, and is not the registry."""
+        return self._address_problems() or self._port_problems(self._host.engine.container(REGISTRY_CONTAINER))
+
+    def _unpublished(self) -> Sequence[str]:
+        """List the addresses at which others may listen although the registry runs: Docker does not publish there."""
+        container = self._host.engine.container(REGISTRY_CONTAINER)
+        if container is None or not container.is_running or self._is_outdated(container, self._wanted()):
+            return []
+        address = self._job.address
+        return [ip for ip in address.listen_ips() if (ip, address.port) not in container.published]
 
     def _address_problems(self) -> list[Problem]:
         """Find what keeps others from the address; a builder's container has its own loopback and /etc/hosts."""
@@ -162,9 +165,12 @@ class RegistryContainer(Step):
 
     def _port_problems(self, container: Optional[Container]) -> list[Problem]:
         """Find what keeps the port; a `container` that has our name is a problem of its own, and not named here."""
+        ips = self._job.address.listen_ips()
+        return [problem for ip in ips for problem in self._port_problem(ip, container)]
+
+    def _port_problem(self, ip: str, container: Optional[Container]) -> list[Problem]:
         address = self._job.address
         subject = f"address {address}"
-        ip = address.listen_ip()
         family = socket.AF_INET6 if ":" in ip else socket.AF_INET
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -178,18 +184,18 @@ class RegistryContainer(Step):
                 if error.errno == errno.EADDRINUSE:
                     holders: list[str] = []
                     with contextlib.suppress(HostError):
-                        holders += self._host.engine.publishers(address.port)
+                        holders += self._host.engine.publishers(ip, address.port)
                     if container is not None and container.name in holders:
-                        if not is_ours(container):
-                            return []
-                        # Ours listens elsewhere.
-                        holders.remove(container.name)
-                    who = f"the container `{holders[0]}`" if holders else "another process"
+                        # Ours goes before the new.
+                        return []
+                    seen = listener(self._host.places.proc, ip, address.port) or "another process"
+                    who = f"the container `{holders[0]}`" if holders else seen
                     show = _stopping(holders[0]) if holders else f"sudo ss -ltnp 'sport = :{address.port}'"
+                    where = f"of {ip}, which `localhost` is too, " if ip == "::1" else ""
                     return [
                         Problem(
                             subject,
-                            f"port {address.port} is taken by {who}",
+                            f"port {address.port} {where}is taken by {who}",
                             f"{show}; or choose another port: --registry {address.host}:{address.port + 1}",
                         )
                     ]
@@ -199,8 +205,8 @@ class RegistryContainer(Step):
     def look(self) -> Sequence[Change]:
         wanted = self._wanted()
         container = self._host.engine.container(wanted.name)
-        ip, port = wanted.publish[_PORT]
-        where = f"{ip}:{port}, data in {self._job.data}"
+        places = (f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip, port in wanted.publish[_PORT])
+        where = f"{' and '.join(places)}, data in {self._job.data}"
         if container is None:
             data = wanted.labels[LABEL_DATA]
             if is_directory(data):
@@ -209,7 +215,7 @@ class RegistryContainer(Step):
                 made = not self._host.engine.has_volume(data)
             place = [Change("create", "directory" if is_directory(data) else "volume", data)] if made else []
             return [*place, Change("start", "container", wanted.name, f"{wanted.image} on {where}")]
-        if container.labels.get(LABEL_WANTED) != wanted.labels[LABEL_WANTED]:
+        if self._is_outdated(container, wanted):
             old = installed_data(container)
             kept = "the data is kept"
             if old is not None and old != self._job.data:
@@ -223,7 +229,7 @@ class RegistryContainer(Step):
         engine = self._host.engine
         wanted = self._wanted()
         container = engine.container(wanted.name)
-        if container is not None and container.labels.get(LABEL_WANTED) != wanted.labels[LABEL_WANTED]:
+        if container is not None and self._is_outdated(container, wanted):
             engine.remove_container(wanted.name)
             container = None
         # Left by a `prune` that was killed: it must not go on deleting while others push.
@@ -232,10 +238,38 @@ class RegistryContainer(Step):
             data = wanted.labels[LABEL_DATA]
             if not is_directory(data):
                 engine.create_volume(data, {LABEL_ROLE: "registry"})
-            engine.create_container(wanted)
+            self._create(wanted)
         else:
             engine.start_container(wanted.name)
         self.wait()
+
+    def _is_image(self, image_id: str) -> bool:
+        tool = self._job.tool("registry")
+        return tool is not None and tool.is_image(image_id)
+
+    def _is_outdated(self, container: Container, wanted: NewContainer) -> bool:
+        return container.labels.get(LABEL_WANTED) != wanted.labels[LABEL_WANTED] or not self._is_image(
+            container.image_id
+        )
+
+    def _create(self, wanted: NewContainer) -> None:
+        first, *others = wanted.publish[_PORT]
+        try:
+            self._host.engine.create_container(wanted, self._is_image)
+        except HostError:
+            if not others:
+                raise
+            # Docker may be unable to publish on ::1; `notes` say so.
+            self._host.engine.remove_passing(wanted.name)
+            self._host.engine.create_container(dataclasses.replace(wanted, publish={_PORT: [first]}), self._is_image)
+
+    def notes(self) -> Sequence[str]:
+        port = self._job.address.port
+        return [
+            f"Docker does not publish on [{ip}]:{port}, which {self._job.address} is too: any user of this host may "
+            f"listen there, and many a program asks there first; --registry 127.0.0.1:{port} has one meaning"
+            for ip in self._unpublished()
+        ]
 
     def explain(self, change: Change) -> str:
         container = self._host.engine.container(REGISTRY_CONTAINER)

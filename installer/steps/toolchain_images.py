@@ -39,6 +39,17 @@ def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
     return True
 
 
+def local_image(host: Host, tool: Tool) -> Optional[str]:
+    """Return what Docker can be given to start exactly this image; None when Docker does not have it.
+
+    That is its name, for people, as long as the name stands for it: it is one under the registry, where others push,
+    and whoever pulls it here makes it theirs.
+    """
+    if tool.is_image(host.engine.image_id(tool.name)):
+        return tool.name
+    return _under_another_name(host, tool)
+
+
 def left_to_base(job: Job, host: Host, tool: Tool) -> Optional[Problem]:
     """Explain why an image that a delta leaves to its base cannot be loaded; None when it can."""
     left = job.archive.left_to_base(tool.manifest)
@@ -54,7 +65,8 @@ def left_to_base(job: Job, host: Host, tool: Tool) -> Optional[Problem]:
 
 def _under_another_name(host: Host, tool: Tool) -> Optional[str]:
     """Return the id of the image when Docker has it already, or None."""
-    ids = (host.engine.image_id(str(digest)) for digest in (tool.config.digest, tool.manifest.digest))
+    names = (str(tool.config.digest), str(tool.manifest.digest), str(tool.root), tool.pinned)
+    ids = map(host.engine.image_id, names)
     return next((found for found in ids if tool.is_image(found)), None)
 
 
@@ -64,45 +76,40 @@ def loading(job: Job, host: Host, tool: Tool) -> list[Change]:
         return []
     old = host.engine.image_id(tool.name)
     # An image that loses its name would stay for ever, and nobody would know whose it was.
-    changes = [] if old is None else [Change("supersede", "image", old, f"what {tool.name} was; `prune` removes it")]
+    detail = f"what {tool.name} was; `prune` removes it if it was installed"
+    changes = [] if old is None else [Change("supersede", "image", old, detail)]
     if _under_another_name(host, tool):
         return [*changes, Change("tag", "image", tool.name, "Docker has it under another name")]
     return [*changes, Change("load", "image", tool.name, "into Docker", content_size(job.archive, tool.manifest))]
 
 
-class LoadImages(Step):
-    """The images of the registry and of BuildKit.
+class LoadImage(Step):
+    """The image of the registry, or BuildKit's: parts of one step, as the registry need not wait for the larger one.
 
-    BuildKit's is loaded although the registry has it too: buildx falls back to the local image when Docker cannot pull,
-    as from a LAN address that the daemon has not been told about.
+    BuildKit's is loaded although the registry has it too: the builder is made of it where Docker cannot pull, as
+    through a proxy that does not know the LAN.
     """
 
     name = "images"
 
-    def __init__(self, job: Job, host: Host, progress: Progress) -> None:
+    def __init__(self, job: Job, host: Host, progress: Progress, role: str) -> None:
         self._job, self._host, self._progress = job, host, progress
-        self._tools = [tool for tool in map(job.tool, ("registry", "buildkit")) if tool]
+        self._role, self._tool = role, job.tool(role)
 
     def problems(self) -> Sequence[Problem]:
-        platform = self._job.host_platform
-        absent = [
-            Problem(
-                f"the {role} image",
-                f"the archive has none for {platform}",
-                f"bundle create ... --host-platform {platform}, where there is internet",
-            )
-            for role in ("registry", "buildkit")
-            if self._job.tool(role) is None
-        ]
-        left = (left_to_base(self._job, self._host, tool) for tool in self._tools)
-        return [*absent, *(problem for problem in left if problem)]
+        if self._tool is None:
+            platform = self._job.host_platform
+            hint = f"bundle create ... --host-platform {platform}, where there is internet"
+            return [Problem(f"the {self._role} image", f"the archive has none for {platform}", hint)]
+        left = left_to_base(self._job, self._host, self._tool)
+        return [left] if left else []
 
     def look(self) -> Sequence[Change]:
-        return [change for tool in self._tools for change in loading(self._job, self._host, tool)]
+        return loading(self._job, self._host, self._tool) if self._tool else []
 
     def apply(self, changes: Sequence[Change]) -> None:
-        for tool in self._tools:
-            load(self._job, self._host, tool, self._progress)
+        if self._tool:
+            load(self._job, self._host, self._tool, self._progress)
 
 
 class RemoveImages(Step):

@@ -91,7 +91,7 @@ def buildkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("buildkit")
     shutil.copy(Path(__file__).parent / "buildkit" / "main.go", directory)
     go = gotools.go_command()
-    package = f"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb@{gotools.BUILDKITD.version}"
+    package = f"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb@{gotools.BUILDKIT_VERSION}"
     for arguments in (("mod", "init", "ask"), ("get", package), ("build", "-mod=mod", "-o", "ask", ".")):
         subprocess.run((go, *arguments), cwd=directory, check=True, capture_output=True)
     return directory / "ask"
@@ -129,10 +129,10 @@ def compare(case: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def test_a_bake_file_through_buildx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.testbed import gotools
+    from tests.testbed import debian
 
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "buildx").symlink_to(gotools.BUILDX.make())
+    (tmp_path / "bin" / "buildx").symlink_to(debian.BUILDX.make())
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.chdir(tmp_path)
     Path("app").mkdir()
@@ -165,3 +165,32 @@ target "other" {
     Path("docker-bake.hcl").write_text("target {")
     with pytest.raises(UsageError, match=r"docker-bake\.hcl"):
         scan([Path("docker-bake.hcl")], BuildSettings((AMD64,), (AMD64,)))
+
+
+def test_a_directory_with_overrides_through_buildx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.testbed import debian
+
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "buildx").symlink_to(debian.BUILDX.make())
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.chdir(tmp_path)
+    compose = "services: {web: {build: {dockerfile_inline: 'FROM compose:1'}%s}}"
+    Path("compose.yaml").write_text(compose % "")
+    Path("docker-bake.hcl").write_text("""\
+target "app" {
+  dockerfile-inline = "ARG V=1\\nFROM debian:$V"
+  attest = ["type=sbom,generator=ghcr.io/own/scan:1", "type=provenance"]
+}
+""")
+    Path("docker-bake.override.hcl").write_text('target "app" { args = { V = "13" } }')
+
+    def found() -> set[tuple[str, str]]:
+        result = scan([Path()], BuildSettings((AMD64, ARM64), (AMD64,)))
+        return {(use.reference.familiar, use.platform.architecture) for use in result.uses}
+
+    app = {("debian:13", "amd64"), ("debian:13", "arm64"), ("ghcr.io/own/scan:1", "amd64")}
+    both = {("compose:1", "amd64"), ("compose:1", "arm64")}
+    assert found() == app | both
+    # buildx reads what running needs, too: without it the Bake files alone are read.
+    Path("compose.yaml").write_text(compose % ", env_file: missing.env")
+    assert found() == app

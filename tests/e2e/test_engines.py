@@ -13,11 +13,13 @@ from typing import Any, Optional
 
 import pytest
 
+from tests.support.hosts import LAN, LOCAL, STATE
 from tests.testbed import ORIGIN, Host, debian, start_origin
 
 pytestmark = pytest.mark.e2e
 ARCHIVE = "/media/usb/offline.tar"
 CONTAINERD = {"features": {"containerd-snapshotter": True}}
+CLASSIC = {"features": {"containerd-snapshotter": False}}
 BUILD = ("docker", "buildx", "build", "--platform", "linux/amd64,linux/arm64")
 DOCKERFILE = 'FROM busybox:1.35\nRUN uname -m > /built-for\nCMD ["cat", "/built-for"]\n'
 OLD_BUILDX = """\
@@ -77,13 +79,22 @@ class Site:
         # The kernel's table of emulators is one for all hosts of this machine, and others may be at work.
         assert not changed or changed == {"emulation", "test build"}
 
-    def works(self) -> None:
+    def works(self, address: str = LOCAL) -> None:
         """An unmodified Dockerfile builds for both platforms, is pushed, and runs."""
-        self.out(*BUILD, "-t", "localhost:5000/app:1", "--push", "-", input=DOCKERFILE)
-        shown = self.out("docker", "buildx", "imagetools", "inspect", "localhost:5000/app:1")
+        name = f"{address}/app:1"
+        self.out(*BUILD, "-t", name, "--push", "-", input=DOCKERFILE)
+        shown = self.out("docker", "buildx", "imagetools", "inspect", name)
         assert "Platform:    linux/amd64" in shown
         assert "Platform:    linux/arm64" in shown
-        assert self.out("docker", "run", "--rm", "localhost:5000/app:1") == "x86_64"
+        assert self.out("docker", "run", "--rm", name) == "x86_64"
+        # What was bundled runs too, straight from the registry.
+        base = f"{address}/library/busybox:1.35"
+        assert self.out("docker", "run", "--rm", base, "uname", "-m") == "x86_64"
+        self.out("docker", "image", "rm", name, base)
+
+    def state(self) -> list[str]:
+        """What installing could change of the host."""
+        return self.host.run("sh", "-c", STATE).stdout.splitlines()
 
 
 def put_in(host: Host, usb: Path) -> None:
@@ -93,17 +104,24 @@ def put_in(host: Host, usb: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suite", "config", "engine", "python", "user"),
+    ("suite", "config", "engine", "store", "python", "user", "address"),
     [
-        ("bookworm", None, "20.10.24", "3.11", None),
-        ("trixie", None, "26.1", "3.13", "ann"),
-        ("sid", None, "28.5", "3.14", None),
-        ("sid", CONTAINERD, "28.5", "3.14", "ann"),
+        ("bookworm", None, "20.10.24", "classic", "3.11", None, LOCAL),
+        ("trixie", None, "26.1", "classic", "3.13", "ann", LOCAL),
+        ("sid", None, "28.5", "classic", "3.14", None, LOCAL),
+        ("sid", CONTAINERD, "28.5", "containerd", "3.14", "ann", LOCAL),
+        ("docker29", None, "29.", "containerd", "3.14", "ann", LOCAL),
+        ("docker29", None, "29.", "containerd", "3.14", None, LAN),
+        ("docker29", CLASSIC, "29.", "classic", "3.14", "ann", LOCAL),
+        ("docker29", CLASSIC, "29.", "classic", "3.14", None, LAN),
     ],
-    ids=["20.10", "26.1", "28.5", "28.5-containerd"],
+    ids=[
+        *("20.10", "26.1", "28.5", "28.5-containerd"),
+        *("29-containerd", "29-containerd-lan", "29-classic", "29-classic-lan"),
+    ],
 )
 def test_the_job_on_every_engine(
-    usb: Path, suite: str, config: Any, engine: str, python: str, user: Optional[str]
+    usb: Path, suite: str, config: Any, engine: str, store: str, python: str, user: Optional[str], address: str
 ) -> None:
     with Host(suite=suite, name=f"engine-{suite}", daemon_config=config) as host:
         put_in(host, usb)
@@ -113,10 +131,40 @@ def test_the_job_on_every_engine(
         assert host.run("docker", "version", "-f", "{{.Server.Version}}").stdout.startswith(engine)
         assert host.run("python3", "--version").stdout.startswith(f"Python {python}.")
         driver = site.out("docker", "info", "-f", "{{.Driver}} {{.DriverStatus}}")
-        assert ("io.containerd.snapshotter.v1" in driver) == (config is not None)
+        assert ("io.containerd.snapshotter.v1" in driver) == (store == "containerd")
+        before = site.state()
+        assert site.bundle("install", "--registry", address, "--yes")["changed"]
+        site.works(address)
+        site.changes_nothing()
+        assert site.bundle("status")["healthy"]
+        assert site.bundle("uninstall", "--data", "--yes")["notes"] == []
+        assert sorted(set(before) ^ set(site.state())) == []
+
+
+def test_the_systems_containerd_has_the_images(usb: Path) -> None:
+    """As the packages of Docker 29 install it: containerd is a service of its own, with a directory of its own."""
+    with Host(suite="docker29", name="containerd", engine=False) as host:
+        put_in(host, usb)
+        host.run("mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", "/var/lib/containerd")
+        start = "containerd >/dev/null 2>&1 & until [ -S /run/containerd/containerd.sock ]; do sleep 0.1; done"
+        host.run("sh", "-c", start, timeout=30)
+        host.start_docker()
+        site = Site(host)
+        refused = site.bundle("install", code=4)
+        assert [problem["subject"] for problem in refused["error"]["problems"]] == [
+            "disk space for /var/lib/containerd"
+        ]
+        host.run("mount", "-o", "remount,size=3g", "/var/lib/containerd")
+        before = site.state()
         assert site.bundle("install")["changed"]
         site.works()
         site.changes_nothing()
+        assert site.bundle("status")["healthy"]
+        host.run("mount", "-o", "remount,size=1g", "/var/lib/containerd")
+        (finding,) = site.bundle("doctor", code=4)["findings"]
+        assert "are free for /var/lib/containerd" in finding["message"]
+        assert site.bundle("uninstall", "--data", "--yes")["notes"] == []
+        assert sorted(set(before) ^ set(site.state())) == []
 
 
 def without_python(host: Host) -> None:
@@ -142,8 +190,9 @@ def only_busybox(host: Host) -> str:
     [
         ("bookworm", None, "busybox sh", None, "/media/usb/parts/offline.tar.002"),
         ("sid", CONTAINERD, "dash", "ann", ARCHIVE),
+        ("docker29", None, "dash", "ann", ARCHIVE),
     ],
-    ids=["20.10-busybox-parts", "28.5-containerd-dash"],
+    ids=["20.10-busybox-parts", "28.5-containerd-dash", "29-containerd-dash"],
 )
 def test_without_python(usb: Path, suite: str, config: Any, shell: str, user: Optional[str], archive: str) -> None:
     with Host(suite=suite, name=f"bare-{suite}", daemon_config=config) as host:

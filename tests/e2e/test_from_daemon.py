@@ -67,11 +67,13 @@ def create(host: Host, *arguments: object, code: int = 0) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("suite", "containerd"), [("bookworm", False), ("sid", False), ("sid", True)], ids=["20.10", "28", "28-containerd"]
+    ("suite", "containerd"),
+    [("bookworm", False), ("sid", False), ("sid", True), ("docker29", False), ("docker29", True)],
+    ids=["20.10", "28", "28-containerd", "29", "29-containerd"],
 )
 def test_images_of_the_local_docker(suite: str, containerd: bool, tmp_path: Path) -> None:
     start_origin()
-    config = {"features": {"containerd-snapshotter": True}} if containerd else None
+    config = {"features": {"containerd-snapshotter": containerd}}
     archive = tmp_path / "offline.tar"
     with Host(suite=suite, name=f"daemon-{suite}", daemon_config=config) as host:
         local_images(host)

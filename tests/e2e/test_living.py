@@ -16,55 +16,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.hosts import LAN, LOCAL, PULL, STATE
+
 pytestmark = pytest.mark.e2e
 
-LOCAL = "localhost:5000"
-LAN = "192.168.10.10:5000"
 BOTH = ("--platform", "linux/amd64,linux/arm64")
 DOCKERFILE = "FROM debian:12\nRUN uname -m > /machine\n"
 
-# Everything on the host that installing could change, a line each, but for the kernel's table of emulators, which is
-# the whole machine's. What Docker and the kernel change by themselves is left out, and so are times.
-STATE = r"""
-find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log -o -path /usb \
-    -o -path /var/lib/docker -o -path /var/lib/containerd \) -prune -o -type f -printf 'file %p %m %U %s\n' \
-    -o -printf '%y %p %m %U\n' | sort
-find /etc /root /srv /usr/local -xdev -type f -exec sha256sum {} + | sort
-docker ps -a --format 'container {{.Names}}' | sort
-docker volume ls --format 'volume {{.Name}}' | sort
-docker images -a --no-trunc --format 'image {{.Repository}}:{{.Tag}} {{.ID}}' | sort
-docker info --format 'insecure {{json .RegistryConfig.IndexConfigs}}'
-"""
-# Fetch an image by name from a registry whole: every manifest that is there and every blob, against its digest.
-# Prints the platforms that are there.
-PULL = """
-import hashlib, json, sys, urllib.error, urllib.request
-accept = ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json",
-          "application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"]
-def get(repository, kind, name):
-    url = f"http://{sys.argv[1]}/v2/{repository}/{kind}/{name}"
-    data = urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": ", ".join(accept)})).read()
-    assert ":" not in name or name == "sha256:" + hashlib.sha256(data).hexdigest(), name
-    return data
-for name in sys.argv[2:]:
-    repository, _, selector = name.partition("@") if "@" in name else name.rpartition(":")
-    found = []
-    try:
-        value = json.loads(get(repository, "manifests", selector))
-        for child in value.get("manifests") or [None]:
-            try:
-                manifest = json.loads(get(repository, "manifests", child["digest"])) if child else value
-            except urllib.error.HTTPError:
-                continue
-            if child and child["platform"]["architecture"] == "unknown":
-                continue
-            for blob in [manifest["config"], *manifest["layers"]]:
-                get(repository, "blobs", blob["digest"])
-            found += [child["platform"]["architecture"] if child else "any"]
-        print(name, ",".join(found))
-    except urllib.error.HTTPError as error:
-        print(name, error.code)
-"""
 # Give a manifest one more tag, byte for byte. (buildx copies every child, and fails where a sparse index lacks one.)
 RETAG = """
 import sys, urllib.request
@@ -181,12 +139,14 @@ def usb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def without_emulation() -> Iterator[None]:
     """The kernel's table is the machine's: meanwhile nobody else clears it."""
-    from tests.testbed import binfmt_clear
+    from tests.testbed import binfmt_clear, binfmt_restore, binfmt_state
     from tests.testbed.cache import lock
 
-    binfmt_clear("arm64")
     with lock("binfmt"):
+        before = binfmt_state()
+        binfmt_clear("arm64")
         yield
+        binfmt_restore(before)
 
 
 def host_with(usb: Path, name: str, **options: Any) -> Iterator[Air]:
@@ -390,8 +350,10 @@ def test_an_upgrade_keeps_data_settings_and_build_cache(home: Air) -> None:
     bases = {(move["from"] or "").partition("@")[0]: move["to"] for move in deed["moves"] if move["role"] == "base"}
     assert bases["docker.io/library/busybox:1.35"] is None
     assert home.bundle("status")["bundle"]["name"] == "new"
-    images = json.loads(home.out("docker", "inspect", "registry", "buildx_buildkit_cross-builder0"))
-    assert [image["Config"]["Image"].rpartition(":")[2] for image in images] == ["3-next", "buildx-next"]
+    containers = json.loads(home.out("docker", "inspect", "registry", "buildx_buildkit_cross-builder0"))
+    names = (f"{LOCAL}/library/registry:3-next", f"{LOCAL}/moby/buildkit:buildx-next")
+    loaded = [image["Id"] for image in json.loads(home.out("docker", "image", "inspect", *names))]
+    assert [container["Image"] for container in containers] == loaded
     assert home.pulled("app:1", "busybox:mine", "busybox:1.35", "busybox:moving", "debian:12") == {
         "app:1": "amd64,arm64",
         "busybox:mine": "amd64,arm64",

@@ -38,7 +38,7 @@ class Container:
     state: str = "running"
     restart: str = "always"
     image: str = "sha256:1"
-    ports: Sequence[int] = ()
+    ports: Sequence[tuple[str, int]] = ()
 
     def shown(self, name: str) -> dict[str, Any]:
         return {
@@ -52,13 +52,17 @@ class Container:
                 "Tty": False,
             },
             "HostConfig": {"RestartPolicy": {"Name": self.restart}},
+            "NetworkSettings": {
+                "Ports": {"5000/tcp": [{"HostIp": ip, "HostPort": str(port)} for ip, port in self.ports]}
+            },
         }
 
 
 class FakeEngine:
     """Hold containers, volumes and images by name, all of them open to the test.
 
-    `images` has the files of each image. `done` lists what changed something: "create NAME", "start NAME", ...
+    `images` has the files of each image, `ids` the id of those that have one of their own. `done` lists what changed
+    something: "create NAME", "start NAME", ...
     `commands` has the command of each container that was created; all have written `log`.
     `exit_code` and `command` are those of every container and image.
     `insecure` gives the registries that may be asked without TLS; `security` is Docker's SecurityOptions.
@@ -68,6 +72,7 @@ class FakeEngine:
         self.containers: dict[str, Container] = {}
         self.volumes: dict[str, Mapping[str, str]] = {}
         self.images: dict[str, Mapping[str, bytes]] = {}
+        self.ids: dict[str, str] = {}
         self.done: list[str] = []
         self.commands: list[Sequence[str]] = []
         self.log = b""
@@ -76,7 +81,7 @@ class FakeEngine:
         self.root = "/var/lib/docker"
         self.security: Sequence[str] = ()
         self.insecure: Callable[[], Sequence[str]] = lambda: ()
-        self._refused: dict[str, str] = {}
+        self.refused: dict[str, str] = {}
         self._after: dict[str, Callable[[], None]] = {}
         # The path of a socket has at most 107 bytes: that of a test's own directory may be longer.
         self._directory = Path(tempfile.mkdtemp())
@@ -90,7 +95,7 @@ class FakeEngine:
 
     def refuse(self, what: str, message: str) -> None:
         """Answer every such request with an error: `refuse("GET /info", "not today")`."""
-        self._refused[what] = message
+        self.refused[what] = message
 
     def after(self, what: str, action: Callable[[], None]) -> None:
         """Call `action` when such a request was obeyed: `after("POST /containers/registry/stop", ...)`."""
@@ -117,8 +122,8 @@ class FakeEngine:
     def answer(self, method: str, path: str, query: Mapping[str, str], body: bytes) -> Any:
         """Obey a request: gives what becomes JSON, or bytes, or None."""
         what = f"{method} {path}"
-        if what in self._refused:
-            raise _Refusal(500, self._refused[what])
+        if what in self.refused:
+            raise _Refusal(500, self.refused[what])
         for pattern, obey in _ROUTES:
             match = re.fullmatch(pattern, what)
             if match:
@@ -146,7 +151,7 @@ class FakeEngine:
         return [
             {
                 "Names": [f"/{name}"],
-                "Ports": [{"PublicPort": port, "Type": "tcp"} for port in container.ports],
+                "Ports": [{"IP": ip, "PublicPort": port, "Type": "tcp"} for ip, port in container.ports],
             }
             for name, container in self.containers.items()
             if query.get("all") == "1" or container.state == "running"
@@ -162,8 +167,11 @@ class FakeEngine:
         wanted = json.loads(body)
         environment = dict(entry.partition("=")[::2] for entry in wanted.get("Env") or ())
         policy = ((wanted.get("HostConfig") or {}).get("RestartPolicy") or {}).get("Name") or "no"
+        image = wanted.get("Image", "")
+        bindings = (wanted.get("HostConfig") or {}).get("PortBindings") or {}
+        ports = [(each["HostIp"], int(each["HostPort"])) for places in bindings.values() for each in places]
         self.containers[name] = Container(
-            wanted.get("Labels") or {}, environment, "created", policy, wanted.get("Image", "")
+            wanted.get("Labels") or {}, environment, "created", policy, self.ids.get(image, image), ports
         )
         self.done.append(f"create {name}")
         self.commands.append(wanted.get("Cmd") or ())
@@ -213,7 +221,18 @@ class FakeEngine:
     def _image(self, name: str, **_: Any) -> Any:
         if name not in self.images:
             raise _Refusal(404, f"No such image: {name}")
-        return {"Id": "sha256:1", "RepoTags": [name], "Config": {"Cmd": list(self.command)}}
+        return {"Id": self.ids.get(name, "sha256:1"), "RepoTags": [name], "Config": {"Cmd": list(self.command)}}
+
+    def _pull(self, query: Mapping[str, str], **_: Any) -> Any:
+        name = "@".join((query["fromImage"], query["tag"])) if ":" in query["tag"] else ":".join(query.values())
+        self.done.append(f"pull {name}")
+        self.images[name] = {}
+        return {"status": "pulled"}
+
+    def _tag(self, name: str, query: Mapping[str, str], **_: Any) -> Any:
+        new = f"{query['repo']}:{query['tag']}"
+        self.images[new], self.ids[new] = self.images[name], self.ids[name]
+        return {}
 
     def _remove_image(self, name: str, **_: Any) -> Any:
         self._image(name)
@@ -264,6 +283,8 @@ _ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     (f"POST /containers/{_NAME}/wait", FakeEngine._wait),
     (f"POST /containers/{_NAME}/update", FakeEngine._update),
     (f"DELETE /containers/{_NAME}", FakeEngine._remove),
+    ("POST /images/create", FakeEngine._pull),
+    ("POST /images/(.+)/tag", FakeEngine._tag),
     ("GET /images/(.+)/json", FakeEngine._image),
     ("DELETE /images/(.+)", FakeEngine._remove_image),
     ("GET /volumes", FakeEngine._volumes),

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from . import debian, runc
+from . import debian, moby, runc
 from .cache import cache_dir, only_root
 from .errors import CommandError, SetupError
 
@@ -34,14 +34,16 @@ _HERE = Path(__file__).parent
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOGS_KEPT = 40
 _ASKS_FOR_ALL_CAPABILITIES = ("bookworm",)
+SUITES = (*debian.ENGINE_SUITES, moby.SUITE)
 
 
 class Host:
-    """One air-gapped host. Use it as a context manager, or call `start()` and `stop()`.
+    """One host, air-gapped unless `online`. Use it as a context manager, or call `start()` and `stop()`.
 
-    `suite` chooses the engine: `sid` has Docker 28, `trixie` 26, `bookworm` 20.10. `daemon_config` becomes
+    `suite` chooses the engine: `docker29`, or a Debian: `sid` has 28, `trixie` 26, `bookworm` 20.10. `daemon_config` is
     /etc/docker/daemon.json. With `engine=False` the engine is installed but not started. `binfmt_misc=True` mounts
     binfmt_misc as systemd does on a real machine; without it a registration ends with the container that made it.
+    An `online` host has this machine's network: give its engine a configuration that leaves rules and bridges alone.
     """
 
     def __init__(
@@ -53,15 +55,17 @@ class Host:
         *,
         engine: bool = True,
         binfmt_misc: bool = True,
+        online: bool = False,
     ) -> None:
-        if suite not in debian.ENGINE_SUITES:
-            raise SetupError(f"no engine for `{suite}`; there are {', '.join(debian.ENGINE_SUITES)}")
+        if suite not in SUITES:
+            raise SetupError(f"no engine for `{suite}`; there are {', '.join(SUITES)}")
         self.suite = suite
         self.name = name
         self.address = address
         self.daemon_config = daemon_config
         self.with_engine = engine
         self.binfmt_misc = binfmt_misc
+        self.online = online
         self._instance: Path | None = None
         self._lock: IO[str] | None = None
         self._unshare: subprocess.Popen[str] | None = None
@@ -75,7 +79,8 @@ class Host:
         only_root()
         if self._instance is not None:
             raise SetupError(f"host `{self.name}` is already started")
-        root = debian.engine_root(self.suite).make() / "root"
+        product = moby.ENGINE_ROOT if self.suite == moby.SUITE else debian.engine_root(self.suite)
+        root = product.make() / "root"
         self._make_instance(root)
         try:
             self._boot()
@@ -293,8 +298,9 @@ class Host:
     def _boot(self) -> None:
         assert self._instance is not None
         argv = [
-            "unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child",
-            "sh", str(_HERE / "init.sh"), str(self._instance / "merged"), self.name, self.address, str(self._instance),
+            "unshare", "--mount", *([] if self.online else ["--net"]), "--pid", "--uts", "--ipc", "--fork",
+            "--kill-child", "sh", str(_HERE / "init.sh"), str(self._instance / "merged"), self.name,
+            "" if self.online else self.address, str(self._instance),
             "yes" if self.binfmt_misc else "no",
         ]  # fmt: skip
         with (self._instance / "boot.log").open("a") as log:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Turns an overlay into the root of an air-gapped host; runs as the first process of its namespaces.
+# Turns an overlay into the root of a host; runs as the first process of its namespaces. Without ADDRESS it is online.
 #   init.sh MERGED NAME ADDRESS INSTANCE BINFMT
 # Standard input is a pipe that the owner of the host holds open: when it closes, for whatever reason, the host ends.
 set -eu
@@ -34,12 +34,17 @@ if [ "$binfmt" = yes ]; then
 fi
 
 hostname "$name"
-ip link set lo up
-# Both ends of the cable are in here, so that nothing of this host shows on the machine.
-ip link add eth0 type veth peer name cable
-ip link set cable up
-ip link set eth0 up
-ip address add "$address/24" dev eth0
+if [ -n "$address" ]; then
+    ip link set lo up
+    # Both ends of the cable are in here, so that nothing of this host shows on the machine.
+    ip link add eth0 type veth peer name cable
+    ip link set cable up
+    ip link set eth0 up
+    ip address add "$address/24" dev eth0
+else
+    # The machine's network is this host's, and so is the way to find names in it.
+    cat /etc/resolv.conf >"$root/etc/resolv.conf"
+fi
 
 cd "$root"
 mkdir -p .old

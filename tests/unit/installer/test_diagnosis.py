@@ -5,15 +5,20 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
+from bundles.registry.transport import Settings, Transport
 from bundles.runtime.progress import Silent
-from installer.diagnosis import Diagnosis
+from installer.diagnosis import Diagnosis, Finding
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.job import DesiredState
-from installer.receipt.receipt import BundleName, Receipt
+from installer.receipt.receipt import BundleName, InstalledImage, Receipt
+from installer.registry.client import Registry
 from tests.support.fake_engine import FakeEngine
+from tests.support.fake_registry import FakeRegistry
+from tests.support.tools import give, tool
 
 AMD64 = Platform("linux", "amd64")
 
@@ -27,3 +32,40 @@ def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(engine: FakeE
     (finding,) = diagnosis._registry_container()
     assert "its image" in finding.message
     assert shlex.split(finding.hint) == ["python3", archive, "upgrade"]
+
+
+def test_a_tool_that_became_another_image_is_named_with_both_digests_and_nothing_is_fixed(
+    engine: FakeEngine, tmp_path: Path, registry: FakeRegistry
+) -> None:
+    """The frontend is not started on the host: a newer one is anybody's to push."""
+    address = Address.parse(registry.host)
+    buildkit = tool("moby/buildkit:1")
+    state = DesiredState(address, "bundle-registry", "b", AMD64, (AMD64,), {"buildkit": buildkit}, {})
+    pushed = {
+        role: registry.tag(name, "1", registry.image("linux/amd64", seed=role)).digest
+        for role, name in (("buildkit", "moby/buildkit"), ("frontend", "docker/dockerfile"))
+    }
+    installed = Digest.of(b"installed")
+    images = tuple(
+        InstalledImage(f"docker.io/{name}:1", role, installed, (AMD64,), (f"{address}/{name}:1",))
+        for role, name in (("buildkit", "moby/buildkit"), ("frontend", "docker/dockerfile"))
+    )
+    receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state, images=images)
+    host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
+    with Transport(Settings(insecure=frozenset({registry.host}))) as transport:
+        diagnosis = Diagnosis(receipt, host, Registry(transport, registry.host), Silent())
+        found = list(diagnosis._images(False))
+        assert [(finding.check, finding.message.partition(": ")[2]) for finding in found] == [
+            ("tools", f"it is {pushed['buildkit']}, and was {installed}"),
+            ("images", f"it is {pushed['frontend']}, and was {installed}"),
+        ]
+        fixable = [Finding("builder", "x", "y", "builder")]
+        assert [step.name for step in diagnosis.fixing(fixable)] == ["builder"]
+        assert diagnosis.fixing([*fixable, *found]) == []
+        # In Docker the name may be anybody's, too.
+        give(engine, buildkit)
+        assert list(diagnosis._tools()) == []
+        other = give(engine, buildkit, str(Digest.of(b"other")))
+        (finding,) = diagnosis._tools()
+        assert f"it is {other}, and was {buildkit.manifest.digest}" in finding.message
+        assert diagnosis.fixing([*fixable, finding]) == []

@@ -147,7 +147,7 @@ def test_docker_gets_the_python_image_and_nothing_else_of_the_archive(site: Site
     assert (code, stderr) == (7, "loading Python from the archive\n")
     assert (site.directory / "loaded").read_bytes() == expected
     words = site.said("run").splitlines()
-    image_at = next(n for n, word in enumerate(words) if word.startswith("docker.io/library/bundle-python:"))
+    image_at = next(n for n, word in enumerate(words) if word == identity)
     assert words[image_at + 1 :] == [str(archive), "install", "--registry", "a b'c:5000"]
     # The archive is below a directory that the container has whole.
     top = f"/{archive.parts[1]}"

@@ -113,7 +113,7 @@ def test_sizes_and_platforms_are_in_the_lock(hub: FakeRegistry, project: Path) -
         (', "linux/arm64"]', "]", "the platforms are linux/amd64, locked are linux/amd64, linux/arm64"),
         ('"team"', '"other"', "the name is `other`, locked is `team`"),
         ("protoc-arm64:29", "protoc-amd64:29", "`tools/protoc:29` is merged from other images"),
-        ('name = "team"', 'name = "team"\nattestations = true', "attestations are wanted"),
+        ('name = "team"', 'name = "team"\nattestations = false', "attestations are not wanted"),
         ("[mirrors]", '[toolchain]\nbinfmt = false\n[mirrors]', "`tonistiigi/binfmt:latest` is only in the lock"),
     ],
 )  # fmt: skip

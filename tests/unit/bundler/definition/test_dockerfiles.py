@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -51,23 +52,39 @@ def no_docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path / "work")
 
 
+VERSIONS = {"buildx": "github.com/docker/buildx v0.38.2 x", "compose": "Docker Compose version v5.3.1"}
+
+
 def docker(tmp_path: Path, *, buildx: Any = None, compose: Any = None, fails: str = "") -> None:
     """Put a docker into PATH that answers for its plugins, those that are given."""
-    program = tmp_path / "bin" / "docker"
-    program.parent.mkdir(exist_ok=True)
-    program.write_text(f"""#!{sys.executable}
-import json, sys
-answers = {{"buildx": {buildx!r}, "compose": {compose!r}}}
-answer = answers.get(sys.argv[1])
-open({str(tmp_path / "calls")!r}, "a").write(" ".join(sys.argv[1:]) + "\\n")
+    program(
+        tmp_path,
+        "docker",
+        f"""
+answer = {{"buildx": {buildx!r}, "compose": {compose!r}}}.get(sys.argv[1])
 if answer is None:
     sys.exit("docker: unknown command: docker " + sys.argv[1])
-if sys.argv[2] != "version":
-    if {fails!r}:
-        sys.exit({fails!r})
-    print(json.dumps(answer))
-""")
-    program.chmod(0o755)
+if sys.argv[2] == "version":
+    print({VERSIONS!r}[sys.argv[1]])
+elif {fails!r}:
+    sys.exit({fails!r})
+else:
+    print(json.dumps(answer).replace("$", "$$" if sys.argv[1] == "compose" else "$"))
+""",
+    )
+
+
+def program(tmp_path: Path, name: str, text: str) -> None:
+    """Put a program into PATH that writes down how it was called."""
+    path = tmp_path / "bin" / name
+    path.parent.mkdir(exist_ok=True)
+    calls = f"open({str(tmp_path / 'calls')!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')"
+    path.write_text(f"#!{sys.executable}\nimport json, os, sys\n{calls}\n{text}")
+    path.chmod(0o755)
+
+
+def calls(tmp_path: Path) -> list[str]:
+    return (tmp_path / "calls").read_text().splitlines()
 
 
 def write(**files: str) -> None:
@@ -77,8 +94,13 @@ def write(**files: str) -> None:
         path.write_text(text)
 
 
-def look(*paths: str, arguments: Optional[dict[str, str]] = None) -> Scan:
-    return scan([Path(path) for path in paths], BuildSettings((AMD64, ARM64), (AMD64,), arguments or {}))
+def look(*paths: str, arguments: Optional[dict[str, str]] = None, exclude: Sequence[str] = ()) -> Scan:
+    settings = BuildSettings((AMD64, ARM64), (AMD64,), arguments or {})
+    return scan([Path(path) for path in paths], settings, exclude)
+
+
+def images(result: Scan) -> set[str]:
+    return {use.reference.familiar for use in result.uses}
 
 
 def found(result: Scan) -> set[tuple[str, str, str]]:
@@ -93,8 +115,7 @@ def test_files_and_directories() -> None:
     write(node_modules__Dockerfile="FROM none")
     Path(".git").mkdir()
     Path(".git/Dockerfile").write_text("FROM none")
-    images = {image for image, _, _ in found(look("."))}
-    assert images == {f"{letter}:latest" for letter in "abcef"}
+    assert images(look(".")) == {f"{letter}:latest" for letter in "abcef"}
     assert found(look("sub/x")) == {("d:latest", "amd64", "sub/x:1"), ("d:latest", "arm64", "sub/x:1")}
 
 
@@ -126,7 +147,7 @@ def test_compose_services(tmp_path: Path) -> None:
         ("debian:11", "amd64", "app/Dockerfile:2"),
         ("debian:11", "arm64", "app/Dockerfile:2"),
     }
-    assert "compose --file compose.yaml --profile * config --format json" in (tmp_path / "calls").read_text()
+    assert "compose --file compose.yaml --profile * config --format json --no-env-resolution" in calls(tmp_path)
 
 
 def test_without_the_tool_it_is_said() -> None:
@@ -140,7 +161,8 @@ def test_without_the_tool_it_is_said() -> None:
     Path("Dockerfile").write_text("FROM a")
     result = look(".")
     assert {image for image, _, _ in found(result)} == {"a:latest"}
-    assert [note.split(" was not looked at")[0] for note in result.notes] == ["docker-bake.json", "compose.yaml"]
+    assert [problem.subject for problem in result.skipped] == ["docker-bake.json", "compose.yaml"]
+    assert all("not installed" in problem.message for problem in result.skipped)
 
 
 def test_what_the_tool_says_is_passed_on(tmp_path: Path) -> None:
@@ -151,11 +173,8 @@ def test_what_the_tool_says_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_tool_that_does_not_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bundler.definition.dockerfiles._TIMEOUT", 0.2)
-    program = tmp_path / "bin" / "docker"
-    program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
-    program.chmod(0o755)
+    monkeypatch.setattr("bundler.definition.docker_tools._TIMEOUT", 0.2)
+    program(tmp_path, "docker", "import time\ntime.sleep(60)\n")
     Path("docker-bake.hcl").write_text("")
     with pytest.raises(UsageError, match=r"docker buildx version` does not end within 0\.2 seconds"):
         look("docker-bake.hcl")
@@ -174,7 +193,7 @@ def test_a_strange_answer_is_no_traceback(tmp_path: Path, answer: Any) -> None:
     ("name", "content", "words"),
     [
         ("missing", None, "`missing` cannot be read"),
-        ("compose.yaml", None, "not installed"),
+        ("compose.yaml", None, "`compose.yaml` is not there"),
         ("Dockerfile", b"\xff\xfe", "no text in UTF-8"),
         ("empty/", None, "has nothing to look at"),
         ("Dockerfile", b"FROM $X", "`Dockerfile:1`"),
@@ -195,6 +214,277 @@ def test_a_context_elsewhere_is_refused(tmp_path: Path) -> None:
     Path("docker-bake.hcl").write_text("")
     with pytest.raises(UsageError, match=r"`docker-bake.hcl\[x\]` is built from `https://example.com/x.git`"):
         look("docker-bake.hcl")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Dockerfile-worker", "Dockerfile_test", "Dockerfile.prod", "dockerfile2", "Containerfile.prod"),
+        *("api.Containerfile", "api-dockerfile", "web_Dockerfile.dev", ".devcontainer/Dockerfile"),
+        *(".github/actions/lint/Dockerfile", "vendor/Containerfile"),
+    ],
+)
+def test_dockerfiles_are_found_by_many_names(name: str) -> None:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text("FROM only:1")
+    assert found(look(".")) == {("only:1", each, f"{name}:1") for each in ("amd64", "arm64")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Dockerfiles", "mydockerfile", "Dockerfile.dockerignore", "x.dockerfile.dockerignore"),
+        *(".git/Dockerfile", "node_modules/a/Dockerfile", ".venv/lib/Dockerfile", "cache/Dockerfile"),
+    ],
+)
+def test_what_is_none_of_them(name: str) -> None:
+    for mark in (".venv/pyvenv.cfg", "cache/CACHEDIR.TAG", name):
+        Path(mark).parent.mkdir(parents=True, exist_ok=True)
+        Path(mark).write_text("FROM none")
+    with pytest.raises(UsageError, match="has nothing to look at"):
+        look(".")
+
+
+def test_what_was_found_and_cannot_be_read_is_noted_and_what_was_named_is_an_error() -> None:
+    templates = {
+        "Dockerfile.j2": "FROM {{ base }}\n",
+        "app/Dockerfile.erb": "FROM <%= x %>",
+        "Dockerfile.md": "# Docs\n\nText",
+    }
+    for name, text in {**templates, "Dockerfile": "FROM debian:12", "app/Dockerfile": "FROM debian:$V"}.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text)
+    result = look(".")
+    assert images(result) == {"debian:12"}
+    assert [problem.subject for problem in result.skipped] == [
+        *("Dockerfile.j2", "Dockerfile.md", "app/Dockerfile", "app/Dockerfile.erb")
+    ]
+    assert result.skipped[2].message.startswith("`app/Dockerfile:1`")
+    # All that was named is reported, not only the first.
+    with pytest.raises(UsageError) as caught:
+        look(*templates, "Dockerfile", "nowhere")
+    assert [problem.subject for problem in caught.value.problems] == [*templates, "nowhere"]
+    # A directory of which nothing can be read is an error, with the reasons.
+    with pytest.raises(UsageError, match="nothing in `app` can be looked through") as caught:
+        look("app")
+    assert [problem.subject for problem in caught.value.problems] == ["app/Dockerfile", "app/Dockerfile.erb"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ([], "abcd"),
+        (["docs"], "acd"),
+        (["docs/"], "acd"),
+        (["*.test"], "abd"),
+        (["app/docs"], "abcd"),
+        (["app/x/*", "./docs"], "ac"),
+        (["app/x/*", "./docs/*"], "ac"),
+        (["Dockerfile"], "c"),
+        (["**/docs", "/app/x"], "ac"),
+    ],
+)
+def test_exclude(patterns: list[str], expected: str) -> None:
+    write(Dockerfile="FROM a", docs__Dockerfile="FROM b", app__x__Dockerfile="FROM d")
+    Path("app/Dockerfile.test").write_text("FROM c")
+    result = look(".", exclude=patterns)
+    assert images(result) == {f"{letter}:latest" for letter in expected}
+    # What is named is looked at, whatever it is called.
+    assert images(look("docs/Dockerfile", exclude=["*"])) == {"b:latest"}
+
+
+def test_a_directorys_compose_files_are_those_that_compose_takes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker(tmp_path, compose={"services": {"db": {"image": "db:1"}}})
+
+    def read(*names: str, path: str = ".", exclude: Sequence[str] = ()) -> tuple[list[str], tuple[str, ...]]:
+        for name in names:
+            Path(name).parent.mkdir(exist_ok=True)
+            Path(name).touch()
+        (tmp_path / "calls").unlink(missing_ok=True)
+        result = look(path, exclude=exclude)
+        for name in names:
+            Path(name).unlink()
+        asked = [call.partition(" --profile")[0] for call in calls(tmp_path) if "--profile" in call]
+        return asked, result.notes
+
+    assert read("compose.yaml") == (["compose --file compose.yaml"], ())
+    both = ["compose --file compose.yaml --file compose.override.yaml"]
+    assert read("compose.yaml", "compose.override.yaml") == (both, ())
+    assert read("compose.yaml", "compose.override.yaml", exclude=["*.override.*"])[0] == ["compose --file compose.yaml"]
+    asked, notes = read("docker-compose.yaml", "compose.yml", "docker-compose.override.yml", "compose.prod.yaml")
+    assert asked == ["compose --file compose.yml --file docker-compose.override.yml"]
+    assert [note.partition(" was not")[0] for note in notes] == ["compose.prod.yaml", "docker-compose.yaml"]
+    # One that is named is read alone, and that is said.
+    asked, notes = read("compose.yaml", "compose.override.yml", path="compose.yaml")
+    assert asked == ["compose --file compose.yaml"]
+    assert notes[0].startswith("compose.override.yml was not read")
+    # COMPOSE_FILE, of the environment for the directory that is named, and of a .env for its own.
+    monkeypatch.setenv("COMPOSE_FILE", "stack.yaml")
+    assert read("compose.yaml", "below/compose.yaml")[0] == ["compose", "compose --file compose.yaml"]
+    monkeypatch.delenv("COMPOSE_FILE")
+    Path("below/.env").write_text("A=1\nCOMPOSE_FILE = stack.yaml\n")
+    assert read("below/stack.yaml")[0] == ["compose"]
+
+
+def test_the_environment_speaks_of_the_directory_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+if sys.argv[1] == "version":
+    print("Docker Compose version v5.3.1")
+else:
+    here = f"{os.path.basename(os.environ['PWD'])}/{os.environ.get('COMPOSE_FILE', 'none')}"
+    print(json.dumps({"services": {"x": {"image": here.lower()}}}))
+"""
+    program(tmp_path, "docker-compose", text)
+    monkeypatch.setenv("COMPOSE_FILE", "stack")
+    Path("below").mkdir()
+    Path("below/.env").write_text("export COMPOSE_FILE=other.yaml")
+    assert images(look(".")) == {"work/stack:latest", "below/none:latest"}
+
+
+def test_what_only_running_needs_does_not_stop_an_old_compose(tmp_path: Path) -> None:
+    """As compose 2.26 does it: an env_file that is not there stops `config`, not the listing of services."""
+    program(
+        tmp_path,
+        "docker-compose",
+        """
+if sys.argv[1] == "version":
+    print("Docker Compose version v2.26.1")
+elif sys.argv[-1] == "--services":
+    print("web")
+elif sys.argv[1:5] == ["--file", "compose.yaml", "--file", "-"] and "env_file: !reset []" in sys.stdin.read():
+    print(json.dumps({"services": {"web": {"image": "web:1"}}}))
+else:
+    sys.exit("env file x.env not found" if "--no-env-resolution" not in sys.argv else "unknown flag")
+""",
+    )
+    Path("compose.yaml").write_text("")
+    assert images(look("compose.yaml")) == {"web:1"}
+    Path("compose.yaml").rename("other.yaml")
+    with pytest.raises(UsageError, match=r"env file x\.env not found"):
+        look("other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("docker-compose", "docker-compose version 1.29.2, build 5becea4c"),
+        ("docker-compose", "podman-compose version: 1.0.6"),
+        ("docker-buildx", "buildah 1.33.7"),
+    ],
+)
+def test_a_program_that_is_another_one_is_worse_than_none(tmp_path: Path, name: str, says: str) -> None:
+    program(tmp_path, name, f"print({says!r}) if sys.argv[1] == 'version' else sys.exit('unknown command')")
+    file = {"docker-compose": "compose.yaml", "docker-buildx": "docker-bake.hcl"}[name]
+    Path(file).touch()
+    with pytest.raises(UsageError, match=f"{name}` is another program, or too old"):
+        look(file)
+    write(Dockerfile="FROM a")
+    assert images(look(".")) == {"a:latest"}
+    assert not [call for call in calls(tmp_path) if call != "version"]
+
+
+def test_a_directorys_bake_files_are_those_that_bake_takes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = {"target": {"app": {"dockerfile-inline": "FROM bake:1"}}}
+    docker(tmp_path, buildx=target, compose={"services": {"db": {"image": "db:1"}}})
+    for name in ("compose.yaml", "docker-bake.hcl", "docker-bake.override.json", "docker-bake.dev.hcl"):
+        Path(name).touch()
+    result = look(".")
+    asked = "buildx bake --file compose.yaml --file docker-bake.hcl --file docker-bake.override.json --print *"
+    assert asked in calls(tmp_path)
+    assert images(result) == {"bake:1", "db:1"}
+    assert [note.partition(" was not")[0] for note in result.notes] == ["docker-bake.dev.hcl"]
+    assert look("docker-bake.hcl").notes[0].startswith("docker-bake.override.json was not read")
+    monkeypatch.setenv("BUILDX_BAKE_FILE", "other.hcl")
+    look(".")
+    assert calls(tmp_path)[-3:-2] == ["buildx bake --print *"]
+
+
+def test_a_compose_file_that_bake_refuses_does_not_stop_the_bake_file_beside_it(tmp_path: Path) -> None:
+    program(
+        tmp_path,
+        "buildx",
+        """
+if sys.argv[1] == "version":
+    print("github.com/docker/buildx v0.13.0")
+elif "compose.yaml" in sys.argv:
+    sys.exit("env file x.env not found")
+else:
+    print(json.dumps({"target": {"app": {"dockerfile-inline": "FROM bake:1"}}}))
+""",
+    )
+    Path("compose.yaml").touch()
+    Path("docker-bake.hcl").touch()
+    result = look(".")
+    assert images(result) == {"bake:1"}
+    assert result.notes == (
+        "docker-bake.hcl was read without the Compose file beside it, with which buildx refuses it",
+    )
+
+
+def test_one_bad_build_does_not_hide_the_others(tmp_path: Path) -> None:
+    bad = {"context": "https://example.com/x.git"}
+    docker(
+        tmp_path,
+        buildx={"target": {"a": bad, "b": {"dockerfile-inline": "FROM b:1", **bad}, "c": {"dockerfile": "none"}}},
+    )
+    Path("docker-bake.hcl").touch()
+    with pytest.raises(UsageError) as caught:
+        look("docker-bake.hcl")
+    assert [problem.subject for problem in caught.value.problems] == ["docker-bake.hcl[a]", "docker-bake.hcl[c]"]
+    result = look(".")
+    assert images(result) == {"b:1"}
+    assert [problem.subject for problem in result.skipped] == ["docker-bake.hcl[a]", "docker-bake.hcl[c]"]
+
+
+def test_compose_doubles_dollars_and_names_images_in_other_places(tmp_path: Path) -> None:
+    service = {
+        "image": "web",
+        "build": {"context": ".", "dockerfile_inline": "ARG V=12\nFROM debian:$V", "args": {"V": "13"}},
+        "volumes": [{"type": "image", "source": "data:1"}, {"type": "bind", "source": "/srv"}],
+        "pre_start": [{"image": "migrate:1"}],
+    }
+    docker(tmp_path, compose={"services": {"web": service}})
+    Path("compose.yaml").touch()
+    assert images(look("compose.yaml")) == {"debian:13", "data:1", "migrate:1"}
+
+
+SCANNER = "docker/buildkit-syft-scanner:stable-1"
+
+
+@pytest.mark.parametrize(
+    ("attest", "expected"),
+    [
+        (["type=sbom,generator=ghcr.io/own/scan:1"], "ghcr.io/own/scan:1"),
+        (["type=provenance,mode=max", "type=sbom"], SCANNER),
+        ([{"type": "sbom", "generator": "own:2", "EXTRA": "a,b"}], "own:2"),
+        ([{"type": "sbom", "disabled": True}], None),
+        (["type=sbom,disabled=true"], None),
+        (["type=sbom,disabled=false"], SCANNER),
+        (["type=provenance"], None),
+        ([], None),
+    ],
+)
+def test_what_makes_sboms_is_found_in_bake_files(tmp_path: Path, attest: Any, expected: Optional[str]) -> None:
+    docker(tmp_path, buildx={"target": {"x": {"dockerfile-inline": "FROM scratch", "attest": attest}}})
+    Path("docker-bake.hcl").touch()
+    # It runs on the machine that builds.
+    wanted = {(expected, "amd64", "docker-bake.hcl[x]")} if expected else set()
+    assert found(look("docker-bake.hcl")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("sbom", "expected"),
+    [("true", SCANNER), (True, SCANNER), ("false", None), (None, None), ("generator=own:1", "own:1")],
+)
+def test_what_makes_sboms_is_found_in_compose_files(tmp_path: Path, sbom: Any, expected: Optional[str]) -> None:
+    build = {"context": ".", "dockerfile_inline": "FROM scratch", "sbom": sbom}
+    docker(tmp_path, compose={"services": {"x": {"build": build}}})
+    Path("compose.yaml").touch()
+    assert images(look("compose.yaml")) == ({expected} if expected else set())
 
 
 def test_create_bundles_what_dockerfiles_need(hub: FakeRegistry, tmp_path: Path) -> None:

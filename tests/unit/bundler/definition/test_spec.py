@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any, Optional
 
 import pytest
 
 from bundler.definition.bundle_toml import read_definition
-from bundler.definition.spec import Definition, combine, mirrored
+from bundler.definition.spec import Definition, ImageRequest, combine, mirrored, read_images
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 
+HOSTS = (Platform("linux", "arm64"),)
 WHOLE = """
 name = "team-base"
 platforms = ["linux/amd64", "linux/arm64"]
 host-platforms = ["linux/arm64"]
 images = ["ubuntu:24.04", "ghcr.io/astral-sh/uv:0.8"]
-attestations = true
+attestations = false
 [merge."tools/protoc:29"]
 "linux/amd64" = "registry.corp/protoc-amd64:29"
 "linux/arm64" = "registry.corp/protoc-arm64:29"
@@ -36,10 +38,19 @@ def read(tmp_path: Path, text: str) -> Definition:
     return read_definition(path)
 
 
+def test_attestations_are_wanted_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    silent = read(tmp_path, 'images = ["debian:12"]')
+    without = read(tmp_path, 'images = ["debian:12"]\nattestations = false')
+    assert combine(silent, Definition(), "offline").attestations
+    assert not combine(without, Definition(), "offline").attestations
+    assert combine(without, Definition(attestations=True), "offline").attestations
+    assert not combine(silent, Definition(attestations=False), "offline").attestations
+
+
 def test_a_whole_definition(tmp_path: Path) -> None:
     spec = combine(read(tmp_path, WHOLE), Definition(), "offline")
     assert spec.name == "team-base"
-    assert spec.attestations
+    assert not spec.attestations
     assert spec.mirrors == {"docker.io": ("mirror.corp:5000", "docker.io")}
     found = [(image.role, image.reference.familiar, [str(each) for each in image.platforms]) for image in spec.images]
     assert found == [
@@ -112,7 +123,13 @@ def test_a_toolchain_image_that_is_also_a_base_image_has_the_platforms_of_both()
         ("mirrors = 1", "`mirrors` is not a table"),
         ("[mirrors]\n'docker.io' = 'x'", "`docker.io` is not a list of strings"),
         ("[toolchain]\nbuildkid = 'x'", "did you mean `buildkit`?"),
-        ("[toolchain]\nbuildkit = true", "expected an image, or false to leave it out"),
+        ("[toolchain]\nbuildkit = 1", "expected an image, true for the usual one, or false to leave it out"),
+        ("images = [{ image = 'a:1' }]", "expected such as { image ="),
+        ("images = [{ image = 'a:1', platforms = 'linux/amd64' }]", "`platforms` is not a list of strings"),
+        ("images = [{ image = 'a:1', platform = ['linux/amd64'] }]", "did you mean `platforms`?"),
+        ("images = ['a:1,linux/amd64']", "expected IMAGE, or IMAGE,platform=linux/amd64"),
+        ("images = ['a:1,platform=']", "names no platform"),
+        ("images = ['a:1,platform=amiga/68k']", "`amiga/68k` has no known operating system"),
         ("[merge.'a:1']", "needs a line for each platform"),
         ("[merge.'a@sha256:" + "0" * 64 + "']\n'linux/amd64' = 'b'", "give it a tag"),
         ("images = [", "is not valid TOML"),
@@ -176,6 +193,51 @@ def test_a_toolchain_image_that_is_the_target_of_a_merge_is_merged(tmp_path: Pat
 def test_an_image_that_is_also_a_merge_target(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="both an image and the target of a merge"):
         combine(read(tmp_path, WHOLE), Definition(images=(Reference.parse("tools/protoc:29"),)), "offline")
+
+
+def test_an_image_may_have_its_own_platforms(tmp_path: Path) -> None:
+    file = read(
+        tmp_path,
+        """
+images = ["two:1", { image = "one:1", platforms = ["linux/amd64"] }, "three:1,platform=linux/arm64,linux/arm/v7"]
+""",
+    )
+    more, own = read_images(["one:1,platform=linux/arm64", "four:1,platform=linux/amd64,platform=linux/arm64", "two:1"])
+    # What Dockerfiles need it for does not add to what was said of the image itself.
+    found = tuple(
+        ImageRequest(Reference.parse(name), "base", (Platform("linux", "s390x"),)) for name in ("three:1", "five:1")
+    )
+    spec = combine(file, Definition(images=more, image_platforms=own, found=found), "offline")
+    assert {
+        image.reference.familiar: [str(each) for each in image.platforms]
+        for image in spec.images
+        if image.role == "base"
+    } == {
+        "two:1": ["linux/amd64", "linux/arm64"],
+        # The command line wins.
+        "one:1": ["linux/arm64"],
+        "three:1": ["linux/arm64", "linux/arm/v7"],
+        "four:1": ["linux/amd64", "linux/arm64"],
+        "five:1": ["linux/s390x"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("", {}, None),
+        ("[toolchain]\nscanner = true", {}, "docker/buildkit-syft-scanner:stable-1"),
+        ("[toolchain]\nscanner = 'r.corp/scan:2'", {}, "r.corp/scan:2"),
+        ("[toolchain]\nscanner = true", {"scanner": None}, None),
+        ("", {"scanner": Reference.parse("own:1")}, "own:1"),
+    ],
+)
+def test_the_scanner_goes_along_when_asked_for(tmp_path: Path, text: str, line: Any, expected: Optional[str]) -> None:
+    line = Definition(images=(Reference.parse("debian:12"),), host_platforms=HOSTS, toolchain=line)
+    images = [image for image in combine(read(tmp_path, text), line, "offline").images if image.role == "scanner"]
+    assert [(image.reference.familiar, image.platforms) for image in images] == (
+        [(expected, HOSTS)] if expected else []
+    )
 
 
 # Mirrors

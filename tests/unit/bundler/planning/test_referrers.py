@@ -226,6 +226,7 @@ def test_a_tag_that_is_the_image_itself_has_nothing_attached(
     target = fake()
     assert pushed(carried(registry, connect, tmp_path), target, connect) == {"1": whole.digest}
     assert riscv.digest not in target.content
+    assert registry.paths("GET", f"/manifests/{riscv.digest}") == []
 
 
 def test_an_index_under_the_tag_that_is_about_something_else(

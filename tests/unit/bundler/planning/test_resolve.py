@@ -168,7 +168,7 @@ def test_an_index_entry_without_a_platform_is_told_by_its_config(
     assert [content.platform for content in look("plain:1").images[0].platforms] == [AMD64, ARM64]
 
 
-def test_attestations_only_when_asked_for(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
+def test_attestations_of_what_is_taken_when_they_are_wanted(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
     amd64, arm64 = registry.image("linux/amd64"), registry.image("linux/arm64")
     mine, other = registry.attestation(amd64), registry.attestation(arm64)
     registry.tag("library/debian", "12", registry.index(amd64, arm64, mine, other))
@@ -179,6 +179,18 @@ def test_attestations_only_when_asked_for(registry: FakeRegistry, look: Callable
     assert below(registry, mine) <= digests(with_them)
     assert other.digest not in digests(with_them)
     assert not look("debian:12", attestations=True).images[0].sparse
+
+
+def test_an_attestation_that_is_not_there_is_said(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
+    amd64 = registry.image("linux/amd64")
+    lost = registry.attestation(amd64)
+    index = registry.index(amd64, lost)
+    del registry.content[lost.digest]
+    registry.tag("library/debian", "12", index)
+    plan = look("debian:12", platforms=[AMD64], attestations=True)
+    assert plan.notes == (f"debian:12: its attestation {lost.digest} is not there",)
+    assert plan.images[0].sparse
+    assert digests(plan) == {index.digest} | below(registry, amd64)
 
 
 def test_by_digest_by_tag_and_by_both(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
@@ -232,9 +244,11 @@ def test_merge_puts_images_of_one_platform_under_one_index(
     amd64 = registry.image("linux/amd64", kind=kind)
     arm64 = registry.image("linux/arm64", kind=kind)
     registry.tag("library/protoc-amd64", "29", amd64)
-    registry.tag("library/protoc-arm64", "29", registry.index(arm64, registry.image("linux/arm/v7"), kind=kind))
+    others = registry.image("linux/arm/v7"), registry.attestation(arm64)
+    registry.tag("library/protoc-arm64", "29", registry.index(arm64, *others, kind=kind))
     sources = ((AMD64, Reference.parse("protoc-amd64:29")), (ARM64, Reference.parse("protoc-arm64:29")))
-    plan = look(wanted=[ImageRequest(Reference.parse("tools/protoc:29"), "base", (AMD64, ARM64), sources)])
+    merged = ImageRequest(Reference.parse("tools/protoc:29"), "base", (AMD64, ARM64), sources)
+    plan = look(wanted=[merged], attestations=True)
     (image,) = plan.images
     documents = {descriptor.digest: data for descriptor, data in plan.documents}
     index = json.loads(documents[image.root.digest])

@@ -12,9 +12,10 @@ import pytest
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.errors import HostError
+from bundles.oci.digest import Digest
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
-from installer.commands.prune import _of_archive, _of_receipt
+from installer.commands.prune import _apart, _of_archive, _of_others, _of_receipt
 from installer.model.address import Address
 from installer.model.job import Job, Options
 from installer.model.selection import places
@@ -57,7 +58,7 @@ def test_without_an_archive_an_unfinished_installation_is_refused(tmp_path: Path
             _of_receipt(receipt_of(job, None))
         assert caught.value.hint == "python3 '/media/a b/new.tar' upgrade, then prune"
         finished = receipt_of(job, datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc))
-        assert _of_receipt(finished) == list(finished.brought)
+        assert _of_receipt(finished) == ("x", list(finished.brought))
 
 
 def test_an_archive_is_asked_for_in_the_registry_when_the_last_installation_did_not_end(
@@ -73,4 +74,16 @@ def test_an_archive_is_asked_for_in_the_registry_when_the_last_installation_did_
             _of_archive(path, unfinished, client)
         push = Push(archive, job.images, client, Silent())
         push.apply(push.look())
-        assert _of_archive(path, unfinished, client) == list(unfinished.brought)
+        assert _of_archive(path, unfinished, client) == (archive.manifest.name, list(unfinished.brought))
+
+
+def test_what_bundles_of_other_names_brought_stays_and_is_said() -> None:
+    digest = Digest.of(b"x")
+    mine, other, shared = (PushedName("a", tag, digest, name) for tag, name in (("1", "x"), ("2", "y"), ("3", "y")))
+    receipt = Receipt(BundleName("x", "sha256:1", "x.tar"), None, brought=(mine, other, shared))  # type: ignore[arg-type]
+    found = _of_others(receipt, {"x"}, [shared])
+    assert found == [other]
+    (note,) = _apart(found)
+    assert note.startswith("what the bundle `y` brought stays (1 names)")
+    assert note.endswith("prune --all removes it")
+    assert _of_others(receipt, {"x", "y"}, []) == []

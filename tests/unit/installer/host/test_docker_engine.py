@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from bundles.errors import HostError
+from bundles.errors import DiskFullError, HostError
+from installer.host.docker_engine import Engine
+from installer.host.engine_endpoint import EngineEndpoint
 from tests.support.fake_engine import FakeEngine
 
 GARBAGE = "bundle-garbage-collect"
@@ -35,3 +41,66 @@ def test_what_is_not_to_start_is_removed(engine: FakeEngine) -> None:
     with pytest.raises(HostError, match="not now"):
         engine.engine.run("image", [], name=GARBAGE, labels=MARK, ready=ready)
     assert (engine.done, engine.containers) == ([f"create {GARBAGE}", f"remove {GARBAGE}"], {})
+
+
+def engine_of(client: Any) -> Engine:
+    engine = Engine(EngineEndpoint())
+    engine._connected = client
+    return engine
+
+
+class Saying:
+    """A client that says this of the engine, and this while an image is loaded."""
+
+    def __init__(self, info: Any = None, events: Sequence[Any] = ()) -> None:
+        self.info = lambda: info
+        self.load_image = lambda _: iter(events)
+
+
+SYSTEM = {"Address": "/run/containerd/containerd.sock", "Namespaces": {"Containers": "moby"}}
+OWN = {"Address": "/var/run/docker/containerd/containerd.sock"}
+SNAPSHOTTER = [["driver-type", "io.containerd.snapshotter.v1"]]
+OVERLAY2 = [["Backing Filesystem", "extfs"], ["Supports d_type", "true"]]
+
+
+@pytest.mark.parametrize(
+    ("status", "containerd", "place"),
+    [
+        (SNAPSHOTTER, SYSTEM, "/var/lib/containerd"),
+        (SNAPSHOTTER, OWN, "/srv/docker"),
+        # Before API 1.46 the engine does not say; containerd itself is there with the classic store, too.
+        (SNAPSHOTTER, None, "/srv/docker"),
+        (OVERLAY2, SYSTEM, "/srv/docker"),
+        (None, None, "/srv/docker"),
+    ],
+)
+def test_where_images_take_their_space(status: Any, containerd: Any, place: str) -> None:
+    says = {"DockerRootDir": "/srv/docker", "DriverStatus": status, "Containerd": containerd}
+    info = engine_of(Saying(says)).info()
+    assert (info.root, info.image_root) == ("/srv/docker", place)
+
+
+def test_an_image_that_could_not_be_unpacked_is_not_loaded() -> None:
+    name = "docker.io/library/registry:3"
+    failed = f"Error unpacking image {name}: failed to extract layer: write /a: no space left on device\n"
+    engine = engine_of(Saying(events=[{"stream": f"Loaded image: {name}\n"}, {"stream": failed}]))
+    with pytest.raises(DiskFullError, match="write /a"):
+        engine.load(iter([b""]))
+    engine_of(Saying(events=[{"stream": f"Loaded image: {name}\n"}])).load(iter([b""]))
+
+
+@pytest.mark.parametrize("wrap", [lambda items: {"Volumes": items}, lambda items: {"VolumeUsage": {"Items": items}}])
+def test_the_size_of_a_volume_is_read_as_old_and_new_engines_give_it(wrap: Any) -> None:
+    items = [
+        {"Name": "a", "UsageData": {"RefCount": 1, "Size": 4096}},
+        {"Name": "unknown", "UsageData": {"RefCount": 0, "Size": -1}},
+    ]
+    answer = SimpleNamespace(raise_for_status=lambda: None, json=lambda: wrap(items))
+
+    def get(url: str, params: dict[str, str]) -> Any:
+        # Docker 29 names the volumes only when it is asked to be verbose.
+        assert (url, params["verbose"]) == ("http://docker/v1.52/system/df", "1")
+        return answer
+
+    engine = engine_of(SimpleNamespace(base_url="http://docker", api_version="1.52", get=get))
+    assert [engine.volume_size(name) for name in ("a", "unknown", "b")] == [4096, None, None]

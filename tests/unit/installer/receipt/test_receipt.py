@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Union
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,6 +18,7 @@ from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.cli.app import bundle
 from bundles.errors import HostError
+from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer.commands.doctor import doctor
@@ -23,10 +27,11 @@ from installer.commands.uninstall import uninstall
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.job import Job, Options
+from installer.model.selection import Place, places
 from installer.model.step import Change, Step
-from installer.receipt.receipt import Receipt
+from installer.receipt.receipt import PushedName, Receipt
 from installer.receipt.recorder import InstallRecorder
-from installer.runner import Runner
+from installer.runner import Beside, Runner
 from tests.support.archives import example
 from tests.support.fake_engine import FakeEngine
 
@@ -50,6 +55,23 @@ class Write(Step):
         self.path.write_bytes(b"ours")
         if self.killed:
             raise KeyboardInterrupt
+
+
+class Waiting(Write):
+    """Writes its file when another one is there and has been noted."""
+
+    name = "late"
+
+    def __init__(self, path: Path, other: Path) -> None:
+        super().__init__(path)
+        self._other = other
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        deadline = time.monotonic() + 10
+        while not self._other.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        super().apply(changes)
 
 
 @pytest.fixture
@@ -77,14 +99,14 @@ def change_receipt(host: Host, **values: Any) -> None:
     host.places.receipt.write_text(json.dumps({**document(host), **values}))
 
 
-def run(job: Job, host: Host, *steps: Step, meanwhile: Any = None) -> Receipt:
+def run(job: Job, host: Host, *steps: Union[Step, Beside], meanwhile: Any = None) -> Receipt:
     """Install with these steps; `meanwhile` is what another run does while this one still looks at the host."""
     recorder = InstallRecorder(job, host)
     if meanwhile:
         meanwhile()
     with recorder.locked():
-        Runner(steps, host, Silent(), recorder).perform()
-        return recorder.finish({})
+        results = Runner(steps, host, Silent(), recorder).perform()
+        return recorder.finish(results, {})
 
 
 def test_what_another_run_made_before_the_lock_is_carried_on(
@@ -212,6 +234,16 @@ def test_what_is_fixed_or_pruned_is_read_under_the_lock(
     assert held[-1] is False
 
 
+def test_steps_are_listed_in_order_whichever_ended_first(job: Job, host: Host, tmp_path: Path) -> None:
+    early, late = Write(tmp_path / "early"), Waiting(tmp_path / "late", tmp_path / "early")
+    receipt = run(job, host, Beside([late], [early], lambda: None))
+    assert [step.changes[0].name for step in receipt.steps] == [str(late.path), str(early.path)]
+    made = {entry.name: entry.digest for entry in receipt.made if entry.kind == "file"}
+    digest = "sha256:" + hashlib.sha256(b"ours").hexdigest()
+    assert made == {str(early.path): digest, str(late.path): digest}
+    assert document(host) == receipt.to_json()
+
+
 def locked(host: Host) -> bool:
     """Whether this process holds the lock, as the kernel says."""
     place = host.places.state / "lock"
@@ -240,6 +272,7 @@ def test_the_receipt_is_the_document(job: Job, host: Host, tmp_path: Path) -> No
         "test",
         "made",
         "brought",
+        "replaced",
         "garbage",
         "finished",
     ]
@@ -253,7 +286,16 @@ def test_the_receipt_is_the_document(job: Job, host: Host, tmp_path: Path) -> No
         {
             "step": "file",
             "changed": True,
-            "changes": [{"action": "write", "kind": "file", "name": str(tmp_path / "own"), "detail": "", "size": None}],
+            "changes": [
+                {
+                    "action": "write",
+                    "kind": "file",
+                    "name": str(tmp_path / "own"),
+                    "detail": "",
+                    "size": None,
+                    "replaces": None,
+                }
+            ],
         }
     ]
     digest = "sha256:" + hashlib.sha256(b"ours").hexdigest()
@@ -270,3 +312,90 @@ def test_what_is_no_receipt_is_named(change: dict[str, Any], job: Job, host: Hos
     # An installation writes it anew.
     run(job, host)
     assert Receipt.read(host).finished
+
+
+THEIRS = Digest.of(b"theirs")
+
+
+class Tags(Step):
+    """Pushes a place of the job, and moves its tag from `replaces`."""
+
+    name = "push"
+
+    def __init__(self, place: Place, replaces: Digest | None = None) -> None:
+        self._place, self._replaces = place, replaces
+
+    def look(self) -> Sequence[Change]:
+        replaces = str(self._replaces) if self._replaces else None
+        return [Change("push", "tag" if self._place.image.tag else "digest", self._place.name, replaces=replaces)]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        pass
+
+
+def renamed(job: Job, name: str, *, succeeds: bool) -> Job:
+    """The same archive under another name."""
+    archive: Any = SimpleNamespace(**{key: getattr(job.archive, key) for key in ("digest", "path")})
+    archive.manifest = dataclasses.replace(job.archive.manifest, name=name)
+    return dataclasses.replace(job, archive=archive, options=Options(succeeds=succeeds))
+
+
+def test_a_tag_that_was_taken_from_others_is_recorded(job: Job, host: Host) -> None:
+    place = next(place for place in places(job.images) if place.name == "debian:12")
+    run(job, host, Tags(place, THEIRS))
+    run(job, host, Tags(place))
+    new = str(place.image.root.digest)
+    entry = {"repository": "debian", "tag": "12", "digest": str(THEIRS), "by": new}
+    assert document(host)["replaced"] == [entry]
+    assert [(item["tag"], item["digest"]) for item in document(host)["brought"]] == [("12", new)]
+
+
+def test_bundles_of_other_names_keep_what_is_theirs(job: Job, host: Host) -> None:
+    """What two have is listed for each; an upgrade takes over the name of what it is put over."""
+    first = job.archive.manifest.name
+    found = {place.name: place for place in places(job.images)}
+    run(job, host, Tags(found["debian:12"]))
+    run(renamed(job, "beside", succeeds=False), host, Tags(found["library/debian:12"]))
+
+    def brought() -> dict[str, set[str]]:
+        bundles: dict[str, set[str]] = {}
+        for entry in Receipt.read(host).brought:
+            bundles.setdefault(entry.bundle, set()).add(str(entry))
+        return bundles
+
+    assert brought() == {first: {"debian:12"}, "beside": {"debian:12", "library/debian:12"}}
+    run(renamed(job, "over", succeeds=True), host, Tags(found["library/debian:12"]))
+    assert brought() == {first: {"debian:12"}, "over": {"debian:12", "library/debian:12"}}
+
+
+def test_an_image_of_others_that_loses_its_name_is_not_ours(job: Job, host: Host) -> None:
+    """Prune would remove it: only what an earlier installation had loaded goes."""
+
+    class Superseding(Step):
+        name = "images"
+
+        def look(self) -> Sequence[Change]:
+            config = next(iter(job.tools.values())).config.digest
+            return [Change("supersede", "image", str(digest)) for digest in (THEIRS, config)]
+
+        def apply(self, changes: Sequence[Change]) -> None:
+            pass
+
+    run(job, host)
+    run(job, host, Superseding())
+    made = [entry["name"] for entry in document(host)["made"] if entry["kind"] == "image"]
+    assert made == [str(next(iter(job.tools.values())).config.digest)]
+
+
+def test_a_receipt_from_before_bundles_were_told_apart_is_of_its_bundle(job: Job, host: Host) -> None:
+    run(job, host, Tags(places(job.images)[0]))
+    value = document(host)
+    del value["replaced"]
+    for entry in value["brought"]:
+        del entry["bundle"]
+    host.places.receipt.write_text(json.dumps(value))
+    receipt = Receipt.read(host)
+    place = places(job.images)[0]
+    assert receipt.brought == (
+        PushedName(place.repository, place.image.tag, place.image.root.digest, receipt.bundle.name),
+    )

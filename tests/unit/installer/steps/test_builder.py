@@ -8,6 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from bundles.errors import HostError
 from bundles.oci.reference import Reference
 from installer.host.labels import ENVIRONMENT
 from installer.host.paths import Places
@@ -15,6 +18,7 @@ from installer.model.address import Address
 from installer.model.naming import mirrors
 from installer.steps.builder import Builder, BuildkitdConfig, config_text
 from tests.support.fake_engine import FakeEngine
+from tests.support.tools import give, tool
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -81,26 +85,64 @@ def test_the_buildkitd_toml_of_our_builder_is_ours_whatever_became_of_it(tmp_pat
     assert config_step(tmp_path).problems() == []
 
 
-def test_nodes_that_a_user_added_to_the_builder_do_not_go_without_a_word(engine: FakeEngine, tmp_path: Path) -> None:
-    record = places(tmp_path).buildx_config / "instances" / "cross-builder"
-    record.parent.mkdir(parents=True)
-    tool = SimpleNamespace(name="buildkit:1", manifest=SimpleNamespace(digest="sha256:1"))
+BUILDKIT = tool("moby/buildkit:1")
+
+
+def builder(engine: FakeEngine, root: Path) -> Builder:
     job: Any = SimpleNamespace(
-        address=Address.parse("localhost:5000"),
+        address=LOCAL,
         builder="cross-builder",
         mirrors={},
         platforms=("linux/arm64",),
-        tool=lambda role: tool,
+        tool=lambda role: BUILDKIT,
     )
-    host: Any = SimpleNamespace(engine=engine.engine, places=places(tmp_path))
+    host: Any = SimpleNamespace(engine=engine.engine, places=places(root))
+    return Builder(job, host)
+
+
+def test_the_builder_is_made_of_a_digest_and_never_of_a_tag(engine: FakeEngine, tmp_path: Path) -> None:
+    """Docker cannot pull here: it has the image as it was pulled before, or only as it was loaded."""
+    step = builder(engine, tmp_path)
+    config = give(engine, BUILDKIT)
+    assert step._image() == config
+    engine.images[BUILDKIT.pinned] = {}
+    engine.ids[BUILDKIT.pinned] = config
+    assert step._image() == f"localhost:5000/moby/buildkit@{BUILDKIT.manifest.digest}"
+    # A name by digest that stands for something else proves nothing; and then nobody has the image.
+    engine.ids[BUILDKIT.pinned] = engine.ids[BUILDKIT.name] = "sha256:" + "e" * 64
+    with pytest.raises(HostError, match="does not have the image"):
+        step._image()
+
+
+def test_a_builder_that_runs_another_image_is_made_anew(engine: FakeEngine, tmp_path: Path) -> None:
+    step = builder(engine, tmp_path)
+    config = places(tmp_path).buildx_config
+    (config / "instances").mkdir(parents=True)
+    node = {"Name": "cross-builder0", "DriverOpts": {f"env.{ENVIRONMENT}": step.mark}}
+    record = {"Name": "cross-builder", "Driver": "docker-container", "Nodes": [node]}
+    (config / "instances/cross-builder").write_text(json.dumps(record))
+    (config / "current").write_text(json.dumps({"Name": "cross-builder"}))
+    container = engine.add("buildx_buildkit_cross-builder0", {}, **{ENVIRONMENT: step.mark})
+    container.image = str(BUILDKIT.manifest.digest)
+    assert step.look() == []
+    container.image = "sha256:" + "e" * 64
+    pull, change = step.look()
+    assert change.action == "recreate"
+    assert step.explain(pull) == step.explain(change)
+
+
+def test_nodes_that_a_user_added_to_the_builder_do_not_go_without_a_word(engine: FakeEngine, tmp_path: Path) -> None:
+    record = places(tmp_path).buildx_config / "instances" / "cross-builder"
+    record.parent.mkdir(parents=True)
     details = []
     for names in (("cross-builder0",), ("cross-builder0", "fast", "far")):
         nodes: list[dict[str, Any]] = [{"Name": name, "DriverOpts": {}} for name in names]
         nodes[0]["DriverOpts"] = {f"env.{ENVIRONMENT}": "what an older one wanted"}
         record.write_text(json.dumps({"Name": "cross-builder", "Driver": "docker-container", "Nodes": nodes}))
-        (change,) = Builder(job, host).look()
+        pull, change = builder(engine, tmp_path).look()
+        assert (pull.action, pull.name) == ("pull", BUILDKIT.pinned)
         assert (change.action, change.name) == ("recreate", "cross-builder")
         details.append(change.detail)
-    kept = "buildkit:1 for linux/arm64; the build cache is kept"
+    kept = "localhost:5000/moby/buildkit:1 for linux/arm64; the build cache is kept"
     assert details[0] == kept
     assert details[1].startswith(f"{kept}; nodes that were added go: fast, far; ")

@@ -11,8 +11,8 @@ import pytest
 
 from bundles.errors import HostError
 from installer.host.container import Outcome
+from installer.host.docker_cli import version_of
 from installer.host.paths import Places
-from installer.host.versions import version_of
 from installer.steps import buildx_plugin
 from installer.steps.buildx_plugin import OLDEST_BUILDX
 from tests.support.fake_engine import FakeEngine

@@ -19,7 +19,7 @@ from installer.host.host import Host
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.model.step import Change
-from installer.receipt.receipt import BundleName, PushedName, Receipt
+from installer.receipt.receipt import BundleName, PushedName, Receipt, ReplacedTag
 from installer.registry.client import Registry
 from installer.steps.prune_registry import CollectGarbage, PruneImages
 from tests.support.fake_engine import FakeEngine
@@ -115,6 +115,50 @@ def test_prune_takes_the_old_digest_of_a_tag_that_moved_on(registry: Registry) -
     brought = [PushedName(there.name, "latest", before), PushedName(there.name, "latest", now)]
     pruned(registry, brought, brought[1:])
     assert there.has(before, first.digest, now, second.digest) == [False, False, True, True]
+
+
+def test_prune_keeps_what_a_tag_was_before_installing_took_it(registry: Registry) -> None:
+    """Also where it shares a manifest with what goes."""
+    there = Repository(registry, "debian")
+    shared, ours, theirs = (there.manifest(seed) for seed in (1, 2, 3))
+    before, old = there.index(theirs, shared, tag="12"), there.index(ours, shared, tag="12")
+    receipt = Receipt(
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        brought=(PushedName(there.name, "12", old),),
+        replaced=(ReplacedTag(there.name, "12", before, old),),
+    )
+    step = PruneImages(receipt, registry, [])
+    step.apply(step.look())
+    assert there.has(before, theirs.digest, shared.digest) == [True, True, True]
+    assert there.has(old, ours.digest) == [False, False]
+
+
+@pytest.mark.e2e
+def test_what_a_tag_was_outlives_the_garbage_collection(tmp_path: Path) -> None:
+    """distribution 3 keeps the layers of every manifest that a repository has, tagged or not."""
+    from tests.support.real_registry import RealRegistry, registry_program
+
+    with RealRegistry("distribution3", tmp_path) as real, Transport(Settings(insecure=frozenset({real.host}))) as http:
+        there = Repository(Registry(http, real.host), "debian")
+        theirs, ours = there.manifest(1), there.manifest(2)
+        before, old = there.index(theirs, tag="12"), there.index(ours, tag="12")
+        receipt = Receipt(
+            None,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            brought=(PushedName(there.name, "12", old),),
+            replaced=(ReplacedTag(there.name, "12", before, old),),
+        )
+        step = PruneImages(receipt, Registry(http, real.host), [])
+        step.apply(step.look())
+    command = [str(registry_program("distribution3")), "garbage-collect", str(tmp_path / "registry.json")]
+    subprocess.run(command, check=True, capture_output=True, env={"OTEL_TRACES_EXPORTER": "none"})
+    with RealRegistry("distribution3", tmp_path) as real, Transport(Settings(insecure=frozenset({real.host}))) as http:
+        registry = Registry(http, real.host)
+        layers = [Digest.of(f"layer {seed}".encode()) for seed in (1, 2)]
+        assert [registry.has_blob("debian", layer) for layer in layers] == [True, False]
+        assert registry.manifest_digest("debian", str(before)) == before
+        assert registry.manifest_digest("debian", "12") is None
 
 
 def test_prune_goes_on_where_it_was_interrupted(registry: Registry) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bundles.archive.reader import Archive
-from bundles.errors import AuthenticationError, DamagedArchiveError, InterruptedByUser, NetworkError
+from bundles.errors import AuthenticationError, DamagedArchiveError, HostError, InterruptedByUser, NetworkError
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index
 from bundles.oci.platform import Platform
@@ -24,7 +24,7 @@ from installer import preflight
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE
 from installer.host.paths import Places
 from installer.model.address import Address
-from installer.model.selection import left_out, places, select
+from installer.model.selection import Place, left_out, places, select
 from installer.registry.client import Registry
 from installer.steps.push import Push
 from tests.support.archives import AMD64, ARM64, Made, example, image, made
@@ -49,11 +49,21 @@ def push_to(
     platforms: tuple[Platform, ...] = (),
     progress: Progress | None = None,
     is_outgoing: Callable[[], bool] = lambda: False,
+    is_ours: Callable[[Place, Digest], bool] = lambda place, digest: False,
+    yes: bool = False,
     **settings: Any,
 ) -> Push:
     selected = select(archive, Address.parse(host), platforms)
     transport = connect(insecure=frozenset({host}), **settings)
-    return Push(archive, selected, Registry(transport, host), progress or Silent(), is_outgoing=is_outgoing)
+    return Push(
+        archive,
+        selected,
+        Registry(transport, host),
+        progress or Silent(),
+        is_outgoing=is_outgoing,
+        is_ours=is_ours,
+        yes=yes,
+    )
 
 
 def install(push: Push) -> int:
@@ -135,6 +145,36 @@ def test_a_second_run_sends_nothing(archive: Archive, registry: FakeRegistry, co
     assert len(registry.paths("HEAD", "/blobs/")) == sum(len(item.blobs) for item in selected)
     assert len(registry.paths("HEAD", "/manifests/")) <= 16  # for five tags
     assert not registry.paths("GET")
+
+
+def test_a_tag_of_others_is_moved_only_with_consent(archive: Archive, registry: FakeRegistry, connect: Connect) -> None:
+    install(push_to(registry.host, archive, connect))
+    theirs = registry.tag("debian", "12", registry.image("linux/amd64", seed="theirs")).digest
+    ours = registry.tag("registry", "3", registry.image("linux/amd64", seed="older")).digest
+    new = root(archive, "debian:12")
+
+    def is_ours(place: Place, digest: Digest) -> bool:
+        return (place.name, digest) == ("registry:3", ours)
+
+    push = push_to(registry.host, archive, connect, is_ours=is_ours)
+    assert push.question() == (
+        f"move tags on {registry.host} that this installation did not push, and what they were stays under its digest: "
+        f"debian:12 ({theirs} -> {new})"
+    )
+    changes = {change.name: change for change in push.look() if change.kind == "tag"}
+    assert {name: change.replaces for name, change in changes.items()} == {"debian:12": str(theirs), "registry:3": None}
+    assert f"{theirs} -> {new}; pushed by others, it stays as debian@{theirs}" in changes["debian:12"].detail
+    assert f"{ours} -> {root(archive, 'registry:3')}" in changes["registry:3"].detail
+    # What was pushed after the question was not agreed to, nor is anything where nobody could be asked.
+    later = registry.tag("ghcr.io/team/gcc", "12", registry.image("linux/amd64", seed="later")).digest
+    for other in (push, push_to(registry.host, archive, connect, is_ours=is_ours)):
+        with pytest.raises(HostError, match=f"not agreed to: move tags .*{later}"):
+            other.apply(other.look())
+    assert registry.repositories["debian"].tags["12"] == theirs
+    install(push_to(registry.host, archive, connect, yes=True))
+    assert registry.repositories["debian"].tags["12"] == new
+    assert theirs in registry.repositories["debian"].manifests
+    assert push_to(registry.host, archive, connect).question() is None
 
 
 @pytest.mark.parametrize("kind", ["config", "tar+gzip"])
@@ -297,7 +337,7 @@ def test_what_a_registry_has_that_is_about_to_go_does_not_count(
     host: Any = SimpleNamespace(
         engine=engine.engine, places=Places.of({"HOME": str(tmp_path), "BUNDLE_HOST": str(tmp_path)})
     )
-    info: Any = SimpleNamespace(root="/docker")
+    info: Any = SimpleNamespace(root="/docker", image_root="/docker")
     job: Any = SimpleNamespace(address=Address.parse(registry.host))
     push = push_to(registry.host, archive, connect, is_outgoing=lambda: preflight.has_other_data(job, host))
 
@@ -305,7 +345,7 @@ def test_what_a_registry_has_that_is_about_to_go_does_not_count(
         monkeypatch.setattr(preflight, "usable_size", lambda path: free)
         job.data = data
         nothing: Any = SimpleNamespace(look=list)
-        return [problem.subject for problem in preflight.space_problems(job, info, host, nothing, push)]
+        return [problem.subject for problem in preflight.space_problems(job, info, host, [nothing], push)]
 
     assert check("/new", 1 << 40) == []
     assert [change.name for change in push.look()] == [change.name for change in everything]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,19 @@ from typing import Any
 
 import pytest
 
-from bundles.errors import Problem
+from bundles.errors import HostError, Problem
+from bundles.oci.platform import Platform
 from installer import preflight
+from installer.host.docker_engine import EngineInfo
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
 from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.step import Change
 from installer.steps.registry_container import RegistryContainer
 from tests.support.fake_engine import FakeEngine
+from tests.support.tools import give, tool
+
+REGISTRY = tool("registry:3")
 
 
 def places(root: Path) -> Places:
@@ -36,8 +42,7 @@ def registry_problems(root: Path, address: str, engine: FakeEngine) -> list[Prob
 def registry_step(
     root: Path, engine: FakeEngine, *, address: str = "localhost:5000", data: str = "volume"
 ) -> RegistryContainer:
-    tool = SimpleNamespace(name="registry:3", manifest=SimpleNamespace(digest="sha256:1"))
-    job: Any = SimpleNamespace(address=Address.parse(address), data=data, tool=lambda role: tool)
+    job: Any = SimpleNamespace(address=Address.parse(address), data=data, tool=lambda role: REGISTRY)
     host: Any = SimpleNamespace(engine=engine.engine, places=places(root))
     unused: Any = None
     return RegistryContainer(job, host, unused)
@@ -83,7 +88,7 @@ def taken() -> Iterator[str]:
 def test_somebody_elses_registry_is_one_problem_and_what_is_said_can_be_typed(
     engine: FakeEngine, tmp_path: Path, taken: str
 ) -> None:
-    engine.add("registry", {}).ports = [Address.parse(taken).port]
+    engine.add("registry", {}).ports = [("127.0.0.1", Address.parse(taken).port)]
     (problem,) = registry_problems(tmp_path, taken, engine)
     assert problem.subject == "container `registry`"
     assert problem.hint == (
@@ -94,7 +99,7 @@ def test_somebody_elses_registry_is_one_problem_and_what_is_said_can_be_typed(
 def test_another_container_that_has_the_port_is_stopped_for_good(
     engine: FakeEngine, tmp_path: Path, taken: str
 ) -> None:
-    engine.add("other", {}).ports = [Address.parse(taken).port]
+    engine.add("other", {}).ports = [("0.0.0.0", Address.parse(taken).port)]
     for count in (1, 2):
         problems = registry_problems(tmp_path, taken, engine)
         assert len(problems) == count
@@ -108,14 +113,88 @@ def test_our_own_registry_is_in_nobodys_way_under_another_name_of_its_address(
 ) -> None:
     port = Address.parse(taken).port
     labels = {LABEL_ROLE: "registry", LABEL_ADDRESS: f"localhost:{port}"}
-    engine.add("registry", labels).ports = [port]
+    container = engine.add("registry", labels)
+    container.ports = [("127.0.0.1", port)]
     assert registry_problems(tmp_path, taken, engine) == []
     # It listens on another address there, so that the holder of this one is somebody else.
-    labels[LABEL_ADDRESS] = f"127.0.0.2:{port}"
+    container.ports = [("127.0.0.2", port)]
     for who in ("another process", "the container `other`"):
         (problem,) = registry_problems(tmp_path, taken, engine)
         assert problem.message == f"port {port} is taken by {who}"
-        engine.add("other", {}).ports = [port]
+        engine.add("other", {}).ports = [("127.0.0.1", port)]
+
+
+@pytest.fixture
+def squatter() -> Iterator[int]:
+    """A port of ::1 on which somebody listens, and nobody on 127.0.0.1."""
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        yield server.getsockname()[1]
+
+
+def test_whoever_listens_on_the_other_address_of_localhost_is_named(
+    engine: FakeEngine, tmp_path: Path, squatter: int
+) -> None:
+    """Also where our own registry runs, and Docker publishes on 127.0.0.1 only."""
+    (tmp_path / "proc").symlink_to("/proc")
+    user = pwd.getpwuid(os.getuid()).pw_name
+    for _ in range(2):
+        (problem,) = registry_problems(tmp_path, f"localhost:{squatter}", engine)
+        assert problem.message.startswith(f"port {squatter} of ::1, which `localhost` is too, is taken by ")
+        assert f"(process {os.getpid()}) of the user `{user}`" in problem.message
+        engine.add("registry", {LABEL_ROLE: "registry"}).ports = [("127.0.0.1", squatter)]
+    assert [
+        problem.message for problem in registry_step(tmp_path, engine, address=f"localhost:{squatter}").held_by_others()
+    ] == [problem.message]
+    engine.containers["registry"].ports = [("127.0.0.1", squatter), ("::1", squatter)]
+    assert registry_problems(tmp_path, f"localhost:{squatter}", engine) == []
+
+
+def test_the_registry_is_published_on_both_addresses_of_localhost(engine: FakeEngine, tmp_path: Path) -> None:
+    give(engine, REGISTRY)
+    step = registry_step(tmp_path, engine)
+    step._create(step._wanted())
+    assert engine.containers["registry"].ports == [("127.0.0.1", 5000), ("::1", 5000)]
+    assert step.notes() == []
+    # Docker without its proxy publishes on one of them only.
+    engine.containers["registry"].ports = [("127.0.0.1", 5000)]
+    (note,) = step.notes()
+    assert note.startswith("Docker does not publish on [::1]:5000")
+    assert "--registry 127.0.0.1:5000" in note
+
+
+def test_a_registry_that_cannot_be_published_on_both_is_on_the_first(engine: FakeEngine, tmp_path: Path) -> None:
+    give(engine, REGISTRY)
+    step = registry_step(tmp_path, engine)
+    engine.refuse("POST /containers/registry/start", "cannot publish on ::1")
+    engine.after("DELETE /containers/registry", engine.refused.clear)
+    step._create(step._wanted())
+    assert engine.containers["registry"].ports == [("127.0.0.1", 5000)]
+    assert engine.containers["registry"].state == "running"
+
+
+def test_an_image_that_took_the_name_is_not_started(engine: FakeEngine, tmp_path: Path) -> None:
+    other = give(engine, REGISTRY, "sha256:" + "e" * 64)
+    step = registry_step(tmp_path, engine)
+    with pytest.raises(HostError) as caught:
+        step._create(step._wanted())
+    assert other in caught.value.message
+    assert [each for each in engine.done if each.startswith("start")] == []
+    assert engine.containers == {}
+    # Docker still has the one that was installed, by its digest.
+    engine.images[str(REGISTRY.config.digest)] = {}
+    engine.ids[str(REGISTRY.config.digest)] = str(REGISTRY.config.digest)
+    step._create(step._wanted())
+    assert engine.containers["registry"].image == str(REGISTRY.config.digest)
+
+
+def test_a_registry_of_another_image_is_replaced(engine: FakeEngine, tmp_path: Path) -> None:
+    step = registry_step(tmp_path, engine)
+    container = engine.add("registry", {LABEL_ROLE: "registry", LABEL_WANTED: step._wanted().labels[LABEL_WANTED]})
+    container.image = str(REGISTRY.root)
+    assert step.look() == []
+    container.image = "sha256:" + "e" * 64
+    (change,) = step.look()
+    assert change.action == "replace"
 
 
 def test_another_name_of_its_address_replaces_the_registry(engine: FakeEngine, tmp_path: Path) -> None:
@@ -124,7 +203,7 @@ def test_another_name_of_its_address_replaces_the_registry(engine: FakeEngine, t
         for address in ("localhost:5000", "127.0.0.1:5000")
     ]
     labels = {LABEL_ROLE: "registry", LABEL_DATA: "volume", LABEL_WANTED: wanted[0]}
-    engine.add("registry", labels)
+    engine.add("registry", labels).image = str(REGISTRY.config.digest)
     assert registry_step(tmp_path, engine, address="localhost:5000").look() == []
     (change,) = registry_step(tmp_path, engine, address="127.0.0.1:5000").look()
     assert (change.action, change.name) == ("replace", "registry")
@@ -157,10 +236,10 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(engine: FakeEngine,
     # It may be somebody's, who would lose it with an uninstallation if it counted as made for us.
     assert [change.action for change in step.look()] == ["start"]
     job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"))
-    info: Any = SimpleNamespace(root=data)
+    info = EngineInfo("29.0", Platform("linux", "amd64"), data, (), ())
     host: Any = SimpleNamespace(engine=engine.engine, places=places(tmp_path))
     big: Any = SimpleNamespace(look=lambda: [Change("x", "y", "z", size=1)])
-    assert preflight.space_problems(job, info, host, big, big) == []
+    assert preflight.space_problems(job, info, host, [big], big) == []
 
 
 @pytest.mark.parametrize(
@@ -181,4 +260,4 @@ def test_replacing_the_registry_says_what_becomes_of_the_data(
     engine.add("registry", labels)
     (change,) = registry_step(tmp_path, engine, data=data).look()
     assert (change.action, change.name) == ("replace", "registry")
-    assert change.detail == f"registry:3 on 127.0.0.1:5000, {says}"
+    assert change.detail == f"localhost:5000/registry:3 on 127.0.0.1:5000 and [::1]:5000, {says}"

@@ -1,0 +1,131 @@
+"""A BuildKit of the recording's own: made for one build, its requests led to the recorder, gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from bundler.recording.docker import Docker
+from bundles.errors import HostError
+from bundles.registry.urls import is_loopback
+from bundles.runtime.closeable import Closeable
+
+# Before this BuildKit does not send what its proxy network fetches through HTTP_PROXY.
+_OLDEST = (0, 33)
+# The end keeps the name of a builder's node, to which buildx adds a number, from looking like another builder's.
+_NAME = "bundle-record-{}-b"
+# A registry that does not exist: buildx copies the `ca` of a registry's section into the builder's container.
+_CA_HOST = "record.invalid"
+_VERSION = re.compile(r"^BuildKit(?: version)?:\s*(v?(\d+)\.(\d+)\S*)", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class BuilderSettings:
+    """What the builder is like.
+
+    Args:
+        image: of BuildKit.
+        proxy: the recorder's address.
+        ca: the file with the recorder's CA.
+        records_steps: RUN steps go through the recorder, too, and not only what BuildKit itself fetches.
+        mirrors: a registry -> the hosts that are asked in its stead.
+        insecure: hosts that may be spoken to without TLS, besides this machine's own.
+    """
+
+    image: str
+    proxy: str
+    ca: Path
+    records_steps: bool = True
+    mirrors: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    insecure: frozenset[str] = frozenset()
+
+    def config(self) -> str:
+        """Return the content of buildkitd.toml."""
+        # JSON strings are TOML basic strings. What stands before the first section belongs to none.
+        lines = [f"proxyNetwork = {str(self.records_steps).lower()}"]
+        lines += [f"[registry.{json.dumps(_CA_HOST)}]", f"  ca = [{json.dumps(str(self.ca))}]"]
+        for registry, mirrors in self.mirrors.items():
+            lines += [f"[registry.{json.dumps(registry)}]", f"  mirrors = {json.dumps(mirrors)}"]
+        # A mirror may be a part of a registry: host:port/path.
+        hosts = {mirror.partition("/")[0] for mirrors in self.mirrors.values() for mirror in mirrors}
+        loopback = {host for host in hosts if is_loopback(host.rpartition(":")[0] or host)}
+        for host in sorted((loopback | self.insecure) - self.mirrors.keys()):
+            lines += [f"[registry.{json.dumps(host)}]", "  http = true", "  insecure = true"]
+        return "\n".join(lines) + "\n"
+
+    def options(self) -> list[str]:
+        """Return the options of buildx's docker-container driver."""
+        # The recorder listens on this machine's loopback address, which BuildKit must share.
+        return [
+            f"image={self.image}",
+            "network=host",
+            f"env.HTTP_PROXY={self.proxy}",
+            f"env.HTTPS_PROXY={self.proxy}",
+            f"env.SSL_CERT_FILE=/etc/buildkit/certs/{_CA_HOST}/ca.pem",
+        ]
+
+
+class TemporaryBuilder(Closeable):
+    """Makes and starts a builder; closing it removes it with all that it holds.
+
+    Args:
+        docker: the command.
+        settings: what it is like.
+        directory: where its configuration is written, in a file that nobody else needs.
+
+    Raises:
+        HostError: it cannot be made, or its BuildKit is too old.
+    """
+
+    def __init__(self, docker: Docker, settings: BuilderSettings, directory: Path) -> None:
+        self._docker, self._settings = docker, settings
+        self.name = _NAME.format(os.getpid())
+        config = directory / "buildkitd.toml"
+        config.write_text(settings.config())
+        create = ["buildx", "create", "--name", self.name, "--driver", "docker-container"]
+        create += [part for option in settings.options() for part in ("--driver-opt", option)]
+        try:
+            docker.run([*create, "--buildkitd-config", str(config), "--bootstrap"])
+            self.version = self._checked_version()
+        except BaseException:
+            self.close()
+            raise
+
+    def _checked_version(self) -> str:
+        match = _VERSION.search(self._docker.run(["buildx", "inspect", self.name]))
+        if match is None:
+            return "unknown"
+        if self._settings.records_steps and (int(match[2]), int(match[3])) < _OLDEST:
+            raise HostError(
+                f"`{self._settings.image}` is BuildKit {match[1]}: recording what RUN steps fetch needs v0.33 or later",
+                hint="name a newer one with --buildkit-image moby/buildkit:buildx-stable-1, or use --cache-only",
+            )
+        return match[1]
+
+    def close(self) -> None:
+        with contextlib.suppress(HostError):
+            self._docker.run(["buildx", "rm", "--force", self.name])
+
+
+def remove_leftovers(docker: Docker) -> None:
+    """Remove the builders of recordings that were killed."""
+    for name in docker.run(["buildx", "ls", "--format", "{{.Name}}"]).split():
+        match = re.fullmatch(_NAME.format(r"(\d+)"), name)
+        if match and not _runs(int(match[1])):
+            with contextlib.suppress(HostError):
+                docker.run(["buildx", "rm", "--force", name])
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -1,0 +1,1 @@
+"""An HTTP proxy on loopback that opens TLS and answers by itself: the recorder's end online, the replay's offline."""

@@ -1,0 +1,226 @@
+"""The proxy: reads requests, through CONNECT too, and lets a handler answer them. Nothing is passed on by itself."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import ssl
+import sys
+import threading
+from collections.abc import Generator, Iterable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Callable, Optional
+
+from bundles.oci.digest import Digest
+from bundles.proxy.certificates import Authority
+from bundles.runtime.closeable import Closeable
+
+# A request's body is held in memory: a git client sends kilobytes.
+_MOST_BODY = 32 << 20
+# Seconds without a byte.
+_TIMEOUT = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a client wants. `url` is absolute, the names of headers are in lower case."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    @property
+    def body_digest(self) -> Optional[Digest]:
+        """The digest of the body, None when it is empty."""
+        return Digest.of(self.body) if self.body else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """What a client gets.
+
+    Args:
+        status: of HTTP.
+        headers: all but those that frame the body.
+        length: bytes of the body, also in an answer to HEAD; None when it is not known beforehand.
+        pieces: the body. A generator is closed when the client has gone; when it raises an OSError, since the rest
+            cannot be had, the client sees a broken connection.
+        reason: the phrase after the status; None for the usual one.
+    """
+
+    status: int
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    length: Optional[int] = 0
+    pieces: Iterable[bytes] = ()
+    reason: Optional[str] = None
+
+    @classmethod
+    def text(cls, status: int, text: str, reason: Optional[str] = None) -> Response:
+        """Return an answer for people."""
+        data = f"{text}\n".encode()
+        return cls(status, {"content-type": "text/plain; charset=utf-8"}, len(data), [data], reason)
+
+
+Reply = Callable[[Response], None]
+
+
+class Handler(abc.ABC):
+    """One end of the proxy. Its methods are called by many threads."""
+
+    @abc.abstractmethod
+    def answer(self, request: Request, reply: Reply) -> None:
+        """Answer by calling `reply` once; it returns when the body is sent, or the client has gone."""
+
+    def answer_own(self, request: Request, reply: Reply) -> None:
+        """Answer a request to this server itself, of which the URL is only a path."""
+        reply(Response.text(400, "this is a proxy"))
+
+
+class ProxyServer(Closeable):
+    """Listens on this machine's own address, never another, from the moment it is made until it is closed.
+
+    Args:
+        port: 0 for any that is free.
+        authority: whose certificates the clients trust.
+        handler: answers.
+
+    Raises:
+        OSError: the port is taken.
+    """
+
+    def __init__(self, port: int, authority: Authority, handler: Handler) -> None:
+        self._server = _Server(port, authority, handler)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="proxy", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Serve until the process ends."""
+        self._thread.join()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, port: int, authority: Authority, handler: Handler) -> None:
+        self.authority, self.handler = authority, handler
+        super().__init__(("127.0.0.1", port), _Connection)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that leaves is no error; what else comes here is a defect, and its thread's alone.
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class _Connection(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = _TIMEOUT
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: _Server
+    _tunnel = ""  # https://host:port inside a CONNECT
+
+    def do_CONNECT(self) -> None:
+        host = self.path.rpartition(":")[0].strip("[]")
+        try:
+            context = self.server.authority.context(host)
+        except UnicodeError:
+            return self._reply(Response.text(400, f"`{host}` is no name of a host"))
+        # A host that must not be reached is still let in: a 404 inside names the whole URL, and nobody tries again.
+        self.send_response_only(200, "Connection established")
+        self.end_headers()
+        self.wfile.flush()
+        try:
+            self.connection = context.wrap_socket(self.connection, server_side=True)
+        except (ssl.SSLError, ConnectionError):
+            # The client does not trust this proxy's CA, or has gone: it says so itself.
+            self.close_connection = True
+            return None
+        self._tunnel = f"https://{self.path}"
+        self.rfile, self.wfile = self.connection.makefile("rb", -1), self.connection.makefile("wb", -1)
+        self.close_connection = False
+        return None
+
+    def _answer(self) -> None:
+        body = self._body()
+        if body is None:
+            self.close_connection = True
+            return self._reply(Response.text(413, f"the request's body is no such, or longer than {_MOST_BODY} bytes"))
+        headers: dict[str, str] = {}
+        for name, value in ((name.lower(), value) for name, value in self.headers.items()):
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        own = not self._tunnel and self.path.startswith("/")
+        request = Request(self.command, self._tunnel + self.path, headers, body)
+        answer = self.server.handler.answer_own if own else self.server.handler.answer
+        return answer(request, self._reply)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_PROPFIND = do_REPORT = _answer
+
+    def _body(self) -> Optional[bytes]:
+        """Read the request's body; None when it is too long, or its length is no number."""
+        if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
+            length = _number(self.headers.get("Content-Length") or "0", 10)
+            return None if length is None else self.rfile.read(length)
+        body = bytearray()
+        while length := _number(self.rfile.readline(100).decode("latin-1").partition(";")[0].strip(), 16):
+            if len(body) + length > _MOST_BODY:
+                return None
+            body += self.rfile.read(length)
+            self.rfile.readline(3)
+        if length is None:
+            return None
+        while self.rfile.readline(8192).strip():
+            pass
+        return bytes(body)
+
+    def _reply(self, response: Response) -> None:
+        pieces = iter(response.pieces)
+        try:
+            self._send(response, pieces)
+        except OSError:
+            self.close_connection = True
+        finally:
+            if isinstance(pieces, Generator):
+                pieces.close()
+
+    def _send(self, response: Response, pieces: Iterable[bytes]) -> None:
+        self.send_response_only(response.status, response.reason)
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        chunked = response.length is None and self.request_version == "HTTP/1.1"
+        empty = self.command == "HEAD" or response.status in (204, 304)
+        if response.length is not None and response.status not in (204, 304):
+            self.send_header("Content-Length", str(response.length))
+        elif chunked and not empty:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif not empty:
+            self.close_connection = True
+        self.end_headers()
+        for piece in () if empty else pieces:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        if chunked and not empty:
+            self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
+
+    def finish(self) -> None:
+        super().finish()
+        self.connection.close()  # inside a tunnel it is not the one that the server closes
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the handler knows what is worth a word."""
+
+
+def _number(text: str, base: int) -> Optional[int]:
+    """Read a length; None when it is none, or more than is taken."""
+    try:
+        return int(text, base) if text.isalnum() and int(text, base) <= _MOST_BODY else None
+    except ValueError:
+        return None

@@ -1,0 +1,93 @@
+"""A `docker` command with buildx that builds nothing: it fetches URLs as BuildKit would, through the builder's proxy.
+
+The test tells it what to do in state.json beside it; what it was called with is in calls.jsonl. It is an executable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+HERE = Path(sys.argv[0]).parent
+
+
+def install(directory: Path, **state: Any) -> Path:
+    """Put the command into a directory, for PATH; returns it."""
+    directory.mkdir()
+    (directory / "docker").write_text(f"#!{sys.executable} -IS\n{Path(__file__).read_text()}\nmain()\n")
+    (directory / "docker").chmod(0o755)
+    (directory / "state.json").write_text(json.dumps({"urls": [], "builders": [], "version": "v0.34.2", **state}))
+    return directory
+
+
+def calls(directory: Path) -> list[list[str]]:
+    """What it was called with."""
+    return [json.loads(line) for line in (directory / "calls.jsonl").read_text().splitlines()]
+
+
+def state_of(directory: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((directory / "state.json").read_text())
+    return value
+
+
+def main() -> None:
+    arguments, state = sys.argv[1:], state_of(HERE)
+    with (HERE / "calls.jsonl").open("a") as file:
+        file.write(json.dumps(arguments) + "\n")
+    command = " ".join(arguments[:2])
+    if command in state.get("fails", ()):
+        sys.exit(f"{command} does not work")
+    if command == "context inspect":
+        print(state.get("endpoint", "unix:///var/run/docker.sock"))
+    elif arguments[0] == "info":
+        print("Debian GNU/Linux")
+    elif command == "buildx create":
+        state["builders"].append(_value(arguments, "--name"))
+        options = [arguments[n + 1] for n, each in enumerate(arguments) if each == "--driver-opt"]
+        state["options"] = dict(option.split("=", 1) for option in options)
+        state["config"] = Path(_value(arguments, "--buildkitd-config")).read_text()
+    elif command == "buildx inspect":
+        print(f"Name: x\nNodes:\nBuildKit version: {state['version']}\n")
+    elif command == "buildx ls":
+        print("\n".join(["default", *state["builders"]]))
+    elif command == "buildx rm":
+        state["builders"].remove(arguments[-1])
+    elif command == "buildx build":
+        _build(arguments, state)
+    (HERE / "state.json").write_text(json.dumps(state))
+    sys.exit(state.get("code", 0) if command == "buildx build" else 0)
+
+
+def _value(arguments: list[str], option: str) -> str:
+    return arguments[arguments.index(option) + 1]
+
+
+def _build(arguments: list[str], state: dict[str, Any]) -> None:
+    ca = next(line for line in state["config"].splitlines() if line.startswith("  ca = "))
+    context = ssl.create_default_context(cafile=json.loads(ca.partition("=")[2])[0])
+    proxies = urllib.request.ProxyHandler(
+        {name: state["options"][f"env.{name.upper()}_PROXY"] for name in ("http", "https")}
+    )
+    opener = urllib.request.build_opener(proxies, urllib.request.HTTPSHandler(context=context))
+    found = [{"uri": "pkg:docker/debian@12?platform=linux%2Famd64", "digest": {"sha256": "a" * 64}}]
+    for url in state["urls"]:
+        try:
+            with opener.open(url) as response:
+                found.append({"uri": url, "digest": {"sha256": hashlib.sha256(response.read()).hexdigest()}})
+        except urllib.error.HTTPError as error:
+            error.close()
+    print("#1 [1/1] as BuildKit says it", file=sys.stderr)
+    if state.get("hangs"):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+        (HERE / "hanging").touch()
+        time.sleep(60)
+    found += state.get("materials", [])
+    Path(_value(arguments, "--metadata-file")).write_text(json.dumps({"buildx.build.provenance": {"materials": found}}))

@@ -1,0 +1,210 @@
+"""`record` with a docker command that only fetches: the flow, the builder's life, and every way in which it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.definition.record import read_record
+from bundler.recording.builder import BuilderSettings
+from bundles.archive.tape.answer import Tape
+from bundles.proxy.certificates import Authority
+from tests.support import ROOT, fake_docker
+from tests.support.web_origin import WebOrigin
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Iterator[WebOrigin]:
+    origin = WebOrigin(Authority(tmp_path / "origin").context("localhost"))
+    yield origin
+    origin.close()
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "tmp").mkdir()
+    return tmp_path
+
+
+def start(app: Path, docker: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from bundles.cli.app import main; main()", "record", "app", *arguments]
+    environment = {"PYTHONPATH": str(ROOT), "HOME": str(app), "PATH": str(docker), "TMPDIR": str(app / "tmp")}
+    return subprocess.Popen(
+        command, cwd=app, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def record(app: Path, docker: Path, *arguments: str, code: int = 0) -> Any:
+    process = start(app, docker, "--json", *arguments)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert list((app / "tmp").iterdir()) == []
+    return {**json.loads(out), "said": said}
+
+
+def test_a_build_becomes_a_record(app: Path, origin: WebOrigin) -> None:
+    docker = fake_docker.install(app / "bin", urls=[f"{origin.url}/release", f"{origin.url}/page", f"{origin.url}/no"])
+    arguments = ["--platform", "linux/amd64", "--target", "t", "--build-arg", "A=b", "--secret", "id=s", "--", "--pull"]
+    document = record(app, docker, *arguments)
+    assert (document["name"], document["buildkit"], document["answers"]) == ("app", "v0.34.2", 4)
+    assert document["images"] == [
+        {"reference": "docker.io/library/debian:12", "digest": "sha256:" + "a" * 64, "platforms": ["linux/amd64"]}
+    ]
+    recorded = read_record(app / "app.record")
+    assert recorded.to_json().items() <= document.items()
+    manifest = json.loads((app / "app.record" / "index.json").read_bytes())["manifests"][0]
+    blobs = app / "app.record" / "blobs" / "sha256"
+    config = json.loads((blobs / manifest["digest"][7:]).read_bytes())["config"]["digest"]
+    tape = Tape.parse((blobs / config[7:]).read_bytes())
+    assert [(answer.url.removeprefix(origin.url), answer.status) for answer in tape] == [
+        ("/no", 404),
+        ("/page", 200),
+        ("/release", 302),
+        ("/signed?se=1&sig=-", 200),
+    ]
+    # The build names the first address of a redirect with the digest of what came in the end.
+    assert document["notes"] == [f"{origin.url}/signed?se=1&sig=-: the values of secrets are left out of it"]
+    assert (document["size"], document["cacheSize"]) == (len("the release" + "page for None"), 0)
+    build = next(call for call in fake_docker.calls(docker) if call[:2] == ["buildx", "build"])
+    joined = " ".join(build)
+    assert joined.endswith("--platform linux/amd64 --target t --build-arg A=b --secret id=s --pull app")
+    cache = "type=local,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd"
+    assert f"--cache-to {cache},dest={app}/app.record/cache" in joined
+    assert "#1 [1/1] as BuildKit says it" in document["said"]
+    assert fake_docker.state_of(docker)["builders"] == []
+
+
+def test_the_builder_is_led_to_the_recorder(app: Path, origin: WebOrigin) -> None:
+    docker = fake_docker.install(app / "bin")
+    record(
+        app,
+        docker,
+        "--mirror",
+        "docker.io=127.0.0.1:5555",
+        "--mirror",
+        "docker.io=m.corp",
+        "--insecure-registry",
+        "m.corp",
+    )
+    state = fake_docker.state_of(docker)
+    proxy = state["options"]["env.HTTPS_PROXY"]
+    assert proxy.startswith("http://127.0.0.1:")
+    assert state["options"] == {
+        "image": "moby/buildkit:buildx-stable-1",
+        "network": "host",
+        "env.HTTP_PROXY": proxy,
+        "env.HTTPS_PROXY": proxy,
+        "env.SSL_CERT_FILE": "/etc/buildkit/certs/record.invalid/ca.pem",
+    }
+    ca = state["config"].splitlines()[2].partition("=")[2].strip()
+    assert (
+        state["config"]
+        == f"""proxyNetwork = true
+[registry."record.invalid"]
+  ca = {ca}
+[registry."docker.io"]
+  mirrors = ["127.0.0.1:5555", "m.corp"]
+[registry."127.0.0.1:5555"]
+  http = true
+  insecure = true
+[registry."m.corp"]
+  http = true
+  insecure = true
+"""
+    )
+
+
+def test_cache_only_leaves_the_steps_alone_and_takes_an_older_buildkit(app: Path) -> None:
+    docker = fake_docker.install(app / "bin", version="v0.29.0")
+    assert record(app, docker, "--cache-only")["buildkit"] == "v0.29.0"
+    assert fake_docker.state_of(docker)["config"].startswith("proxyNetwork = false\n")
+    assert BuilderSettings("i", "p", Path("/ca")).config().startswith("proxyNetwork = true\n")
+
+
+@pytest.mark.parametrize("version, code", [("v0.32.2", 4), ("v0.33.0", 0), ("v1.0.0", 0)])
+def test_a_buildkit_that_is_too_old_is_named_and_removed(app: Path, version: str, code: int) -> None:
+    docker = fake_docker.install(app / "bin", version=version)
+    document = record(app, docker, code=code)
+    if code:
+        assert f"is BuildKit {version}: " in document["error"]["message"]
+        assert "--buildkit-image" in document["error"]["hint"]
+    assert fake_docker.state_of(docker)["builders"] == []
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        ({"fails": ["buildx version"]}, "`docker buildx` is not installed here"),
+        ({"fails": ["info --format"]}, "the Docker Engine does not answer: info --format does not work"),
+        ({"endpoint": "ssh://build.corp"}, "the engine of another machine, `ssh://build.corp`"),
+        ({"fails": ["buildx create"]}, "buildx create does not work"),
+    ],
+)
+def test_what_is_missing_is_said(app: Path, state: dict[str, Any], message: str) -> None:
+    document = record(app, fake_docker.install(app / "bin", **state), code=4)
+    assert message in document["error"]["message"]
+
+
+def test_without_docker_or_a_directory(app: Path) -> None:
+    (app / "bin").mkdir()
+    assert "there is no `docker` command" in record(app, app / "bin", code=4)["error"]["message"]
+    (app / "app").rmdir()
+    assert "`app` is not a directory" in record(app, app / "bin", code=2)["error"]["message"]
+
+
+def test_a_build_that_fails_keeps_what_came(app: Path, origin: WebOrigin) -> None:
+    docker = fake_docker.install(app / "bin", urls=[f"{origin.url}/big", f"{origin.url}/busy"], code=7)
+    error = record(app, docker, code=1)["error"]
+    assert "the build failed (exit code 7)" in error["message"]
+    assert [problem["message"] for problem in error["problems"]] == [
+        f"{origin.url}/busy was not recorded: the last answer was 503"
+    ]
+    assert fake_docker.state_of(docker)["builders"] == []
+    (docker / "state.json").write_text(json.dumps({**fake_docker.state_of(docker), "code": 0}))
+    origin.seen.clear()
+    document = record(app, docker)
+    assert "going on with 1 answers" in document["said"]
+    assert origin.paths() == ["GET /busy"]
+
+
+def test_an_interruption_ends_the_build_and_removes_the_builder(app: Path, origin: WebOrigin) -> None:
+    docker = fake_docker.install(app / "bin", urls=[f"{origin.url}/big"], hangs=True)
+    process = start(app, docker)
+    end = time.monotonic() + 60
+    while not (docker / "hanging").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=15)
+    assert (process.returncode, "it goes on" in said) == (130, True)
+    assert fake_docker.state_of(docker)["builders"] == []
+    assert list((app / "tmp").iterdir()) == []
+    assert json.loads((app / "app.record" / "tape.jsonl").read_text())["url"] == f"{origin.url}/big"
+
+
+def test_builders_of_killed_recordings_are_removed_and_no_others(app: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    others = [f"bundle-record-{os.getpid()}-b", f"bundle-record-{ended.pid}-b0", "mine"]
+    docker = fake_docker.install(app / "bin", builders=[f"bundle-record-{ended.pid}-b", *others])
+    record(app, docker)
+    assert fake_docker.state_of(docker)["builders"] == others
+
+
+def test_what_is_not_recorded_is_said(app: Path) -> None:
+    elsewhere = {"uri": "https://host/a?token=s3cr3t", "digest": {"sha256": "b" * 64}}
+    git = {"uri": "https://github.com/team/app.git#main", "digest": {"sha1": "f" * 40}}
+    docker = fake_docker.install(app / "bin", materials=[git, elsewhere])
+    assert record(app, docker)["notes"] == [
+        "https://host/a?token=- was downloaded, and what came is not on the tape",
+        "https://github.com/team/app.git#main is not recorded: only images and downloads are",
+    ]

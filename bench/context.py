@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.measure import Sample, measure
 from bench.workload import Workload
 from bundler.definition.spec import TOOLCHAIN
-from tests.testbed import gotools
+from tests.testbed import debian, gotools
 
 BUNDLE = str(Path(sys.executable).parent / "bundle")
 ONLY_IMAGES = tuple(word for role in TOOLCHAIN for word in ("--without", role))
@@ -40,7 +40,7 @@ class Context:
 
     def environment(self, home: Path) -> Mapping[str, str]:
         """Where the tools are, and a home of their own: all that they write is found there."""
-        tools = {tool.name.upper(): str(tool.make()) for tool in (gotools.REGCTL, gotools.CRANE, gotools.ORAS)}
+        tools = {tool.name.upper(): str(tool.make()) for tool in (gotools.REGCTL, debian.CRANE, debian.ORAS)}
         return {**tools, "BUNDLE": BUNDLE, "HOME": str(home), "TMPDIR": str(home), "XDG_RUNTIME_DIR": str(home)}
 
     def create(self, images: Sequence[str], out: Path, *options: str, registry: str | None = None) -> Sample:

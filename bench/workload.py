@@ -22,9 +22,9 @@ from bundles.registry.transport import Settings, Transport
 from installer.registry.client import Registry
 from tests.support.images import Content, layer
 from tests.testbed import ORIGIN, gotools, start_origin
-from tests.testbed.cache import Product
 from tests.testbed.commands import run
 from tests.testbed.processes import Daemon
+from tests.testbed.product import Product
 from tests.testbed.registry import free_port, start_registry
 
 PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
@@ -79,7 +79,7 @@ def scratch_registry(storage: Path, name: str = "bench-target") -> Iterator[str]
 
 
 def _fill(directory: Path) -> None:
-    start_origin()
+    start_origin("bench")
     regctl = gotools.REGCTL.make()
     with scratch_registry(directory, "bench-fill") as address, Transport(Settings()) as transport:
         hosts = [word for host in (ORIGIN, address) for word in ("--host", f"reg={host},tls=disabled")]

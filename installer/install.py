@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Union
 
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
@@ -14,12 +15,12 @@ from installer import preflight
 from installer.host.files import usable_size
 from installer.host.host import Host
 from installer.model.job import Job, Options
-from installer.model.step import StepResult
+from installer.model.step import Step, StepResult
 from installer.receipt.receipt import Receipt
 from installer.receipt.recorder import InstallRecorder
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport
-from installer.runner import Runner
+from installer.runner import Beside, Runner, by_name
 from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.buildx_plugin import BuildxPlugin
 from installer.steps.emulation import Emulation
@@ -27,7 +28,7 @@ from installer.steps.insecure_registry import InsecureRegistry
 from installer.steps.push import Push
 from installer.steps.registry_container import RegistryContainer
 from installer.steps.smoke_test import SmokeTest
-from installer.steps.toolchain_images import LoadImages
+from installer.steps.toolchain_images import LoadImage
 
 
 def install(archive: Archive, options: Options, host: Host, progress: Progress) -> Receipt:
@@ -39,8 +40,8 @@ def install(archive: Archive, options: Options, host: Host, progress: Progress) 
         BundleError: a step failed; what was done stays, and the next run goes on from there.
     """
     with _prepare(archive, options, host, progress, yes=options.yes) as run, run.recorder.locked():
-        run.runner.perform()
-        return run.recorder.finish(run.push.rebuilt)
+        results = by_name(run.runner.perform())
+        return run.recorder.finish(results, run.push.rebuilt)
 
 
 def plan(archive: Archive, options: Options, host: Host) -> tuple[Job, Sequence[StepResult]]:
@@ -50,7 +51,7 @@ def plan(archive: Archive, options: Options, host: Host) -> tuple[Job, Sequence[
         ArchiveError, HostError: as `install` does.
     """
     with _prepare(archive, options, host, Silent(), yes=True) as run:
-        return run.job, run.runner.plan(lambda _: run.recorder.note_test(None))
+        return run.job, by_name(run.runner.plan(lambda _: run.recorder.note_test(None)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
     with local_transport(job.address) as transport:
         registry = Registry(transport, str(job.address))
         recorder = InstallRecorder(job, host)
-        images = LoadImages(job, host, progress)
+        images = [LoadImage(job, host, progress, role) for role in ("registry", "buildkit")]
         push = Push(
             archive,
             job.images,
@@ -80,12 +81,14 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             yes=options.yes,
         )
         builder = Builder(job, host)
-        steps = [
-            images,
-            RegistryContainer(job, host, registry),
-            push,
-            BuildxPlugin(job, host, progress),
-            Emulation(job, host, progress),
+        steps: list[Union[Step, Beside]] = [
+            images[0],
+            # While the registry is filled, Docker unpacks what the builder needs.
+            Beside(
+                [RegistryContainer(job, host, registry), push],
+                [images[1], BuildxPlugin(job, host, progress), Emulation(job, host, progress)],
+                cancel=transport.close,
+            ),
             BuildkitdConfig(job, host),
             InsecureRegistry(job, host),
             builder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -158,14 +159,14 @@ def _holds_data(data: str, host: Host) -> bool:
     return host.engine.has_volume(data)
 
 
-def space_problems(job: Job, info: EngineInfo, host: Host, images: Step, push: Step) -> list[Problem]:
+def space_problems(job: Job, info: EngineInfo, host: Host, images: Sequence[Step], push: Step) -> list[Problem]:
     """Find where less is free than what is missing needs. Directories that cannot be seen are passed over.
 
     Args:
-        images: the step that loads images into Docker.
+        images: the steps that load images into Docker.
         push: the one that fills the registry.
     """
-    needs = {Path(info.image_root): _UNPACKED * _missing_size(images)}
+    needs = {Path(info.image_root): _UNPACKED * sum(map(_missing_size, images))}
     if not _keeps_unseen_data(job, host):
         place = data_place(job, info)
         needs[place] = needs.get(place, 0) + _missing_size(push)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Optional, Protocol
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Optional, Protocol, Union
 
 from bundles.cli.output import ask
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Progress
+from bundles.runtime.signals import held
 from installer.host.host import Host
 from installer.model.step import Change, Step, StepResult, summary
 
@@ -23,8 +27,27 @@ def questioner() -> Optional[Callable[[str], bool]]:
     return lambda question: ask(f"{question}?")
 
 
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """Two rows of steps, each in its order, that need nothing of each other and are done at the same time.
+
+    Args:
+        aside: those that are done in a thread of their own.
+        steps: those that are done in the caller's: what an interruption ends by itself, such as asking Docker, which
+            may take its time to answer.
+        cancel: makes what is done in the other thread end soon.
+    """
+
+    aside: Sequence[Step]
+    steps: Sequence[Step]
+    cancel: Callable[[], None]
+
+
 class Record(Protocol):
-    """Keeps in mind on the host what is done to it, so that a run that is killed is known too."""
+    """Keeps in mind on the host what is done to it, so that a run that is killed is known too.
+
+    One thread at a time calls it; steps that are done beside each other begin and end in any order.
+    """
 
     def begin(self, step: Step, changes: Changes) -> None:
         """Note what a step is about to do."""
@@ -41,8 +64,18 @@ class Runner:
     for result in runner.perform(): ...
     """
 
-    def __init__(self, steps: Sequence[Step], host: Host, progress: Progress, record: Optional[Record] = None) -> None:
-        self._steps, self._host, self._progress, self._record = steps, host, progress, record
+    def __init__(
+        self,
+        steps: Sequence[Union[Step, Beside]],
+        host: Host,
+        progress: Progress,
+        record: Optional[Record] = None,
+    ) -> None:
+        self._parts, self._host, self._progress, self._record = steps, host, progress, record
+        self._steps: list[Step] = []
+        for part in steps:
+            self._steps += [*part.aside, *part.steps] if isinstance(part, Beside) else [part]
+        self._recording = threading.Lock()
 
     def check(
         self,
@@ -101,18 +134,74 @@ class Runner:
         Raises:
             BundleError: a step failed; what was done stays, and the next run goes on from there.
         """
-        results = []
-        for number, step in enumerate(self._steps):
-            changes = step.look() if plan is None else plan[number].changes
-            if changes:
-                if self._record:
-                    self._record.begin(step, changes)
-                with self._progress.step(step.name, summary(changes)):
-                    step.apply(changes)
-            results.append(StepResult(step.name, tuple(changes), tuple(step.notes())))
-            if self._record:
-                self._record.end(results[-1])
+        known = {} if plan is None else {step: result.changes for step, result in zip(self._steps, plan)}
+        results: list[StepResult] = []
+        for part in self._parts:
+            if isinstance(part, Beside):
+                results += self._perform_beside(part, known)
+            else:
+                results.append(self._perform_one(part, known))
         return results
+
+    def _perform_one(self, step: Step, known: Mapping[Step, Changes]) -> StepResult:
+        changes = known[step] if step in known else step.look()
+        if changes:
+            if self._record:
+                with self._recording:
+                    self._record.begin(step, changes)
+            with self._progress.step(step.name, summary(changes)):
+                step.apply(changes)
+        result = StepResult(step.name, tuple(changes), tuple(step.notes()))
+        if self._record:
+            with self._recording:
+                self._record.end(result)
+        return result
+
+    def _perform_beside(self, part: Beside, known: Mapping[Step, Changes]) -> list[StepResult]:
+        """Do both rows; whatever happens, no thread is left at the end.
+
+        Raises:
+            whatever was raised first, and not what being cancelled made the other row raise.
+        """
+        ended = threading.Event()
+        aside: Optional[Future[list[StepResult]]] = None
+        with ThreadPoolExecutor(1, "aside") as pool:
+            try:
+                with held():
+                    aside = pool.submit(self._perform_row, part.aside, known, ended.is_set)
+                here = self._perform_row(part.steps, known, lambda: _failure(aside) is not None)
+                return [*aside.result(), *here]
+            except BaseException:
+                first = _failure(aside)
+                ended.set()
+                part.cancel()
+                if first:
+                    raise first from None
+                raise
+
+    def _perform_row(
+        self, steps: Sequence[Step], known: Mapping[Step, Changes], is_ended: Callable[[], bool]
+    ) -> list[StepResult]:
+        results: list[StepResult] = []
+        for step in steps:
+            if is_ended():
+                break
+            results.append(self._perform_one(step, known))
+        return results
+
+
+def _failure(future: Optional[Future[Any]]) -> Optional[BaseException]:
+    return future.exception() if future is not None and future.done() else None
+
+
+def by_name(results: Sequence[StepResult]) -> list[StepResult]:
+    """Put together what steps of one name do: to people they are one, which is done in parts."""
+    steps: dict[str, StepResult] = {}
+    for result in results:
+        before = steps.get(result.step, dataclasses.replace(result, changes=(), notes=()))
+        changes, notes = (*before.changes, *result.changes), (*before.notes, *result.notes)
+        steps[result.step] = dataclasses.replace(before, changes=changes, notes=notes)
+    return list(steps.values())
 
 
 def plan_lines(plan: Sequence[StepResult]) -> list[str]:

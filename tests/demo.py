@@ -13,9 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.testbed import ORIGIN, Host, start_origin
+from tests.testbed.durations import timed
 
 DOCKERFILE = """\
 FROM gcc:12 AS build
@@ -36,18 +39,18 @@ def main() -> int:
     bundle = shutil.which("bundle", path=str(Path(sys.executable).parent))
     if not bundle:
         sys.exit("error: the `bundle` command is not installed beside this python\n  next: make setup")
-    start_origin()
+    start_origin("demo")
     with tempfile.TemporaryDirectory(prefix="bundle-demo-") as directory:
         stick = Path(directory) / "usb"
         stick.mkdir()
         archive = stick / "offline.tar"
-        title("On the machine with internet: write one archive")
-        show("online", bundle, "create", "debian:12", "gcc:12", "--platform", "linux/amd64,linux/arm64",
-             "--mirror", f"docker.io={ORIGIN}", "-o", archive)  # fmt: skip
-        show("online", bundle, "verify", archive)
-        show("online", bundle, "inspect", archive)
-        title("The archive travels on a USB drive")
-        show("online", "ls", "-l", stick)
+        with step("On the machine with internet: write one archive", rough=8):
+            show("online", bundle, "create", "debian:12", "gcc:12", "--platform", "linux/amd64,linux/arm64",
+                 "--mirror", f"docker.io={ORIGIN}", "-o", archive)  # fmt: skip
+            show("online", bundle, "verify", archive)
+            show("online", bundle, "inspect", archive)
+        with step("The archive travels on a USB drive"):
+            show("online", "ls", "-l", stick)
         with Host(suite="sid", name="demo") as host:
             host.mount_in(stick, "/media/usb", readonly=True)
             use_host(host)
@@ -55,27 +58,31 @@ def main() -> int:
 
 
 def use_host(host: Host) -> None:
-    title("On the air-gapped host: no route, no DNS")
-    run(host, "ip -brief address; ip route; cat /etc/resolv.conf; getent hosts deb.example || echo 'no names'")
-    run(host, "cd /media/usb && sha256sum -c offline.tar.sha256")
-    run(host, "python3 /media/usb/offline.tar install")
-    run(host, "docker buildx ls")
-    title("An unmodified Dockerfile, built for both platforms")
-    host.path("/root/app").mkdir()
-    host.path("/root/app/Dockerfile").write_text(DOCKERFILE)
-    host.path("/root/app/hello.c").write_text(HELLO)
-    run(host, "cat /root/app/Dockerfile")
-    run(host, "docker buildx build --progress plain --platform linux/amd64,linux/arm64"
-              " -t localhost:5000/app:1 --push /root/app")  # fmt: skip
-    run(host, "docker buildx imagetools inspect localhost:5000/app:1")
-    for platform in ("linux/amd64", "linux/arm64"):
-        run(host, f"docker run --rm --pull always --quiet --platform {platform} localhost:5000/app:1")
-    title("A second install changes nothing")
-    run(host, "python3 /media/usb/offline.tar install")
+    with step("On the air-gapped host: no route, no DNS", rough=15):
+        run(host, "ip -brief address; ip route; cat /etc/resolv.conf; getent hosts deb.example || echo 'no names'")
+        run(host, "cd /media/usb && sha256sum -c offline.tar.sha256")
+        run(host, "python3 /media/usb/offline.tar install")
+        run(host, "docker buildx ls")
+    with step("An unmodified Dockerfile, built for both platforms", rough=12):
+        host.path("/root/app").mkdir()
+        host.path("/root/app/Dockerfile").write_text(DOCKERFILE)
+        host.path("/root/app/hello.c").write_text(HELLO)
+        run(host, "cat /root/app/Dockerfile")
+        run(host, "docker buildx build --progress plain --platform linux/amd64,linux/arm64"
+                  " -t localhost:5000/app:1 --push /root/app")  # fmt: skip
+        run(host, "docker buildx imagetools inspect localhost:5000/app:1")
+        for platform in ("linux/amd64", "linux/arm64"):
+            run(host, f"docker run --rm --pull always --quiet --platform {platform} localhost:5000/app:1")
+    with step("A second install changes nothing", rough=2):
+        run(host, "python3 /media/usb/offline.tar install")
 
 
-def title(text: str) -> None:
-    print(f"\n=== {text}", flush=True)
+@contextmanager
+def step(text: str, rough: float = 0) -> Iterator[None]:
+    """A part of the demonstration: what it is, how long it took last time, and now."""
+    print(flush=True)
+    with timed(f"=== {text}", "===", rough):
+        yield
 
 
 def show(where: str, *command: object) -> None:

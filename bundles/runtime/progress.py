@@ -100,7 +100,9 @@ class Lines(Progress):
         self._stream = stream or sys.stderr
 
     def message(self, text: str) -> None:
-        print(printable(text), file=self._stream, flush=True)
+        # In one piece: steps and tasks speak from several threads.
+        self._stream.write(f"{printable(text)}\n")
+        self._stream.flush()
 
     def task(self, label: str, total: int) -> Task:
         return _LineTask(self, label, total)

@@ -49,7 +49,7 @@ class InstallRecorder(Recorder):
 
     with recorder.locked():
         ...
-        receipt = recorder.finish(rebuilt)
+        receipt = recorder.finish(results, rebuilt)
     """
 
     def __init__(self, job: Job, host: Host) -> None:
@@ -138,15 +138,18 @@ class InstallRecorder(Recorder):
         self._replace(steps=(*receipt.steps, result), notes=(*receipt.notes, *result.notes))
         super().end(result)
 
-    def finish(self, rebuilt: Mapping[Place, Digest]) -> Receipt:
+    def finish(self, results: Sequence[StepResult], rebuilt: Mapping[Place, Digest]) -> Receipt:
         """Record that everything is done, and return the receipt.
 
         Args:
+            results: what each step did, in the order of the steps; they may have ended in another.
             rebuilt: the places that serve another index than the origin's, and its digest.
         """
         names = {f"{self._job.address}/{place.name}": digest for place, digest in rebuilt.items()}
         self._bring(rebuilt)
         self._replace(
+            steps=tuple(results),
+            notes=tuple(note for result in results for note in result.notes),
             images=tuple(
                 dataclasses.replace(image, rebuilt={name: names[name] for name in image.names if name in names})
                 for image in self.receipt.images

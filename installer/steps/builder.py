@@ -197,19 +197,6 @@ class Builder(Step):
         else:
             self._docker(["buildx", "inspect", "--bootstrap", self._name])
             self._docker(["buildx", "use", self._name])
-        self._forget_loaded()
-
-    def _forget_loaded(self) -> None:
-        """Remove the image that was loaded when it has lost its name.
-
-        buildx pulls its image first. With containerd's store the name is then that of the whole index, and the one
-        manifest that was loaded stays behind as an image without a name.
-        """
-        tool = self._job.tool("buildkit")
-        loaded = str(tool and tool.manifest.digest)
-        engine = self._host.engine
-        if engine.image_id(loaded) == loaded and not engine.image_names(loaded):
-            engine.remove_image(loaded)
 
     def explain(self, change: Change) -> str:
         # The name by digest goes with the builder.

@@ -28,12 +28,12 @@ from installer.host.labels import (
     REGISTRY_DIRECTORY,
     fingerprint,
 )
-from installer.host.listener import listener
 from installer.model.installed_registry import installed_address, installed_data, is_ours
 from installer.model.job import DesiredState, is_directory
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
+from installer.registry.listener import listener
 from installer.steps.toolchain_images import local_image
 
 # The port on which the registry image listens, inside its container.

@@ -83,8 +83,8 @@ def loading(job: Job, host: Host, tool: Tool) -> list[Change]:
     return [*changes, Change("load", "image", tool.name, "into Docker", content_size(job.archive, tool.manifest))]
 
 
-class LoadImages(Step):
-    """The images of the registry and of BuildKit.
+class LoadImage(Step):
+    """The image of the registry, or BuildKit's: parts of one step, as the registry need not wait for the larger one.
 
     BuildKit's is loaded although the registry has it too: the builder is made of it where Docker cannot pull, as
     through a proxy that does not know the LAN.
@@ -92,30 +92,24 @@ class LoadImages(Step):
 
     name = "images"
 
-    def __init__(self, job: Job, host: Host, progress: Progress) -> None:
+    def __init__(self, job: Job, host: Host, progress: Progress, role: str) -> None:
         self._job, self._host, self._progress = job, host, progress
-        self._tools = [tool for tool in map(job.tool, ("registry", "buildkit")) if tool]
+        self._role, self._tool = role, job.tool(role)
 
     def problems(self) -> Sequence[Problem]:
-        platform = self._job.host_platform
-        absent = [
-            Problem(
-                f"the {role} image",
-                f"the archive has none for {platform}",
-                f"bundle create ... --host-platform {platform}, where there is internet",
-            )
-            for role in ("registry", "buildkit")
-            if self._job.tool(role) is None
-        ]
-        left = (left_to_base(self._job, self._host, tool) for tool in self._tools)
-        return [*absent, *(problem for problem in left if problem)]
+        if self._tool is None:
+            platform = self._job.host_platform
+            hint = f"bundle create ... --host-platform {platform}, where there is internet"
+            return [Problem(f"the {self._role} image", f"the archive has none for {platform}", hint)]
+        left = left_to_base(self._job, self._host, self._tool)
+        return [left] if left else []
 
     def look(self) -> Sequence[Change]:
-        return [change for tool in self._tools for change in loading(self._job, self._host, tool)]
+        return loading(self._job, self._host, self._tool) if self._tool else []
 
     def apply(self, changes: Sequence[Change]) -> None:
-        for tool in self._tools:
-            load(self._job, self._host, tool, self._progress)
+        if self._tool:
+            load(self._job, self._host, self._tool, self._progress)
 
 
 class RemoveImages(Step):

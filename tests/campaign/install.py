@@ -165,14 +165,15 @@ class Campaign:
         """How long each step of an undisturbed install takes, in seconds; "" is what comes before the first."""
         begun = {"": time.monotonic()}
         while process.poll() is None:
-            begun.setdefault(self._step(), time.monotonic())
+            for step in self._begun():
+                begun.setdefault(step, time.monotonic())
             time.sleep(0.005)
         ends = [*list(begun.values())[1:], time.monotonic()]
         return {step: end - start for (step, start), end in zip(begun.items(), ends)}
 
     def _wait_for(self, process: subprocess.Popen[str], step: str) -> None:
         """Return at a random moment in the step."""
-        while process.poll() is None and self._step() != step:
+        while process.poll() is None and step and step not in self._begun():
             time.sleep(0.002)
         time.sleep(self.random.uniform(0, self._timeline[step]))
 
@@ -181,8 +182,12 @@ class Campaign:
 
     def _step(self) -> str:
         """The step that the log tells of last."""
+        return next(reversed(self._begun()), "")
+
+    def _begun(self) -> list[str]:
+        """The steps that the log tells of, as it does; some are done beside each other."""
         names = [line[:14].rstrip() for line in self._log().splitlines()]
-        return next((name for name in reversed(names) if name in _ORDER), "")
+        return [name for name in names if name in _ORDER]
 
     def _different(self) -> list[str]:
         """How the host's state differs from that after an undisturbed install."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.real_registry import RealRegistry
-from tests.testbed import ORIGIN, Host, gotools, origin_digests, start_origin
+from tests.testbed import ORIGIN, Host, debian, gotools, origin_digests, start_origin
 
 pytestmark = pytest.mark.e2e
 
@@ -121,7 +121,7 @@ def test_regctl_imports(archive: Path, destination: str) -> None:
 
 
 def test_crane_pushes(layout: Path, destination: str) -> None:
-    crane = gotools.CRANE.make()
+    crane = debian.CRANE.make()
     pushed = run(crane, "push", "--insecure", "--index", layout, f"{destination}/whole:1").strip()
     index = (layout / "index.json").read_bytes()
     assert pushed.endswith("sha256:" + hashlib.sha256(index).hexdigest())
@@ -130,7 +130,7 @@ def test_crane_pushes(layout: Path, destination: str) -> None:
 
 
 def test_crane_reads_the_docker_archive(archive: Path, destination: str) -> None:
-    crane = gotools.CRANE.make()
+    crane = debian.CRANE.make()
     run(crane, "push", "--insecure", archive, f"{destination}/registry:3")
     config = json.loads(run(crane, "config", "--insecure", f"{destination}/registry:3"))
     manifest = images(archive)["library/registry:3"]["platforms"][0]["digest"]
@@ -141,7 +141,7 @@ def test_crane_reads_the_docker_archive(archive: Path, destination: str) -> None
 def test_oras_reads_by_digest(archive: Path) -> None:
     """oras takes what follows the last colon as the tag, so a full reference cannot be given to it."""
     digest = images(archive)["library/debian:12"]["digest"]
-    text = run(gotools.ORAS.make(), "manifest", "fetch", "--oci-layout", f"{archive}@{digest}")
+    text = run(debian.ORAS.make(), "manifest", "fetch", "--oci-layout", f"{archive}@{digest}")
     assert "sha256:" + hashlib.sha256(text.encode()).hexdigest() == digest
 
 
@@ -164,7 +164,7 @@ def test_umoci_unpacks(tmp_path: Path) -> None:
     archive = tmp_path / "one.tar"
     bundle("create", IMAGES[2], "--platform", "linux/arm64", "-o", archive, "--mirror", f"docker.io={ORIGIN}", "-q")
     run("tar", "-xf", archive, "-C", tmp_path)
-    umoci = gotools.UMOCI.make()
+    umoci = debian.UMOCI.make()
     name = "docker.io/library/busybox-arm64:1.35"
     assert name in run(umoci, "ls", "--layout", tmp_path).split()
     run(umoci, "unpack", "--image", f"{tmp_path}:{name}", tmp_path / "bundle")
@@ -188,7 +188,7 @@ def test_the_same_again_gives_the_same_bytes(archive: Path, tmp_path: Path) -> N
 
 
 def test_memory_stays_under_100_mb_whatever_the_images(tmp_path: Path) -> None:
-    command = [Path(sys.executable).with_name("bundle"), "create", "gcc:12", "eclipse-temurin:17", "-q"]
+    command = [Path(sys.executable).with_name("bundle"), "create", "gcc:12", "-q"]
     output = run(sys.executable, "-c", MEASURED, *command, "-o", tmp_path / "x.tar", "--mirror", f"docker.io={ORIGIN}")
     assert (tmp_path / "x.tar").stat().st_size > 400 << 20
     assert int(output.split()[-1]) < 100_000

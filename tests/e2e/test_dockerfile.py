@@ -91,7 +91,7 @@ def buildkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("buildkit")
     shutil.copy(Path(__file__).parent / "buildkit" / "main.go", directory)
     go = gotools.go_command()
-    package = f"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb@{gotools.BUILDKITD.version}"
+    package = f"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb@{gotools.BUILDKIT_VERSION}"
     for arguments in (("mod", "init", "ask"), ("get", package), ("build", "-mod=mod", "-o", "ask", ".")):
         subprocess.run((go, *arguments), cwd=directory, check=True, capture_output=True)
     return directory / "ask"
@@ -129,10 +129,10 @@ def compare(case: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 def test_a_bake_file_through_buildx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.testbed import gotools
+    from tests.testbed import debian
 
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "buildx").symlink_to(gotools.BUILDX.make())
+    (tmp_path / "bin" / "buildx").symlink_to(debian.BUILDX.make())
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.chdir(tmp_path)
     Path("app").mkdir()
@@ -168,10 +168,10 @@ target "other" {
 
 
 def test_a_directory_with_overrides_through_buildx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.testbed import gotools
+    from tests.testbed import debian
 
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "buildx").symlink_to(gotools.BUILDX.make())
+    (tmp_path / "bin" / "buildx").symlink_to(debian.BUILDX.make())
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.chdir(tmp_path)
     compose = "services: {web: {build: {dockerfile_inline: 'FROM compose:1'}%s}}"

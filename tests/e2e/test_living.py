@@ -139,12 +139,14 @@ def usb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def without_emulation() -> Iterator[None]:
     """The kernel's table is the machine's: meanwhile nobody else clears it."""
-    from tests.testbed import binfmt_clear
+    from tests.testbed import binfmt_clear, binfmt_restore, binfmt_state
     from tests.testbed.cache import lock
 
-    binfmt_clear("arm64")
     with lock("binfmt"):
+        before = binfmt_state()
+        binfmt_clear("arm64")
         yield
+        binfmt_restore(before)
 
 
 def host_with(usb: Path, name: str, **options: Any) -> Iterator[Air]:

@@ -17,7 +17,7 @@ import pytest
 from bundles.archive.tape.answer import Tape
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
-from tests.testbed import ORIGIN, Host, gotools, start_origin
+from tests.testbed import ORIGIN, Host, debian, gotools, start_origin
 
 pytestmark = pytest.mark.e2e
 BUNDLE = Path(sys.executable).parent / "bundle"
@@ -51,7 +51,7 @@ def engine() -> Iterator[Host]:
 def environment(engine: Host, tmp_path: Path) -> dict[str, str]:
     plugins = tmp_path / "docker" / "cli-plugins"
     plugins.mkdir(parents=True)
-    (plugins / "docker-buildx").symlink_to(gotools.BUILDX.make())
+    (plugins / "docker-buildx").symlink_to(debian.BUILDX.make())
     scratch = tmp_path / "tmp"
     scratch.mkdir()
     return {

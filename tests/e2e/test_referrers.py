@@ -21,7 +21,7 @@ from installer.model.selection import select
 from installer.registry.client import Registry
 from installer.steps.push import Push
 from tests.support.real_registry import RealRegistry
-from tests.testbed import ORIGIN, gotools, start_origin
+from tests.testbed import ORIGIN, debian, start_origin
 
 pytestmark = pytest.mark.e2e
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.e2e
 def test_oras_finds_what_it_attached(tmp_path: Path, connect: Callable[..., Transport]) -> None:
     """An SBOM of an image, and a signature of that SBOM; distribution has no referrers API, on either side."""
     start_origin()
-    oras = gotools.ORAS.make()
+    oras = debian.ORAS.make()
 
     def run(*command: object) -> str:
         done = subprocess.run(

@@ -25,7 +25,7 @@ END
 
 
 def test_an_sbom_is_made_on_the_host(tmp_path: Path) -> None:
-    from tests.testbed import ORIGIN, Host, gotools, start_origin
+    from tests.testbed import ORIGIN, Host, debian, start_origin
 
     start_origin()
     usb = tmp_path / "usb"
@@ -36,7 +36,7 @@ def test_an_sbom_is_made_on_the_host(tmp_path: Path) -> None:
     with RealRegistry("distribution3", tmp_path) as extra:
         subprocess.run(
             (
-                *(gotools.CRANE.make(), "mutate", "--insecure", "--platform", "linux/amd64"),
+                *(debian.CRANE.make(), "mutate", "--insecure", "--platform", "linux/amd64"),
                 *("--append", tmp_path / "scan.tar", "--entrypoint", "/bin/sh,/scan"),
                 *("-t", f"{extra.host}/docker/buildkit-syft-scanner:stable-1", f"{ORIGIN}/library/busybox:1.35"),
             ),

@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 from tests.e2e.variants import make_variant
-from tests.support.hosts import PULL
+from tests.support.hosts import LAN, LOCAL, PULL
 from tests.testbed import ORIGIN, Host, binfmt_clear, start_origin
 from tests.testbed.cache import lock
 
 pytestmark = pytest.mark.e2e
 
-LOCAL, LAN = "localhost:5000", "192.168.10.10:5000"
 CONTAINERD = {"features": {"containerd-snapshotter": True}}
 BUILDER, EMULATION = "buildx_buildkit_cross-builder0", "bundle-binfmt"
 DOCKERFILE = "FROM busybox:1.35\nRUN uname -m\n"
@@ -148,6 +147,7 @@ def test_what_others_push_over_the_tools_is_never_started(usb: Path, suite: str,
 
         # The doctor names both digests of each, and does nothing, even where something else is to be fixed.
         site.out("docker", "rm", "-f", BUILDER, EMULATION)
+        binfmt_clear("arm64")
         for command in (("doctor",), ("doctor", "--fix")):
             document = site.bundle(*command, code=4)
             found = [finding["message"] for finding in document["findings"] if finding["check"] == "tools"]
@@ -181,6 +181,7 @@ def test_what_others_push_over_the_tools_is_never_started(usb: Path, suite: str,
 
         # The image for emulation comes from the registry by its digest, whatever has its tag.
         site.out("docker", "rm", "-f", EMULATION)
+        binfmt_clear("arm64")
         site.out("docker", "rmi", "-f", installed[EMULATION])
         url = f"http://{address}/v2/tonistiigi/binfmt/manifests/latest"
         delete = f"import urllib.request as u; u.urlopen(u.Request('{url}', method='DELETE'))"
@@ -190,6 +191,7 @@ def test_what_others_push_over_the_tools_is_never_started(usb: Path, suite: str,
         assert site.image_of(EMULATION) == installed[EMULATION]
         # One that took its name in Docker is not started either.
         site.out("docker", "rm", "-f", EMULATION)
+        binfmt_clear("arm64")
         site.out("docker", "tag", "theirs", f"{address}/tonistiigi/binfmt:latest")
         (finding, *_) = [each for each in site.bundle("doctor", "--fix", code=4)["left"] if each["check"] == "tools"]
         assert "is another image in Docker" in finding["message"]

@@ -76,10 +76,6 @@ class RealRegistry:
 
 def registry_program(name: str) -> Path:
     """Return the registry's program, made when the testbed has not made it yet."""
-    if name == "distribution3":
-        from tests.testbed import gotools
+    from tests.testbed import debian, gotools
 
-        return gotools.REGISTRY.make()
-    from tests.testbed import debian
-
-    return debian.OLD_REGISTRY.make() / "docker-registry"
+    return {"distribution3": gotools.REGISTRY, "distribution2": debian.OLD_REGISTRY}[name].make()

@@ -1,4 +1,4 @@
-"""The testbed's command line: python3 -m tests.testbed up | down | status | clean | host."""
+"""The testbed's command line: python3 -m tests.testbed up [demo | test | bench] | down | status | clean | host."""
 
 from __future__ import annotations
 
@@ -7,32 +7,35 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import apt, debian, gotools, origin, qemu
+from . import apt, durations, origin
 from .binfmt import binfmt_state
-from .cache import Product, cache_dir, lock, only_root
+from .cache import cache_dir, lock, only_root
 from .errors import SetupError
 from .host import SUITES, Host
+from .product import expected, make_all, missing
 from .progress import say
+from .targets import TARGETS, target
 
 
-def up() -> int:
-    """Make all that is missing and start the origin."""
+def up(name: str) -> int:
+    """Make what is missing of what `make demo`, `make test` or `make bench` needs, and start the origin."""
     only_root()
     began = time.monotonic()
+    wanted = target(name)
     with lock("up"):
-        apt.install()
-        tools = [*(tool.product for tool in (*gotools.TOOLCHAIN, *gotools.PEERS)), qemu.BUILDKIT_QEMU]
-        trees = [
-            debian.BASE, debian.engine_root("sid"), debian.BUILDKIT_ROOT, debian.BUSYBOX, qemu.QEMU,
-            debian.GCC, debian.JDK, debian.PYTHON, debian.engine_root("bookworm"), debian.engine_root("trixie"),
-            debian.OLD_REGISTRY,
-        ]  # fmt: skip
-        _side_by_side(tools, trees)
-        origin.start_origin()
+        products = [*wanted.products, origin.storage(name)]
+        absent = missing(products)
+        if absent:
+            say(f"{len(absent)} things to make for `{name}`, in about {expected(absent):.0f} s")
+        with ThreadPoolExecutor(1) as aside:
+            # Go's tools need none of these packages and are compiled meanwhile.
+            packages = aside.submit(apt.install, wanted.packages)
+            make_all(absent)
+            packages.result()
+        origin.start_origin(name)
     say(f"the testbed is up after {time.monotonic() - began:.1f} s")
     return 0
 
@@ -66,7 +69,7 @@ def clean() -> int:
     with lock("up"):
         down()
         for path in cache_dir().iterdir():
-            if path.name != "locks":
+            if path.name not in ("locks", durations.FILE):
                 shutil.rmtree(path)
     say(f"removed everything in {cache_dir()}")
     return 0
@@ -81,23 +84,13 @@ def host(suite: str, usb: Path | None) -> int:
         return machine.popen("bash").wait()
 
 
-def _side_by_side(*lanes: list[Product]) -> None:
-    """Make the products of each lane in order, the lanes at the same time."""
-
-    def walk(products: list[Product]) -> None:
-        for product in products:
-            product.make()
-
-    with ThreadPoolExecutor(len(lanes)) as pool:
-        for future in [pool.submit(walk, products) for products in lanes]:
-            future.result()
-
-
 def main() -> int:
     """Read the command line, do it, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.testbed", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    actions: dict[str, Callable[[], int]] = {"up": up, "down": down, "status": status, "clean": clean}
+    up_ = commands.add_parser("up", help=up.__doc__)
+    up_.add_argument("target", nargs="?", default="test", choices=list(TARGETS))
+    actions = {"down": down, "status": status, "clean": clean}
     for name, action in actions.items():
         commands.add_parser(name, help=action.__doc__)
     shell = commands.add_parser("host", help=host.__doc__)
@@ -105,6 +98,8 @@ def main() -> int:
     shell.add_argument("--usb", type=Path, help="a directory to show at /usb, read-only")
     arguments = parser.parse_args()
     try:
+        if arguments.command == "up":
+            return up(arguments.target)
         if arguments.command == "host":
             return host(arguments.suite, arguments.usb)
         return actions[arguments.command]()

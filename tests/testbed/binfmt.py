@@ -2,20 +2,28 @@
 
 There is one table for the whole machine and every host on it. Since Linux 6.7 the kernel empties it when the last
 mount of binfmt_misc goes away, so a registration lives only while somebody keeps binfmt_misc mounted.
+
+With flag F the kernel opens the interpreter when it is registered and keeps it open. A container that registers its own
+emulator leaves an entry whose path only ever meant something in there. Such an entry can be put back because its
+program is first had from the kernel: whoever starts a program of that format, becomes the interpreter.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .cache import lock
+from .cache import cache_dir, lock
 from .commands import run
-from .errors import SetupError
+from .errors import CommandError, SetupError
 
 OUR_NAME = "bundle-testbed-arm64"
 QEMU_ARM64 = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
@@ -61,33 +69,42 @@ class Entry:
 
 
 def binfmt_state() -> dict[str, Entry]:
-    """All registered formats by name, without that of `emulated_arm64`; empty when binfmt_misc is mounted nowhere."""
+    """All registered formats by name, without that of `emulated_arm64`, in the order in which the kernel tries them."""
     with table() as directory:
-        names = [path.name for path in directory.iterdir() if path.name not in ("register", "status", OUR_NAME)]
-        return {name: Entry.parse(name, (directory / name).read_text()) for name in sorted(names)}
+        return _state(directory)
 
 
 def binfmt_clear(arch: str) -> list[str]:
-    """Remove every registration for `arch` (such as `arm64`) and return the names removed."""
+    """Remove every registration for `arch` (such as `arm64`) and return the names removed.
+
+    What `binfmt_restore` needs to put them back is kept. One that could not be put back is switched off instead.
+    """
     with _alone(), table() as directory:
-        names = [name for name, entry in binfmt_state().items() if entry.runs(arch)]
-        for name in names:
-            (directory / name).write_text("-1")
-        return names
+        _remove(directory, OUR_NAME)  # of a run that was killed
+        entries = [entry for entry in _state(directory).values() if entry.runs(arch)]
+        for entry in entries:  # the newest first, which is the one that the kernel asks
+            possible = True
+            if "F" in entry.flags:
+                (directory / entry.name).write_text("1")
+                possible = _keep_interpreter(entry)
+            (directory / entry.name).write_text("-1" if possible else "0")
+        return [entry.name for entry in entries]
 
 
 def binfmt_restore(state: dict[str, Entry]) -> None:
-    """Make the table what `state` says. Entries that keep their file open (flag F) need the file to be here."""
+    """Make the table what `state` says."""
     with _alone(), table() as directory:
-        present = binfmt_state()
-        for name, entry in present.items():
-            if state.get(name) != entry:
+        for name, present in _state(directory).items():
+            wanted = state.get(name)
+            if wanted is None or _kept(name).exists() or replace(present, enabled=wanted.enabled) != wanted:
                 (directory / name).write_text("-1")
-        for name, entry in state.items():
-            if present.get(name) != entry:
-                _register(directory, entry.registration)
-                if not entry.enabled:
-                    (directory / name).write_text("0")
+        here = _state(directory)
+        for name, wanted in reversed(state.items()):  # the kernel tries the newest first
+            if name not in here:
+                _register(directory, wanted.registration, _kept(name))
+            if not wanted.enabled or not here.get(name, wanted).enabled:
+                (directory / name).write_text("1" if wanted.enabled else "0")
+        shutil.rmtree(_kept(""), ignore_errors=True)  # the kernel holds open what it needs
 
 
 @contextmanager
@@ -116,9 +133,44 @@ def table() -> Iterator[Path]:
             run("umount", "--lazy", directory)
 
 
+def _state(directory: Path) -> dict[str, Entry]:
+    names = [path.name for path in directory.iterdir() if path.name not in ("register", "status", OUR_NAME)]
+    return {name: Entry.parse(name, (directory / name).read_text()) for name in names}
+
+
 def _alone() -> AbstractContextManager[None]:
     """Hold the table against every other run on this machine, whatever its cache."""
     return lock("bundle-testbed-binfmt", Path("/run/lock"))
+
+
+def _kept(name: str) -> Path:
+    """A root directory with nothing in it but the interpreter of the entry `name`; missing when it is not needed."""
+    return cache_dir() / "binfmt" / str(os.getpid()) / name
+
+
+def _keep_interpreter(entry: Entry) -> bool:
+    """Copy the program that the kernel holds open for `entry`; say whether that succeeded."""
+    root = _kept(entry.name)
+    shutil.rmtree(root, ignore_errors=True)
+    target = root / entry.interpreter.lstrip("/")
+    target.parent.mkdir(parents=True)
+    program = root / "program of that format"
+    program.write_bytes(bytes(entry.offset) + bytes.fromhex(entry.magic))
+    program.chmod(0o755)
+    # The kernel stops a traced process when it has become another program, before that does anything.
+    become = "import ctypes, os, sys; ctypes.CDLL(None).ptrace(0, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen((sys.executable, "-ISc", become, str(program)), stderr=subprocess.DEVNULL)
+    try:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            shutil.rmtree(root)
+            return False
+        shutil.copyfile(f"/proc/{process.pid}/exe", target)
+        target.chmod(0o755)
+    finally:
+        process.kill()
+        process.wait()
+    return True
 
 
 def _remove(directory: Path, name: str) -> None:
@@ -126,8 +178,17 @@ def _remove(directory: Path, name: str) -> None:
         entry.write("-1")
 
 
-def _register(directory: Path, line: str) -> None:
-    try:
-        (directory / "register").write_text(line)
-    except OSError as error:
-        raise SetupError(f"the kernel refuses the format `{line}`: {error}") from error
+def _register(directory: Path, line: str, root: Path | None = None) -> None:
+    """Register the format `line`; the interpreter's path is looked up in `root` if that is there."""
+    if root is None or not root.exists():
+        try:
+            (directory / "register").write_text(line)
+        except OSError as error:
+            raise SetupError(f"the kernel refuses the format `{line}`: {error}") from error
+        return
+    write = "import os, sys; os.chroot(sys.argv[1]); os.write(1, sys.argv[2].encode())"
+    with (directory / "register").open("wb") as register:
+        argv = (sys.executable, "-ISc", write, str(root), line)
+        done = subprocess.run(argv, stdout=register, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise CommandError(argv, f"ended with status {done.returncode}", done.stderr)

@@ -1,27 +1,34 @@
-"""Debian trees made from the machine's own apt mirror: whole systems, and the layers of bigger images."""
+"""What is taken from Debian: whole systems, the layers of bigger images, and programs out of packages."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from .apt import mirror
+from .apt import archive, install, mirror
 from .binfmt import emulated_arm64
-from .cache import Product
 from .commands import run
+from .errors import CommandError, SetupError
+from .product import Product, Program
 
 ARCHITECTURES = ("amd64", "arm64")
+PACKAGES = ("arch-test", "mmdebstrap", "qemu-user-static")  # what this machine needs to make Debian trees
 
 # An archive's signed date may be past its end on a machine whose mirror stands still.
 _APT = ('--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=Acquire::Languages "none"')
-_NO_DOCUMENTS = tuple(
-    f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "lintian", "locale", "man")
-)
-_MERGED_USR = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
+_DOCUMENTS = ("doc", "info", "lintian", "locale", "man")
+# What is half made is thrown away, so that dpkg need not wait for the disk at every file.
+_DPKG = (
+    "--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _DOCUMENTS),
+)  # fmt: skip
+# An image says nothing of the machine that made it.
+_FOR_AN_IMAGE = ("--skip=output/dev", '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"')
 
 _BASE_RECIPE = "2 minbase bookworm"
 _GCC = ("gcc", "g++", "make", "git", "python3")
@@ -38,76 +45,77 @@ ENGINE_SUITES = {
 
 def mmdebstrap(suite: str, target: Path, *options: str, arch: str = "amd64", packages: tuple[str, ...] = ()) -> None:
     """Make a Debian tree at `target`: a tar file when the name ends in .tar, a directory otherwise."""
+    install(PACKAGES)
     include = (f"--include={','.join(packages)}",) if packages else ()
     run(
-        "mmdebstrap", "--mode=root", f"--architectures={arch}", *_APT, *options, *include, suite, str(target), mirror(),
+        "mmdebstrap", "--mode=root", f"--architectures={arch}", "--variant=minbase", *_APT, *_DPKG, *options, *include,
+        suite, str(target), mirror(),
         env={"TMPDIR": "/var/tmp"},
     )  # fmt: skip
 
 
 def _make_base(directory: Path) -> None:
+    install(PACKAGES)
     with emulated_arm64():
         for arch in ARCHITECTURES:
-            whole = directory / "whole.tar"
-            mmdebstrap("bookworm", whole, "--variant=minbase", *_NO_DOCUMENTS, arch=arch)
-            _copy_members(whole, directory / f"rootfs-{arch}.tar", lambda member: not _of_the_machine(member.name))
-            whole.unlink()
+            mmdebstrap("bookworm", directory / f"rootfs-{arch}.tar", *_FOR_AN_IMAGE, arch=arch)
 
 
 def _make_buildkit(directory: Path) -> None:
-    whole = directory / "whole.tar"
-    mmdebstrap("bookworm", whole, "--variant=minbase", *_NO_DOCUMENTS, packages=_BUILDKIT)
-    _copy_members(whole, directory / "rootfs.tar", lambda member: not _of_the_machine(member.name))
-    whole.unlink()
+    mmdebstrap("bookworm", directory / "rootfs.tar", *_FOR_AN_IMAGE, packages=_BUILDKIT)
 
 
-def _layer(name: str, packages: tuple[str, ...], links: dict[str, str]) -> Product:
+def _layer(name: str, packages: tuple[str, ...], links: dict[str, str], seconds: float) -> Product:
     """A tar for each architecture with what `packages` add to Debian 12, their files only, nothing configured."""
 
     def build(directory: Path) -> None:
-        base = BASE.make()
         for arch in ARCHITECTURES:
-            whole = directory / "whole.tar"
-            mmdebstrap(
-                "bookworm", whole, "--variant=extract", _MERGED_USR, *_NO_DOCUMENTS, arch=arch, packages=packages
-            )
-            here = {link.format(arch=arch): to.format(arch=arch) for link, to in links.items()}
-            _subtract(whole, base / f"rootfs-{arch}.tar", directory / f"layer-{arch}.tar", here)
-            whole.unlink()
+            with archive("bookworm", arch) as debian, tarfile.open(BASE.path / f"rootfs-{arch}.tar") as base:
+                status = base.extractfile("./var/lib/dpkg/status")
+                assert status is not None
+                files = debian.packages(packages, status.read())
+                here = {link.format(arch=arch): to.format(arch=arch) for link, to in links.items()}
+                _write_layer(directory / f"layer-{arch}.tar", files, here, {_plain(name) for name in base.getnames()})
 
-    return Product(f"debian/{name}", f"2 {packages} {links} on {_BASE_RECIPE}", build)
-
-
-def _make_busybox(directory: Path) -> None:
-    for arch in ARCHITECTURES:
-        extracted(directory / f"busybox-{arch}", "bookworm", "busybox-static", "bin/busybox", arch)
+    return Product(f"debian/{name}", f"3 {packages} {links} on {_BASE_RECIPE}", build, (BASE,), seconds)
 
 
-def _make_old_registry(directory: Path) -> None:
-    extracted(directory / "docker-registry", "sid", "docker-registry", "usr/bin/docker-registry")
+def _programs(name: str, suite: str, programs: dict[str, tuple[str, str]], *architectures: str) -> Product:
+    """Programs out of packages that are not installed: by the program's name, the package and the path in it."""
+
+    def build(directory: Path) -> None:
+        for arch in architectures or ("amd64",):
+            with archive(suite, arch) as debian:
+                for program, (package, path) in programs.items():
+                    target = directory / program.format(arch=arch)
+                    _copy_member(debian.package(package), path, target)
+                    target.chmod(0o755)
+
+    return Product(f"debian/{name}", f"2 {suite} {programs} {architectures}", build, seconds=6)
 
 
-def extracted(target: Path, suite: str, package: str, member: str, arch: str = "amd64") -> None:
-    """Write one program out of a Debian package to `target` without installing the package."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
-        whole = Path(scratch) / "whole.tar"
-        mmdebstrap(suite, whole, "--variant=extract", _MERGED_USR, arch=arch, packages=(package,))
-        with tarfile.open(whole) as archive:
-            names = {_plain(name): name for name in archive.getnames()}
-            content = archive.extractfile(names.get(member) or names[f"usr/{member}"])
-            assert content is not None, member
-            with target.open("wb") as file:
-                shutil.copyfileobj(content, file)
-    target.chmod(0o755)
+def _make_applets(directory: Path) -> None:
+    for applet in run(str(BUSYBOX.path / "busybox-amd64"), "--list").split():
+        if applet != "busybox":
+            (directory / applet).symlink_to("busybox")
 
 
-BASE = Product("debian/base", _BASE_RECIPE, _make_base)
-GCC = _layer("gcc", _GCC, {"usr/bin/cc": "gcc", "usr/bin/c++": "g++"})
-JDK = _layer("jdk", _JDK, {"opt/java/openjdk": "/usr/lib/jvm/java-17-openjdk-{arch}"})
-PYTHON = _layer("python", _PYTHON, {})
-BUILDKIT_ROOT = Product("debian/buildkit", f"2 {_BUILDKIT}", _make_buildkit)
-BUSYBOX = Product("debian/busybox", "1", _make_busybox)
-OLD_REGISTRY = Product("debian/docker-registry", "1", _make_old_registry)
+BASE = Product("debian/base", _BASE_RECIPE, _make_base, seconds=70)
+GCC = _layer("gcc", _GCC, {"usr/bin/cc": "gcc", "usr/bin/c++": "g++"}, seconds=30)
+JDK = _layer("jdk", _JDK, {"opt/java/openjdk": "/usr/lib/jvm/java-17-openjdk-{arch}"}, seconds=30)
+PYTHON = _layer("python", _PYTHON, {}, seconds=15)
+BUILDKIT_ROOT = Product("debian/buildkit", f"2 {_BUILDKIT}", _make_buildkit, seconds=20)
+BUSYBOX = _programs("busybox", "bookworm", {"busybox-{arch}": ("busybox-static", "bin/busybox")}, *ARCHITECTURES)
+APPLETS = Product("debian/applets", "1", _make_applets, (BUSYBOX,))
+BUILDX = Program(
+    "buildx", _programs("buildx", "sid", {"buildx": ("docker-buildx", "usr/libexec/docker/cli-plugins/docker-buildx")})
+)
+OLD_REGISTRY = Program(
+    "docker-registry",
+    _programs("docker-registry", "sid", {"docker-registry": ("docker-registry", "usr/bin/docker-registry")}),
+)
+_PEERS = _programs("peers", "sid", {name: (name, f"usr/bin/{name}") for name in ("crane", "oras", "umoci")})
+CRANE, ORAS, UMOCI = (Program(name, _PEERS) for name in ("crane", "oras", "umoci"))
 
 
 def engine_root(suite: str) -> Product:
@@ -116,7 +124,7 @@ def engine_root(suite: str) -> Product:
 
     def build(directory: Path) -> None:
         root = directory / "root"
-        mmdebstrap(suite, root, "--variant=minbase", *_NO_DOCUMENTS, packages=packages)
+        mmdebstrap(suite, root, packages=packages)
         root.chmod(0o755)
         (root / "etc/resolv.conf").write_text("")
         for folder in ("etc/docker", "usb", "var/lib/docker", "var/lib/containerd"):
@@ -126,49 +134,66 @@ def engine_root(suite: str) -> Product:
         for sources in [root / "etc/apt/sources.list", *(root / "etc/apt/sources.list.d").iterdir()]:
             sources.unlink(missing_ok=True)
 
-    return Product(f"host/{suite}", f"2 {packages}", build)
+    return Product(f"host/{suite}", f"2 {packages}", build, seconds=35)
+
+
+@contextmanager
+def _members(package: Path) -> Iterator[tarfile.TarFile]:
+    """The files of a package."""
+    argv = ("dpkg-deb", "--fsys-tarfile", str(package))
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:
+        done = subprocess.run(argv, stdout=file, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise CommandError(argv, f"ended with status {done.returncode}", done.stderr)
+        file.seek(0)
+        with tarfile.open(fileobj=file) as members:
+            yield members
+
+
+def _copy_member(package: Path, path: str, target: Path) -> None:
+    """Write the file at `path` of a package to `target`."""
+    with _members(package) as members, target.open("wb") as file:
+        for member in members:
+            if os.path.normpath(member.name) == path:
+                content = members.extractfile(member)
+                assert content is not None, path
+                shutil.copyfileobj(content, file)
+                return
+    raise SetupError(f"no `{path}` in {package.name}")
+
+
+def _write_layer(target: Path, packages: list[Path], links: dict[str, str], present: set[str]) -> None:
+    """Write a tar with the files of `packages` and the symbolic links `links`, without what is `present` already."""
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as layer:
+        for package in packages:
+            with _members(package) as members:
+                for member in members:
+                    member.name = _plain(member.name)
+                    if member.islnk():
+                        member.linkname = _plain(member.linkname)
+                    if _wanted(member.name) and (member.name not in present):
+                        present.add(member.name)
+                        layer.addfile(member, members.extractfile(member) if member.isreg() else None)
+        for name, to in links.items():
+            for parent in reversed(Path(name).parents[:-1]):
+                if str(parent) not in present:
+                    present.add(str(parent))
+                    folder = tarfile.TarInfo(str(parent))
+                    folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+                    layer.addfile(folder)
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, to
+            layer.addfile(link)
+
+
+def _wanted(name: str) -> bool:
+    """Whether a package's file belongs into a layer: no documents, and nothing that waits to be configured."""
+    documents = [f"usr/share/{folder}/" for folder in _DOCUMENTS]
+    unconfigured = ("etc/apt/", "var/cache/", "var/lib/", "var/log/")
+    return not name.startswith((*documents, *unconfigured))
 
 
 def _plain(name: str) -> str:
-    return os.path.normpath(name)
-
-
-def _of_the_machine(name: str) -> bool:
-    """Whether a file says something of the machine that ran mmdebstrap, or is not for an image."""
-    path = _plain(name)
-    return path in ("etc/hostname", "etc/resolv.conf") or path.startswith(
-        ("dev/", "var/cache/apt/", "var/lib/apt/lists/")
-    )
-
-
-def _copy_members(source: Path, target: Path, wanted: Callable[[tarfile.TarInfo], bool]) -> None:
-    with tarfile.open(source) as old, tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as new:
-        for member in old:
-            if wanted(member):
-                new.addfile(member, old.extractfile(member) if member.isreg() else None)
-
-
-def _subtract(whole: Path, base: Path, target: Path, links: dict[str, str]) -> None:
-    """Write to `target` the members of `whole` that `base` does not have, and the symbolic links `links`."""
-    with tarfile.open(base) as archive:
-        present = {_plain(name) for name in archive.getnames()}
-    folders = ("etc/apt", "etc/dpkg", "var/cache", "var/lib", "var/log", "tmp", "run", "dev", "proc", "sys")
-
-    def wanted(member: tarfile.TarInfo) -> bool:
-        path = _plain(member.name)
-        unwanted = any(path == folder or path.startswith(f"{folder}/") for folder in folders)
-        return path not in present and path != "etc/fstab" and not unwanted and not _of_the_machine(path)
-
-    _copy_members(whole, target, wanted)
-    with tarfile.open(target, "a") as archive:
-        made: set[str] = set()
-        for name, to in links.items():
-            for parent in reversed(Path(name).parents[:-1]):
-                if str(parent) not in present | made:
-                    folder = tarfile.TarInfo(str(parent))
-                    folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-                    archive.addfile(folder)
-                    made.add(str(parent))
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, to
-            archive.addfile(link)
+    """A member's name, with what is in /bin, /lib and /sbin where it is today: in /usr."""
+    name = os.path.normpath(name)
+    return f"usr/{name}" if name.partition("/")[0] in ("bin", "lib", "lib64", "sbin") else name

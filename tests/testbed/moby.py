@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 
 from . import debian
-from .cache import Product
 from .commands import run
-from .gotools import STATIC, GoTool, go_command
+from .gotools import STATIC, go_command, module_programs
+from .product import Product, Program
 
 SUITE = "docker29"
 
@@ -58,10 +58,16 @@ def _make_root(directory: Path) -> None:
         shutil.copy2(program, directory / "root" / place)
 
 
-DOCKERD = GoTool("dockerd", f"{_MOBY}/cmd/dockerd", _MOBY_VERSION, f"{_MOBY}/dockerversion.Version", _RELEASE)
-DOCKER_PROXY = GoTool("docker-proxy", f"{_MOBY}/cmd/docker-proxy", _MOBY_VERSION)
-DOCKER = Product("go/docker", f"1 {_CLI} {_RELEASE}", _build_docker)
+_ENGINE = module_programs(
+    "moby",
+    (f"{_MOBY}/cmd/dockerd@{_MOBY_VERSION}",),
+    (f"{_MOBY}/cmd/dockerd", f"{_MOBY}/cmd/docker-proxy"),
+    f"-s -w -X {_MOBY}/dockerversion.Version={_RELEASE}",
+    seconds=150,
+)
+DOCKERD, DOCKER_PROXY = Program("dockerd", _ENGINE), Program("docker-proxy", _ENGINE)
+DOCKER = Product("go/docker", f"1 {_CLI} {_RELEASE}", _build_docker, seconds=60)
 
 _SID = debian.engine_root("sid")
-_PARTS = (DOCKERD.product, DOCKER_PROXY.product, DOCKER, _SID)
-ENGINE_ROOT = Product(f"host/{SUITE}", f"1 {' and '.join(part.recipe for part in _PARTS)}", _make_root)
+_PARTS = (_ENGINE, DOCKER, _SID)
+ENGINE_ROOT = Product(f"host/{SUITE}", f"1 {' and '.join(part.recipe for part in _PARTS)}", _make_root, needs=_PARTS)

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from . import ORIGIN, CommandError, Host, apt, binfmt_clear, binfmt_restore, binfmt_state, gotools, start_origin
+from . import ORIGIN, CommandError, Host, apt, binfmt_clear, binfmt_restore, binfmt_state, debian, start_origin
+from .binfmt import QEMU_ARM64, table
+from .commands import run
 from .registry import fetch_manifest
 
 CHECKOUT = Path(__file__).parents[2]
@@ -37,7 +39,7 @@ def usb(origin: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         file = folder / f"{Path(name.split(':')[0]).name}-{arch}.tar"
         platform = f"linux/{arch}"
-        argv = [str(gotools.CRANE.make()), "pull", "--insecure", "--platform", platform, f"{origin}/{name}", str(file)]
+        argv = [str(debian.CRANE.make()), "pull", "--insecure", "--platform", platform, f"{origin}/{name}", str(file)]
         subprocess.run(argv, check=True)
     return folder
 
@@ -70,7 +72,7 @@ def test_origin_has_an_index_with_both_platforms_and_their_attestations(origin: 
 
 @pytest.mark.e2e
 def test_bigger_images_share_the_layer_of_their_base(origin: str) -> None:
-    for name, tag, architecture in (("gcc", "12", 0), ("gcc", "12", 1), ("eclipse-temurin", "17", 0)):
+    for name, tag, architecture in (("gcc", "12", 0), ("gcc", "12", 1), ("python", "3-slim", 0)):
         base = manifest("library/debian", manifest("library/debian", "12")["manifests"][architecture]["digest"])
         index = manifest(f"library/{name}", tag)
         image = manifest(f"library/{name}", index["manifests"][architecture]["digest"])
@@ -80,10 +82,10 @@ def test_bigger_images_share_the_layer_of_their_base(origin: str) -> None:
 
 @pytest.mark.e2e
 def test_one_image_has_docker_media_types_and_no_attestations(origin: str) -> None:
-    index = manifest("library/eclipse-temurin", "17")
+    index = manifest("library/busybox-docker", "1.35")
     assert index["mediaType"] == "application/vnd.docker.distribution.manifest.list.v2+json"
     assert platforms(index) == ["linux/amd64", "linux/arm64"]
-    image = manifest("library/eclipse-temurin", index["manifests"][1]["digest"])
+    image = manifest("library/busybox-docker", index["manifests"][1]["digest"])
     assert image["mediaType"] == "application/vnd.docker.distribution.manifest.v2+json"
     assert {layer["mediaType"] for layer in image["layers"]} == {"application/vnd.docker.image.rootfs.diff.tar.gzip"}
 
@@ -162,6 +164,63 @@ def test_binfmt_image_lets_each_engine_run_arm64_programs(suite: str, version: s
     finally:
         binfmt_restore(before)
     assert binfmt_state() == before
+
+
+@pytest.fixture
+def formats() -> Iterator[Path]:
+    """The kernel's table, mounted so that it stays; in the end it is as it was."""
+    with table() as directory:
+        before = binfmt_state()
+        yield directory
+        binfmt_restore(before)
+        assert binfmt_state() == before
+
+
+def register_in_a_container(formats: Path, name: str, interpreter: str) -> None:
+    """Register a copy of `interpreter` for arm64 as a container does: with flag F and a path that is only in there."""
+    script = """
+        mount --make-rprivate / && mount -t tmpfs tmpfs /mnt
+        cp "$(command -v "$1")" /mnt/emulator
+        printf '%s' "$2" > "$3/register"
+    """
+    line = QEMU_ARM64.read_text().strip().split(":")
+    line[1], line[6], line[7] = name, "/mnt/emulator", "OCF"
+    run("unshare", "--mount", "sh", "-ec", script, "sh", interpreter, ":".join(line), str(formats))
+
+
+def starting_arm64(directory: Path) -> str:
+    """What comes of starting a program for arm64 here: the interpreter gets its path."""
+    program = directory / "program"
+    program.write_bytes(bytes.fromhex("7f454c46020101000000000000000000") + bytes.fromhex("0200b700") + bytes(300))
+    program.chmod(0o755)
+    try:
+        return subprocess.run([program], capture_output=True, text=True, check=True).stdout.strip()
+    except OSError as error:
+        return str(error.strerror)
+
+
+@pytest.mark.e2e
+def test_a_format_of_a_container_is_put_back(formats: Path, tmp_path: Path) -> None:
+    """The path of its interpreter means nothing here, and meanwhile another format takes its name."""
+    binfmt_clear("arm64")
+    register_in_a_container(formats, "qemu-aarch64", "dirname")
+    register_in_a_container(formats, "another", "basename")
+    before = binfmt_state()
+    assert not Path(before["qemu-aarch64"].interpreter).exists()
+    assert starting_arm64(tmp_path) == "program"  # the kernel tries the newest first
+
+    assert sorted(binfmt_clear("arm64")) == ["another", "qemu-aarch64"]
+    assert starting_arm64(tmp_path) == "Exec format error"
+    register_in_a_container(formats, "qemu-aarch64", "ls")
+    assert starting_arm64(tmp_path) == f"{tmp_path}/program"
+
+    binfmt_restore(before)
+    assert [*binfmt_state().values()] == [*before.values()]
+    assert starting_arm64(tmp_path) == "program"
+    (formats / "another").write_text("0")
+    assert starting_arm64(tmp_path) == str(tmp_path)
+    binfmt_restore(before)
+    assert starting_arm64(tmp_path) == "program"
 
 
 @pytest.mark.e2e

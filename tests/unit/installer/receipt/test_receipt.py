@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Union
 
 import pytest
 from click.testing import CliRunner, Result
@@ -30,7 +31,7 @@ from installer.model.selection import Place, places
 from installer.model.step import Change, Step
 from installer.receipt.receipt import PushedName, Receipt
 from installer.receipt.recorder import InstallRecorder
-from installer.runner import Runner
+from installer.runner import Beside, Runner
 from tests.support.archives import example
 from tests.support.fake_engine import FakeEngine
 
@@ -54,6 +55,23 @@ class Write(Step):
         self.path.write_bytes(b"ours")
         if self.killed:
             raise KeyboardInterrupt
+
+
+class Waiting(Write):
+    """Writes its file when another one is there and has been noted."""
+
+    name = "late"
+
+    def __init__(self, path: Path, other: Path) -> None:
+        super().__init__(path)
+        self._other = other
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        deadline = time.monotonic() + 10
+        while not self._other.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        super().apply(changes)
 
 
 @pytest.fixture
@@ -81,14 +99,14 @@ def change_receipt(host: Host, **values: Any) -> None:
     host.places.receipt.write_text(json.dumps({**document(host), **values}))
 
 
-def run(job: Job, host: Host, *steps: Step, meanwhile: Any = None) -> Receipt:
+def run(job: Job, host: Host, *steps: Union[Step, Beside], meanwhile: Any = None) -> Receipt:
     """Install with these steps; `meanwhile` is what another run does while this one still looks at the host."""
     recorder = InstallRecorder(job, host)
     if meanwhile:
         meanwhile()
     with recorder.locked():
-        Runner(steps, host, Silent(), recorder).perform()
-        return recorder.finish({})
+        results = Runner(steps, host, Silent(), recorder).perform()
+        return recorder.finish(results, {})
 
 
 def test_what_another_run_made_before_the_lock_is_carried_on(
@@ -214,6 +232,16 @@ def test_what_is_fixed_or_pruned_is_read_under_the_lock(
     assert held[-1] is True
     invoke(command, host, monkeypatch, "--plan")
     assert held[-1] is False
+
+
+def test_steps_are_listed_in_order_whichever_ended_first(job: Job, host: Host, tmp_path: Path) -> None:
+    early, late = Write(tmp_path / "early"), Waiting(tmp_path / "late", tmp_path / "early")
+    receipt = run(job, host, Beside([late], [early], lambda: None))
+    assert [step.changes[0].name for step in receipt.steps] == [str(late.path), str(early.path)]
+    made = {entry.name: entry.digest for entry in receipt.made if entry.kind == "file"}
+    digest = "sha256:" + hashlib.sha256(b"ours").hexdigest()
+    assert made == {str(early.path): digest, str(late.path): digest}
+    assert document(host) == receipt.to_json()
 
 
 def locked(host: Host) -> bool:

@@ -69,13 +69,11 @@ def test_emulation_is_not_missing_for_what_the_kernel_cannot_be_asked_about(engi
 
 def test_a_kernel_that_cannot_be_asked_gets_the_container_once(engine: FakeEngine, tmp_path: Path) -> None:
     """As with vm.memfd_noexec: no finding for ever, and nothing that voids the test build each time."""
-    engine.images["binfmt:1"] = {}
+    give(engine, BINFMT)
     state: Any = SimpleNamespace(
         host_platform=Platform("linux", "amd64"),
         platforms=(Platform("linux", "amd64"), Platform("linux", "arm64")),
-        tool=lambda role: SimpleNamespace(
-            name="binfmt:1", manifest=SimpleNamespace(digest="sha256:1"), is_image=lambda image_id: True
-        ),
+        tool=lambda role: BINFMT,
     )
     places = Places(tmp_path, tmp_path, tmp_path, proc=tmp_path / "proc", root=tmp_path)
     host: Any = SimpleNamespace(engine=engine.engine, places=places)

@@ -345,7 +345,7 @@ def test_what_a_registry_has_that_is_about_to_go_does_not_count(
         monkeypatch.setattr(preflight, "usable_size", lambda path: free)
         job.data = data
         nothing: Any = SimpleNamespace(look=list)
-        return [problem.subject for problem in preflight.space_problems(job, info, host, nothing, push)]
+        return [problem.subject for problem in preflight.space_problems(job, info, host, [nothing], push)]
 
     assert check("/new", 1 << 40) == []
     assert [change.name for change in push.look()] == [change.name for change in everything]

@@ -239,7 +239,7 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(engine: FakeEngine,
     info = EngineInfo("29.0", Platform("linux", "amd64"), data, (), ())
     host: Any = SimpleNamespace(engine=engine.engine, places=places(tmp_path))
     big: Any = SimpleNamespace(look=lambda: [Change("x", "y", "z", size=1)])
-    assert preflight.space_problems(job, info, host, big, big) == []
+    assert preflight.space_problems(job, info, host, [big], big) == []
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,19 @@ class Folder:
             return None
         return [name for name in (*COMPOSE, *BAKE, *BAKE_OVERRIDES) if name in self.names]
 
-    def passed_over(self, taken: Sequence[str]) -> list[Path]:
-        """Return the files that look like those of Compose or Bake, and that neither reads by itself."""
-        likely = (name for name in self.names if _COMPOSE_LIKE.fullmatch(name) or _BAKE_LIKE.fullmatch(name))
-        return [self.path / name for name in sorted(likely) if name not in taken]
+    def passed_over(self, bake: Optional[Sequence[str]], compose: Optional[Sequence[str]]) -> list[Path]:
+        """Return the files that look like those of Bake or Compose, and that neither reads by itself.
+
+        Where one of them was told what to read, nothing of the kind was forgotten.
+        """
+        taken = {*(bake or ()), *(compose or ())}
+        likely = [
+            name
+            for files, pattern in ((bake, _BAKE_LIKE), (compose, _COMPOSE_LIKE))
+            for name in self.names
+            if files != [] and name not in taken and pattern.fullmatch(name)
+        ]
+        return [self.path / name for name in sorted(likely)]
 
     def _is_told_in_env(self) -> bool:
         """Tell whether a .env here names the Compose files."""

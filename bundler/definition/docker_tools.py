@@ -82,17 +82,24 @@ def read_compose(tool: Tool, directory: Path, files: Sequence[str], environment:
     start = [*tool.command, *_file_options(files), "--profile", "*"]
     config = ["config", "--format", "json"]
     if tool.version is None or tool.version >= _WITHOUT_ENVIRONMENT:
-        return _plain(_run([*start, *config, "--no-env-resolution"], directory, environment), directory)
+        config.append("--no-env-resolution")
     done = _run([*start, *config], directory, environment)
     if done.returncode and files:
-        # It may have missed an env_file. Listing services needs none, and a file that takes them back is read last.
-        names = _run([*start, "config", "--services"], directory, environment)
-        services = names.stdout.decode(errors="replace").split()
-        if names.returncode == 0 and services:
+        # It may have missed a file that only running needs: they are taken back by one that is read last.
+        services = _services(_run([*start, "config", "--format", "json", "--no-interpolate"], directory, environment))
+        if services:
             command = [*tool.command, *_file_options([*files, "-"]), "--profile", "*", *config]
-            again = _run(command, directory, environment, stdin=_without_env_files(services))
+            again = _run(command, directory, environment, stdin=_without_run_files(services))
             done = done if again.returncode else again
     return _plain(done, directory)
+
+
+def _services(done: subprocess.CompletedProcess[bytes]) -> list[str]:
+    """Return the names of the services in what Compose printed, none when it failed."""
+    try:
+        return sorted(json.loads(done.stdout)["services"])
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def _plain(done: subprocess.CompletedProcess[bytes], directory: Path) -> dict[str, Any]:
@@ -101,9 +108,9 @@ def _plain(done: subprocess.CompletedProcess[bytes], directory: Path) -> dict[st
     return _document(done, directory)
 
 
-def _without_env_files(services: Sequence[str]) -> bytes:
-    lines = [f"  {json.dumps(name)}:\n    env_file: !reset []" for name in services]
-    return "\n".join(["services:", *lines, ""]).encode()
+def _without_run_files(services: Sequence[str]) -> bytes:
+    keys = "env_file: !reset []\n    label_file: !reset []"
+    return "\n".join(["services:", *(f"  {json.dumps(name)}:\n    {keys}" for name in services), ""]).encode()
 
 
 def _file_options(files: Sequence[str]) -> list[str]:

@@ -153,7 +153,7 @@ class _Search:
                 label = str(folder.path / own[0])
                 with self._collected(label):
                     look(folder.path, label, files, folder.is_named)
-        for path in folder.passed_over([*(bake or ()), *(compose or ())]):
+        for path in folder.passed_over(bake, compose):
             self.notes.append(
                 f"{path} was not looked at: no tool reads it by itself; --dockerfile {shlex.quote(str(path))} does"
             )

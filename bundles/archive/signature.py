@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from bundles.archive.layout import SIGNATURE_SIZE
 from bundles.errors import BundleError, HostError, UntrustedArchiveError, UsageError, reason
 
 NAMESPACE = "bundle"
+_NO_SSH_KEYGEN = "`ssh-keygen` is not on this machine, and signatures are made and checked with it"
+_INSTALL_SSH = "install OpenSSH's client (openssh-client, openssh-clients)"
 _BEGIN, _END = b"-----BEGIN SSH SIGNATURE-----\n", b"-----END SSH SIGNATURE-----"
 
 
@@ -45,7 +48,14 @@ def sign(data: bytes, key: Path) -> bytes:
 
 
 def check_key(key: Path) -> None:
-    """Raise UsageError when there is no such key: said before anything is fetched that it is to sign."""
+    """Make sure, before anything is fetched that is to be signed, that it can be.
+
+    Raises:
+        UsageError: there is no such key.
+        BundleError: ssh-keygen is missing.
+    """
+    if not shutil.which("ssh-keygen"):
+        raise BundleError(_NO_SSH_KEYGEN, hint=_INSTALL_SSH)
     if not key.is_file():
         raise UsageError(f"`{key}` is not a key file", hint="ssh-keygen -t ed25519 -f KEY makes one")
 
@@ -119,10 +129,7 @@ def _ssh_keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProces
     try:
         done = subprocess.run(command, input=data, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError:
-        raise HostError(
-            "`ssh-keygen` is not on this machine, and signatures are made and checked with it",
-            hint="install OpenSSH's client (openssh-client, openssh-clients)",
-        ) from None
+        raise HostError(_NO_SSH_KEYGEN, hint=_INSTALL_SSH) from None
     except OSError as error:
         raise HostError(f"`ssh-keygen` cannot be run: {reason(error)}") from None
     if done.returncode and (b"unknown option -- Y" in done.stderr or b"illegal option -- Y" in done.stderr):

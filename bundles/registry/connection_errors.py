@@ -76,7 +76,7 @@ def _translation(error: Exception, action: str, origin: Origin, proxy: Optional[
 
 def _way_out(origin: Origin) -> str:
     if is_loopback(origin.host):
-        return "is the registry running?"
+        return f"see whether something listens there: ss -ltn sport = :{origin.port}"
     return "check the name and the network; behind a proxy set HTTPS_PROXY; a mirror is named by --mirror"
 
 

@@ -98,6 +98,7 @@ def run_install(archive: Archive, options: Options, host: Host, progress: Progre
     lines = [
         f"ready          {len(receipt.images)} images on {state.address} ({own_command('status')} names them)",
         f"builder        {state.builder} for {', '.join(map(str, state.platforms))}",
+        f"bundle         {receipt.bundle.digest}",
         f"receipt        {host.places.receipt}",
         *(f"left out       {reference}: it has none of these platforms" for reference in receipt.left_out),
         *(f"note: {note}" for note in receipt.notes),

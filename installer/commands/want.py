@@ -16,7 +16,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.filesystem import write_whole
-from bundles.runtime.program import quote
+from bundles.runtime.program import own_command, quote
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
 from installer.model.address import Address
@@ -74,8 +74,7 @@ def holdings(registry: Registry, more: frozenset[tuple[str, Digest]] = frozenset
         registry.ping()
         repositories = list(registry.repositories())
     except NetworkError as error:
-        hint = error.hint or "docker start registry"
-        raise type(error)(f"cannot list `{registry.host}`: {error.message}", hint=hint) from None
+        raise type(error)(f"cannot list `{registry.host}`: {error.message}", hint=own_command("doctor")) from None
     images: dict[str, Digest] = {}
     digests: set[Digest] = set()
 

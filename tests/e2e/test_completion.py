@@ -36,7 +36,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """A home, and a PATH that begins with the `bundle` of this Python."""
     program = tmp_path / "bin" / "bundle"
     program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\nfrom bundles.cli.app import main\nmain()\n")
+    program.write_text(f"#!{sys.executable}\nfrom bundles.cli.start import main\nmain()\n")
     program.chmod(0o755)
     (tmp_path / "archive.tar").touch()
     return {

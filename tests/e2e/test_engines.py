@@ -217,7 +217,7 @@ def test_without_python(usb: Path, suite: str, config: Any, shell: str, user: Op
 # Bears the name of the engine, comes before it in every listing by name, and would end at a signal.
 DECOY = """\
 cp /bin/sleep /opt/dockerd
-/opt/dockerd 1000 &
+/opt/dockerd 1000 >/dev/null 2>&1 </dev/null &
 echo $! >/opt/decoy.pid
 """
 

@@ -1,6 +1,6 @@
 """Docker 29, which no Debian has: its engine and its command from the Go module proxy, in the root of a Debian sid.
 
-Made when a host first asks for it, and not by `up`: the engine takes minutes to compile, and only its tests need it.
+The engine takes minutes to compile: it is made for `make test`, and not for the demo.
 """
 
 from __future__ import annotations

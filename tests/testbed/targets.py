@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import debian, gotools, image, qemu
+from . import debian, gotools, image, moby, qemu
 from .errors import SetupError
 from .image import Image
 from .product import Product
@@ -36,7 +36,7 @@ _TEST_IMAGES = (
     image.BUSYBOX_DOCKER,
 )  # fmt: skip
 _TEST_PRODUCTS = (
-    *map(debian.engine_root, debian.ENGINE_SUITES), debian.CRANE.product, debian.OLD_REGISTRY.product,
+    *map(debian.engine_root, debian.ENGINE_SUITES), moby.ENGINE_ROOT, debian.CRANE.product, debian.OLD_REGISTRY.product,
     gotools.REGCTL.product,
 )  # fmt: skip
 # The second assembler is for what installer/steps/emulation_init.py has as code.
@@ -47,8 +47,8 @@ TARGETS = {
     "demo": Target(
         (*_DEMO_IMAGES, image.BUILDKIT_WITHOUT_EMULATORS), (debian.engine_root("sid"),), _MACHINE, seconds=240
     ),
-    "test": Target(_TEST_IMAGES, _TEST_PRODUCTS, _TEST_PACKAGES, seconds=420),
-    "bench": Target((*_TEST_IMAGES, image.TEMURIN), _TEST_PRODUCTS, _TEST_PACKAGES, seconds=480),
+    "test": Target(_TEST_IMAGES, _TEST_PRODUCTS, _TEST_PACKAGES, seconds=600),
+    "bench": Target((*_TEST_IMAGES, image.TEMURIN), _TEST_PRODUCTS, _TEST_PACKAGES, seconds=660),
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,10 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from bundler.create import Options, create
 from bundles.archive.reader import Archive
+from bundles.cli.app import bundle
+from bundles.cli.output import OutputFile
 from bundles.oci.image import parse_manifest
 from bundles.runtime.progress import Silent
 from installer.steps.toolchain_images import stream
@@ -443,3 +448,20 @@ def test_shellcheck_finds_nothing(archive: Path) -> None:
         for text in (script.read_bytes(), member.read()):
             done = subprocess.run(["shellcheck", "-s", "sh", "-"], input=text, capture_output=True, check=False)
             assert (done.returncode, done.stdout.decode()) == (0, "")
+
+
+def test_every_option_that_names_a_file_to_write_is_known_to_the_script() -> None:
+    text = (ROOT / "installer" / "install.sh").read_text()
+    function = text[text.index("write_words() {") : text.index("bind() {")]
+    known = set(re.findall(r"--[a-z-]+(?=\)| \||=)|(?<![-\w])-[a-z](?= \||\))", function))
+    context = click.Context(bundle)
+    written = {
+        name
+        for command in map(functools.partial(bundle.get_command, context), bundle.list_commands(context))
+        if command is not None and command.callback is not None
+        for option in command.params
+        if isinstance(option.type, OutputFile) and command.name not in ("create", "lock", "record")
+        for name in option.opts
+    }
+    assert written == {"--html", "--log-file", "--output", "-o"}
+    assert written <= known

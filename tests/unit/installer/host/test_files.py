@@ -81,6 +81,7 @@ def test_where_nothing_can_be_made_the_next_step_is_named(
     assert str(caught.value.hint).startswith(f"{hint} {tmp_path}")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_lock_that_cannot_be_given_to_its_owner_is_no_other_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -265,7 +265,7 @@ def test_a_dockerd_that_is_not_the_engine_is_told_nothing(place: Place, tmp_path
     other = tmp_path / "proc" / "1"
     other.mkdir()
     (other / "comm").write_text("dockerd\n")
-    (other / "cmdline").write_text("dockerd\0--config-file=/srv/other.json\0")
+    (other / "cmdline").write_text(f"dockerd\0--config-file={tmp_path / 'other.json'}\0")
     step = place.allow()
     step.apply(step.look())
     assert set(place.signals) == {os.getpid()}

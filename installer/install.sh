@@ -180,6 +180,11 @@ show_words() { # WORD...: the files and directories of the host that options and
     done
 }
 
+give_away() { # DIRECTORY PATHS: what root made below it belongs to its owner
+    owner=$(stat -c %u:%g "$1") || return 0
+    printf '%s' "$2" | while read -r place; do chown -h "$owner" "$place"; done
+}
+
 give() { # DIRECTORY yes|no: to write to; where it is missing it is made, and removed again if it stays empty
     above=$1 missing=''
     while [ ! -d "$above" ]; do
@@ -190,6 +195,7 @@ give() { # DIRECTORY yes|no: to write to; where it is missing it is made, and re
     if [ -n "$missing" ]; then
         [ "$2" = yes ] && (umask 077 && mkdir -p -- "$1") 2>/dev/null || return 0
         made="$missing$made"
+        [ "$(id -u)" -ne 0 ] || give_away "$above" "$missing"
     fi
     place=$(cd -- "$1" 2>/dev/null && pwd -P) || return 0
     mount_once "$place" rw || :

@@ -142,6 +142,9 @@ def _owner(path: Path) -> Optional[tuple[int, int]]:
 def give(file: int, owner: tuple[int, int]) -> None:
     """Give an open file or directory of root's to somebody; what belongs to another, or has a second name, stays."""
     state = os.fstat(file)
+    if (state.st_uid, state.st_gid) == owner:
+        # Nothing to do, which matters where install.sh made it and the container may only read it.
+        return
     if state.st_uid == os.geteuid() and (stat.S_ISDIR(state.st_mode) or state.st_nlink == 1):
         os.fchown(file, *owner)
 

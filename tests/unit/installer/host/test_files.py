@@ -90,7 +90,7 @@ def test_a_lock_that_cannot_be_given_to_its_owner_is_no_other_run(
     def refuse(*_: Any) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    os.chown(tmp_path, 12345, 12345)
     monkeypatch.setattr(os, "fchown", refuse)
     with (
         pytest.raises(HostError, match=r"lock` cannot be written: operation not permitted"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -97,6 +98,7 @@ def main() -> int:
     shell.add_argument("--suite", default="sid", choices=sorted(SUITES))
     shell.add_argument("--usb", type=Path, help="a directory to show at /usb, read-only")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is mounted and registered is taken back
     try:
         if arguments.command == "up":
             return up(arguments.target)
@@ -106,6 +108,9 @@ def main() -> int:
     except SetupError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
 
 
 if __name__ == "__main__":

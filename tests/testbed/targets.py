@@ -18,15 +18,11 @@ _MACHINE = (*debian.PACKAGES, "ca-certificates", "iproute2", "iptables", "kmod",
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`images` of the origin, `products` beside them, and `packages` that this machine itself must have.
-
-    `seconds` is roughly what it all takes on a quiet machine with two cores.
-    """
+    """`images` of the origin, `products` beside them, and `packages` that this machine itself must have."""
 
     images: tuple[Image, ...]
     products: tuple[Product, ...]
     packages: tuple[str, ...]
-    seconds: float
 
 
 _TOOLS = (image.REGISTRY, image.BUILDX, image.FRONTEND, image.BINFMT)
@@ -44,11 +40,9 @@ _TEST_PACKAGES = (*_MACHINE, *qemu.COMPILER, "binutils-aarch64-linux-gnu", "busy
 
 # In this order each has the names of all images of the one before: its origin serves for the smaller one, too.
 TARGETS = {
-    "demo": Target(
-        (*_DEMO_IMAGES, image.BUILDKIT_WITHOUT_EMULATORS), (debian.engine_root("sid"),), _MACHINE, seconds=240
-    ),
-    "test": Target(_TEST_IMAGES, _TEST_PRODUCTS, _TEST_PACKAGES, seconds=600),
-    "bench": Target((*_TEST_IMAGES, image.TEMURIN), _TEST_PRODUCTS, _TEST_PACKAGES, seconds=660),
+    "demo": Target((*_DEMO_IMAGES, image.BUILDKIT_WITHOUT_EMULATORS), (debian.engine_root("sid"),), _MACHINE),
+    "test": Target(_TEST_IMAGES, _TEST_PRODUCTS, _TEST_PACKAGES),
+    "bench": Target((*_TEST_IMAGES, image.TEMURIN), _TEST_PRODUCTS, _TEST_PACKAGES),
 }
 
 

@@ -8,13 +8,7 @@ from typing import Any, Optional
 
 from bundler.definition.bundle_toml import read_definition
 from bundler.definition.dockerfiles import Scan, scan
-from bundler.definition.spec import (
-    Definition,
-    ImageRequest,
-    Spec,
-    combine,
-    platforms_of,
-)
+from bundler.definition.spec import Definition, ImageRequest, Spec, combine, platforms_of
 from bundles.dockerfile.images import BuildSettings, Use
 from bundles.errors import Problem
 from bundles.oci.platform import Platform

@@ -20,22 +20,9 @@ from bundles.errors import (
     Problem,
     UsageError,
 )
-from bundles.oci.descriptor import (
-    CONFIG_TYPES,
-    DOCKER_INDEX,
-    DOCKER_MANIFEST,
-    OCI_INDEX,
-    Descriptor,
-)
+from bundles.oci.descriptor import CONFIG_TYPES, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import (
-    MAX_CONFIG_SIZE,
-    Entry,
-    config_platform,
-    index_entries,
-    parse_index,
-    parse_manifest,
-)
+from bundles.oci.image import MAX_CONFIG_SIZE, Entry, config_platform, index_entries, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.urls import Origin, is_address

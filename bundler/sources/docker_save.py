@@ -19,20 +19,9 @@ from bundler.definition.spec import Compression
 from bundler.sources import zstd
 from bundler.sources.spool import Hashed, Local, Spool
 from bundles.errors import ContentError, UsageError
-from bundles.oci.descriptor import (
-    OCI_CONFIG,
-    OCI_INDEX,
-    OCI_LAYER,
-    OCI_MANIFEST,
-    Descriptor,
-)
+from bundles.oci.descriptor import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import (
-    MAX_CONFIG_SIZE,
-    parse_index,
-    parse_json,
-    parse_manifest,
-)
+from bundles.oci.image import MAX_CONFIG_SIZE, parse_index, parse_json, parse_manifest
 from bundles.oci.platform import Platform
 
 OCI_ZSTD_LAYER = f"{OCI_LAYER}+zstd"

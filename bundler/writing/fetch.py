@@ -9,12 +9,7 @@ from typing import Optional
 from bundler.planning.plan import Plan
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobRequest, Source
-from bundler.writing.writer import (
-    CHUNK,
-    ArchiveWriter,
-    BlobSink,
-    Written,
-)
+from bundler.writing.writer import CHUNK, ArchiveWriter, BlobSink, Written
 from bundles.errors import ContentError, InterruptedByUser
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference

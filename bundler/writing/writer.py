@@ -32,23 +32,13 @@ from bundles.archive.layout import (
     header,
     padding,
 )
-from bundles.archive.parts import (
-    begins_an_archive,
-    cut,
-    further_parts,
-    part_name,
-)
+from bundles.archive.parts import begins_an_archive, cut, further_parts, part_name
 from bundles.archive.reader import Archive
 from bundles.errors import ArchiveError, DiskFullError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.closeable import Closeable
-from bundles.runtime.filesystem import (
-    free_space,
-    largest_file,
-    replace_file,
-    sync_directory,
-)
+from bundles.runtime.filesystem import free_space, largest_file, replace_file, sync_directory
 from bundles.runtime.program import quote
 from bundles.runtime.signals import held
 from bundles.runtime.sizes import human_size

@@ -12,13 +12,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE
 from bundles.registry.auth import pull_scope, push_scope
 from bundles.registry.connections import Response
-from bundles.registry.read import (
-    MANIFEST_ACCEPT,
-    announced_digest,
-    digest_or_none,
-    fetch_list,
-    fetch_manifest,
-)
+from bundles.registry.read import MANIFEST_ACCEPT, announced_digest, digest_or_none, fetch_list, fetch_manifest
 from bundles.registry.transport import Transport, Upload
 from bundles.registry.urls import join
 from bundles.runtime.workers import in_parallel

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from installer.host.host import Host
-from installer.host.labels import (
-    EMULATION_CONTAINER,
-    ENVIRONMENT,
-    LABEL_ROLE,
-    REGISTRY_CONTAINER,
-    builder_container,
-)
+from installer.host.labels import EMULATION_CONTAINER, ENVIRONMENT, LABEL_ROLE, REGISTRY_CONTAINER, builder_container
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 

@@ -17,12 +17,7 @@ import atheris  # type: ignore[import-not-found]
 
 with atheris.instrument_imports(include=["bundles", "installer.model.selection"]):
     from bundler.writing.journal import _read
-    from bundles.archive.layout import (
-        OCI_LAYOUT,
-        checksum_line,
-        header,
-        padding,
-    )
+    from bundles.archive.layout import OCI_LAYOUT, checksum_line, header, padding
     from bundles.archive.manifest import BundleManifest
     from bundles.archive.reader import Archive
     from bundles.archive.signature import is_well_formed
@@ -30,13 +25,7 @@ with atheris.instrument_imports(include=["bundles", "installer.model.selection"]
     from bundles.errors import BundleError
     from bundles.oci.descriptor import Descriptor
     from bundles.oci.digest import Digest
-    from bundles.oci.image import (
-        config_platform,
-        media_type_of,
-        parse_index,
-        parse_json,
-        parse_manifest,
-    )
+    from bundles.oci.image import config_platform, media_type_of, parse_index, parse_json, parse_manifest
     from bundles.oci.platform import Platform
     from bundles.oci.reference import Reference
     from installer.model.address import Address

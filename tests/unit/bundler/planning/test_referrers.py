@@ -10,13 +10,7 @@ from typing import Any
 import pytest
 
 from bundler.create import Options, create
-from bundler.definition.spec import (
-    Definition,
-    FromDaemon,
-    ImageRequest,
-    Spec,
-    combine,
-)
+from bundler.definition.spec import Definition, FromDaemon, ImageRequest, Spec, combine
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
 from bundler.sources.registry import RegistrySource

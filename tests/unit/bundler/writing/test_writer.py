@@ -17,11 +17,7 @@ from bundler.writing import writer as writer_module
 from bundler.writing.writer import ArchiveWriter
 from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
-from bundles.errors import (
-    BundleError,
-    DiskFullError,
-    UsageError,
-)
+from bundles.errors import BundleError, DiskFullError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from tests.support.archives import Made, example, image, made

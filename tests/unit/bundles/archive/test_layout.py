@@ -7,13 +7,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from bundles.archive.layout import (
-    BLOCK,
-    END_OF_TAR,
-    Layout,
-    header,
-    padding,
-)
+from bundles.archive.layout import BLOCK, END_OF_TAR, Layout, header, padding
 
 
 def test_tar_readers_find_what_the_layout_says(tmp_path: Path) -> None:

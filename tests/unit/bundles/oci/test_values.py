@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from bundles.errors import BundleError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import (
-    children,
-    media_type_of,
-    parse_index,
-    parse_manifest,
-)
+from bundles.oci.image import children, media_type_of, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 

@@ -12,12 +12,7 @@ import pytest
 
 from bundler.sources.registry import RegistrySource
 from bundler.sources.source import BlobRequest
-from bundles.errors import (
-    BundleError,
-    InterruptedByUser,
-    TooSlowError,
-    UnavailableError,
-)
+from bundles.errors import BundleError, InterruptedByUser, TooSlowError, UnavailableError
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
 from tests.support.fake_registry import Certificate, FakeRegistry

@@ -13,10 +13,7 @@ from typing import Any, Callable
 
 import pytest
 
-from bundles.errors import (
-    UnreachableError,
-    UsageError,
-)
+from bundles.errors import UnreachableError, UsageError
 from bundles.registry.auth import pull_scope
 from bundles.registry.transport import Settings, Transport
 from installer.model.address import Address

@@ -7,12 +7,7 @@ import pytest
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from installer.model.address import Address
-from installer.model.naming import (
-    full_names,
-    local_name,
-    mirrors,
-    repositories,
-)
+from installer.model.naming import full_names, local_name, mirrors, repositories
 
 LOCAL = Address("localhost", 5000)
 ROOT = Digest("sha256:" + "ab" * 32)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Callable, Optional, TypeVar, Union
 
-from bundles.errors import InterruptedByUser, NetworkError, UnavailableError, UnreachableError
+from bundles.errors import AuthenticationError, InterruptedByUser, NetworkError, UnavailableError, UnreachableError
 from bundles.oci.reference import DOCKER_HUB
 from bundles.registry.auth import (
     MAX_TOKEN_ANSWER,
@@ -246,6 +246,18 @@ class Transport(Closeable):
 
     def _once(self, request: _Request) -> Response:
         """Try once, and again with each login when the registry asks for one."""
+        try:
+            return self._with_logins(request)
+        except NetworkError as error:
+            wants_login = isinstance(error, AuthenticationError) or error.status == _TOO_MANY
+            if wants_login and self._settings.credentials is anonymous:
+                # No login is read here: to log in would change nothing.
+                error.hint = (
+                    f"no login is used here; see what answers at that address: docker ps, or curl {request.host}"
+                )
+            raise
+
+    def _with_logins(self, request: _Request) -> Response:
         host, scope = request.host, request.scope
         base = self._base(host)
         url = join(base, request.path)

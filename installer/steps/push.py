@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
 from bundles.archive.reader import Archive
-from bundles.errors import HostError, Problem, UnreachableError
+from bundles.errors import HostError, NetworkError, Problem, UnreachableError
 from bundles.oci.digest import Digest
 from bundles.runtime.progress import Progress
 from installer.model.selection import Place, Selected, places
@@ -102,7 +102,11 @@ class Push(Step):
         return self._is_ours(place, old) or self._indexes.is_derived(place, old)
 
     def question(self) -> Optional[str]:
-        if not self._answers() or not self._has_other_tags():
+        try:
+            if not self._answers() or not self._has_other_tags():
+                return None
+        except NetworkError:
+            # What answers there is no registry, or is ill: other steps say so, and what is moved is asked for again.
             return None
         self._agreed = self._of_others(self._new_survey(answers=True))
         return self._moving(self._agreed) if self._agreed else None

@@ -509,16 +509,17 @@ def start(air: Air, *options: str) -> subprocess.Popen[str]:
 
 
 def test_ended_by_a_signal_it_goes_on(fresh: Air) -> None:
-    process = start(fresh)
-    text = watch(process, "upload blobs", lambda: process.send_signal(signal.SIGTERM))
-    assert process.returncode == 130, text
-    assert fresh.served(LOCAL, "debian:12") == ["404"]
-    document = fresh.installed("--platform", "linux/arm64")
-    assert {"images", "registry"} <= {step["step"] for step in document["steps"] if not step["changed"]}
-    # Only arm64 is there, under the digest of the origin: a sparse index.
     from tests.testbed import origin_digests
 
     digest = origin_digests()["library/debian:12"]
+    process = start(fresh, "--platform", "linux/arm64")
+    text = watch(process, "upload blobs", lambda: process.send_signal(signal.SIGTERM))
+    assert process.returncode == 130, text
+    # The push and what Docker loads beside it may have come to their ends, or not.
+    assert fresh.served(LOCAL, "debian:12") in (["404"], [digest])
+    document = fresh.installed("--platform", "linux/arm64")
+    assert "registry" in {step["step"] for step in document["steps"] if not step["changed"]}
+    # Only arm64 is there, under the digest of the origin: a sparse index.
     assert fresh.served(LOCAL, "debian:12", f"debian@{digest}") == [digest, digest]
     index = json.loads(fresh.out("docker", "buildx", "imagetools", "inspect", "--raw", f"{LOCAL}/debian:12"))
     found = fresh.served(LOCAL, *(f"debian@{entry['digest']}" for entry in index["manifests"]))

@@ -322,7 +322,10 @@ def test_check_says_what_is_missing(home: Air) -> None:
     }
     assert home.bundle("check", "/root")["builds"] is True
     document = home.bundle("check", "--build-arg", "VERSION=13", "/root/Dockerfile", code=5)
-    assert document["bundle.toml"] == ['platforms = ["linux/amd64", "linux/arm64"]', 'images = ["debian:13"]']
+    assert document["bundle.toml"] == [
+        'platforms = ["linux/amd64", "linux/arm64"]',
+        'images = [{ image = "debian:13", platforms = ["linux/amd64"] }]',
+    ]
     document = home.bundle("check", "--platform", "linux/riscv64", "/root/Dockerfile", code=5)
     missing = {(image["reference"], image["platform"]) for image in document["images"] if image["missing"]}
     assert missing == {("docker.io/library/busybox:1.35", "linux/riscv64")}

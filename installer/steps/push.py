@@ -6,11 +6,12 @@ somebody else pushed is a person's to give up: they are asked, the receipt names
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
 from bundles.archive.reader import Archive
-from bundles.errors import HostError, Problem, UnreachableError
+from bundles.errors import HostError, NetworkError, Problem, UnreachableError
 from bundles.oci.digest import Digest
 from bundles.runtime.progress import Progress
 from installer.model.selection import Place, Selected, places
@@ -102,9 +103,10 @@ class Push(Step):
         return self._is_ours(place, old) or self._indexes.is_derived(place, old)
 
     def question(self) -> Optional[str]:
-        if not self._answers() or not self._has_other_tags():
-            return None
-        self._agreed = self._of_others(self._new_survey(answers=True))
+        # What answers may be no registry, which is a problem of another step. `apply` asks again.
+        with contextlib.suppress(NetworkError):
+            if self._answers() and self._has_other_tags():
+                self._agreed = self._of_others(self._new_survey(answers=True))
         return self._moving(self._agreed) if self._agreed else None
 
     def _has_other_tags(self) -> bool:

@@ -6,6 +6,7 @@ somebody else pushed is a person's to give up: they are asked, the receipt names
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
@@ -102,13 +103,10 @@ class Push(Step):
         return self._is_ours(place, old) or self._indexes.is_derived(place, old)
 
     def question(self) -> Optional[str]:
-        try:
-            if not self._answers() or not self._has_other_tags():
-                return None
-        except NetworkError:
-            # What answers there is no registry, or is ill: other steps say so, and what is moved is asked for again.
-            return None
-        self._agreed = self._of_others(self._new_survey(answers=True))
+        # What answers may be no registry, which is a problem of another step. `apply` asks again.
+        with contextlib.suppress(NetworkError):
+            if self._answers() and self._has_other_tags():
+                self._agreed = self._of_others(self._new_survey(answers=True))
         return self._moving(self._agreed) if self._agreed else None
 
     def _has_other_tags(self) -> bool:

@@ -177,6 +177,13 @@ def test_a_tag_of_others_is_moved_only_with_consent(archive: Archive, registry: 
     assert push_to(registry.host, archive, connect).question() is None
 
 
+def test_nobody_is_asked_about_tags_where_what_answers_is_no_registry(
+    archive: Archive, registry: FakeRegistry, connect: Connect
+) -> None:
+    registry.faults.append(Fault("GET", "/v2/", status=404, times=9))
+    assert push_to(registry.host, archive, connect).question() is None
+
+
 @pytest.mark.parametrize("kind", ["config", "tar+gzip"])
 def test_a_blob_that_the_registry_lost_is_brought_again(
     archive: Archive, registry: FakeRegistry, connect: Connect, kind: str

@@ -108,7 +108,6 @@ def create(spec: Spec, target: Path, source: Source, options: Options, progress:
         if options.key:
             contents = dataclasses.replace(contents, signature=sign(contents.manifest_bytes, options.key))
         planned = dataclasses.replace(planned, contents=contents)
-        check_limit(target, contents.layout, options.part_size)
         written = _write(planned, local, target, options, progress)
     return Created(planned.plan, planned.contents, planned.made, written)
 

@@ -167,6 +167,7 @@ class ArchiveWriter(Closeable):
         self.layers = tuple(blob for blob in contents.manifest.blobs if blob.digest not in contents.documents)
         paths, sizes = names_and_sizes(path, self.layout, split)
         check_directory(path)
+        check_limit(path, self.layout, split)
         self.journal = Journal(journal_of(path), self.digest, ",".join(map(str, sizes)))
         try:
             if not self.journal.renaming:

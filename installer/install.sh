@@ -158,17 +158,8 @@ mount_once() { # DIRECTORY ro|rw: the same place in the container, once; fails w
     bind "$1" "$1" "$2"
 }
 
-show_as_named() { # PATH: where a link on the way to it is not in the container, it is there under the name that was given
-    case $1 in *..*) return 0 ;; /*) top=${1#/} ;; *) return 0 ;; esac
-    case "$mounted" in *":/${top%%/*}:"* | *":$1:"*) return 0 ;; esac
-    ! own "$1" || return 0
-    mounted="$mounted$1:"
-    bind "$1" "$1" ro
-}
-
 show() { # PATH: a file or directory that a word names, where it is not below a directory that is mounted whole
     if [ -d "$1" ]; then place=$(cd -- "$1" 2>/dev/null && pwd -P); else place=$(absolute "$1"); fi || return 0
-    [ "$1" = "$place" ] || show_as_named "$1"
     top=${place#/}
     # A link may lead to where the container has another file, or none.
     case "$mounted" in *":/${top%%/*}:"*) [ -L "$place" ] || return 0 ;; esac
@@ -185,7 +176,15 @@ show() { # PATH: a file or directory that a word names, where it is not below a 
 show_words() { # WORD...: the files and directories of the host that options and arguments name
     for word in "$@"; do
         case $word in --*=*) word=${word#*=} ;; esac
-        [ ! -e "$word" ] || show "$word"
+        [ -e "$word" ] || continue
+        show "$word"
+        # There may be a link on the way, such as /run/media/new -> /srv/job.
+        rest=${word#/*/}
+        next=${rest%%/*} top=${word%"$rest"}
+        case $next,$mounted in
+        ,* | .,* | ..,* | *":${top%/}:"*) ;;
+        *) [ ! -d "$top$next" ] || mount_once "$top$next" ro || : ;;
+        esac
     done
 }
 

@@ -264,6 +264,7 @@ def test_what_is_named_below_a_directory_of_the_containers_own_is_seen(
         (elsewhere / name).write_text("x")
     (elsewhere / "parts").mkdir()
     (site.directory / "Containerfile").symlink_to(elsewhere / "Dockerfile")
+    (elsewhere / "away").symlink_to(site.directory)
     script = site.script(archive)
     for words, place in (
         (["verify", "--allowed-signers", elsewhere / "signers"], elsewhere / "signers"),
@@ -272,6 +273,7 @@ def test_what_is_named_below_a_directory_of_the_containers_own_is_seen(
         (["check", elsewhere / "Dockerfile"], elsewhere / "Dockerfile"),
         (["check", elsewhere], elsewhere),
         (["check", "Containerfile"], site.directory / "Containerfile"),
+        (["check", elsewhere / "away" / "Containerfile"], elsewhere),
         (["diff", elsewhere / "stick.tar", archive], elsewhere / "stick.tar"),
         (["check", f"../../../../../..{elsewhere}/Dockerfile"], elsewhere / "Dockerfile"),
     ):
@@ -302,6 +304,16 @@ def test_what_is_named_below_a_directory_of_the_containers_own_is_seen(
         code, stderr = bare.run(script, archive, *words_, **environment)
         assert (code, "the container has files of its own in `/" in stderr) == (2, True), stderr
         assert not (site.directory / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "word", ["/", "/etc", "/etc/", "/etc//", "/etc/.", "/etc/..", "/etc/./passwd", "/usr/../etc", "//etc/passwd", "."]
+)
+def test_no_word_puts_a_directory_over_the_containers_own(site: Site, archive: Path, word: str) -> None:
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    assert site.run(site.script(archive), archive, "check", word)[0] == 7
+    found = {os.path.normpath(place) for place in mounts(site)}
+    assert not found & {"/", "/bin", "/dev", "/etc", "/lib", "/proc", "/run", "/sys", "/usr", "/usr/bin", "/usr/lib"}
 
 
 def test_a_directory_that_is_missing_is_made_and_no_other_is_given(site: Site, archive: Path) -> None:

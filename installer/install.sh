@@ -178,6 +178,7 @@ show_words() { # WORD...: the files and directories of the host that options and
         case $word in --*=*) word=${word#*=} ;; esac
         [ -e "$word" ] || continue
         show "$word"
+        case $word in /*) ;; *) continue ;; esac
         # There may be a link on the way, such as /run/media/new -> /srv/job.
         rest=${word#/*/}
         next=${rest%%/*} top=${word%"$rest"}

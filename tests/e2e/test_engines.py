@@ -268,7 +268,8 @@ def test_without_python_a_path_means_what_it_means_on_the_host(usb: Path) -> Non
         ):
             run(place, *words)
             assert host.run("stat", "-c", "%U", written).stdout.strip() == "ann"
-            assert host.path(written).stat().st_size > 100
+            # The shortest is the log of a verification.
+            assert host.path(written).stat().st_size > 20
         assert "has files of its own in `/usr/lib`" in run("/usr/lib", "want", code=2)
         # The engine is told, and nobody else of its name.
         assert "would be done" not in run("/tmp", "install", "--registry", "192.168.10.10:5000", "--yes", user=None)

@@ -276,7 +276,7 @@ _ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("POST /containers/create", FakeEngine._create),
     (f"GET /containers/{_NAME}/json", FakeEngine._inspect),
     (f"GET /containers/{_NAME}/logs", FakeEngine._logs),
-    (f"GET /containers/{_NAME}/archive", FakeEngine._archive),
+    (f"(?:GET|HEAD) /containers/{_NAME}/archive", FakeEngine._archive),
     (f"PUT /containers/{_NAME}/archive", FakeEngine._put),
     (f"POST /containers/{_NAME}/start", FakeEngine._start),
     (f"POST /containers/{_NAME}/stop", FakeEngine._stop),
@@ -340,9 +340,10 @@ class _Handler(BaseHTTPRequestHandler):
             stat = json.dumps({"name": query.get("path"), "size": len(data), "mode": 0o755})
             self.send_header("X-Docker-Container-Path-Stat", base64.b64encode(stat.encode()).decode())
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
-    do_GET = do_POST = do_PUT = do_DELETE = _obey
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _obey
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass

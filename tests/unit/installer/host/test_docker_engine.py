@@ -104,3 +104,11 @@ def test_the_size_of_a_volume_is_read_as_old_and_new_engines_give_it(wrap: Any) 
 
     engine = engine_of(SimpleNamespace(base_url="http://docker", api_version="1.52", get=get))
     assert [engine.volume_size(name) for name in ("a", "unknown", "b")] == [4096, None, None]
+
+
+def test_a_file_of_an_image_is_looked_for_without_being_sent(engine: FakeEngine) -> None:
+    """Docker 26.1 does not remove a container from which a file is on its way, and nobody reads it."""
+    engine.images["image"] = {"/bin/qemu": b"x"}
+    engine.refuse("GET /containers/bundle-copy/archive", "it would be sent")
+    assert [engine.engine.has_file("image", path) for path in ("/bin/qemu", "/bin/other")] == [True, False]
+    assert engine.containers == {}

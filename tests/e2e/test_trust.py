@@ -220,7 +220,6 @@ def test_what_others_push_over_the_tools_is_never_started(usb: Path, suite: str,
         assert site.out("docker", "images", "-a", "--format", "{{.Repository}}:{{.Tag}}").count(address) == 0
 
 
-@pytest.mark.skip(reason="its first run on a real host failed, and why is not known yet")
 def test_what_others_pushed_outlives_upgrade_and_prune(usb: Path) -> None:
     for site in site_with(usb, "sid", "trust-tags", None, LOCAL):
         site.bundle("install")
@@ -264,7 +263,6 @@ def test_what_others_pushed_outlives_upgrade_and_prune(usb: Path) -> None:
         assert site.pulled("library/busybox:1.35", f"busybox@{theirs}") == ["amd64,arm64", "any"]
 
 
-@pytest.mark.skip(reason="its first run on a real host failed, and why is not known yet")
 def test_nobody_else_listens_at_localhost(usb: Path) -> None:
     for site in site_with(usb, "sid", "trust-loopback", None, LOCAL):
         site.host.add_user("eve")
@@ -281,7 +279,6 @@ def test_nobody_else_listens_at_localhost(usb: Path) -> None:
         assert "Address already in use" in refused.stderr
 
 
-@pytest.mark.skip(reason="its first run on a real host failed, and why is not known yet")
 def test_where_docker_cannot_publish_on_both_it_is_said(usb: Path) -> None:
     for site in site_with(usb, "sid", "trust-noproxy", {"userland-proxy": False}, LOCAL):
         site.host.add_user("eve")

@@ -21,6 +21,7 @@ from tests.testbed.cache import lock
 pytestmark = pytest.mark.e2e
 
 CONTAINERD = {"features": {"containerd-snapshotter": True}}
+CLASSIC = {"features": {"containerd-snapshotter": False}}
 BUILDER, EMULATION = "buildx_buildkit_cross-builder0", "bundle-binfmt"
 DOCKERFILE = "FROM busybox:1.35\nRUN uname -m\n"
 # Give a manifest one more tag, byte for byte; prints its digest.
@@ -141,8 +142,13 @@ def site_with(usb: Path, suite: str, name: str, config: Any, address: str) -> It
         ("sid", None, LOCAL),
         ("sid", CONTAINERD, LOCAL),
         ("sid", CONTAINERD, LAN),
+        ("docker29", None, LOCAL),
+        ("docker29", CLASSIC, LAN),
     ],
-    ids=["20.10", "20.10-lan", "26.1-lan", "28.5", "28.5-containerd", "28.5-containerd-lan"],
+    ids=[
+        *("20.10", "20.10-lan", "26.1-lan", "28.5", "28.5-containerd", "28.5-containerd-lan"),
+        *("29-containerd", "29-classic-lan"),
+    ],
 )
 def test_what_others_push_over_the_tools_is_never_started(usb: Path, suite: str, config: Any, address: str) -> None:
     for site in site_with(usb, suite, f"trust-{suite}", config, address):

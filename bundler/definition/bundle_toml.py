@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
+from bundler.definition.oci_layout import cache_of
 from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, mirrored, read_images
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError, reason
@@ -29,6 +30,7 @@ def read_definition(path: Path) -> Definition:
     value = _load(path)
     known = {"name", "platforms", "host-platforms", "images", "merge", "mirrors", "toolchain", "attestations"}
     known |= {"from-daemon", "recompress", "zstd-level", "foreign-layers", "dockerfiles", "build-args", "exclude"}
+    known |= {"records", "caches"}
     for key in value:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
@@ -51,6 +53,8 @@ def read_definition(path: Path) -> Definition:
             recompress=_recompress(value),
             zstd_level=_level(value),
             foreign_layers=_flag(value, "foreign-layers"),
+            records=tuple(path.parent / name for name in _strings(value, "records")),
+            caches=tuple(cache_of(text, path.parent) for text in _strings(value, "caches")),
         )
     except UsageError as error:
         raise UsageError(f"`{path}`: {error.message}", hint=error.hint) from None

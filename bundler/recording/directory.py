@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.definition.record import FILE, TAPE_FILE, Recorded
+from bundler.definition.record import TAPE_FILE
 from bundles.archive.tape.answer import Answer, Tape
 from bundles.archive.tape.manifest import ARTIFACT_TYPE, manifest_of, split
+from bundles.archive.tape.record import FILE, Recorded
 from bundles.archive.tape.url import hides
 from bundles.errors import BundleError, ContentError, UsageError, reason
 from bundles.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bundler.definition.record import Recorded, read_record
+from bundler.definition.record import read_record
 from bundler.recording.directory import RecordDirectory
 from bundler.recording.recorder import Recorder
 from bundles.archive.tape.answer import Answer, Tape
+from bundles.archive.tape.record import Recorded
 from bundles.errors import BundleError, ContentError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform

@@ -130,7 +130,8 @@ class RecordDirectory(Closeable):
         Raises:
             ContentError: a content has changed on the disk.
         """
-        entries = [self._tape_entry(number, tape) for number, tape in enumerate(split(self.tape), 1)]
+        self._write(recorded.to_bytes())
+        entries = [self._tape_entry(number, tape, recorded) for number, tape in enumerate(split(self.tape), 1)]
         caches = self._take_cache()
         entries += [_entry(manifest, parse_manifest(manifest).config.media_type, "cache") for manifest in caches]
         for content in self.tape.contents:
@@ -149,9 +150,9 @@ class RecordDirectory(Closeable):
         replace_file(self._blob(digest), [data])
         return digest
 
-    def _tape_entry(self, number: int, tape: Tape) -> dict[str, Any]:
+    def _tape_entry(self, number: int, tape: Tape, recorded: Recorded) -> dict[str, Any]:
         self._write(tape.to_bytes())
-        manifest = manifest_of(tape)
+        manifest = manifest_of(tape, recorded if number == 1 else None)
         self._write(manifest)
         return _entry(manifest, ARTIFACT_TYPE, "tape" if number == 1 else f"tape-{number}")
 

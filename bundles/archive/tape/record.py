@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError
@@ -16,6 +16,8 @@ from bundles.oci.reference import Reference
 
 VERSION = 1
 FILE = "record.json"
+MEDIA_TYPE = "application/vnd.offline-bundle.record.v1+json"
+_MOST_TEXT = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,61 @@ class RecordedImage:
 
 
 @dataclasses.dataclass(frozen=True)
+class RecordedStep:
+    """A RUN instruction of a build, as bundles/dockerfile/steps.py knows it again: alone, and with what it is on."""
+
+    step: Digest
+    chain: Digest
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedBuild:
+    """One build of a record.
+
+    Args:
+        name: among the builds of the record.
+        dockerfile: what people call it; a path is relative to the context.
+        target: the stage that was built; None is the last.
+        platforms: that were built for.
+        steps: its RUN instructions, those of the stages that the target needs.
+    """
+
+    name: str
+    dockerfile: str
+    target: Optional[str]
+    platforms: tuple[Platform, ...]
+    steps: tuple[RecordedStep, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        for text in (self.dockerfile, self.target or ""):
+            # These go to a terminal, which must not take orders from a record.
+            if not isinstance(text, str) or not text.isprintable() or len(text) > _MOST_TEXT:
+                raise UsageError(f"{FILE} has a text that cannot be shown")
+
+    @property
+    def cache(self) -> str:
+        """The annotation `org.opencontainers.image.ref.name` of its cache in the record's index.json."""
+        return f"cache-{self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its object in record.json."""
+        return {
+            "name": self.name,
+            "dockerfile": self.dockerfile,
+            "target": self.target,
+            "platforms": _texts(self.platforms),
+            "steps": [{"step": str(step.step), "chain": str(step.chain)} for step in self.steps],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> RecordedBuild:
+        """Read its object in record.json."""
+        steps = tuple(RecordedStep(Digest(step["step"]), Digest(step["chain"])) for step in value["steps"])
+        return cls(value["name"], value["dockerfile"], value.get("target"), _platforms(value), steps)
+
+
+@dataclasses.dataclass(frozen=True)
 class Recorded:
     """What a record holds besides its blobs. `notes` are for people: what was not recorded, what was behind a login."""
 
@@ -39,9 +96,13 @@ class Recorded:
     platforms: tuple[Platform, ...]
     images: tuple[RecordedImage, ...]
     notes: tuple[str, ...] = ()
+    builds: tuple[RecordedBuild, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        names = [build.name for build in self.builds]
+        if len(set(names)) != len(names):
+            raise UsageError(f"{FILE} has two builds of one name")
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that record.json holds."""
@@ -58,6 +119,7 @@ class Recorded:
                 }
                 for image in self.images
             ],
+            "builds": [build.to_json() for build in self.builds],
             "notes": list(self.notes),
         }
 
@@ -81,7 +143,8 @@ class Recorded:
                 for image in value["images"]
             )
             notes = tuple(map(str, value.get("notes", ())))
-            return cls(value["name"], str(value["buildkit"]), _platforms(value), images, notes)
+            builds = tuple(map(RecordedBuild.from_json, value.get("builds", ())))
+            return cls(value["name"], str(value["buildkit"]), _platforms(value), images, notes, builds)
         except (KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{FILE} is not what `bundle record` writes ({type(error).__name__}: {error})") from None
 

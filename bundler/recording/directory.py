@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.definition.record import FILE, TAPE_FILE, Recorded
+from bundler.definition.record import TAPE_FILE
 from bundles.archive.tape.answer import Answer, Tape
 from bundles.archive.tape.manifest import ARTIFACT_TYPE, manifest_of, split
+from bundles.archive.tape.record import FILE, Recorded
 from bundles.archive.tape.url import hides
 from bundles.errors import BundleError, ContentError, UsageError, reason
 from bundles.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
@@ -129,7 +130,8 @@ class RecordDirectory(Closeable):
         Raises:
             ContentError: a content has changed on the disk.
         """
-        entries = [self._tape_entry(number, tape) for number, tape in enumerate(split(self.tape), 1)]
+        self._write(recorded.to_bytes())
+        entries = [self._tape_entry(number, tape, recorded) for number, tape in enumerate(split(self.tape), 1)]
         caches = self._take_cache()
         entries += [_entry(manifest, parse_manifest(manifest).config.media_type, "cache") for manifest in caches]
         for content in self.tape.contents:
@@ -148,9 +150,9 @@ class RecordDirectory(Closeable):
         replace_file(self._blob(digest), [data])
         return digest
 
-    def _tape_entry(self, number: int, tape: Tape) -> dict[str, Any]:
+    def _tape_entry(self, number: int, tape: Tape, recorded: Recorded) -> dict[str, Any]:
         self._write(tape.to_bytes())
-        manifest = manifest_of(tape)
+        manifest = manifest_of(tape, recorded if number == 1 else None)
         self._write(manifest)
         return _entry(manifest, ARTIFACT_TYPE, "tape" if number == 1 else f"tape-{number}")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Optional
 from urllib.parse import parse_qs, unquote
 
-from bundler.definition.record import RecordedImage
+from bundles.archive.tape.record import RecordedImage
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_json

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bundler.definition.record import Recorded
 from bundler.definition.spec import TOOLCHAIN
 from bundler.recording.builder import BuilderSettings, TemporaryBuilder, remove_leftovers
 from bundler.recording.directory import RecordDirectory
@@ -21,6 +20,7 @@ from bundler.recording.provenance import Materials, materials
 from bundler.recording.recorder import Recorder
 from bundles.archive.manifest import check_name
 from bundles.archive.tape.answer import Tape
+from bundles.archive.tape.record import Recorded
 from bundles.archive.tape.url import normalise
 from bundles.errors import BundleError, Problem, UsageError
 from bundles.oci.platform import Platform

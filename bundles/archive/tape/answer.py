@@ -18,8 +18,8 @@ from bundles.oci.image import parse_json
 VERSION = 1
 _OCTETS = "application/octet-stream"
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}")
-# A registry looks into what a manifest calls an image's part; content that was only downloaded is none.
-_PARTS_OF_IMAGES = ("application/vnd.oci.", "application/vnd.docker.")
+# A registry looks into what a manifest calls an image's part, and we into what is ours; what was downloaded is neither.
+_PARTS_OF_IMAGES = ("application/vnd.oci.", "application/vnd.docker.", "application/vnd.offline-bundle.")
 # What belongs to one connection, one session or one moment, and what the replay says itself.
 _DROPPED = frozenset(
     {

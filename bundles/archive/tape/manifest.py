@@ -1,12 +1,18 @@
-"""A tape as OCI content: an image manifest whose config is the tape and whose layers are what was downloaded."""
+"""A tape as OCI content: an image manifest whose config is the tape and whose layers are what was downloaded.
+
+The first layer of the first piece is record.json, so that whoever has the tape can say what it was made of.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Optional
 
 from bundles.archive.tape.answer import Answer, Tape
+from bundles.archive.tape.record import MEDIA_TYPE, Recorded
 from bundles.oci.descriptor import OCI_MANIFEST, Descriptor
+from bundles.oci.image import ImageManifest
 
 ARTIFACT_TYPE = "application/vnd.offline-bundle.tape.v1"
 CONFIG_TYPE = "application/vnd.offline-bundle.tape.v1+json"
@@ -25,13 +31,23 @@ def split(tape: Tape, most: int = _MOST_CONTENTS) -> Iterator[Tape]:
     yield Tape(part)
 
 
-def manifest_of(tape: Tape) -> bytes:
-    """Return the manifest of a tape; its config is `tape.to_bytes()`."""
+def manifest_of(tape: Tape, recorded: Optional[Recorded] = None) -> bytes:
+    """Return the manifest of a tape, its first piece with what was recorded.
+
+    Its config is `tape.to_bytes()`, its first layer `recorded.to_bytes()`.
+    """
+    first = [Descriptor.of(MEDIA_TYPE, recorded.to_bytes())] if recorded else []
     value = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "artifactType": ARTIFACT_TYPE,
         "config": Descriptor.of(CONFIG_TYPE, tape.to_bytes()).to_json(),
-        "layers": [content.to_json() for content in tape.contents],
+        "layers": [layer.to_json() for layer in (*first, *tape.contents)],
     }
     return json.dumps(value, separators=(",", ":")).encode()
+
+
+def record_of(manifest: ImageManifest) -> Optional[Descriptor]:
+    """Return where a tape's manifest has record.json; None for the later pieces of a tape that was cut."""
+    first = manifest.layers[0] if manifest.layers else None
+    return first if first and first.media_type == MEDIA_TYPE else None

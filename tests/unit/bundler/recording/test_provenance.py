@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bundler.definition.record import RecordedImage
 from bundler.recording.provenance import materials
+from bundles.archive.tape.record import RecordedImage
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform

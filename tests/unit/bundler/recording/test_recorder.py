@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from bundler.definition.record import Recorded, read_record
+from bundler.definition.record import read_record
 from bundler.recording.directory import RecordDirectory
 from bundler.recording.recorder import Recorder
 from bundles.archive.tape.answer import Answer, Tape
+from bundles.archive.tape.record import Recorded
 from bundles.errors import BundleError, ContentError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
@@ -275,8 +276,11 @@ def test_a_record_is_an_oci_layout_with_tape_and_cache(recording: Recording, ori
     ] == [("application/vnd.offline-bundle.tape.v1", "tape"), ("application/vnd.buildkit.cacheconfig.v0", "cache")]
     found = {file.name for file in (path / "blobs" / "sha256").iterdir()}
     assert all(Digest.of((path / "blobs" / "sha256" / name).read_bytes()).hex == name for name in found)
-    assert len(found) == 7  # two contents, the tape, its manifest; the cache's config, layer and manifest
+    assert len(found) == 8  # record.json, two contents, the tape, its manifest; the cache's config, layer, manifest
     tape_manifest = json.loads((path / "blobs" / index["manifests"][0]["digest"].replace(":", "/")).read_bytes())
+    first = tape_manifest["layers"][0]
+    assert first["mediaType"] == "application/vnd.offline-bundle.record.v1+json"
+    assert (path / "blobs" / first["digest"].replace(":", "/")).read_bytes() == (path / "record.json").read_bytes()
     tape = Tape.parse((path / "blobs" / tape_manifest["config"]["digest"].replace(":", "/")).read_bytes())
     assert [answer.url for answer in tape] == [f"{origin.url}/big", f"{origin.url}/page"]
 
@@ -288,7 +292,7 @@ def test_recording_anew_asks_again_and_drops_what_went(origin: WebOrigin, path: 
         recording.record.finish(RECORDED)
         recording.stop()
     assert origin.paths() == ["GET /big", "GET /page"]
-    assert len(list((path / "blobs" / "sha256").iterdir())) == 3
+    assert len(list((path / "blobs" / "sha256").iterdir())) == 4
     assert not (path / "blobs" / "sha256" / Digest.of(BIG).hex).exists()
 
 

@@ -9,12 +9,14 @@ import json
 import pytest
 
 from bundles.archive.tape.answer import Answer, Tape, asked_headers, kept_headers, media_type_of
-from bundles.archive.tape.manifest import manifest_of, split
+from bundles.archive.tape.manifest import manifest_of, record_of, split
+from bundles.archive.tape.record import Recorded
 from bundles.archive.tape.url import hides, normalise
 from bundles.errors import ArchiveError, NewerFormatError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
+from bundles.oci.platform import Platform
 
 
 def page(url: str = "http://host/page", text: bytes = b"page", **fields: object) -> Answer:
@@ -159,6 +161,17 @@ def test_a_manifest_lists_each_content_once_under_a_type_that_registries_take() 
     assert media_type_of("Text/HTML; charset=x") == "text/html"
     for strange in ("", "nonsense", "a/b c", "application/vnd.oci.image.manifest.v1+json", "x" * 300 + "/y"):
         assert media_type_of(strange) == "application/octet-stream"
+
+
+def test_the_record_is_the_first_layer_and_no_page_can_pass_for_it() -> None:
+    recorded = Recorded("app", "v0.34.2", (Platform("linux", "amd64"),), ())
+    media_type = "application/vnd.offline-bundle.record.v1+json"
+    manifest = parse_manifest(manifest_of(Tape([page()]), recorded))
+    assert manifest.layers[0] == Descriptor.of(media_type, recorded.to_bytes()) == record_of(manifest)
+    assert manifest.layers[1].digest == Digest.of(b"page")
+    assert record_of(parse_manifest(manifest_of(Tape([page()])))) is None
+    assert record_of(parse_manifest(manifest_of(Tape()))) is None
+    assert media_type_of(media_type) == "application/octet-stream"
 
 
 def test_a_long_tape_is_cut_by_url_and_an_empty_one_is_a_tape() -> None:

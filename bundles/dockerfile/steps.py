@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from bundles.dockerfile.expansion import Expansion
-from bundles.dockerfile.images import BuildSettings, platform_arguments
+from bundles.dockerfile.images import platform_arguments
 from bundles.dockerfile.parser import Instruction, parse
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
 
 # What says how an image is run and not what a later step finds in it. ONBUILD counts where it is triggered.
 _NOT_FOR_STEPS = frozenset(
@@ -43,20 +43,27 @@ class Step:
     chain: Digest
 
 
-def steps(text: str, name: str, settings: BuildSettings, target: Optional[str] = None) -> tuple[Step, ...]:
+def steps(
+    text: str,
+    name: str,
+    platforms: Sequence[Platform],
+    arguments: Mapping[str, str],
+    target: Optional[str] = None,
+) -> tuple[Step, ...]:
     """List the RUN instructions of the stages that a target needs, in the order of the Dockerfile.
 
     Args:
         text: the Dockerfile.
         name: what messages call it.
-        settings: what it is built with; it matters where a variable in FROM names a stage.
+        platforms: that are built for; they and the arguments matter where a variable in FROM names a stage.
+        arguments: `--build-arg`.
         target: a stage's name or number; None is the last stage.
 
     Raises:
         UsageError: it is no Dockerfile, or has no such stage; the message has the name.
     """
     instructions, escape = parse(text[1:] if text.startswith("\ufeff") else text, name)
-    stages = _stages(instructions, escape, settings)
+    stages = _stages(instructions, escape, platforms, arguments)
     if not stages:
         raise UsageError(f"`{name}` has no FROM: it is no Dockerfile")
     names = {stage.name: number for number, stage in enumerate(stages) if stage.name}
@@ -83,15 +90,19 @@ class _Stage:
     triggers: list[Instruction] = dataclasses.field(default_factory=list)
 
 
-def _stages(instructions: Sequence[Instruction], escape: str, settings: BuildSettings) -> list[_Stage]:
+def _stages(
+    instructions: Sequence[Instruction], escape: str, platforms: Sequence[Platform], given: Mapping[str, str]
+) -> list[_Stage]:
     stages: list[_Stage] = []
     arguments: list[Instruction] = []
+    # Which machine builds is not known where a record is read, and that a stage is named after it hardly happens.
+    values = [platform_arguments(platform, platform, given) for platform in platforms]
     for item in instructions:
         if item.keyword == "FROM":
             words = item.rest.split() or [""]
             own = words[2].lower() if len(words) == 3 else ""
             names = {stage.name: number for number, stage in enumerate(stages) if stage.name}
-            images = _expanded(words[0], arguments, escape, settings)
+            images = _expanded(words[0], arguments, escape, values, given)
             bases = sorted({names[image.lower()] for image in images if image.lower() in names})
             # What stands before the first FROM says which image it is; which stage it is, says the stage.
             image = [words[0], *map(_fields, arguments)] if not bases else []
@@ -107,16 +118,22 @@ def _stages(instructions: Sequence[Instruction], escape: str, settings: BuildSet
     return stages
 
 
-def _expanded(word: str, arguments: Sequence[Instruction], escape: str, settings: BuildSettings) -> set[str]:
+def _expanded(
+    word: str,
+    arguments: Sequence[Instruction],
+    escape: str,
+    platforms: Sequence[Mapping[str, str]],
+    given: Mapping[str, str],
+) -> set[str]:
     """Return what a word of FROM can be, on all the platforms; itself where it has no variables."""
     found = set()
-    for target, builder in itertools.product(settings.targets, settings.builders) if "$" in word else ():
-        values = platform_arguments(target, builder, settings.arguments)
+    for start in platforms if "$" in word else ():
+        values = dict(start)
         with contextlib.suppress(UsageError):
             for argument in (text for item in arguments for text in item.words(escape)):
                 key, equals, default = argument.partition("=")
-                if key in settings.arguments:
-                    values[key] = settings.arguments[key]
+                if key in given:
+                    values[key] = given[key]
                 elif equals:
                     values[key] = Expansion(default, values, escape).text
             found.add(Expansion(word, values, escape).text)

@@ -6,7 +6,6 @@ from typing import Optional
 
 import pytest
 
-from bundles.dockerfile.images import BuildSettings
 from bundles.dockerfile.steps import Step, steps
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
@@ -32,7 +31,7 @@ COPY --from=base /out /out
 def listed(
     text: str, target: Optional[str] = None, platforms: tuple[Platform, ...] = (AMD64,), **args: str
 ) -> list[Step]:
-    return list(steps(text, "Dockerfile", BuildSettings(platforms, (AMD64,), args), target))
+    return list(steps(text, "Dockerfile", platforms, args, target))
 
 
 def test_the_steps_of_what_a_target_needs() -> None:

@@ -116,7 +116,7 @@ def _attest(text: str, name: str, builder: Platform) -> Use:
         raise UsageError(f"`{_SBOM_ARGUMENT}={text}`: {error.message}", hint=error.hint) from None
 
 
-def _platform_arguments(target: Platform, builder: Platform, given: Mapping[str, str]) -> dict[str, str]:
+def platform_arguments(target: Platform, builder: Platform, given: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that BuildKit sets by itself; a build argument of that name wins."""
     values = {"TARGETSTAGE": "default"}
     for prefix, platform in (("BUILD", builder), ("TARGET", target)):
@@ -147,7 +147,7 @@ class _Build:
     ) -> None:
         self._instructions, self._escape, self._name = instructions, escape, name
         self._settings, self._target = settings, target
-        self._values = _platform_arguments(target, builder, settings.arguments)
+        self._values = platform_arguments(target, builder, settings.arguments)
         self._declared: set[str] = set()
         self._broken: dict[str, UsageError] = {}
         self._stages: list[str] = []

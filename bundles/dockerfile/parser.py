@@ -19,12 +19,16 @@ _WITH_HEREDOCS = frozenset({"RUN", "COPY", "ADD"})
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One instruction, its continuation lines joined: `FROM`, its `--flags`, the rest, and the line it begins on."""
+    """One instruction, its continuation lines joined: `FROM`, its `--flags`, the rest, and the line it begins on.
+
+    `heredocs` are the texts of its heredocs, as they stand.
+    """
 
     keyword: str
     flags: tuple[str, ...]
     rest: str
     line: int
+    heredocs: tuple[str, ...] = ()
 
     def values(self, flag: str) -> list[str]:
         """Return what `--flag=` was given, each time."""
@@ -36,7 +40,7 @@ class Instruction:
 
     def trigger(self, escape: str) -> Instruction:
         """Return the instruction that an ONBUILD triggers."""
-        return _instruction(self.rest, escape, self.line)
+        return dataclasses.replace(_instruction(self.rest, escape, self.line), heredocs=self.heredocs)
 
 
 def parse(text: str, name: str) -> tuple[list[Instruction], str]:
@@ -65,10 +69,17 @@ def parse(text: str, name: str) -> tuple[list[Instruction], str]:
                 match = continued.search(line)
                 joined += line[: match.end(1)] if match else line
         instruction = _instruction(joined.strip(), escape, number)
-        instructions.append(instruction)
+        heredocs = []
         for word, strip_tabs in _heredocs(instruction, joined):
-            if all((line.lstrip("\t") if strip_tabs else line) != word for _, line in remaining):
+            content = []
+            for _, line in remaining:
+                if (line.lstrip("\t") if strip_tabs else line) == word:
+                    break
+                content.append(line)
+            else:
                 raise error_at(name, number, f"the heredoc `{word}` does not end")
+            heredocs.append("\n".join(content))
+        instructions.append(dataclasses.replace(instruction, heredocs=tuple(heredocs)))
     return instructions, escape
 
 

@@ -33,7 +33,7 @@ _FOR_AN_IMAGE = ("--skip=output/dev", '--customize-hook=rm -f "$1/etc/hostname" 
 _BASE_RECIPE = "2 minbase bookworm"
 _GCC = ("gcc", "g++", "make", "git", "python3")
 _JDK = ("openjdk-17-jdk-headless",)
-_PYTHON = ("python3",)
+_PYTHON = ("python3", "python3-pip")
 _BUILDKIT = ("ca-certificates", "git", "iptables", "openssh-client", "pigz", "runc", "xz-utils")
 _ENGINE = ("containerd", "docker.io", "iproute2", "iptables", "kmod", "procps", "python3", "runc", "tini")
 ENGINE_SUITES = {

@@ -26,9 +26,9 @@ class Target:
 
 
 _TOOLS = (image.REGISTRY, image.BUILDX, image.FRONTEND, image.BINFMT)
-_DEMO_IMAGES = (image.DEBIAN, image.GCC, *_TOOLS)
+_DEMO_IMAGES = (image.DEBIAN, image.GCC, image.PYTHON, *_TOOLS)
 _TEST_IMAGES = (
-    *_DEMO_IMAGES, image.BUILDKIT, image.PYTHON, image.BUSYBOX, image.BUSYBOX_AMD64, image.BUSYBOX_ARM64,
+    *_DEMO_IMAGES, image.BUILDKIT, image.BUSYBOX, image.BUSYBOX_AMD64, image.BUSYBOX_ARM64,
     image.BUSYBOX_DOCKER,
 )  # fmt: skip
 _TEST_PRODUCTS = (
@@ -40,7 +40,9 @@ _TEST_PACKAGES = (*_MACHINE, *qemu.COMPILER, "binutils-aarch64-linux-gnu", "busy
 
 # In this order each has the names of all images of the one before: its origin serves for the smaller one, too.
 TARGETS = {
-    "demo": Target((*_DEMO_IMAGES, image.BUILDKIT_WITHOUT_EMULATORS), (debian.engine_root("sid"),), _MACHINE),
+    "demo": Target(
+        (*_DEMO_IMAGES, image.BUILDKIT_WITHOUT_EMULATORS), (debian.engine_root("sid"), debian.DOCKER.product), _MACHINE
+    ),
     "test": Target(_TEST_IMAGES, _TEST_PRODUCTS, _TEST_PACKAGES),
     "bench": Target((*_TEST_IMAGES, image.TEMURIN), _TEST_PRODUCTS, _TEST_PACKAGES),
 }

@@ -111,8 +111,8 @@ def test_each_target_has_the_images_of_the_one_before() -> None:
 def test_the_demo_needs_only_what_it_shows() -> None:
     everything = missing([*TARGETS["demo"].products, origin.storage("demo")])
     assert {each.name for each in everything} == {
-        "debian/applets", "debian/base", "debian/buildkit", "debian/buildx", "debian/busybox", "debian/gcc", "go/tools",
-        "host/sid", "origin", "qemu/debian", "qemu/none",
+        "debian/applets", "debian/base", "debian/buildkit", "debian/buildx", "debian/busybox", "debian/docker",
+        "debian/gcc", "debian/python", "go/tools", "host/sid", "origin", "qemu/debian", "qemu/none",
     }  # fmt: skip
 
 

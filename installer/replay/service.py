@@ -29,7 +29,8 @@ def main() -> None:
     settings = Settings.parse(data)
     say = _Log()
     blobs = Blobs(settings.registry, TAPES)
-    library = Library(blobs, settings.tapes, say)
+    # That one has a patience of its own.
+    library = Library(Blobs(settings.registry, TAPES, patience=0), settings.tapes, say)
     try:
         server = ProxyServer(settings.port, Authority(directory), Replayer(library, blobs, say, name_of(data)))
     except OSError as error:

@@ -23,7 +23,7 @@ from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
 from installer.host.files import device_of, usable_size
 from installer.host.host import Host
-from installer.host.labels import REGISTRY_CONTAINER
+from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.model.job import is_directory
 from installer.model.step import Step
 from installer.receipt.receipt import InstalledImage, Receipt
@@ -33,14 +33,15 @@ from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.emulation import Emulation
 from installer.steps.insecure_registry import InsecureRegistry
 from installer.steps.registry_container import RegistryContainer
+from installer.steps.replay_container import ReplayContainer, misses, service_state
 from installer.steps.restart_policies import RestartPolicies
 from installer.steps.toolchain_images import local_image
 
 # A clock may be a little off; certificates, image times and logs only suffer from hours.
 _CLOCK_SLACK = datetime.timedelta(hours=1)
 _LITTLE_SPACE = 1 << 30
-# The images that are started with rights on the host.
-_STARTED = ("registry", "buildkit", "binfmt")
+# The images that are started on the host.
+_STARTED = ("registry", "buildkit", "binfmt", "python")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +70,11 @@ class Diagnosis:
         self._state = receipt.state
         self._container = RegistryContainer(self._state, host, registry)
         self._daemon = InsecureRegistry(self._state, host)
+        self._replay = ReplayContainer(self._state, host, progress)
         self._others = (
             RestartPolicies(self._state, host),
             Emulation(self._state, host, progress),
+            self._replay,
             BuildkitdConfig(self._state, host),
         )
         self._builder = Builder(self._state, host)
@@ -112,6 +115,7 @@ class Diagnosis:
             lambda: self._images(thorough),
             self._tools,
             *(functools.partial(self._of_step, step) for step in self._others),
+            self._replaying,
             self._daemon_settings,
             functools.partial(self._of_step, self._builder),
             self._clock,
@@ -241,6 +245,33 @@ class Diagnosis:
                     f"(config {tool.config.digest})",
                     self._install,
                 )
+
+    def replay_state(self) -> Optional[dict[str, Any]]:
+        """Return what the replay service says of itself, None when it does not answer; see `service_state`."""
+        return service_state(self._state.replay.port) if self._state.replay else None
+
+    def unrecorded(self) -> list[str]:
+        """Return what builds asked for and was not recorded: method and URL."""
+        return misses(self._host) if self._state.replay else []
+
+    def _replaying(self) -> Iterator[Finding]:
+        """Find what is wrong with a replay service that runs as it was made."""
+        replay = self._state.replay
+        if replay is None or self._replay.look():
+            return
+        state = self.replay_state()
+        if state is None:
+            yield Finding(
+                "replay",
+                f"the container `{REPLAY_CONTAINER}` runs, and nothing answers on 127.0.0.1:{replay.port}",
+                f"docker logs {REPLAY_CONTAINER}; docker restart {REPLAY_CONTAINER}",
+            )
+        elif not state.get("loaded"):
+            yield Finding("replay", "the tapes are not read yet: the registry does not answer", "docker logs registry")
+        for tape in replay.tapes:
+            gone = [str(digest) for digest in tape.manifests if state and str(digest) in state.get("missing", ())]
+            if gone:
+                yield Finding("replay", f"the tape {tape.name} is gone from the registry ({gone[0]})", self._install)
 
     def _daemon_settings(self) -> Iterator[Finding]:
         for problem in self._daemon.problems():

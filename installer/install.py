@@ -27,6 +27,7 @@ from installer.steps.emulation import Emulation
 from installer.steps.insecure_registry import InsecureRegistry
 from installer.steps.push import Push
 from installer.steps.registry_container import RegistryContainer
+from installer.steps.replay_container import ReplayContainer, with_replay
 from installer.steps.smoke_test import SmokeTest
 from installer.steps.toolchain_images import LoadImage
 
@@ -66,11 +67,13 @@ class _Run:
 def _prepare(archive: Archive, options: Options, host: Host, progress: Progress, *, yes: bool) -> Iterator[_Run]:
     """Settle what is to be done and check the host; the context ends the connections to the registry."""
     check_documents(archive)
-    job, info, problems = preflight.settle(archive, options, host)
+    settled, info, problems = preflight.settle(archive, options, host)
+    job = with_replay(settled, host)
     with local_transport(job.address) as transport:
         registry = Registry(transport, str(job.address))
         recorder = InstallRecorder(job, host)
-        images = [LoadImage(job, host, progress, role) for role in ("registry", "buildkit")]
+        roles = ("registry", "buildkit", *(["python"] if job.replay and settled.tool("python") else []))
+        images = [LoadImage(job, host, progress, role) for role in roles]
         push = Push(
             archive,
             job.images,
@@ -86,9 +89,10 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             # While the registry is filled, Docker unpacks what the builder needs.
             Beside(
                 [RegistryContainer(job, host, registry), push],
-                [images[1], BuildxPlugin(job, host, progress), Emulation(job, host, progress)],
+                [*images[1:], BuildxPlugin(job, host, progress), Emulation(job, host, progress)],
                 cancel=transport.close,
             ),
+            ReplayContainer(job, host, progress, drops=recorder.had_replay),
             BuildkitdConfig(job, host),
             InsecureRegistry(job, host),
             builder,

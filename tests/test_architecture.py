@@ -22,7 +22,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"steps", "preflight"},
         {"registry", "receipt", "runner"},
         {"model"},
-        {"host"},
+        {"host", "replay"},
     ),
 }
 # package -> the packages of ours that it may import: bundler -> bundles <- installer
@@ -52,7 +52,7 @@ ONLY = {
         "installer/host/docker_engine.py",
     },
     "fcntl": {"bundles/runtime/filesystem.py"},
-    "zipfile": {"bundler/writing/program.py"},
+    "zipfile": {"bundler/writing/program.py", "installer/replay/program.py"},
     "tomllib": {"bundler/definition/bundle_toml.py"},
     "tomli": {"bundler/definition/bundle_toml.py"},
     "zstandard": {"bundler/sources/zstd.py"},

@@ -31,10 +31,9 @@ _G = (
 _Point = Optional[tuple[int, int]]
 
 _CA_NAME = "offline-bundle"
-# Clocks of hosts without a network are often wrong: certificates are valid since long before they are made.
+# Clocks of hosts without a network are often wrong, and set right one day: what is valid does not depend on them.
 _BEGIN = 1577836800  # 2020-01-01
-_DAY = 86400
-_CA_DAYS, _LEAF_DAYS = 3650, 2900
+_END = 4102444799  # 2099-12-31
 
 
 def _add(first: _Point, second: _Point) -> _Point:
@@ -163,7 +162,7 @@ def _leaf_extensions(host: str) -> list[bytes]:
     ]
 
 
-def _certificate(subject: str, key: int, issuer_key: int, days: int, extensions: list[bytes]) -> str:
+def _certificate(subject: str, key: int, issuer_key: int, extensions: list[bytes]) -> str:
     public, issuer = _public(key), _public(issuer_key)
     ids = [
         _extension("2.5.29.14", _octets(hashlib.sha1(public, usedforsecurity=False).digest())),
@@ -174,12 +173,29 @@ def _certificate(subject: str, key: int, issuer_key: int, days: int, extensions:
         _integer(secrets.randbits(120) | 1 << 119),
         _ECDSA_SHA256,
         _name(_CA_NAME),
-        _sequence(_moment(_BEGIN), _moment(time.time() + days * _DAY)),
+        _sequence(_moment(_BEGIN), _moment(_END)),
         _name(subject),
         _sequence(_sequence(_object_id("1.2.840.10045.2.1"), _CURVE), _bits(public)),
         _tagged(0xA3, _sequence(*ids, *extensions)),
     )
     return _pem("CERTIFICATE", _sequence(body, _ECDSA_SHA256, _bits(_sign(issuer_key, body))))
+
+
+def new_key() -> bytes:
+    """Make the key of a CA, as its file has it."""
+    return f"{_new_key():064x}\n".encode()
+
+
+def certificate_of(key: bytes) -> bytes:
+    """Make the certificate of the CA with that key, as a client is given it.
+
+    Raises:
+        ValueError: it is no key.
+    """
+    number = int(key, 16)
+    if not 0 < number < _N:
+        raise ValueError("a key is from 1 to N - 1")
+    return _certificate(_CA_NAME, number, number, _authority_extensions()).encode()
 
 
 class Authority:
@@ -207,19 +223,16 @@ class Authority:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not file.exists():
                 self.certificate.unlink(missing_ok=True)
-                replace_file(file, [f"{_new_key():064x}\n".encode()], 0o600)
-            key = int(file.read_text(), 16)
-            if not 0 < key < _N:
-                raise ValueError
+                replace_file(file, [new_key()], 0o600)
+            key = file.read_bytes()
             if not self.certificate.exists():
-                text = _certificate(_CA_NAME, key, key, _CA_DAYS, _authority_extensions())
-                replace_file(self.certificate, [text.encode()], 0o644)
+                replace_file(self.certificate, [certificate_of(key)], 0o644)
+            return int(key, 16)
         except ValueError:
             hint = f"remove it, and a new one is made: rm {shlex.quote(str(file))}"
             raise HostError(f"`{file}` holds no key", hint=hint) from None
         except OSError as error:
             raise HostError(f"`{error.filename or file}` cannot be used: {reason(error)}") from None
-        return key
 
     def context(self, host: str) -> ssl.SSLContext:
         """Return what a server needs to speak TLS as `host`, a name or an address.
@@ -234,7 +247,7 @@ class Authority:
 
     def _context(self, host: str) -> ssl.SSLContext:
         # X.520 limits the common name to 64 letters; clients read the alternative name.
-        leaf = _certificate(host[:60], self._leaf_key, self._key, _LEAF_DAYS, _leaf_extensions(host))
+        leaf = _certificate(host[:60], self._leaf_key, self._key, _leaf_extensions(host))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(["http/1.1"])
         # ssl takes files only. This one is readable by its owner alone, and gone at once.

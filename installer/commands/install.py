@@ -19,6 +19,8 @@ from installer import install as installation
 from installer.host.host import Host
 from installer.model.address import Address
 from installer.model.job import Options
+from installer.model.replay import check_direct
+from installer.receipt.receipt import Receipt
 from installer.runner import plan_lines, questioner, to_json
 
 _T = TypeVar("_T")
@@ -37,6 +39,13 @@ _T = TypeVar("_T")
 @click.option(
     "--data", metavar="DIR|VOLUME", help="Where the registry keeps its data (default: the volume bundle-registry)."
 )
+@click.option("--no-replay", is_flag=True, help="Do not replay what recorded builds took from the network.")
+@click.option(
+    "--direct",
+    metavar="HOST",
+    multiple=True,
+    help="With recorded builds: a host that builds reach themselves, such as a mirror of the site.",
+)
 @click.option("--system", is_flag=True, help="Put the buildx plugin where all users of this host have it (as root).")
 @click.option(
     "--yes",
@@ -52,6 +61,8 @@ def install(
     builder: str,
     platforms: tuple[str, ...],
     data: Optional[str],
+    no_replay: bool,
+    direct: tuple[str, ...],
     system: bool,
     yes: bool,
     plan: bool,
@@ -68,6 +79,8 @@ def install(
         data=data,
         yes=yes,
         system=system,
+        replay=not no_replay,
+        direct=tuple(_option("--direct", check_direct, host) for host in direct),
     )
     host = Host.this(os.environ, questioner())
     with archive.open() as opened:
@@ -98,6 +111,7 @@ def run_install(archive: Archive, options: Options, host: Host, progress: Progre
     lines = [
         f"ready          {len(receipt.images)} images on {state.address} ({own_command('status')} names them)",
         f"builder        {state.builder} for {', '.join(map(str, state.platforms))}",
+        *_replayed(receipt),
         f"bundle         {receipt.bundle.digest}",
         f"receipt        {host.places.receipt}",
         *(f"left out       {reference}: it has none of these platforms" for reference in receipt.left_out),
@@ -107,9 +121,23 @@ def run_install(archive: Archive, options: Options, host: Host, progress: Progre
     if receipt.changed:
         platforms = ",".join(map(str, state.platforms))
         lines.append(f"next: docker buildx build --platform {platforms} -t {state.address}/app:1 --push .")
+        if receipt.caches:
+            lines.append("with a recorded build, what is unchanged is not built again when this is added, too:")
+            lines += [f"      --cache-from {cache}" for cache in receipt.caches]
     else:
         lines.append("nothing to do: everything was already there")
     return receipt.to_json(), "\n".join(lines)
+
+
+def _replayed(receipt: Receipt) -> list[str]:
+    """Say what builds are answered with when they ask for the network."""
+    replay = receipt.state.replay
+    if replay is None:
+        tapes = [image.names[0] for image in receipt.images if image.role == "tape"]
+        return [f"not replayed   {name}: --no-replay" for name in tapes]
+    names = ", ".join(tape.name for tape in replay.tapes)
+    lines = [f"replayed       what was recorded of {names}: RUN apt-get, pip, curl and the like get it again"]
+    return lines + [f"direct         {host}: builds reach it themselves" for host in replay.direct]
 
 
 def _option(name: str, parse: Callable[[str], _T], text: str) -> _T:

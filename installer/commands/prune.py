@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -19,7 +20,7 @@ from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Silent
 from bundles.runtime.sizes import human_size
 from installer.host.host import Host
-from installer.model.job import Job, Options
+from installer.model.job import DesiredState, Job, Options
 from installer.model.selection import places
 from installer.model.step import Change, Step, StepResult
 from installer.receipt.receipt import PushedName, Receipt
@@ -29,6 +30,7 @@ from installer.registry.connection import local_transport
 from installer.runner import Runner, plan_lines, to_json
 from installer.steps.prune_registry import CollectGarbage, PruneImages
 from installer.steps.push import Push
+from installer.steps.replay_container import ReplayContainer
 from installer.steps.toolchain_images import RemoveImages
 
 
@@ -55,7 +57,10 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
         garbage = CollectGarbage(receipt, host, images, registry, receipt.garbage)
         current = receipt.state.tools.values()
         loaded = RemoveImages(receipt, host, [name for tool in current for name in (tool.name, tool.pinned)])
-        runner = Runner([images, garbage, loaded], host, output.progress, _Recorder(receipt, host, images, garbage))
+        left = _left(receipt, images)
+        service = [ReplayContainer(left, host, output.progress)] if left != receipt.state else []
+        recorder = _Recorder(receipt, host, images, garbage, left)
+        runner = Runner([images, garbage, loaded, *service], host, output.progress, recorder)
         runner.check(yes=True)
         results = runner.plan()
         lines = plan_lines(results)
@@ -71,6 +76,16 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
     if not any(result.changes for result in results):
         lines = ["nothing to do"]
     output.result({**document, "notes": notes}, "\n".join([*(f"note: {note}" for note in notes), *lines]))
+
+
+def _left(receipt: Receipt, images: PruneImages) -> DesiredState:
+    """Return what is to be on the host afterwards: nothing is replayed from tapes that go."""
+    replay = receipt.state.replay
+    if replay is None:
+        return receipt.state
+    kept = {entry.digest for entry in images.left}
+    tapes = tuple(tape for tape in replay.tapes if kept.issuperset(tape.manifests))
+    return dataclasses.replace(receipt.state, replay=dataclasses.replace(replay, tapes=tapes))
 
 
 def _of_others(receipt: Receipt, names: AbstractSet[str], keep: Sequence[PushedName]) -> list[PushedName]:
@@ -89,9 +104,11 @@ def _apart(others: Sequence[PushedName]) -> list[str]:
 class _Recorder(Recorder):
     """Remembers that there is garbage as long as there may be some, and what of what was pushed is left."""
 
-    def __init__(self, receipt: Receipt, host: Host, images: PruneImages, garbage: CollectGarbage) -> None:
+    def __init__(
+        self, receipt: Receipt, host: Host, images: PruneImages, garbage: CollectGarbage, left: DesiredState
+    ) -> None:
         super().__init__(receipt, host)
-        self._images, self._garbage = images, garbage
+        self._images, self._garbage, self._left = images, garbage, left
 
     def begin(self, step: Step, changes: Sequence[Change]) -> None:
         """Have the next run collect what this one does not, when it is interrupted from here on."""
@@ -100,7 +117,7 @@ class _Recorder(Recorder):
 
     def end(self, result: StepResult) -> None:
         if result.changes and result.step == self._garbage.name:
-            self._save(garbage=False, brought=tuple(self._images.left))
+            self._save(garbage=False, brought=tuple(self._images.left), state=self._left)
 
 
 def _of_receipt(receipt: Receipt) -> tuple[str, list[PushedName]]:

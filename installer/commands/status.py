@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import click
 
@@ -15,10 +15,13 @@ from bundles.runtime.program import own_command
 from installer.diagnosis import Diagnosis, Finding
 from installer.host import kernel
 from installer.host.host import Host
-from installer.host.labels import REGISTRY_CONTAINER
+from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport
+
+# So many URLs that were not recorded are for people; --json has all.
+_SHOWN = 20
 
 
 @click.command()
@@ -40,7 +43,7 @@ def status(ctx: click.Context, *, output: Output) -> None:
 
 
 def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return the one JSON document: bundle, registry, images, builder, emulation, problems, healthy."""
+    """Return the one JSON document: bundle, registry, replay, caches, images, builder, emulation, problems, healthy."""
     state, installed = receipt.state, receipt.to_json()
     findings = diagnosis.findings(thorough=False)
     running = not any(finding.check == "docker" for finding in findings)
@@ -55,6 +58,8 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
             "answers": trouble is None,
             "data": state.data,
         },
+        "replay": _replay(receipt, host, diagnosis) if running else installed["replay"],
+        "caches": installed["caches"],
         "images": [
             {
                 "reference": image.reference,
@@ -84,6 +89,21 @@ def _is_served(diagnosis: Diagnosis, image: InstalledImage) -> bool:
         return False
 
 
+def _replay(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> Optional[dict[str, Any]]:
+    """Return what is replayed: port, tapes, direct, state, answers (None when it does not answer), unrecorded."""
+    replay = receipt.state.replay
+    if replay is None:
+        return None
+    container = host.engine.container(REPLAY_CONTAINER)
+    state = diagnosis.replay_state()
+    return {
+        **replay.to_json(),
+        "state": container.state if container else None,
+        "answers": state and state.get("answers"),
+        "unrecorded": diagnosis.unrecorded(),
+    }
+
+
 def _builder(name: str, host: Host) -> dict[str, Any]:
     """Ask buildx for the builder: its state, and the platforms it builds for."""
     done = host.cli.try_run(["buildx", "inspect", name])
@@ -105,6 +125,7 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
     for platform, runs in document["emulation"].items():
         state = "this kernel does not tell" if runs is None else "in the kernel" if runs else "not in the kernel"
         lines.append(f"emulation  {platform}: {state}")
+    lines += _replay_lines(document)
     lines += [f"receipt    {path}", "", "images"]
     for image, entry in zip(receipt.images, document["images"]):
         state = "" if entry["served"] else "  NOT SERVED"
@@ -114,11 +135,28 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
         lines += [f"    {name} serves {digest}" for name, digest in image.rebuilt.items()]
     lines += [f"  {reference}  left out: it has none of these platforms" for reference in receipt.left_out]
     lines += ["", *(f"note: {note}" for note in receipt.notes)] if receipt.notes else []
+    unrecorded = (document["replay"] or {}).get("unrecorded", ())
+    if unrecorded:
+        more = len(unrecorded) - _SHOWN
+        lines += ["", "asked for and not recorded", *(f"  {what}" for what in unrecorded[:_SHOWN])]
+        lines += [f"  and {more} more"] if more > 0 else []
+        lines += ["next, where there is a network: bundle record CONTEXT, bundle create --record; then upgrade here"]
     problems = document["problems"]
     if not problems:
         return "\n".join([*lines, "", "healthy"])
     lines += ["", *(f"problem: {problem['check']}: {problem['message']}" for problem in problems)]
     return "\n".join([*lines, f"next: {own_command('doctor')}"])
+
+
+def _replay_lines(document: dict[str, Any]) -> list[str]:
+    replay, lines = document["replay"], []
+    if replay:
+        answers = replay.get("answers")
+        said = "does not answer" if answers is None else f"{answers} answers"
+        tapes = ", ".join(tape["name"] for tape in replay["tapes"]) or "no tape"
+        lines.append(f"replay     127.0.0.1:{replay['port']}: {replay.get('state') or 'gone'}, {said}; {tapes}")
+        lines += [f"direct     {host}" for host in replay["direct"]]
+    return lines + [f"cache      --cache-from {cache}" for cache in document["caches"]]
 
 
 def finding_lines(findings: list[Finding]) -> list[str]:

@@ -21,6 +21,7 @@ from installer.steps.emulation import RemoveEmulation
 from installer.steps.insecure_registry import ForbidInsecureRegistry
 from installer.steps.leftovers import RemoveFiles, RemovePassing
 from installer.steps.registry_container import RemoveRegistry
+from installer.steps.replay_container import RemoveReplay
 from installer.steps.toolchain_images import RemoveImages
 
 
@@ -65,6 +66,7 @@ def _steps(receipt: Receipt, host: Host, data: bool) -> list[Step]:
     return [
         RemovePassing(host),
         RemoveBuilder(receipt, host),
+        RemoveReplay(receipt, host),
         RemoveEmulation(host),
         RemoveRegistry(receipt, host, data=data),
         *daemon,

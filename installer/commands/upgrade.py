@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bundles.archive.manifest import ROLES, TOOLS
 from bundles.archive.verify import check_documents
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
@@ -26,7 +27,8 @@ from installer.runner import questioner
 def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) -> None:
     """Install ARCHIVE over what is installed on this host: its registry, BuildKit and images take the place of the old.
 
-    Address, builder, platforms and data stay as they were chosen; the registry's data and the build cache are kept.
+    Address, builder, platforms, data and what is replayed stay as they were chosen; the registry's data and the build
+    cache are kept.
     Images that ARCHIVE does not list stay until `prune`.
     """
     host = Host.this(os.environ, questioner())
@@ -40,6 +42,8 @@ def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) 
             data=before.state.data,
             yes=yes,
             succeeds=True,
+            replay=not before.no_replay,
+            direct=before.direct,
         )
         moves = _moves(before, Job.of(opened, options, before.state.host_platform))
         document, text = (show_plan if plan else run_install)(opened, options, host, output.progress)
@@ -55,14 +59,16 @@ def _moves(before: Receipt, after: Job) -> list[dict[str, Any]]:
         for role in dict.fromkeys((*old, *new))
         if old.get(role) != new.get(role)
     ]
-    images = {image.reference: str(image.digest) for image in before.images if image.role == "base"}
-    listed = {str(item.image.reference): str(item.root.digest) for item in after.base_images()}
-    for reference in dict.fromkeys((*images, *listed)):
-        if images.get(reference) != listed.get(reference):
-            was, is_now = (
-                f"{reference}@{digests[reference]}" if reference in digests else None for digests in (images, listed)
-            )
-            moves.append({"role": "base", "from": was, "to": is_now})
+    for role in (role for role in ROLES if role not in TOOLS):
+        images = {image.reference: str(image.digest) for image in before.images if image.role == role}
+        listed = {str(item.image.reference): str(item.root.digest) for item in after.images if item.image.role == role}
+        for reference in dict.fromkeys((*images, *listed)):
+            if images.get(reference) != listed.get(reference):
+                was, is_now = (
+                    f"{reference}@{digests[reference]}" if reference in digests else None
+                    for digests in (images, listed)
+                )
+                moves.append({"role": role, "from": was, "to": is_now})
     return moves
 
 

@@ -33,8 +33,10 @@ class NewContainer:
     """A container to be made, started again with Docker until somebody stops it.
 
     `publish` maps ports of the container to addresses and ports of the host. `entrypoint` and `command` are the image's
-    own when they are None. `files` are programs that are put into it before it starts. One without a network is for
-    the kernel or the disk only.
+    own when they are None. `files` are put into it before it starts; a name that ends in / is a directory's. `network`
+    is Docker's word: None for one of its own, `none`, which is for the kernel or the disk only, or `host`. What runs as
+    another `user` than root has no rights beside that, none to gain, and a /tmp that is its own; the files are that
+    user's alone to read.
     """
 
     name: str
@@ -47,7 +49,8 @@ class NewContainer:
     command: Optional[Sequence[str]] = None
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     privileged: bool = False
-    network: bool = True
+    network: Optional[str] = None
+    user: Optional[int] = None
     stop_signal: Optional[str] = None
 
 

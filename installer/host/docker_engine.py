@@ -34,6 +34,11 @@ _CONTAINERD_ROOT = "/var/lib/containerd"
 _NOT_UNPACKED = "Error unpacking image "
 # What Docker shows where a port is published on every address.
 _EVERY = ("0.0.0.0", "::")  # noqa: S104  nothing is bound here
+_WITHOUT_RIGHTS: Mapping[str, Any] = {
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+    "tmpfs": {"/tmp": "size=1m,mode=1777"},  # noqa: S108  in a container
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +264,8 @@ class Engine:
                 port_bindings={port: list(places) for port, places in wanted.publish.items()},
                 restart_policy={"Name": "always"},
                 privileged=wanted.privileged,
-                network_mode=None if wanted.network else "none",
+                network_mode=wanted.network,
+                **({} if wanted.user is None else _WITHOUT_RIGHTS),
             )
             client.create_container(
                 image=wanted.image,
@@ -272,10 +278,11 @@ class Engine:
                 entrypoint=None if wanted.entrypoint is None else list(wanted.entrypoint),
                 command=None if wanted.command is None else list(wanted.command),
                 stop_signal=wanted.stop_signal,
+                user=None if wanted.user is None else f"{wanted.user}:{wanted.user}",
                 use_config_proxy=False,
             )
-            for path, data in wanted.files.items():
-                client.put_archive(wanted.name, "/", _tar(path, data))
+            if wanted.files:
+                client.put_archive(wanted.name, "/", _tar(wanted.files, wanted.user or 0))
         made = self.container(wanted.name)
         if made is None or not is_image(made.image_id):
             self.remove_container(wanted.name)
@@ -352,11 +359,11 @@ class Engine:
         if left is not None and LABEL_ROLE in left.labels:
             self.remove_container(name)
 
-    def logs(self, name: str, lines: int = 10) -> str:
+    def logs(self, name: str, lines: int = 10, width: int = 300) -> str:
         """Return the last lines that a container wrote, long ones cut, or nothing when they cannot be had."""
         with contextlib.suppress(BundleError), self._translated(f"read the log of `{name}`"):
             text = cast(bytes, self._client.logs(name, tail=lines)).decode(errors="replace").strip()
-            return "\n".join(line[:300] for line in text.splitlines())
+            return "\n".join(line[:width] for line in text.splitlines())
         return ""
 
     def run(
@@ -490,11 +497,14 @@ def _uses_system_containerd(info: Mapping[str, Any]) -> bool:
     )
 
 
-def _tar(path: str, data: bytes) -> bytes:
-    """Return a tar with one program."""
+def _tar(files: Mapping[str, bytes], owner: int) -> bytes:
+    """Return a tar with files, root's as programs for everybody, those of another owner for nobody else."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        member = tarfile.TarInfo(path.lstrip("/"))
-        member.size, member.mode = len(data), 0o755
-        tar.addfile(member, io.BytesIO(data))
+        for path, data in files.items():
+            member = tarfile.TarInfo(path.strip("/"))
+            member.type = tarfile.DIRTYPE if path.endswith("/") else tarfile.REGTYPE
+            member.size, member.mode = len(data), 0o755 if owner == 0 or member.isdir() else 0o400
+            member.uid = member.gid = owner
+            tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()

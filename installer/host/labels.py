@@ -16,10 +16,13 @@ LABEL_WANTED = "offline-bundle.wanted"
 LABEL_ADDRESS = "offline-bundle.address"
 LABEL_DATA = "offline-bundle.data"
 LABEL_ARCHITECTURES = "offline-bundle.architectures"
+LABEL_PORT = "offline-bundle.port"
+LABEL_PROGRAM = "offline-bundle.program"
 ENVIRONMENT = "OFFLINE_BUNDLE"
 
 REGISTRY_CONTAINER = "registry"
 EMULATION_CONTAINER = "bundle-binfmt"
+REPLAY_CONTAINER = "bundle-replay"
 COPY_CONTAINER = "bundle-copy"
 GARBAGE_CONTAINER = "bundle-garbage-collect"
 # buildx names the container of a builder's node so, before the builder's name and the node's number.

@@ -71,5 +71,10 @@ class Places:
         return self.docker_config / "buildx" / f"buildkitd.{builder}.toml"
 
     @property
+    def replay(self) -> Path:
+        """The directory with the CA of the replay service: ca.key, ca.pem."""
+        return self.state / "replay"
+
+    @property
     def binfmt(self) -> Path:
         return self.proc / "sys/fs/binfmt_misc"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.archive.manifest import ROLES
+from bundles.archive.manifest import TOOLS
 from bundles.archive.reader import Archive
 from bundles.errors import UsageError
 from bundles.oci.descriptor import Descriptor
@@ -19,6 +19,7 @@ from bundles.oci.reference import Reference
 from installer.host.labels import REGISTRY_VOLUME
 from installer.model.address import Address
 from installer.model.naming import local_name, mirrors
+from installer.model.replay import Replay
 from installer.model.selection import Selected, select
 
 DEFAULT_REGISTRY = "localhost:5000"
@@ -31,7 +32,8 @@ _BUILDER = re.compile(r"[a-z][a-z0-9._-]*", re.ASCII)
 class Options:
     """What the command line says. `data` and `registry` are None when they were not given.
 
-    With `succeeds` the archive takes the place of what is installed, also where its name is another.
+    With `succeeds` the archive takes the place of what is installed, also where its name is another. Without `replay`
+    recorded builds are not replayed; `direct` are the hosts that builds then reach by themselves.
     """
 
     registry: Optional[Address] = None
@@ -41,6 +43,8 @@ class Options:
     yes: bool = False
     system: bool = False
     succeeds: bool = False
+    replay: bool = True
+    direct: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":
@@ -109,7 +113,7 @@ class DesiredState:
     """A host as it is to be, but for the content of the registry: the archive is not needed to see whether it is so.
 
     `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory. `mirrors` maps
-    every registry that an image comes from to its mirror.
+    every registry that an image comes from to its mirror. `replay` is None when nothing is to be replayed.
     """
 
     address: Address
@@ -119,6 +123,7 @@ class DesiredState:
     platforms: tuple[Platform, ...]
     tools: Mapping[str, Tool]
     mirrors: Mapping[str, str]
+    replay: Optional[Replay]
 
     def tool(self, role: str) -> Optional[Tool]:
         """Return the toolchain image of that role for this host, or None when there is none."""
@@ -144,12 +149,12 @@ class Job(DesiredState):
     ) -> Job:
         """Settle it: what was asked for, else what was installed before, else the default.
 
-        Reads the archive's documents, which must have been checked.
+        Reads the archive's documents, which must have been checked. Whether anything is replayed is left open.
         """
         address = options.registry or installed_address or Address.parse(DEFAULT_REGISTRY)
         data = options.data or installed_data or REGISTRY_VOLUME
         images = select(archive, address, options.platforms)
-        found = ((role, _tool(archive, role, host_platform, address)) for role in ROLES if role != "base")
+        found = ((role, _tool(archive, role, host_platform, address)) for role in TOOLS)
         return cls(
             archive=archive,
             options=options,
@@ -160,6 +165,7 @@ class Job(DesiredState):
             platforms=options.platforms or archive.manifest.platforms or (host_platform,),
             tools={role: tool for role, tool in found if tool},
             mirrors=mirrors((item.image.reference for item in images), address),
+            replay=None,
             images=images,
         )
 

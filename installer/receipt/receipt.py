@@ -8,6 +8,11 @@ It is receipt.json in the user's state directory, and what `install --json` prin
     tools      role to reference, root (digest), manifest and config (descriptors), name: toolchain images in Docker
     mirrors    registry that images come from to its mirror
     builder    name, image, platforms, chosen (those of --platform), and config, the path of its buildkitd.toml
+    replay     port, tapes (name, digests) and direct, the hosts that builds reach themselves: the service that answers
+               what builds ask the network for; null when nothing is replayed
+    noReplay   whether that was not wanted (--no-replay)
+    direct     hosts given with --direct
+    caches     what `docker buildx build --cache-from` takes for what was recorded
     images     for each: reference, role, digest, platforms, names (what `docker pull` takes), and rebuilt, which maps
                those names that serve another index than the origin's to its digest
     leftOut    references that have none of the platforms asked for
@@ -44,6 +49,7 @@ from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.installed_registry import installed_address
 from installer.model.job import DesiredState, Tool
+from installer.model.replay import Replay
 from installer.model.step import Change, StepResult
 from installer.receipt.ledger import Ledger, LedgerEntry
 
@@ -137,6 +143,8 @@ class Receipt:
     bundle: BundleName
     state: DesiredState
     chosen: tuple[Platform, ...] = ()
+    direct: tuple[str, ...] = ()
+    no_replay: bool = False
     config: str = ""
     images: tuple[InstalledImage, ...] = ()
     left_out: tuple[str, ...] = ()
@@ -199,6 +207,11 @@ class Receipt:
     def changed(self) -> bool:
         return any(step.changes for step in self.steps)
 
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """What `--cache-from` takes, for each cache of the bundle."""
+        return tuple(f"type=registry,ref={image.names[0]}" for image in self.images if image.role == "cache")
+
     def names_made(self, kind: str) -> list[str]:
         return [entry.name for entry in self.made if entry.kind == kind]
 
@@ -224,8 +237,11 @@ class Receipt:
                 platforms=_platforms(builder["platforms"]),
                 tools={role: Tool.from_json(value) for role, value in document["tools"].items()},
                 mirrors={str(key): str(value) for key, value in document["mirrors"].items()},
+                replay=Replay.from_json(document.get("replay")),
             ),
             chosen=_platforms(builder["chosen"]),
+            direct=tuple(map(str, document.get("direct", ()))),
+            no_replay=document.get("noReplay") is True,
             config=str(builder["config"]),
             images=tuple(map(InstalledImage.parse, document["images"])),
             left_out=tuple(map(str, document["leftOut"])),
@@ -273,6 +289,10 @@ class Receipt:
             "host": str(state.host_platform),
             "tools": {role: tool.to_json() for role, tool in state.tools.items()},
             "mirrors": dict(state.mirrors),
+            "replay": state.replay and state.replay.to_json(),
+            "noReplay": self.no_replay,
+            "direct": list(self.direct),
+            "caches": list(self.caches),
             "images": [image.to_json() for image in self.images],
             "leftOut": list(self.left_out),
             "steps": [step.to_json() for step in self.steps],

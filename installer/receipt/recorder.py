@@ -12,6 +12,7 @@ from bundles.errors import HostError
 from bundles.oci.digest import Digest
 from installer.host.files import lock, missing_directories
 from installer.host.host import Host
+from installer.host.labels import REPLAY_CONTAINER
 from installer.model.job import Job, Tool
 from installer.model.selection import Place, left_out, places
 from installer.model.step import Change, Step, StepResult
@@ -56,6 +57,8 @@ class InstallRecorder(Recorder):
         super().__init__(_receipt(job, host), host)
         self._job = job
         self._was_finished = False
+        self.had_replay = False
+        """Whether the installation before had a replay service."""
         # Those of the installation before.
         self._tools: tuple[Tool, ...] = ()
         self._carry_on()
@@ -82,6 +85,7 @@ class InstallRecorder(Recorder):
             )
             self._was_finished = before.finished is not None
             self._tools = tuple(before.state.tools.values())
+            self.had_replay = before.state.replay is not None or REPLAY_CONTAINER in before.names_made("container")
 
     def _inherited(self, before: Receipt) -> tuple[PushedName, ...]:
         """Return what was brought, under the name of the bundle that it is of from now on.
@@ -173,6 +177,8 @@ def _receipt(job: Job, host: Host) -> Receipt:
         bundle=BundleName(job.archive.manifest.name, str(job.archive.digest), str(job.archive.path.absolute())),
         state=job,
         chosen=job.options.platforms,
+        direct=job.options.direct,
+        no_replay=not job.options.replay,
         config=str(host.places.buildkitd_config(job.builder)),
         images=tuple(
             InstalledImage(str(item.image.reference), item.image.role, item.root.digest, item.platforms, item.names)

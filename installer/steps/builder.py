@@ -7,6 +7,9 @@ of the image in it, and not a tag, which anybody who reaches the registry may mo
 A builder is ours when its driver options carry our environment variable (see labels). Its value names the wanted state:
 image, configuration, options and platforms. BuildKit's configuration is read only when the container is made, so a
 builder whose state is another is made anew; its build cache, a volume, is kept.
+
+Where builds are replayed, what RUN steps fetch goes through BuildKit's own proxy (`proxyNetwork`), and that asks the
+replay service, which the HTTP_PROXY of BuildKit's environment names, trusting its CA.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
@@ -27,12 +32,17 @@ from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container
 from installer.model.address import Address
 from installer.model.job import DesiredState, Tool
 from installer.model.step import Change, Step
+from installer.receipt.ledger import file_digest
 from installer.receipt.receipt import Receipt
 from installer.steps.toolchain_images import local_image
 
 FIRST_LINE = "# Written by `bundle install`."
 
 _DRIVER_MARK = f"env.{ENVIRONMENT}"
+# A registry that does not exist: buildx copies the `ca` of a registry's section into the builder's container.
+_CA_HOST = "replay.invalid"
+# Before this BuildKit does not send what its proxy network fetches through HTTP_PROXY.
+_OLDEST_TO_REPLAY = (0, 33)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +62,7 @@ class BuildkitdConfig(Step):
     def __init__(self, job: DesiredState, host: Host) -> None:
         self._host, self._builder = host, job.builder
         self._path = host.places.buildkitd_config(job.builder)
-        self._text = config_text(job.address, job.mirrors).encode()
+        self._text = _config(job, host).encode()
         self._mirrors = ", ".join(job.mirrors)
 
     def problems(self) -> Sequence[Problem]:
@@ -108,9 +118,11 @@ class Builder(Step):
         return fingerprint(
             {
                 "image": self._tool.pinned,
-                "config": config_text(self._job.address, self._job.mirrors),
+                "config": _config(self._job, self._host),
                 "options": self._options(),
                 "platforms": self._platforms,
+                # Of the file that is copied into the container.
+                **({"ca": file_digest(authority_file(self._host))} if self._job.replay else {}),
             }
         )
 
@@ -119,8 +131,20 @@ class Builder(Step):
         return ",".join(map(str, self._job.platforms))
 
     def _options(self) -> list[str]:
-        # The registry listens on this host's loopback address: BuildKit must share it.
-        return ["network=host"] if self._job.address.is_loopback else []
+        replay, address = self._job.replay, self._job.address
+        # The registry, or the replay service, listens on this host's loopback address: BuildKit must share it.
+        options = ["network=host"] if address.is_loopback or replay else []
+        if replay is None:
+            return options
+        past = ",".join(dict.fromkeys((address.host, *replay.direct)))
+        return [
+            *options,
+            f"env.HTTP_PROXY={replay.proxy}",
+            f"env.HTTPS_PROXY={replay.proxy}",
+            # buildx reads an option as a line of CSV.
+            f'"env.NO_PROXY={past}"' if "," in past else f"env.NO_PROXY={past}",
+            f"env.SSL_CERT_FILE=/etc/buildkit/certs/{_CA_HOST}/ca.pem",
+        ]
 
     def _is_outdated(self, container: Optional[Container]) -> bool:
         return container is not None and (
@@ -184,6 +208,8 @@ class Builder(Step):
         instance = self._instance()
         container = self._host.engine.container(self._container)
         outdated = self._is_outdated(container)
+        if instance is None or instance.mark != self.mark or outdated:
+            self._refuse_old()
         if instance is not None and (instance.mark != self.mark or outdated):
             self._host.cli.run(["buildx", "rm", "--keep-state", self._name])
             instance = None
@@ -237,6 +263,23 @@ class Builder(Step):
                 hint=f"docker pull {tool.pinned}",
             )
         return str(engine.image_id(local))
+
+    def _refuse_old(self) -> None:
+        """Ask the image, before the builder goes that is there.
+
+        Raises:
+            HostError: this BuildKit cannot send what RUN steps fetch to the replay service.
+        """
+        if self._job.replay is None:
+            return
+        said = self._host.engine.run(self._image(), ["--version"]).stdout
+        match = re.search(r"\bv(\d+)\.(\d+)\.\S+", said)
+        if match and (int(match[1]), int(match[2])) < _OLDEST_TO_REPLAY:
+            raise HostError(
+                f"`{self._tool.name}` is BuildKit {match[0]}, and replaying what was recorded needs v0.33 or later",
+                hint="install with --no-replay; or, where there is internet: "
+                "bundle create ... --toolchain buildkit=moby/buildkit:buildx-stable-1",
+            )
 
     def _docker(self, arguments: Sequence[str]) -> None:
         try:
@@ -308,13 +351,27 @@ class RemoveBuilder(Step):
         ]
 
 
-def config_text(address: Address, mirrors: Mapping[str, str]) -> str:
-    """Return the content of buildkitd.toml for the registry at `address`; the same input gives the same text."""
-    # JSON strings are TOML basic strings.
+def authority_file(host: Host) -> Path:
+    """Return the file with the CA of the replay service."""
+    return host.places.replay / "ca.pem"
+
+
+def _config(job: DesiredState, host: Host) -> str:
+    return config_text(job.address, job.mirrors, authority_file(host) if job.replay else None)
+
+
+def config_text(address: Address, mirrors: Mapping[str, str], authority: Optional[Path] = None) -> str:
+    """Return the content of buildkitd.toml for the registry at `address`; the same input gives the same text.
+
+    With an `authority`, the file of the replay service's CA, what RUN steps fetch goes through BuildKit's proxy.
+    """
+    # JSON strings are TOML basic strings. What stands before the first section belongs to none.
     lines = [
         f"{FIRST_LINE} BuildKit reads it when the builder is created, so run `bundle install`",
         "# again rather than editing it.",
+        *(["proxyNetwork = true"] if authority else []),
         "",
+        *([f"[registry.{json.dumps(_CA_HOST)}]", f"  ca = [{json.dumps(str(authority))}]", ""] if authority else []),
         f"[registry.{json.dumps(str(address))}]",
         "  http = true",
         "  insecure = true",

@@ -110,7 +110,7 @@ class Emulation(Step):
             command=["--install", names],
             files={PATH: program},
             privileged=True,
-            network=False,
+            network="none",
             # The first process of a container does not end at SIGTERM by itself.
             stop_signal="SIGKILL",
         )

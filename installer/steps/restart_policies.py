@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from installer.host.host import Host
-from installer.host.labels import EMULATION_CONTAINER, ENVIRONMENT, LABEL_ROLE, REGISTRY_CONTAINER, builder_container
+from installer.host.labels import (
+    EMULATION_CONTAINER,
+    ENVIRONMENT,
+    LABEL_ROLE,
+    REGISTRY_CONTAINER,
+    REPLAY_CONTAINER,
+    builder_container,
+)
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 
@@ -23,6 +30,7 @@ class RestartPolicies(Step):
         self._policies = {
             REGISTRY_CONTAINER: "always",
             EMULATION_CONTAINER: "always",
+            REPLAY_CONTAINER: "always",
             builder_container(job.builder): "unless-stopped",
         }
 

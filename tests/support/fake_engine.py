@@ -63,7 +63,8 @@ class FakeEngine:
 
     `images` has the files of each image, `ids` the id of those that have one of their own. `done` lists what changed
     something: "create NAME", "start NAME", ...
-    `commands` has the command of each container that was created; all have written `log`.
+    `commands` has the command of each container that was created, `created` by name what Docker was asked for then,
+    `files` what was put into them: mode, owner and bytes. All have written `log`.
     `exit_code` and `command` are those of every container and image.
     `insecure` gives the registries that may be asked without TLS; `security` is Docker's SecurityOptions.
     """
@@ -75,6 +76,8 @@ class FakeEngine:
         self.ids: dict[str, str] = {}
         self.done: list[str] = []
         self.commands: list[Sequence[str]] = []
+        self.created: dict[str, Mapping[str, Any]] = {}
+        self.files: dict[str, dict[str, tuple[int, int, bytes]]] = {}
         self.log = b""
         self.exit_code = 0
         self.command: Sequence[str] = ("serve", "/etc/config.yml")
@@ -175,6 +178,7 @@ class FakeEngine:
         )
         self.done.append(f"create {name}")
         self.commands.append(wanted.get("Cmd") or ())
+        self.created[name], self.files[name] = wanted, {}
         return {"Id": name, "Warnings": []}
 
     def _start(self, name: str, **_: Any) -> None:
@@ -214,8 +218,12 @@ class FakeEngine:
             tar.addfile(member, io.BytesIO(data))
         return buffer.getvalue()
 
-    def _put(self, name: str, **_: Any) -> bytes:
+    def _put(self, name: str, body: bytes, **_: Any) -> bytes:
         self._container(name)
+        with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                self.files[name][f"/{member.name}"] = member.mode, member.uid, content.read() if content else b""
         return b""
 
     def _image(self, name: str, **_: Any) -> Any:

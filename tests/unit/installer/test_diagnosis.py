@@ -25,7 +25,7 @@ AMD64 = Platform("linux", "amd64")
 
 def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(engine: FakeEngine, tmp_path: Path) -> None:
     archive = "/media/my stick/off'line.tar"
-    state = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
+    state = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None)
     receipt = Receipt(BundleName("x", "sha256:1", archive), state)
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ def test_a_tool_that_became_another_image_is_named_with_both_digests_and_nothing
     """The frontend is not started on the host: a newer one is anybody's to push."""
     address = Address.parse(registry.host)
     buildkit = tool("moby/buildkit:1")
-    state = DesiredState(address, "bundle-registry", "b", AMD64, (AMD64,), {"buildkit": buildkit}, {})
+    state = DesiredState(address, "bundle-registry", "b", AMD64, (AMD64,), {"buildkit": buildkit}, {}, None)
     pushed = {
         role: registry.tag(name, "1", registry.image("linux/amd64", seed=role)).digest
         for role, name in (("buildkit", "moby/buildkit"), ("frontend", "docker/dockerfile"))

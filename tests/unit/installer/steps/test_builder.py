@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -16,6 +16,7 @@ from installer.host.labels import ENVIRONMENT
 from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.naming import mirrors
+from installer.model.replay import Replay
 from installer.steps.builder import Builder, BuildkitdConfig, config_text
 from tests.support.fake_engine import FakeEngine
 from tests.support.tools import give, tool
@@ -48,12 +49,25 @@ def test_docker_hub_is_always_mirrored_and_the_registry_never_mirrors_itself() -
     assert tomllib.loads(config_text(lan, found))["registry"]["docker.io"] == {"mirrors": ["192.168.10.10:5000"]}
 
 
+def test_with_a_replay_what_steps_fetch_goes_through_buildkits_proxy(tmp_path: Path) -> None:
+    found = mirrors([], LOCAL)
+    plain = config_text(LOCAL, found)
+    text = config_text(LOCAL, found, tmp_path / "ca.pem")
+    assert tomllib.loads(text) == {
+        "proxyNetwork": True,
+        "registry": {"replay.invalid": {"ca": [str(tmp_path / "ca.pem")]}, **tomllib.loads(plain)["registry"]},
+    }
+    assert "proxy" not in plain
+
+
 def places(root: Path) -> Places:
     return Places.of({"HOME": str(root / "home"), "BUNDLE_HOST": str(root)})
 
 
 def config_step(root: Path) -> BuildkitdConfig:
-    job: Any = SimpleNamespace(address=Address.parse("localhost:5000"), builder="cross-builder", mirrors={})
+    job: Any = SimpleNamespace(
+        address=Address.parse("localhost:5000"), builder="cross-builder", mirrors={}, replay=None
+    )
     host: Any = SimpleNamespace(places=places(root))
     return BuildkitdConfig(job, host)
 
@@ -88,11 +102,12 @@ def test_the_buildkitd_toml_of_our_builder_is_ours_whatever_became_of_it(tmp_pat
 BUILDKIT = tool("moby/buildkit:1")
 
 
-def builder(engine: FakeEngine, root: Path) -> Builder:
+def builder(engine: FakeEngine, root: Path, replay: Optional[Replay] = None, address: Address = LOCAL) -> Builder:
     job: Any = SimpleNamespace(
-        address=LOCAL,
+        address=address,
         builder="cross-builder",
         mirrors={},
+        replay=replay,
         platforms=("linux/arm64",),
         tool=lambda role: BUILDKIT,
     )
@@ -146,3 +161,58 @@ def test_nodes_that_a_user_added_to_the_builder_do_not_go_without_a_word(engine:
     kept = "localhost:5000/moby/buildkit:1 for linux/arm64; the build cache is kept"
     assert details[0] == kept
     assert details[1].startswith(f"{kept}; nodes that were added go: fast, far; ")
+
+
+def test_a_builder_sends_to_the_replay_what_is_not_the_registrys(engine: FakeEngine, tmp_path: Path) -> None:
+    plain = builder(engine, tmp_path)
+    assert plain._options() == ["network=host"]
+    lan = Address.parse("192.168.10.10:5000")
+    assert builder(engine, tmp_path, address=lan)._options() == []
+    step = builder(engine, tmp_path, Replay(5081, (), ("mirror.corp:8080", ".corp")), lan)
+    assert step._options() == [
+        "network=host",
+        "env.HTTP_PROXY=http://127.0.0.1:5081",
+        "env.HTTPS_PROXY=http://127.0.0.1:5081",
+        '"env.NO_PROXY=192.168.10.10,mirror.corp:8080,.corp"',
+        "env.SSL_CERT_FILE=/etc/buildkit/certs/replay.invalid/ca.pem",
+    ]
+    assert builder(engine, tmp_path, Replay(5081, ()))._options()[3] == "env.NO_PROXY=localhost"
+
+
+def test_another_ca_makes_another_builder(engine: FakeEngine, tmp_path: Path) -> None:
+    """buildx copies the file when it makes the builder."""
+    ca = places(tmp_path).replay / "ca.pem"
+    ca.parent.mkdir(parents=True)
+    marks = []
+    for text in ("one", "two"):
+        ca.write_text(text)
+        marks.append(builder(engine, tmp_path, Replay(5080, ())).mark)
+    assert len({*marks, builder(engine, tmp_path).mark}) == 3
+
+
+@pytest.mark.parametrize(
+    "said, refused",
+    [
+        ("buildkitd github.com/moby/buildkit v0.32.2 abcdef", True),
+        ("buildkitd github.com/moby/buildkit v0.33.0 abcdef", False),
+        ("buildkitd github.com/moby/buildkit v1.0.0-rc1 abcdef", False),
+        ("buildkitd of our own", False),
+    ],
+)
+def test_a_buildkit_that_cannot_replay_is_refused_before_the_builder_goes(
+    said: str, refused: bool, engine: FakeEngine, tmp_path: Path
+) -> None:
+    give(engine, BUILDKIT)
+    engine.images[BUILDKIT.pinned] = {}
+    engine.ids[BUILDKIT.pinned] = str(BUILDKIT.config.digest)
+    engine.log = said.encode()
+    builder(engine, tmp_path)._refuse_old()
+    assert engine.commands == []
+    step = builder(engine, tmp_path, Replay(5080, ()))
+    if refused:
+        with pytest.raises(HostError, match=r"is BuildKit v0\.32\.2, and replaying") as caught:
+            step._refuse_old()
+        assert "--no-replay" in str(caught.value.hint)
+    else:
+        step._refuse_old()
+    assert engine.commands == [["--version"]]

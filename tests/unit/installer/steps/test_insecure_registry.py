@@ -47,7 +47,7 @@ class Place:
         monkeypatch.setattr(os, "kill", lambda pid, _: self.signals.append(pid))
         monkeypatch.setattr(insecure_registry, "_RELOAD_SECONDS", 0.0)
         self.places = Places(root / "docker", root / "buildx", root / "state", self.file, root / "proc")
-        self.wanted = DesiredState(Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {})
+        self.wanted = DesiredState(Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None)
 
     def sees(self, root: str | Path) -> None:
         """Have dockerd see that directory as its root."""

@@ -1,0 +1,136 @@
+"""Reading from the local registry with the standard library: documents whole, contents as streams."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import http.client
+import time
+from collections.abc import Iterator, Mapping
+from typing import Optional
+
+from bundles.errors import ContentError, NotFoundError, UnavailableError
+from bundles.oci.descriptor import OCI_MANIFEST, Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import MAX_MANIFEST_SIZE
+from bundles.runtime.closeable import Closeable
+
+_BLOCK = 128 << 10
+_TIMEOUT = 60
+# A tape of 10,000 answers with long URLs has some 10 MB.
+_MOST_DOCUMENT = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class _Response(Closeable):
+    """An answer of the registry, and the connection that it comes through."""
+
+    connection: http.client.HTTPConnection
+    response: http.client.HTTPResponse
+
+    @property
+    def status(self) -> int:
+        return self.response.status
+
+    def read(self, size: int) -> bytes:
+        return self.response.read(size)
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class Blobs:
+    """A repository of a registry that speaks plain HTTP. Thread-safe: each request has a connection of its own.
+
+    Args:
+        registry: HOST:PORT.
+        repository: the one to read from.
+        patience: seconds for which a registry that does not answer, since it is being started, is asked again.
+    """
+
+    def __init__(self, registry: str, repository: str, patience: float = 10.0) -> None:
+        host, _, port = registry.rpartition(":")
+        self._host, self._port, self._registry = host.strip("[]"), int(port), registry
+        self._repository, self._patience = repository, patience
+
+    def manifest(self, digest: Digest) -> bytes:
+        """Fetch a manifest by its digest, verified.
+
+        Raises:
+            NotFoundError: it is not there.
+            ContentError: its bytes are others.
+            UnavailableError: the registry does not answer.
+        """
+        return self._document("manifests", digest, {"Accept": OCI_MANIFEST}, MAX_MANIFEST_SIZE)
+
+    def document(self, descriptor: Descriptor) -> bytes:
+        """Fetch a small blob, verified; raises as `manifest` does."""
+        return self._document("blobs", descriptor.digest, {}, _MOST_DOCUMENT)
+
+    def _document(self, kind: str, digest: Digest, headers: Mapping[str, str], most: int) -> bytes:
+        try:
+            with self._get(kind, digest, headers) as response:
+                data = response.read(most)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unavailable(error) from None
+        if Digest.of(data) != digest:
+            raise ContentError(f"{digest} on `{self._registry}` has other bytes than its digest says")
+        return data
+
+    def open(self, content: Descriptor, start: int, size: int) -> Iterator[bytes]:
+        """Give `size` bytes of a blob from `start` on. Of a whole one the end is given only when all of it was right.
+
+        Whatever can be known beforehand is raised by this call, as `manifest` does it.
+
+        Raises:
+            OSError: while it is read: the rest cannot be had, or is not what the digest says.
+        """
+        headers = {} if size == content.size else {"Range": f"bytes={start}-{start + size - 1}"}
+        response = self._get("blobs", content.digest, headers)
+        skipped = start if response.status == 200 else 0
+        return _pieces(response, skipped, size, content if size == content.size else None)
+
+    def _get(self, kind: str, digest: Digest, headers: Mapping[str, str]) -> _Response:
+        path = f"/v2/{self._repository}/{kind}/{digest}"
+        deadline = time.monotonic() + self._patience
+        while True:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT)
+            try:
+                connection.request("GET", path, headers=dict(headers))
+                response = _Response(connection, connection.getresponse())
+                break
+            except (OSError, http.client.HTTPException) as error:
+                connection.close()
+                if time.monotonic() > deadline:
+                    raise self._unavailable(error) from None
+            time.sleep(0.1)
+        if response.status in (200, 206):
+            return response
+        response.close()
+        if response.status == 404:
+            raise NotFoundError(f"{digest} is not on `{self._registry}`", status=404)
+        raise UnavailableError(f"`{self._registry}` answers {response.status} for {path}", status=response.status)
+
+    def _unavailable(self, error: Exception) -> UnavailableError:
+        return UnavailableError(f"the registry at `{self._registry}` does not answer: {error or type(error).__name__}")
+
+
+def _pieces(response: _Response, skipped: int, size: int, whole: Optional[Descriptor]) -> Iterator[bytes]:
+    with response:
+        hasher, held = hashlib.sha256(), b""
+        try:
+            while skipped and (data := response.read(min(skipped, _BLOCK))):
+                skipped -= len(data)
+            while size and (data := response.read(min(size, _BLOCK))):
+                size -= len(data)
+                hasher.update(data)
+                if held:
+                    yield held
+                held = data
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"it broke off: {error or type(error).__name__}") from None
+        if size:
+            raise ConnectionError(f"it ends {size} bytes early")
+        if whole and f"sha256:{hasher.hexdigest()}" != str(whole.digest):
+            raise ConnectionError("it has other bytes than its digest says")
+        yield held

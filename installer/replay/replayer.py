@@ -1,0 +1,95 @@
+"""The end of the proxy that answers from tapes. It asks nobody but the local registry."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from bundles.archive.tape.url import normalise
+from bundles.errors import BundleError, UsageError
+from bundles.oci.descriptor import Descriptor
+from bundles.proxy.playback import play
+from bundles.proxy.server import Handler, Reply, Request, Response
+from installer.replay.blobs import Blobs
+from installer.replay.library import Library
+
+MISS = "not recorded: "
+# Seconds that a request waits for the tapes; a build that begins with Docker itself may be that early.
+_PATIENCE = 60.0
+# So many lines about URLs are written in one life: nobody reads more, and what asks for them may never end.
+_MOST_LINES = 2_000
+
+
+class Replayer(Handler):
+    """Answers what was recorded, and 404 to everything else, which is written down once.
+
+    Args:
+        library: the tapes.
+        blobs: where the contents are.
+        say: takes a line for the log.
+        name: names the settings, for whoever asks the service itself how it is.
+    """
+
+    def __init__(self, library: Library, blobs: Blobs, say: Callable[[str], None], name: str) -> None:
+        self._library, self._blobs, self._say, self._name = library, blobs, say, name
+        self._said: set[str] = set()
+        self._lock = threading.Lock()
+
+    def answer(self, request: Request, reply: Reply) -> None:
+        try:
+            url = normalise(request.url)
+        except UsageError as error:
+            return reply(Response.text(400, error.message))
+        if not self._library.wait(_PATIENCE):
+            return reply(Response.text(503, "the registry, which has the tapes, does not answer: docker logs registry"))
+        found = self._library.find(request)
+        if found is None:
+            return reply(self._missing(request, url))
+        read = _nothing if request.method == "HEAD" else partial(self._read, url)
+        try:
+            response = play(found, request, read)
+        except BundleError as error:
+            self._say_once(f"lost: {url}: {error.message}")
+            return reply(Response.text(502, f"{url} was recorded, and {error.message}: bundle doctor"))
+        return reply(response)
+
+    def answer_own(self, request: Request, reply: Reply) -> None:
+        state: dict[str, Any] = {"service": "offline-bundle replay", "name": self._name, **self._library.to_json()}
+        reply(Response.text(200, json.dumps(state)))
+
+    def _missing(self, request: Request, url: str) -> Response:
+        if request.headers.get("user-agent", "").startswith("buildkit/") and "/v2/" in url:
+            # What no mirror has, BuildKit asks of the image's own registry. `check` names such images.
+            return Response.text(404, f"{url}: this host has no network")
+        self._say_once(f"{MISS}{request.method} {url}")
+        return Response.text(
+            404,
+            f"{request.method} {url} was not recorded, and this host has no network.\n"
+            "Next, where there is one: bundle record anew, bundle create --record; then upgrade here.",
+            "not recorded",
+        )
+
+    def _read(self, url: str, content: Descriptor, start: int, size: int) -> Iterable[bytes]:
+        return self._watched(url, self._blobs.open(content, start, size))
+
+    def _watched(self, url: str, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from pieces
+        except OSError as error:
+            self._say_once(f"lost: {url}: {error}")
+            raise
+
+    def _say_once(self, line: str) -> None:
+        with self._lock:
+            if line in self._said or len(self._said) >= _MOST_LINES:
+                return
+            self._said.add(line)
+        self._say(line)
+
+
+def _nothing(content: Descriptor, start: int, size: int) -> Iterable[bytes]:
+    """Stand for a body that is not sent."""
+    return ()

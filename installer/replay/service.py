@@ -1,0 +1,56 @@
+"""Where the replay service begins: `python3 program.zip DIRECTORY`, with its settings and its CA in there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from bundles.errors import reason
+from bundles.proxy.certificates import Authority
+from bundles.proxy.server import ProxyServer
+from installer.replay.blobs import Blobs
+from installer.replay.library import Library
+from installer.replay.replayer import Replayer
+from installer.replay.settings import TAPES, Settings
+
+SETTINGS = "settings.json"
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    # The first process of a container has no handler that ends it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    directory = Path(sys.argv[1])
+    data = (directory / SETTINGS).read_bytes()
+    settings = Settings.parse(data)
+    say = _Log()
+    blobs = Blobs(settings.registry, TAPES)
+    # That one has a patience of its own.
+    library = Library(Blobs(settings.registry, TAPES, patience=0), settings.tapes, say)
+    try:
+        server = ProxyServer(settings.port, Authority(directory), Replayer(library, blobs, say, name_of(data)))
+    except OSError as error:
+        sys.exit(f"port {settings.port} of 127.0.0.1 cannot be listened on: {reason(error)}")
+    say(f"answers on 127.0.0.1:{server.port} from {len(settings.tapes)} tapes")
+    server.wait()
+
+
+def name_of(settings: bytes) -> str:
+    """Return a short name for settings."""
+    return hashlib.sha256(settings).hexdigest()[:16]
+
+
+class _Log:
+    """Writes lines, whichever thread has them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self, line: str) -> None:
+        with self._lock:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()

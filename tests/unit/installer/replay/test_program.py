@@ -1,0 +1,124 @@
+"""The service as it runs on a host: one file, started by a Python that has nothing but its standard library."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bundler.writing.program import program as archive_program
+from bundles.oci.digest import Digest
+from bundles.proxy.certificates import Authority
+from installer.replay.program import program
+from installer.replay.settings import Settings
+from tests.support.fake_registry import FakeRegistry
+from tests.support.proxy_client import ProxyClient
+from tests.support.tapes import page, pages, put_tape
+
+
+class Service:
+    """The program in a process of its own, on some port."""
+
+    def __init__(self, directory: Path, registry: str, *tapes: Digest) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.ca = Authority(directory).certificate
+        (directory / "settings.json").write_bytes(Settings(self.port, registry, tuple((t,) for t in tapes)).to_bytes())
+        (directory / "program.zip").write_bytes(program())
+        command = [sys.executable, "-I", "-S", str(directory / "program.zip"), str(directory)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
+        assert self.process.stdout
+        self.first_line = self.process.stdout.readline()
+        assert self.first_line, self.process.communicate()
+
+    def state(self) -> Any:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port)) as connection:
+            connection.request("GET", "/")
+            return json.loads(connection.getresponse().read())
+
+    def wait(self) -> None:
+        while not self.state()["loaded"]:
+            time.sleep(0.01)
+
+    def memory(self) -> int:
+        """The most bytes that it ever had in memory."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("VmHWM:"))
+        return int(line.split()[1]) << 10
+
+    def end(self) -> int:
+        self.process.terminate()
+        self.process.communicate()
+        return self.process.returncode
+
+
+@pytest.fixture
+def services() -> Iterator[list[Service]]:
+    made: list[Service] = []
+    yield made
+    for service in made:
+        service.end()
+
+
+def test_the_program_answers(tmp_path: Path, registry: FakeRegistry, services: list[Service]) -> None:
+    digest = put_tape(registry, "app", *pages({"https://h.example/a": b"a", "http://h.example/b": b"b"}))
+    gone = Digest.of(b"gone")
+    service = Service(tmp_path, registry.host, digest, gone)
+    services.append(service)
+    assert service.first_line == f"answers on 127.0.0.1:{service.port} from 2 tapes\n"
+    client = ProxyClient(service.port, service.ca)
+    assert client.get("https://h.example/a").body == b"a"
+    assert client.get("http://h.example/b").body == b"b"
+    assert client.get("https://h.example/c").status == 404
+    state = service.state()
+    assert (state["service"], state["answers"], state["missing"]) == ("offline-bundle replay", 2, [str(gone)])
+    # The first process of a container has to end by itself when it is told to.
+    assert service.end() == 0
+
+
+def test_a_port_that_is_taken_is_said(tmp_path: Path, registry: FakeRegistry, services: list[Service]) -> None:
+    services.append(Service(tmp_path, registry.host))
+    command = [sys.executable, "-I", "-S", str(tmp_path / "program.zip"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"port {services[0].port} of 127.0.0.1 cannot be listened on: address already in use" in done.stderr
+
+
+def test_ten_thousand_answers_take_less_than_a_hundred_megabytes(
+    tmp_path: Path, registry: FakeRegistry, services: list[Service]
+) -> None:
+    answers = [
+        page(
+            f"https://files.example/pool/main/x/a-package-{n}/{'x' * 60}_{n}_amd64.deb", b"%d" % n, asked={"accept": ""}
+        )
+        for n in range(10_000)
+    ]
+    service = Service(tmp_path, registry.host, put_tape(registry, "app", *answers))
+    services.append(service)
+    service.wait()
+    assert ProxyClient(service.port, service.ca).get(answers[9_999][0].url).body == b"9999"
+    assert service.memory() < 100 << 20
+
+
+def test_the_archives_own_program_makes_the_same(tmp_path: Path) -> None:
+    """There it reads itself out of a zip."""
+    (tmp_path / "bundle.zip").write_bytes(archive_program())
+    script = "import sys; sys.path.insert(0, sys.argv[1])\nfrom installer.replay import program\n" \
+             "assert sys.argv[1] in program.__file__\nsys.stdout.buffer.write(program.program())"  # fmt: skip
+    command = [sys.executable, "-I", "-c", script, str(tmp_path / "bundle.zip")]
+    made = subprocess.run(command, check=True, capture_output=True, cwd="/").stdout
+    assert made == program()
+    (tmp_path / "made.zip").write_bytes(made)
+    with zipfile.ZipFile(tmp_path / "made.zip") as archive:
+        assert archive.testzip() is None

@@ -1,0 +1,177 @@
+"""The replay: what was recorded and nothing else, out of a registry's blobs."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from bundles.archive.tape.answer import Answer
+from bundles.oci.digest import Digest
+from bundles.proxy.certificates import Authority
+from bundles.proxy.server import ProxyServer
+from installer.replay.blobs import Blobs
+from installer.replay.library import Library
+from installer.replay.replayer import Replayer
+from tests.support.fake_registry import FakeRegistry
+from tests.support.images import noise
+from tests.support.proxy_client import ProxyClient
+from tests.support.tapes import REPOSITORY, page, pages, put_tape
+
+PACKAGE = noise("package", 700_000)
+
+
+class Replay:
+    """A service in this process, and what it has written."""
+
+    def __init__(self, server: ProxyServer, client: ProxyClient, log: list[str]) -> None:
+        self.server, self.client, self.log = server, client, log
+
+
+@pytest.fixture
+def serve(tmp_path: Path, registry: FakeRegistry) -> Iterator[Callable[..., Replay]]:
+    servers: list[ProxyServer] = []
+
+    def start(*tapes: Sequence[Digest], host: str = "") -> Replay:
+        log: list[str] = []
+        blobs = Blobs(host or registry.host, REPOSITORY, patience=0)
+        library = Library(blobs, tapes, log.append, backoff=0.01)
+        authority = Authority(tmp_path / "ca")
+        servers.append(ProxyServer(0, authority, Replayer(library, blobs, log.append, "name")))
+        return Replay(servers[-1], ProxyClient(servers[-1].port, authority.certificate), log)
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def test_what_was_recorded_comes_out_of_the_registrys_blobs(
+    registry: FakeRegistry, serve: Callable[..., Replay]
+) -> None:
+    texts = {"http://deb.example/dists/InRelease": b"release", "https://files.example/a.deb": PACKAGE}
+    replay = serve([put_tape(registry, "app", *pages(texts))])
+    for url, text in texts.items():
+        came = replay.client.get(url)
+        assert (came.status, came.body, came.headers["content-type"]) == (200, text, "text/plain")
+    part = replay.client.get("https://files.example/a.deb", range="bytes=300000-")
+    assert (part.status, part.body) == (206, PACKAGE[300_000:])
+    head = replay.client.ask("HEAD", "https://files.example/a.deb")
+    assert (head.status, head.headers["content-length"], head.body) == (200, "700000", b"")
+    assert replay.log == []
+
+
+def test_a_registry_without_ranges_gives_parts_too(
+    fake: Callable[..., FakeRegistry], serve: Callable[..., Replay]
+) -> None:
+    registry = fake(ranges=False)
+    digest = put_tape(registry, "app", page("http://h.example/a", PACKAGE))
+    part = serve([digest], host=registry.host).client.get("http://h.example/a", range="bytes=300000-300009")
+    assert (part.status, part.body) == (206, PACKAGE[300_000:300_010])
+
+
+def test_what_was_not_recorded_ends_at_once_and_is_written_down_once(
+    registry: FakeRegistry, serve: Callable[..., Replay]
+) -> None:
+    replay = serve([put_tape(registry, "app", page("https://h.example/a", b"a"))])
+    for _ in range(2):
+        came = replay.client.get("https://h.example/b?token=opensesame#x")
+        assert (came.status, came.reason) == (404, "not recorded")
+        assert b"GET https://h.example/b?token=- was not recorded" in came.body
+        assert b"bundle record" in came.body
+    assert replay.client.ask("POST", "https://h.example/a", b"x").status == 404
+    assert replay.log == ["not recorded: GET https://h.example/b?token=-", "not recorded: POST https://h.example/a"]
+
+
+def test_an_image_that_buildkit_looks_for_is_no_page_that_was_missed(serve: Callable[..., Replay]) -> None:
+    replay = serve()
+    came = replay.client.get("https://registry-1.docker.io/v2/library/x/manifests/1", user_agent="buildkit/v0.34")
+    assert (came.status, replay.log) == (404, [])
+
+
+def test_redirects_and_errors_come_as_they_were(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:
+    answers = [
+        (Answer("GET", "https://h.example/a", 302, {"location": "https://cdn.example/a?sig=-"}), b""),
+        page("https://cdn.example/a?sig=-", b"a"),
+        (Answer("GET", "https://h.example/none", 404, {}), b""),
+    ]
+    replay = serve([put_tape(registry, "app", *answers)])
+    moved = replay.client.get("https://h.example/a")
+    assert (moved.status, moved.headers["location"]) == (302, "https://cdn.example/a?sig=-")
+    assert replay.client.get(moved.headers["location"]).body == b"a"
+    none = replay.client.get("https://h.example/none")
+    assert (none.status, none.reason, replay.log) == (404, "Not Found", [])
+
+
+def test_the_first_tape_that_has_a_page_counts_and_a_cut_one_is_one(
+    registry: FakeRegistry, serve: Callable[..., Replay]
+) -> None:
+    new = [
+        put_tape(registry, "new", page("http://h.example/a", b"new", asked={"accept": "x"})),
+        put_tape(registry, "new.2", page("http://h.example/a", b"new, too", asked={"accept": "y"})),
+    ]
+    old = put_tape(registry, "old", *pages({"http://h.example/a": b"old", "http://h.example/b": b"b"}))
+    client = serve(new, [old]).client
+    assert client.get("http://h.example/a", accept="y").body == b"new, too"
+    assert client.get("http://h.example/a", accept="z").body in (b"new", b"new, too")
+    assert client.get("http://h.example/b").body == b"b"
+
+
+def test_a_tape_that_is_gone_is_passed_over(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:
+    gone = Digest.of(b"gone")
+    replay = serve([gone], [put_tape(registry, "app", page("http://h.example/a", b"a"))])
+    assert replay.client.get("http://h.example/a").body == b"a"
+    assert replay.log == [f"the tape {gone} is not on the registry: passed over"]
+
+
+def test_a_tape_that_is_none_is_passed_over(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:
+    none = registry.tag(REPOSITORY, "x", registry.image())
+    replay = serve([none.digest], [put_tape(registry, "app", page("http://h.example/a", b"a"))])
+    assert replay.client.get("http://h.example/a").body == b"a"
+    assert "cannot be used" in replay.log[0]
+
+
+def test_a_registry_that_is_started_later_is_waited_for(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:
+    """As after a reboot. The request that comes meanwhile waits, too."""
+    digest = put_tape(registry, "app", page("http://h.example/a", b"a"))
+    starting = registry.fault("GET", "/manifests/", times=-1, status=503)
+    replay = serve([digest])
+    bodies: list[bytes] = []
+    asking = threading.Thread(target=lambda: bodies.append(replay.client.get("http://h.example/a").body))
+    asking.start()
+    while not replay.log:
+        time.sleep(0.01)
+    assert bodies == []
+    starting.times = 0
+    asking.join()
+    assert bodies == [b"a"]
+    assert len(replay.log) == 1
+    assert replay.log[0].startswith("waiting: ")
+
+
+def test_damaged_content_never_comes_whole(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:
+    answer, text = page("http://h.example/a", PACKAGE)
+    replay = serve([put_tape(registry, "app", (answer, text))])
+    assert answer.content
+    for fault in ({"corrupt": True}, {"cut_after": 400_000}):
+        registry.fault("GET", f"/blobs/{answer.content.digest}", **fault)
+        with pytest.raises(http.client.IncompleteRead):
+            replay.client.get("http://h.example/a")
+    assert [line.partition(": ")[0] for line in replay.log] == ["lost", "lost"]
+
+
+def test_content_that_is_gone_is_said(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:
+    answer, text = page("http://h.example/a", b"a")
+    replay = serve([put_tape(registry, "app", (answer, text))])
+    assert answer.content
+    registry.repository(REPOSITORY).blobs.discard(answer.content.digest)
+    came = replay.client.get("http://h.example/a")
+    assert came.status == 502
+    assert came.body.decode() == (
+        f"http://h.example/a was recorded, and {answer.content.digest} is not on `{registry.host}`: bundle doctor\n"
+    )
+    assert len(replay.log) == 1

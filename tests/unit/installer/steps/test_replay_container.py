@@ -1,0 +1,342 @@
+"""The replay service on a host: its CA, its container, its port, and what is replayed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Callable, Optional
+
+import pytest
+
+from bundles.errors import HostError, UsageError
+from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
+from bundles.runtime.progress import Silent
+from installer.host.host import Host
+from installer.host.labels import LABEL_PORT, LABEL_ROLE, REPLAY_CONTAINER
+from installer.host.paths import Places
+from installer.model.address import Address
+from installer.model.job import DesiredState
+from installer.model.replay import Replay, ReplayedTape, check_direct, join_pieces
+from installer.receipt.receipt import BundleName, PushedName, Receipt
+from installer.replay.settings import TAPES
+from installer.steps import replay_container
+from installer.steps.replay_container import RemoveReplay, ReplayContainer, misses, service_state, with_replay
+from tests.support.fake_engine import FakeEngine
+from tests.support.fake_registry import FakeRegistry
+from tests.support.proxy_client import ProxyClient
+from tests.support.tapes import page, put_tape
+from tests.support.tools import give, tool
+
+AMD64 = Platform("linux", "amd64")
+PYTHON = tool("library/python:3")
+ONE, TWO, THREE = (Digest.of(name) for name in (b"1", b"2", b"3"))
+
+
+@pytest.fixture
+def host(engine: FakeEngine, tmp_path: Path) -> Host:
+    places = Places(tmp_path / "docker", tmp_path / "buildx", tmp_path / "state", proc=Path("/proc"), root=tmp_path)
+    return Host(engine.engine, None, places)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def runs(engine: FakeEngine, tmp_path: Path) -> Iterator[None]:
+    """Have the container's program really run, with the files that were put into it."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def end() -> None:
+        for process in processes:
+            process.terminate()
+            process.wait()
+
+    def start() -> None:
+        end()
+        for name, (_, _, data) in engine.files[REPLAY_CONTAINER].items():
+            place = tmp_path / "container" / name.lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if "." in place.name:
+                place.write_bytes(data)
+        (program, directory) = (tmp_path / "container/bundle-replay/program.zip", tmp_path / "container/bundle-replay")
+        processes.append(
+            subprocess.Popen([sys.executable, "-I", str(program), str(directory)], stdout=subprocess.DEVNULL)
+        )
+
+    engine.after(f"POST /containers/{REPLAY_CONTAINER}/start", start)
+    yield
+    end()
+
+
+def state(replay: Optional[Replay], registry: str = "localhost:5000") -> DesiredState:
+    tools = {"python": PYTHON}
+    return DesiredState(Address.parse(registry), "bundle-registry", "b", AMD64, (AMD64,), tools, {}, replay)
+
+
+def step(host: Host, replay: Optional[Replay], registry: str = "localhost:5000", **more: Any) -> ReplayContainer:
+    """The step without an archive, as `doctor` has it."""
+    return ReplayContainer(state(replay, registry), host, Silent(), **more)
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_service_runs_without_rights_and_answers(
+    engine: FakeEngine, host: Host, registry: FakeRegistry, port: int
+) -> None:
+    give(engine, PYTHON)
+    digest = put_tape(registry, "app", page("https://h.example/a", b"a"))
+    replay = Replay(port, (ReplayedTape("app", (digest,)),))
+    first = step(host, replay, registry.host)
+    changes = first.look()
+    directory = host.places.replay
+    assert [(change.action, change.kind, change.name) for change in changes] == [
+        ("write", "file", str(directory / "ca.key")),
+        ("write", "file", str(directory / "ca.pem")),
+        ("start", "container", "bundle-replay"),
+    ]
+    first.apply(changes)
+    assert step(host, replay, registry.host).look() == []
+    assert step(host, replay, registry.host).problems() == []
+    assert stat.S_IMODE((directory / "ca.key").stat().st_mode) == 0o600
+    assert ProxyClient(port, directory / "ca.pem").get("https://h.example/a").body == b"a"
+
+    asked = engine.created[REPLAY_CONTAINER]
+    assert (asked["User"], asked["Entrypoint"]) == ("65534:65534", ["python3", "-I", "/bundle-replay/program.zip"])
+    wanted = {
+        "NetworkMode": "host",
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "Tmpfs": {"/tmp": "size=1m,mode=1777"},
+        "RestartPolicy": {"Name": "always"},
+    }
+    assert {key: asked["HostConfig"].get(key) for key in wanted} == wanted
+    assert not asked["HostConfig"].get("Privileged")
+    files = engine.files[REPLAY_CONTAINER]
+    assert {name: (oct(mode), owner) for name, (mode, owner, _) in files.items()} == {
+        "/bundle-replay": ("0o755", 65534),
+        **{f"/bundle-replay/{name}": ("0o400", 65534) for name in ("program.zip", "settings.json", "ca.key", "ca.pem")},
+    }
+
+    # Other tapes need another container; the CA stays.
+    key = (directory / "ca.key").read_bytes()
+    other = put_tape(registry, "other", page("https://h.example/b", b"b"))
+    more = dataclasses.replace(replay, tapes=(*replay.tapes, ReplayedTape("other", (other,))))
+    again = step(host, more, registry.host)
+    (change,) = again.look()
+    assert (change.action, change.detail) == ("replace", f"on 127.0.0.1:{port}, for app, other")
+    assert again.explain(change).endswith("has other settings")
+    again.apply([change])
+    assert ProxyClient(port, directory / "ca.pem").get("https://h.example/b").body == b"b"
+    assert (directory / "ca.key").read_bytes() == key
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_tape_that_comes_back_to_the_registry_is_replayed_without_more_ado(
+    engine: FakeEngine, host: Host, registry: FakeRegistry, port: int
+) -> None:
+    give(engine, PYTHON)
+    digest = put_tape(registry, "app", page("http://h.example/a", b"a"))
+    held = registry.repositories.pop(TAPES)
+    replay = Replay(port, (ReplayedTape("app", (digest,)),))
+    run = step(host, replay, registry.host)
+    run.apply(run.look())
+    assert (service_state(port) or {})["missing"] == [str(digest)]
+    client = ProxyClient(port, host.places.replay / "ca.pem")
+    assert client.get("http://h.example/a").status == 404
+    registry.repositories[TAPES] = held
+    assert client.get("http://h.example/a").body == b"a"
+    assert (service_state(port) or {})["missing"] == []
+
+
+def test_a_service_that_ends_at_once_is_an_error_with_its_log(engine: FakeEngine, host: Host, port: int) -> None:
+    give(engine, PYTHON)
+    engine.log = b"no such module"
+    engine.after(
+        f"POST /containers/{REPLAY_CONTAINER}/start",
+        lambda: setattr(engine.containers[REPLAY_CONTAINER], "state", "restarting"),
+    )
+    run = step(host, Replay(port, ()))
+    with pytest.raises(HostError, match="ended as soon as it was started\nno such module") as caught:
+        run.apply(run.look())
+    assert caught.value.hint == "docker logs bundle-replay"
+
+
+def test_an_image_that_docker_lacks_is_pulled_by_its_digest(engine: FakeEngine, host: Host, port: int) -> None:
+    other = give(engine, PYTHON, "sha256:" + "e" * 64)
+    run = step(host, Replay(port, ()))
+    changes = run.look()
+    assert [(change.action, change.name) for change in changes][2:] == [
+        ("pull", PYTHON.pinned),
+        ("tag", PYTHON.name),
+        ("start", "bundle-replay"),
+    ]
+    # What came is not it: nothing is started.
+    with pytest.raises(HostError, match="which is not the image that was installed"):
+        run.apply(changes)
+    assert other not in {container.image for container in engine.containers.values()}
+
+
+def test_a_stopped_one_is_started_and_somebody_elses_is_a_problem(engine: FakeEngine, host: Host, port: int) -> None:
+    engine.add(REPLAY_CONTAINER, {})
+    (problem,) = step(host, Replay(port, ())).problems()
+    assert problem.subject == "container `bundle-replay`"
+    assert "docker rename bundle-replay bundle-replay-old" in str(problem.hint)
+
+
+def test_who_has_the_port_is_said(engine: FakeEngine, host: Host) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        # A container of ours that is down, or has another port, is not who listens there.
+        engine.add(REPLAY_CONTAINER, {LABEL_ROLE: "replay", LABEL_PORT: str(taken)})
+        (problem,) = step(host, Replay(taken, ())).problems()
+        assert problem.subject == f"port {taken} of 127.0.0.1"
+        assert f"(process {os.getpid()})" in problem.message
+        assert problem.hint == f"sudo ss -ltnp 'sport = :{taken}'"
+
+
+def test_without_a_python_image_the_way_out_is_named(engine: FakeEngine, host: Host, port: int) -> None:
+    bare = dataclasses.replace(state(Replay(port, ())), tools={})
+    (problem,) = ReplayContainer(bare, host, Silent()).problems()
+    assert "none for linux/amd64" in problem.message
+    assert "--no-replay" in str(problem.hint)
+
+
+def test_where_nothing_is_replayed_any_more_the_service_goes(engine: FakeEngine, host: Host) -> None:
+    engine.add(REPLAY_CONTAINER, {LABEL_ROLE: "replay"})
+    # Another user's, for all that is known.
+    assert step(host, None).look() == []
+    run = step(host, None, drops=True)
+    changes = run.look()
+    assert [change.action for change in changes] == ["remove"]
+    run.apply(changes)
+    assert engine.containers == {}
+    assert step(host, None, drops=True).look() == []
+
+
+def test_uninstalling_takes_the_service_and_its_ca(engine: FakeEngine, host: Host) -> None:
+    engine.add(REPLAY_CONTAINER, {LABEL_ROLE: "replay"})
+    host.places.replay.mkdir(parents=True)
+    for name in ("ca.key", "ca.pem"):
+        (host.places.replay / name).write_text("x")
+    receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state(None))
+    run = RemoveReplay(receipt, host)
+    changes = run.look()
+    assert [change.kind for change in changes] == ["container", "file", "file"]
+    run.apply(changes)
+    assert (engine.containers, list(host.places.replay.iterdir())) == ({}, [])
+    # Somebody else's container stays.
+    engine.add(REPLAY_CONTAINER, {})
+    assert RemoveReplay(receipt, host).look() == []
+
+
+def test_what_was_not_recorded_is_in_the_log_each_once(engine: FakeEngine, host: Host) -> None:
+    engine.add(REPLAY_CONTAINER, {LABEL_ROLE: "replay"})
+    url = "https://h.example/" + "a" * 500
+    engine.log = f"answers on 127.0.0.1:5080\nnot recorded: GET {url}\nlost: x\nnot recorded: GET {url}\n".encode()
+    assert misses(host) == [f"GET {url}"]
+
+
+def test_pieces_of_a_tape_are_one() -> None:
+    names = [("app", ONE), ("app.2", TWO), ("v1.2", THREE), ("app.4", ONE)]
+    assert join_pieces(names) == (
+        ReplayedTape("app", (ONE, TWO)),
+        ReplayedTape("v1.2", (THREE,)),
+        ReplayedTape("app.4", (ONE,)),
+    )
+
+
+@pytest.mark.parametrize("text", ["mirror.corp", "Mirror.corp:8080", ".corp", "*.corp", "10.0.0.0/8", "[fd00::1]:80"])
+def test_hosts_that_builds_reach_themselves(text: str) -> None:
+    assert check_direct(text) == text.lower()
+
+
+@pytest.mark.parametrize("text", ["", "http://mirror.corp/", "a,b", "a b", 'a"', "*"])
+def test_what_is_no_host(text: str) -> None:
+    with pytest.raises(UsageError, match="is no host"):
+        check_direct(text)
+
+
+def a_job(host: Host, *tapes: tuple[str, Digest], name: str = "mine", **options: Any) -> Any:
+    """As much of a job as settling looks at."""
+    images = [
+        SimpleNamespace(tag=tag, root=SimpleNamespace(digest=digest), image=SimpleNamespace(role="tape"))
+        for tag, digest in tapes
+    ]
+    chosen = SimpleNamespace(**{"replay": True, "direct": (), "succeeds": False, **options})
+    return _Job(images, chosen, SimpleNamespace(manifest=SimpleNamespace(name=name)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    images: Any
+    options: Any
+    archive: Any
+    tools: Any = dataclasses.field(default_factory=dict)
+    address: Any = dataclasses.field(default_factory=lambda: Address("localhost", 5000))
+    data: str = "bundle-registry"
+    replay: Optional[Replay] = None
+
+
+@pytest.fixture
+def brought(host: Host) -> Callable[..., None]:
+    """Write the receipt of an installation that brought these tapes: bundle, tag, digest."""
+
+    def write(*entries: tuple[str, str, Digest], replay: Optional[Replay] = None) -> None:
+        names = tuple(PushedName(TAPES, tag, digest, bundle) for bundle, tag, digest in entries)
+        Receipt(BundleName("mine", "sha256:1", "/x.tar"), state(replay), brought=names).save(host.places)
+
+    return write
+
+
+def tapes_of(job: Any, host: Host) -> Optional[list[str]]:
+    replay = with_replay(job, host).replay
+    return None if replay is None else [tape.name for tape in replay.tapes]
+
+
+def test_own_tapes_come_first_then_those_of_other_bundles(host: Host, brought: Callable[..., None]) -> None:
+    assert tapes_of(a_job(host), host) is None
+    assert tapes_of(a_job(host, ("app", ONE)), host) == ["app"]
+    brought(("mine", "before", ONE), ("old", "x", ONE), ("old", "x", TWO), ("old", "x.2", THREE), ("new", "y", ONE))
+    settled = with_replay(a_job(host, ("app", ONE)), host)
+    assert settled.replay
+    assert settled.replay.tapes == (
+        ReplayedTape("app", (ONE,)),
+        ReplayedTape("y", (ONE,)),
+        ReplayedTape("x", (TWO, THREE)),
+    )
+    # Not this bundle's own earlier ones, and not those of the one that is succeeded.
+    assert tapes_of(a_job(host, name="next", succeeds=True), host) == ["y", "x"]
+    assert tapes_of(a_job(host, name="next"), host) == ["y", "x", "before"]
+    assert tapes_of(a_job(host, ("app", ONE), replay=False), host) is None
+    # Another registry has other content.
+    other = dataclasses.replace(a_job(host), data="/srv/registry")
+    assert tapes_of(other, host) is None
+    # The image that it ran in is what it runs in where the archive has none.
+    assert with_replay(a_job(host, name="next"), host).tools == {"python": PYTHON}
+
+
+def test_a_port_that_is_taken_is_passed_and_the_one_it_has_is_kept(
+    host: Host, brought: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.ExitStack() as stack:
+        taken = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            free = other.getsockname()[1]
+        monkeypatch.setattr(replay_container, "_PORTS", (taken, free))
+        settled = with_replay(a_job(host, ("app", ONE)), host)
+        assert settled.replay == Replay(free, (ReplayedTape("app", (ONE,)),))
+        brought(replay=Replay(free, (), ()))
+        monkeypatch.setattr(replay_container, "_PORTS", (taken,))
+        assert with_replay(a_job(host, ("app", ONE)), host).replay == settled.replay

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional
 
+from bundler.definition.build import Build
 from bundles.archive.manifest import check_name
 from bundles.dockerfile.images import DEFAULT_SCANNER
 from bundles.errors import UsageError
@@ -123,7 +124,7 @@ class Definition:
 
     `image_platforms` are the platforms of those images that have their own. `toolchain` maps a role to a reference, or
     to None to leave it out. `dockerfiles` are to be looked through, but for what `exclude` fits, and `found` is what
-    was found there.
+    was found there. `builds` are what `bundle record` records.
     """
 
     name: Optional[str] = None
@@ -144,6 +145,7 @@ class Definition:
     exclude: tuple[str, ...] = ()
     build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
     found: tuple[ImageRequest, ...] = ()
+    builds: tuple[Build, ...] = ()
 
 
 def read_images(

@@ -25,6 +25,8 @@ class Build:
         target: the stage; None is the last.
         arguments: `--build-arg`; None takes the value from the environment.
         platforms: to build for; none when nothing says so.
+        secrets: `--secret`.
+        ssh: `--ssh`.
         options: further options of `docker buildx build`.
         bake: who builds it, when that is Bake.
 
@@ -38,17 +40,29 @@ class Build:
     target: Optional[str] = None
     arguments: Mapping[str, Optional[str]] = dataclasses.field(default_factory=dict)
     platforms: tuple[Platform, ...] = ()
+    secrets: tuple[str, ...] = ()
+    ssh: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     bake: Optional[BakeTarget] = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
 
+    def with_line(self, line: CommandLine) -> Build:
+        """Return the build with what the command line says of all builds."""
+        return dataclasses.replace(
+            self,
+            arguments={**self.arguments, **line.arguments},
+            platforms=line.platforms or self.platforms or line.default_platforms,
+            secrets=(*self.secrets, *line.secrets),
+            ssh=(*self.ssh, *line.ssh),
+            bake=self.bake.with_line(line) if self.bake else None,
+        )
+
     @property
     def known_arguments(self) -> dict[str, str]:
         """The arguments with the values that the build gets; without those that the environment does not have."""
-        values = {key: os.environ.get(key) if value is None else value for key, value in self.arguments.items()}
-        return {key: value for key, value in values.items() if value is not None}
+        return _valued(self.arguments)
 
     @property
     def label(self) -> str:
@@ -91,10 +105,53 @@ class BakeTarget:
     file: str
     inline: Optional[str] = None
 
+    def with_line(self, line: CommandLine) -> BakeTarget:
+        """Return the target with what the command line says of all builds, and the same for those that it takes."""
+        targets = {}
+        for name, target in self.targets.items():
+            platforms = list(map(str, line.platforms)) or target.get("platforms") or [*map(str, line.default_platforms)]
+            changed = {**target, "platforms": platforms}
+            for key, value in (
+                ("args", {**(target.get("args") or {}), **_valued(line.arguments)}),
+                ("secret", [*(target.get("secret") or ()), *line.secrets]),
+                ("ssh", [*(target.get("ssh") or ()), *line.ssh]),
+            ):
+                if value:
+                    changed[key] = value
+            targets[name] = changed
+        return dataclasses.replace(self, targets=targets)
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandLine:
+    """What a command line says of all builds; it wins.
+
+    `default_platforms` are for the builds that name none.
+    """
+
+    arguments: Mapping[str, Optional[str]] = dataclasses.field(default_factory=dict)
+    platforms: tuple[Platform, ...] = ()
+    default_platforms: tuple[Platform, ...] = ()
+    secrets: tuple[str, ...] = ()
+    ssh: tuple[str, ...] = ()
+
+
+def _valued(arguments: Mapping[str, Optional[str]]) -> dict[str, str]:
+    values = {key: os.environ.get(key) if value is None else value for key, value in arguments.items()}
+    return {key: value for key, value in values.items() if value is not None}
+
 
 def name_of(text: str) -> str:
     """Return a name that a record or a build can have, after a directory's, a target's or a service's."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "app"
+
+
+def not_here(context: object) -> UsageError:
+    """Return the error for a build whose context is no directory of this machine."""
+    return UsageError(
+        f"`{context}` is not a directory here: a build from elsewhere is not recorded",
+        hint="fetch it, and name the directory that has the Dockerfile: bundle record app/",
+    )
 
 
 def unique(builds: list[Build], hint: str) -> tuple[Build, ...]:

@@ -26,7 +26,7 @@ TOOLCHAIN = {
 }
 # Taken along only when they are asked for.
 ON_REQUEST = frozenset({"scanner"})
-_DEFAULT_PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+DEFAULT_PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 _PLATFORM = "platform="
 _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 
@@ -189,7 +189,7 @@ def mirrored(text: str) -> str:
 
 def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
     """Return the platforms of base images and of hosts: the command line's, else bundle.toml's, else the defaults."""
-    platforms = line.platforms or file.platforms or _DEFAULT_PLATFORMS
+    platforms = line.platforms or file.platforms or DEFAULT_PLATFORMS
     return platforms, line.host_platforms or file.host_platforms or _DEFAULT_HOSTS
 
 

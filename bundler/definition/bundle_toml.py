@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
+from bundler.definition.build import Build, name_of, unique
 from bundler.definition.oci_layout import cache_of
 from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, mirrored, read_images
 from bundles.archive.manifest import check_name
@@ -31,6 +32,7 @@ def read_definition(path: Path) -> Definition:
     known = {"name", "platforms", "host-platforms", "images", "merge", "mirrors", "toolchain", "attestations"}
     known |= {"from-daemon", "recompress", "zstd-level", "foreign-layers", "dockerfiles", "build-args", "exclude"}
     known |= {"records", "caches"}
+    known |= {"build"}
     for key in value:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
@@ -55,6 +57,7 @@ def read_definition(path: Path) -> Definition:
             foreign_layers=_flag(value, "foreign-layers"),
             records=tuple(path.parent / name for name in _strings(value, "records")),
             caches=tuple(cache_of(text, path.parent) for text in _strings(value, "caches")),
+            builds=_builds(path.parent, value),
         )
     except UsageError as error:
         raise UsageError(f"`{path}`: {error.message}", hint=error.hint) from None
@@ -166,10 +169,42 @@ def _mirrors(table: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     return mirrors
 
 
-def _build_args(table: dict[str, Any]) -> dict[str, str]:
+def _builds(folder: Path, value: dict[str, Any]) -> tuple[Build, ...]:
+    """Read the [[build]] tables; what they say of arguments adds to [build-args]."""
+    tables = value.get("build", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UsageError("`build` is not a list of tables: expected [[build]] before each")
+    everywhere = _build_args(_table(value, "build-args"))
+    builds = [_build(folder, table, everywhere) for table in tables]
+    return unique(builds, 'give one of them another, such as name = "app-test"')
+
+
+def _build(folder: Path, table: dict[str, Any], everywhere: dict[str, str]) -> Build:
+    known = ("name", "context", "dockerfile", "target", "args", "platforms")
+    for key in table:
+        if key not in known:
+            raise UsageError(f"a [[build]] has `{key}`, which is not known here" + _suggestion(key, known))
+    texts = {key: table.get(key) for key in ("name", "context", "dockerfile", "target")}
+    for key, text in texts.items():
+        if text is not None and (not isinstance(text, str) or not text):
+            raise UsageError(f'`{key}` of a [[build]] is `{text}`: expected a string, such as {key} = "app"')
+    if not texts["context"]:
+        raise UsageError('a [[build]] has no `context`: expected the directory, such as context = "app"')
+    context = folder / texts["context"]
+    return Build(
+        texts["name"] or name_of(context.resolve().name),
+        context,
+        folder / texts["dockerfile"] if texts["dockerfile"] else None,
+        texts["target"],
+        {**everywhere, **_build_args(_table(table, "args"), "args")},
+        _platforms(table, "platforms"),
+    )
+
+
+def _build_args(table: dict[str, Any], name: str = "build-args") -> dict[str, str]:
     for key, text in table.items():
         if not isinstance(text, str):
-            raise UsageError(f'`build-args.{key}` is `{text}`: expected a string, such as {key} = "12"')
+            raise UsageError(f'`{name}.{key}` is `{text}`: expected a string, such as {key} = "12"')
     return dict(table)
 
 

@@ -67,14 +67,21 @@ class Tool:
         return cls(tuple(command), (int(major), int(minor)) if major and minor else None)
 
 
-def read_bake(tool: Tool, directory: Path, files: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+def read_bake(
+    tool: Tool, directory: Path, files: Sequence[str], environment: Mapping[str, str], names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return what Bake makes of `files` in `directory`, or without any of those that it takes by itself.
 
-    Every target that there is, or where buildx is too old to list those, the default ones.
+    The targets and groups that are named, else every target that there is, or where buildx is too old to list those,
+    the default ones.
     """
     command = [*tool.command, "bake", *_file_options(files), "--print"]
-    every = _run([*command, "*"], directory, environment)
-    return _document(every if every.returncode == 0 else _run(command, directory, environment), directory)
+    done = _run([*command, *(names or ["*"])], directory, environment)
+    if done.returncode and not names:
+        done = _run(command, directory, environment)
+    # What it prints is a Bake file again, in which these begin a variable (bake/bake.go, Target.MarshalJSON).
+    done.stdout = done.stdout.replace(b"$${", b"${").replace(b"%%{", b"%{")
+    return _document(done, directory)
 
 
 def read_compose(tool: Tool, directory: Path, files: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:

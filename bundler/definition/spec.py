@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Optional, Union
 
+from bundler.definition.build import Build
 from bundler.definition.oci_layout import CACHES, LayoutContent, read_cache
 from bundler.definition.record import Record
 from bundles.archive.manifest import TOOLS, check_name
@@ -27,7 +28,7 @@ TOOLCHAIN = {
 }
 # Taken along only when they are asked for.
 ON_REQUEST = frozenset({"scanner"})
-_DEFAULT_PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
+DEFAULT_PLATFORMS = (Platform("linux", "amd64"), Platform("linux", "arm64"))
 _PLATFORM = "platform="
 _DEFAULT_HOSTS = (Platform("linux", "amd64"),)
 
@@ -130,7 +131,7 @@ class Definition:
     `image_platforms` are the platforms of those images that have their own. `toolchain` maps a role to a reference, or
     to None to leave it out. `dockerfiles` are to be looked through, but for what `exclude` fits, and `found` is what
     was found there. `records` are directories that `bundle record` wrote, `caches` build caches: a reference each, or
-    the directory of an OCI image layout.
+    the directory of an OCI image layout. `builds` are what `bundle record` records.
     """
 
     name: Optional[str] = None
@@ -153,6 +154,7 @@ class Definition:
     found: tuple[ImageRequest, ...] = ()
     records: tuple[Path, ...] = ()
     caches: tuple[Union[Reference, Path], ...] = ()
+    builds: tuple[Build, ...] = ()
 
 
 def read_images(
@@ -196,7 +198,7 @@ def mirrored(text: str) -> str:
 
 def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
     """Return the platforms of base images and of hosts: the command line's, else bundle.toml's, else the defaults."""
-    platforms = line.platforms or file.platforms or _DEFAULT_PLATFORMS
+    platforms = line.platforms or file.platforms or DEFAULT_PLATFORMS
     return platforms, line.host_platforms or file.host_platforms or _DEFAULT_HOSTS
 
 

@@ -75,6 +75,7 @@ class RecordDirectory(Closeable):
             for rest in (path / _SPOOL, self.cache):
                 shutil.rmtree(rest, ignore_errors=True)
             (path / _SPOOL).mkdir()
+            self._caches: dict[str, list[bytes]] = {}
             self.tape = Tape(self._answers_left())
             self._lines = (path / TAPE_FILE).open("a", encoding="utf-8")
         except OSError as error:
@@ -85,7 +86,7 @@ class RecordDirectory(Closeable):
 
     @property
     def cache(self) -> Path:
-        """Where BuildKit writes its cache, before `finish` takes it in."""
+        """Where BuildKit writes the cache of a build, before `take_cache` takes it in."""
         return self.path / "cache"
 
     def _answers_left(self) -> Iterator[Answer]:
@@ -124,16 +125,26 @@ class RecordDirectory(Closeable):
                 size -= len(data)
                 yield data
 
+    def take_cache(self, build: str) -> None:
+        """Move the cache in that BuildKit has written for a build; one that changes nothing has none."""
+        index = self.cache / "index.json"
+        if index.exists():
+            for blob in (self.cache / "blobs" / "sha256").iterdir():
+                blob.replace(self._blobs / blob.name)
+            manifests = (self._blob(descriptor.digest) for descriptor in parse_index(index.read_bytes()))
+            self._caches[build] = [manifest.read_bytes() for manifest in manifests]
+        shutil.rmtree(self.cache, ignore_errors=True)
+
     def finish(self, recorded: Recorded) -> int:
-        """Make a record of what was taken in and of BuildKit's cache, drop what is not of it; return the cache's size.
+        """Make a record of what was taken in and of BuildKit's caches, drop what is not of it; return the caches' size.
 
         Raises:
             ContentError: a content has changed on the disk.
         """
         self._write(recorded.to_bytes())
         entries = [self._tape_entry(number, tape, recorded) for number, tape in enumerate(split(self.tape), 1)]
-        caches = self._take_cache()
-        entries += [_entry(manifest, parse_manifest(manifest).config.media_type, "cache") for manifest in caches]
+        caches = [(build.cache, manifest) for build in recorded.builds for manifest in self._caches.get(build.name, ())]
+        entries += [_entry(manifest, parse_manifest(manifest).config.media_type, name) for name, manifest in caches]
         for content in self.tape.contents:
             self._check(content)
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
@@ -142,7 +153,7 @@ class RecordDirectory(Closeable):
         replace_file(self.path / FILE, [recorded.to_bytes()])
         self._lines.close()
         (self.path / TAPE_FILE).unlink()
-        layers = {layer for manifest in caches for layer in parse_manifest(manifest).layers}
+        layers = {layer for _, manifest in caches for layer in parse_manifest(manifest).layers}
         return sum(layer.size for layer in layers)
 
     def _write(self, data: bytes) -> Digest:
@@ -155,15 +166,6 @@ class RecordDirectory(Closeable):
         manifest = manifest_of(tape, recorded if number == 1 else None)
         self._write(manifest)
         return _entry(manifest, ARTIFACT_TYPE, "tape" if number == 1 else f"tape-{number}")
-
-    def _take_cache(self) -> list[bytes]:
-        """Move BuildKit's cache in and return its manifests; a build that changes nothing has none."""
-        index = self.cache / "index.json"
-        if not index.exists():
-            return []
-        for blob in (self.cache / "blobs" / "sha256").iterdir():
-            blob.replace(self._blobs / blob.name)
-        return [self._blob(descriptor.digest).read_bytes() for descriptor in parse_index(index.read_bytes())]
 
     def _check(self, content: Descriptor) -> None:
         digest = hashlib.sha256()

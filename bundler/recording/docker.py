@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
 from urllib.parse import urlsplit
 
 from bundles.errors import HostError
@@ -69,9 +71,20 @@ class Docker:
             raise HostError(f"exit code {done.returncode} from: {shlex.join(['docker', *arguments])}\n{text}")
         return done.stdout
 
-    def show(self, arguments: Sequence[str]) -> int:
-        """Run a command whose progress goes to stderr, and return its exit code; when interrupted, it ends first."""
-        process = subprocess.Popen(["docker", *arguments], stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    def show(self, arguments: Sequence[str], directory: Optional[Path] = None) -> int:
+        """Run a command whose progress goes to stderr, and return its exit code; when interrupted, it ends first.
+
+        Args:
+            arguments: of docker.
+            directory: to run it in; the working directory.
+        """
+        # What a Bake file may read was asked for by whoever named the file here.
+        environment = {**os.environ, "BUILDX_BAKE_ENTITLEMENTS_FS": "0"}
+        if directory:
+            environment["PWD"] = str(directory.absolute())
+        process = subprocess.Popen(
+            ["docker", *arguments], stdin=subprocess.DEVNULL, stdout=sys.stderr, cwd=directory, env=environment
+        )
         try:
             return process.wait()
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional
 from urllib.parse import parse_qs, unquote
 
@@ -52,8 +52,25 @@ def materials(metadata: bytes) -> Materials:
                 downloads[uri, digest] = None
             else:
                 others[uri] = None
+    return Materials(_images(platforms), tuple(downloads), tuple(others))
+
+
+def united(several: Iterable[Materials]) -> Materials:
+    """Return what several builds took together."""
+    found = list(several)
+    platforms: dict[tuple[Reference, Digest], set[Platform]] = {}
+    for image in (image for each in found for image in each.images):
+        platforms.setdefault((image.reference, image.digest), set()).update(image.platforms)
+    return Materials(
+        _images(platforms),
+        tuple(dict.fromkeys(download for each in found for download in each.downloads)),
+        tuple(dict.fromkeys(other for each in found for other in each.others)),
+    )
+
+
+def _images(platforms: Mapping[tuple[Reference, Digest], set[Platform]]) -> tuple[RecordedImage, ...]:
     images = [RecordedImage(*key, tuple(sorted(found))) for key, found in platforms.items()]
-    return Materials(tuple(sorted(images, key=lambda image: image.reference)), tuple(downloads), tuple(others))
+    return tuple(sorted(images, key=lambda image: (image.reference, image.digest)))
 
 
 def _provenances(value: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Dockerfile -> record: a build is run once, and all that it takes from the network is kept.
+"""Dockerfiles -> record: builds are run once, and all that they take from the network is kept.
 
-result = record(Build("app", platforms), Path("app.record"), Options(), progress)
+result = record([Build("app", Path("app"), platforms=platforms)], Path("app.record"), "app", Options(), progress)
 """
 
 from __future__ import annotations
@@ -8,22 +8,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Optional
 
+from bundler.definition.build import Build, not_here
 from bundler.definition.spec import TOOLCHAIN
 from bundler.recording.builder import BuilderSettings, TemporaryBuilder, remove_leftovers
+from bundler.recording.command import command
 from bundler.recording.directory import RecordDirectory
 from bundler.recording.docker import Docker
-from bundler.recording.provenance import Materials, materials
+from bundler.recording.provenance import Materials, materials, united
 from bundler.recording.recorder import Recorder
 from bundles.archive.manifest import check_name
 from bundles.archive.tape.answer import Tape
-from bundles.archive.tape.record import Recorded
+from bundles.archive.tape.record import Recorded, RecordedBuild, RecordedStep
 from bundles.archive.tape.url import normalise
+from bundles.dockerfile.steps import Step, steps
 from bundles.errors import BundleError, Problem, UsageError
-from bundles.oci.platform import Platform
 from bundles.proxy.certificates import Authority
 from bundles.proxy.server import ProxyServer
 from bundles.registry.connections import Connections
@@ -31,34 +34,10 @@ from bundles.registry.proxies import Proxies
 from bundles.registry.transport import Settings
 from bundles.runtime.progress import Progress
 
-_CACHE = "type=local,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd"
-
-
-@dataclasses.dataclass(frozen=True)
-class Build:
-    """A build as `docker buildx build` takes it.
-
-    Args:
-        context: the directory.
-        platforms: to build for.
-        arguments: its other options, such as `--target` and `--build-arg`.
-    """
-
-    context: str
-    platforms: Sequence[Platform]
-    arguments: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if not Path(self.context).is_dir():
-            raise UsageError(
-                f"`{self.context}` is not a directory here: a build from elsewhere is not recorded",
-                hint="fetch it, and name the directory that has the Dockerfile: bundle record app/",
-            )
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a build is recorded.
+    """How builds are recorded.
 
     Args:
         buildkit: the image of BuildKit.
@@ -85,15 +64,16 @@ class Result:
     cache_size: int
 
 
-def record(build: Build, path: Path, name: str, options: Options, progress: Progress) -> Result:
-    """Build with a BuildKit of its own, and write a record; an interrupted one is gone on with.
+def record(builds: Sequence[Build], path: Path, name: str, options: Options, progress: Progress) -> Result:
+    """Build with a BuildKit of its own, one after the other, and write one record; an interrupted one is gone on with.
 
     Raises:
         HostError: Docker or buildx is not there, or not fit for it.
-        BundleError: the build failed.
-        UsageError: the record cannot be written there.
+        BundleError: a build failed.
+        UsageError: the record cannot be written there, or a context is no directory.
     """
     check_name(name)
+    _check(builds)
     docker = Docker()
     remove_leftovers(docker)
     with contextlib.ExitStack() as stack:
@@ -114,25 +94,38 @@ def record(build: Build, path: Path, name: str, options: Options, progress: Prog
         )
         progress.message(f"starting {options.buildkit}")
         builder = stack.enter_context(TemporaryBuilder(docker, settings, private))
+        described: list[RecordedBuild] = []
+        unknown: list[str] = []
+        taken: list[Materials] = []
         metadata = private / "metadata.json"
-        arguments = ["buildx", "build", "--builder", builder.name, "--metadata-file", str(metadata)]
-        arguments += ["--cache-to", f"{_CACHE},{_field(f'dest={directory.cache}')}"]
-        arguments += ["--platform", ",".join(map(str, build.platforms)), *build.arguments]
-        arguments += ["--progress", "quiet"] if options.quiet else []
-        code = docker.show([*arguments, build.context])
-        if code:
-            raise _failure(code, recorder)
-        found = materials(metadata.read_bytes())
-        notes = (*recorder.notes(), *_missing(found, directory.tape))
-        recorded = Recorded(name, builder.version, tuple(build.platforms), found.images, notes)
+        for number, build in enumerate(builds, 1):
+            if len(builds) > 1:
+                progress.message(f"build {number} of {len(builds)}: {build.name}")
+            described.append(_described(build, unknown))
+            arguments = command(build, builder.name, directory.cache, metadata, options.quiet)
+            code = docker.show(arguments, build.bake.directory if build.bake else None)
+            if code:
+                raise _failure(code, recorder, build if len(builds) > 1 else None)
+            taken.append(materials(metadata.read_bytes()))
+            directory.take_cache(build.name)
+        found = united(taken)
+        notes = (*recorder.notes(), *_missing(found, directory.tape), *_several(found), *unknown)
+        platforms = tuple(dict.fromkeys(platform for build in builds for platform in build.platforms))
+        recorded = Recorded(name, builder.version, platforms, found.images, notes, tuple(described))
         cache_size = directory.finish(recorded)
         size = sum(content.size for content in directory.tape.contents)
         return Result(recorded, len(directory.tape), size, cache_size)
 
 
-def _field(text: str) -> str:
-    """Return one field of an option of buildx, which is a line of CSV."""
-    return '"' + text.replace('"', '""') + '"' if set(text) & {",", '"'} else text
+def _described(build: Build, unknown: list[str]) -> RecordedBuild:
+    """Return what a record says of a build; what it cannot say is added to `unknown`."""
+    found: tuple[Step, ...] = ()
+    try:
+        found = steps(build.text(), build.label, build.platforms, build.known_arguments, build.target)
+    except UsageError as error:
+        unknown.append(f"the steps of the build {build.name} are not known: {error.message}")
+    recorded = tuple(RecordedStep(step.step, step.chain) for step in found)
+    return RecordedBuild(build.name, build.label, build.target, build.platforms, recorded)
 
 
 @contextlib.contextmanager
@@ -165,10 +158,28 @@ def _missing(found: Materials, tape: Tape) -> Iterator[str]:
         yield f"{other} is not recorded: only images and downloads are"
 
 
-def _failure(code: int, recorder: Recorder) -> BundleError:
+def _several(found: Materials) -> Iterator[str]:
+    """Name the images that stood for more than one digest: the tag moved, or Dockerfiles pin different ones."""
+    digests = Counter(image.reference for image in found.images)
+    for reference, count in digests.items():
+        if count > 1:
+            yield f"{reference.familiar} is in these builds with {count} different digests"
+
+
+def _check(builds: Sequence[Build]) -> None:
+    away = [(build.name, not_here(build.context)) for build in builds if not build.context.is_dir()]
+    if len(away) == 1:
+        raise away[0][1]
+    if away:
+        problems = [error.as_problem(name) for name, error in away]
+        raise UsageError(f"{len(away)} builds have no directory here", problems=problems)
+
+
+def _failure(code: int, recorder: Recorder, build: Optional[Build]) -> BundleError:
     problems = [Problem("request", failure) for failure in recorder.failures()]
+    which = f"the build `{build.name}`" if build else "the build"
     return BundleError(
-        f"the build failed (exit code {code}); what it fetched is kept, and the next run goes on with it",
+        f"{which} failed (exit code {code}); what it fetched is kept, and the next run goes on with it",
         hint="see its output above; where a step does not trust a certificate, docs/network.md says what to do, "
         "and --cache-only records without going between",
         problems=problems,

@@ -42,7 +42,7 @@ def main() -> None:
     arguments, state = sys.argv[1:], state_of(HERE)
     with (HERE / "calls.jsonl").open("a") as file:
         file.write(json.dumps(arguments) + "\n")
-    command = " ".join(arguments[:2])
+    command, builds = " ".join(arguments[:2]), False
     if command in state.get("fails", ()):
         sys.exit(f"{command} does not work")
     if command == "context inspect":
@@ -60,14 +60,28 @@ def main() -> None:
         print("\n".join(["default", *state["builders"]]))
     elif command == "buildx rm":
         state["builders"].remove(arguments[-1])
-    elif command == "buildx build":
+    elif command == "buildx version":
+        print("github.com/docker/buildx v0.38.2 x")
+    elif command == "compose version":
+        print("Docker Compose version v5.3.1")
+    elif arguments[0] == "compose" or "--print" in arguments:
+        print(json.dumps(state["printed"]))
+    elif command in ("buildx build", "buildx bake"):
+        builds = True
+        state["built"] = [*state.get("built", ()), _built(arguments)]
         _build(arguments, state)
     (HERE / "state.json").write_text(json.dumps(state))
-    sys.exit(state.get("code", 0) if command == "buildx build" else 0)
+    sys.exit(state.get("code", 0) if builds and arguments[-1] != state.get("good") else 0)
 
 
 def _value(arguments: list[str], option: str) -> str:
     return arguments[arguments.index(option) + 1]
+
+
+def _built(arguments: list[str]) -> dict[str, Any]:
+    """What is built: the directory and Bake's file, which is gone afterwards."""
+    file = Path(_value(arguments, "--file")).read_text() if arguments[1] == "bake" else "null"
+    return {"directory": str(Path.cwd()), "name": arguments[-1], "bake": json.loads(file)}
 
 
 def _build(arguments: list[str], state: dict[str, Any]) -> None:
@@ -90,4 +104,30 @@ def _build(arguments: list[str], state: dict[str, Any]) -> None:
         (HERE / "hanging").touch()
         time.sleep(60)
     found += state.get("materials", [])
+    _write_cache(arguments)
     Path(_value(arguments, "--metadata-file")).write_text(json.dumps({"buildx.build.provenance": {"materials": found}}))
+
+
+def _write_cache(arguments: list[str]) -> None:
+    """Write a cache as BuildKit does, whose one layer is the name of what was built."""
+    if arguments[1] == "bake":
+        target = json.loads(Path(_value(arguments, "--file")).read_text())["target"][arguments[-1]]
+        export = target["cache-to"][0]
+    else:
+        export = _value(arguments, "--cache-to")
+    blobs = Path(export.partition("dest=")[2]) / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def put(data: bytes, media_type: str) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": put(b"{}", "application/vnd.buildkit.cacheconfig.v0"),
+        "layers": [put(arguments[-1].encode(), "application/vnd.oci.image.layer.v1.tar+zstd")],
+    }
+    entry = put(json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json")
+    (blobs.parent.parent / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))

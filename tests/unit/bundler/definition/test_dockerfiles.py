@@ -139,6 +139,17 @@ def test_bake_targets_are_built_with_their_arguments_contexts_and_platforms(tmp_
     assert ("debian:13", "amd64", "app/Dockerfile:2") in found(look(".", arguments={"V": "13"}))
 
 
+def test_variables_in_a_dockerfile_that_stands_in_a_bake_file(tmp_path: Path) -> None:
+    # Bake prints a Bake file, in which `${` is written `$${`.
+    inline = "ARG V=12\nFROM debian:$${V}\n"
+    docker(tmp_path, buildx={"target": {"app": {"dockerfile-inline": inline, "args": {"V": "13-$${x}"}}}})
+    Path("docker-bake.hcl").write_text("")
+    with pytest.raises(UsageError, match=r"debian:13-\$\{x\}"):
+        look("docker-bake.hcl")
+    docker(tmp_path, buildx={"target": {"app": {"dockerfile-inline": inline}}})
+    assert images(look("docker-bake.hcl")) == {"debian:12"}
+
+
 def test_compose_services(tmp_path: Path) -> None:
     docker(tmp_path, compose=json.loads(json.dumps(COMPOSE).replace("{here}", str(Path.cwd()))))
     write(app__Dockerfile="ARG V=1\nFROM debian:$V")

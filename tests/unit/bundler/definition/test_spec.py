@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import pytest
 
+from bundler.definition.build import Build
 from bundler.definition.bundle_toml import read_definition
 from bundler.definition.spec import Definition, ImageRequest, combine, mirrored, read_images
 from bundles.errors import UsageError
@@ -132,6 +133,17 @@ def test_a_toolchain_image_that_is_also_a_base_image_has_the_platforms_of_both()
         ("images = ['a:1,platform=amiga/68k']", "`amiga/68k` has no known operating system"),
         ("[merge.'a:1']", "needs a line for each platform"),
         ("[merge.'a@sha256:" + "0" * 64 + "']\n'linux/amd64' = 'b'", "give it a tag"),
+        ("build = 1", "`build` is not a list of tables: expected [[build]]"),
+        ("[build]\ncontext = 'a'", "`build` is not a list of tables"),
+        ("[[build]]\nname = 'x'", "a [[build]] has no `context`"),
+        ("[[build]]\ncontext = ''", "`context` of a [[build]] is ``: expected a string"),
+        ("[[build]]\ncontext = 'a'\ntarget = 1", "`target` of a [[build]] is `1`"),
+        ("[[build]]\ncontext = 'a'\nfile = 'x'", "has `file`, which is not known here: expected one of args, context"),
+        ("[[build]]\ncontext = 'a'\narg = 'x'", "did you mean `args`?"),
+        ("[[build]]\ncontext = 'a'\nargs = { V = 1 }", "`args.V` is `1`"),
+        ("[[build]]\ncontext = 'a'\nname = 'a b'", "`a b` is not a bundle name"),
+        ("[[build]]\ncontext = 'a'\nplatforms = ['amiga/68k']", "`amiga/68k`"),
+        ("[[build]]\ncontext = 'a'\n[[build]]\ncontext = 'b/../a'", "two builds are called `a`"),
         ("images = [", "is not valid TOML"),
     ],
 )
@@ -140,6 +152,27 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, message
         read(tmp_path, text)
     assert message in str(caught.value)
     assert "bundle.toml`" in str(caught.value)
+
+
+def test_builds_are_relative_to_the_file_and_get_the_build_args(tmp_path: Path) -> None:
+    text = """
+[build-args]
+V = "1"
+[[build]]
+context = "my app"
+[[build]]
+name = "test"
+context = "."
+dockerfile = "docker/Dockerfile"
+target = "t"
+args = { V = "2", W = "3" }
+platforms = ["linux/arm64"]
+"""
+    first, second = read(tmp_path, text).builds
+    assert first == Build("my-app", tmp_path / "my app", arguments={"V": "1"})
+    dockerfile, platforms = tmp_path / "docker" / "Dockerfile", (Platform("linux", "arm64"),)
+    assert second == Build("test", tmp_path, dockerfile, "t", {"V": "2", "W": "3"}, platforms)
+    assert (first.label, second.label) == ("Dockerfile", "docker/Dockerfile")
 
 
 def test_a_missing_or_binary_file(tmp_path: Path) -> None:

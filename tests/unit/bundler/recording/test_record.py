@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import pytest
 from bundler.definition.record import read_record
 from bundler.recording.builder import BuilderSettings
 from bundles.archive.tape.answer import Tape
+from bundles.dockerfile.steps import steps
+from bundles.oci.platform import Platform
 from bundles.proxy.certificates import Authority
 from tests.support import ROOT, fake_docker
 from tests.support.web_origin import WebOrigin
@@ -32,20 +35,21 @@ def origin(tmp_path: Path) -> Iterator[WebOrigin]:
 @pytest.fixture
 def app(tmp_path: Path) -> Path:
     (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "Dockerfile").write_text("FROM debian:12 AS t\nRUN fetch\n")
     (tmp_path / "tmp").mkdir()
     return tmp_path
 
 
-def start(app: Path, docker: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from bundles.cli.app import main; main()", "record", "app", *arguments]
+def start(app: Path, docker: Path, *arguments: str, what: str = "app") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from bundles.cli.app import main; main()", "record", what, *arguments]
     environment = {"PYTHONPATH": str(ROOT), "HOME": str(app), "PATH": str(docker), "TMPDIR": str(app / "tmp")}
     return subprocess.Popen(
         command, cwd=app, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def record(app: Path, docker: Path, *arguments: str, code: int = 0) -> Any:
-    process = start(app, docker, "--json", *arguments)
+def record(app: Path, docker: Path, *arguments: str, what: str = "app", code: int = 0) -> Any:
+    process = start(app, docker, "--json", *arguments, what=what)
     out, said = process.communicate(timeout=60)
     assert process.returncode == code, said
     assert list((app / "tmp").iterdir()) == []
@@ -74,7 +78,7 @@ def test_a_build_becomes_a_record(app: Path, origin: WebOrigin) -> None:
     ]
     # The build names the first address of a redirect with the digest of what came in the end.
     assert document["notes"] == [f"{origin.url}/signed?se=1&sig=-: the values of secrets are left out of it"]
-    assert (document["size"], document["cacheSize"]) == (len("the release" + "page for None"), 0)
+    assert (document["size"], document["cacheSize"]) == (len("the release" + "page for None"), len("app"))
     build = next(call for call in fake_docker.calls(docker) if call[:2] == ["buildx", "build"])
     joined = " ".join(build)
     assert joined.endswith("--platform linux/amd64 --target t --build-arg A=b --secret id=s --pull app")
@@ -82,6 +86,139 @@ def test_a_build_becomes_a_record(app: Path, origin: WebOrigin) -> None:
     assert f"--cache-to {cache},dest={app}/app.record/cache" in joined
     assert "#1 [1/1] as BuildKit says it" in document["said"]
     assert fake_docker.state_of(docker)["builders"] == []
+
+
+def index_of(path: Path) -> list[str]:
+    index = json.loads((path / "index.json").read_bytes())
+    return [entry["annotations"]["org.opencontainers.image.ref.name"] for entry in index["manifests"]]
+
+
+def test_what_is_built_is_known_again(app: Path) -> None:
+    text = "ARG F=no\nFROM a AS base\nRUN one\nFROM b AS test\nRUN two\nFROM ${F}\nRUN three\n"
+    (app / "my.Dockerfile").write_text(text)
+    docker = fake_docker.install(app / "bin")
+    arguments = ["-f", "my.Dockerfile", "--platform", "linux/arm64", "--name", "web", "-o", "o"]
+    (build,) = record(app, docker, *arguments, "--build-arg", "F=base")["builds"]
+    expected = steps(text, "", [Platform("linux", "arm64")], {"F": "base"})
+    assert [step.text for step in expected] == ["one", "three"]
+    assert build == {
+        "name": "web",
+        "dockerfile": "../my.Dockerfile",
+        "target": None,
+        "platforms": ["linux/arm64"],
+        "steps": [{"step": str(step.step), "chain": str(step.chain)} for step in expected],
+    }
+    assert index_of(app / "o") == ["tape", "cache-web"]
+    (build,) = record(app, docker, *arguments, "--target", "test")["builds"]
+    assert (build["target"], len(build["steps"])) == ("test", 1)
+    (app / "my.Dockerfile").write_text("FROM a\nRUN <<EOT\n")
+    document = record(app, docker, *arguments)
+    assert document["builds"][0]["steps"] == []
+    assert document["notes"] == [
+        "the steps of the build web are not known: `../my.Dockerfile:2`: the heredoc `EOT` does not end"
+    ]
+
+
+def test_the_targets_of_a_bake_file_become_one_record(app: Path, origin: WebOrigin) -> None:
+    printed = {
+        "target": {
+            "api": {
+                "context": "app",
+                "contexts": {"lib": "target:lib"},
+                "args": {"V": "$${W}"},
+                "cache-from": ["type=registry,ref=r"],
+                "output": ["type=registry"],
+                "tags": ["r/api"],
+            },
+            "lib": {"context": ".", "dockerfile-inline": "FROM a\nRUN $${X}\n", "platforms": ["linux/arm64"]},
+        }
+    }
+    docker = fake_docker.install(app / "bin", urls=[f"{origin.url}/page"], printed=printed)
+    (app / "team").mkdir()
+    (app / "team" / "app").mkdir()
+    (app / "team" / "app" / "Dockerfile").write_text("FROM lib\nRUN one\n")
+    (app / "team" / "docker-bake.hcl").write_text("")
+    document = record(app, docker, "--build-arg", "A=b", "--secret", "id=s", what="team/docker-bake.hcl")
+    assert (document["name"], document["record"]) == ("team", str(app / "team.record"))
+    assert index_of(app / "team.record") == ["tape", "cache-api", "cache-lib"]
+    assert document["platforms"] == ["linux/amd64", "linux/arm64"]
+    assert [(b["name"], b["dockerfile"], b["platforms"], len(b["steps"])) for b in document["builds"]] == [
+        ("api", "Dockerfile", ["linux/amd64", "linux/arm64"], 1),
+        ("lib", "docker-bake.hcl[lib]", ["linux/arm64"], 1),
+    ]
+    # One builder, and each request once.
+    assert sum(call[:2] == ["buildx", "create"] for call in fake_docker.calls(docker)) == 1
+    assert origin.paths() == ["GET /page"]
+    api, lib = fake_docker.state_of(docker)["built"]
+    assert (api["name"], lib["name"], api["directory"]) == ("api", "lib", str(app / "team"))
+    cache = f"type=local,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd,dest={app}/team.record/cache"
+    common = {"args": {"A": "b"}, "secret": ["id=s"]}
+    expected = {"context": ".", "dockerfile-inline": "FROM a\nRUN $${X}\n", "platforms": ["linux/arm64"], **common}
+    assert lib["bake"] == {"target": {"lib": {**expected, "cache-to": [cache]}}}
+    assert api["bake"]["target"] == {
+        "lib": expected,
+        "api": {
+            "context": "app",
+            "contexts": {"lib": "target:lib"},
+            "platforms": ["linux/amd64", "linux/arm64"],
+            "args": {"V": "$${W}", "A": "b"},
+            "secret": ["id=s"],
+            "cache-to": [cache],
+        },
+    }
+
+
+def test_a_build_that_fails_is_named_and_those_before_it_are_not_asked_again(app: Path, origin: WebOrigin) -> None:
+    (app / "two").symlink_to("app")
+    (app / "bundle.toml").write_text('[[build]]\ncontext = "app"\n[[build]]\ncontext = "two"\nname = "two"\n')
+    docker = fake_docker.install(app / "bin", urls=[f"{origin.url}/page"], code=5, good="app")
+    error = record(app, docker, "-o", "o", what="bundle.toml", code=1)["error"]
+    assert error["message"].startswith("the build `two` failed (exit code 5)")
+    (docker / "state.json").write_text(json.dumps({**fake_docker.state_of(docker), "code": 0}))
+    document = record(app, docker, "-o", "o", what="bundle.toml")
+    assert [build["name"] for build in document["builds"]] == ["app", "two"]
+    assert origin.paths() == ["GET /page"]
+    assert "build 2 of 2: two" in document["said"]
+
+
+def test_a_bundle_toml_says_where_platforms_and_mirrors(app: Path) -> None:
+    text = 'name = "team"\nplatforms = ["linux/arm64"]\n[mirrors]\n"docker.io" = ["m.corp"]\n'
+    (app / "app" / "bundle.toml").write_text(text + '[[build]]\ncontext = "."\n[[build]]\ncontext = ".."\nname = "b"\n')
+    docker = fake_docker.install(app / "bin")
+    document = record(app, docker, "app", what="app/bundle.toml")
+    assert (document["record"], document["platforms"]) == (str(app / "app" / "team.record"), ["linux/arm64"])
+    assert [build["name"] for build in document["builds"]] == ["app"]
+    assert 'mirrors = ["m.corp"]' in fake_docker.state_of(docker)["config"]
+    error = record(app, docker, "c", what="app/bundle.toml", code=2)["error"]
+    assert "builds no `c`: expected app, b" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "what, arguments, message",
+    [
+        ("app", ["x"], "`x` means nothing behind a directory"),
+        ("app", ["--", "--target", "x"], "`--target` stands after --"),
+        ("app", ["--", "--platform=linux/arm64"], "`--platform=linux/arm64` stands after --"),
+        ("none", [], "`none` is not a directory here"),
+        ("https://host/app.git", [], "`https://host/app.git` is not a directory here"),
+        ("none.hcl", [], "`none.hcl` is not there"),
+        ("app/Dockerfile", [], "`app/Dockerfile` is no file that names builds"),
+        ("bundle.toml", ["--target", "x"], "`--target` is for a directory"),
+        ("bundle.toml", ["-f", "x"], "`--file` is for a directory"),
+        ("bundle.toml", ["--", "--pull"], "`--pull` cannot be given to the builds of `bundle.toml`"),
+        ("bundle.toml", [], "`bundle.toml` has no [[build]]"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(app: Path, what: str, arguments: list[str], message: str) -> None:
+    (app / "bundle.toml").write_text("")
+    docker = fake_docker.install(app / "bin")
+    assert message in record(app, docker, *arguments, what=what, code=2)["error"]["message"]
+
+
+def test_contexts_that_are_not_here_are_named_at_once(app: Path) -> None:
+    (app / "bundle.toml").write_text('[[build]]\ncontext = "x"\n[[build]]\ncontext = "y"\n')
+    error = record(app, fake_docker.install(app / "bin"), what="bundle.toml", code=2)["error"]
+    assert [problem["subject"] for problem in error["problems"]] == ["x", "y"]
 
 
 def test_the_builder_is_led_to_the_recorder(app: Path, origin: WebOrigin) -> None:
@@ -158,7 +295,7 @@ def test_what_is_missing_is_said(app: Path, state: dict[str, Any], message: str)
 def test_without_docker_or_a_directory(app: Path) -> None:
     (app / "bin").mkdir()
     assert "there is no `docker` command" in record(app, app / "bin", code=4)["error"]["message"]
-    (app / "app").rmdir()
+    shutil.rmtree(app / "app")
     assert "`app` is not a directory" in record(app, app / "bin", code=2)["error"]["message"]
 
 

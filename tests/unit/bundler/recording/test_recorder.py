@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import json
 import re
@@ -15,7 +16,7 @@ from bundler.definition.record import read_record
 from bundler.recording.directory import RecordDirectory
 from bundler.recording.recorder import Recorder
 from bundles.archive.tape.answer import Answer, Tape
-from bundles.archive.tape.record import Recorded
+from bundles.archive.tape.record import Recorded, RecordedBuild
 from bundles.errors import BundleError, ContentError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
@@ -240,10 +241,9 @@ def test_an_interrupted_recording_goes_on(origin: WebOrigin, path: Path, tmp_pat
     assert read_record(path) == RECORDED
 
 
-def test_a_record_is_an_oci_layout_with_tape_and_cache(recording: Recording, origin: WebOrigin, path: Path) -> None:
-    recording.client.get(f"{origin.url}/big")
-    recording.client.get(f"{origin.url}/page")
-    config, layer = b'{"records":[]}', b"a layer of the cache"
+def write_cache(recording: Recording, layer: bytes) -> None:
+    """Write what BuildKit does for a build whose one step made this layer."""
+    config = b'{"records":[]}'
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -267,16 +267,32 @@ def test_a_record_is_an_oci_layout_with_tape_and_cache(recording: Recording, ori
         (blobs / Digest.of(blob).hex).write_bytes(blob)
     entry = {"mediaType": manifest["mediaType"], "digest": str(Digest.of(data)), "size": len(data)}
     (recording.record.cache / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    recording.record.finish(RECORDED)
+
+
+def test_a_record_is_an_oci_layout_with_tape_and_caches(recording: Recording, origin: WebOrigin, path: Path) -> None:
+    recording.client.get(f"{origin.url}/big")
+    recording.client.get(f"{origin.url}/page")
+    for build, layer in (("api", b"a layer of the cache"), ("web", b"another layer")):
+        write_cache(recording, layer)
+        recording.record.take_cache(build)
+    recording.record.take_cache("docs")
+    builds = tuple(RecordedBuild(name, "Dockerfile", None, RECORDED.platforms) for name in ("api", "docs", "web"))
+    size = recording.record.finish(dataclasses.replace(RECORDED, builds=builds))
+    assert size == len(b"a layer of the cache" + b"another layer")
     assert {file.name for file in path.iterdir()} == {"oci-layout", "index.json", "record.json", "blobs"}
     index = json.loads((path / "index.json").read_bytes())
     assert [
         (entry["artifactType"], entry["annotations"]["org.opencontainers.image.ref.name"])
         for entry in index["manifests"]
-    ] == [("application/vnd.offline-bundle.tape.v1", "tape"), ("application/vnd.buildkit.cacheconfig.v0", "cache")]
+    ] == [
+        ("application/vnd.offline-bundle.tape.v1", "tape"),
+        ("application/vnd.buildkit.cacheconfig.v0", "cache-api"),
+        ("application/vnd.buildkit.cacheconfig.v0", "cache-web"),
+    ]
     found = {file.name for file in (path / "blobs" / "sha256").iterdir()}
     assert all(Digest.of((path / "blobs" / "sha256" / name).read_bytes()).hex == name for name in found)
-    assert len(found) == 8  # record.json, two contents, the tape, its manifest; the cache's config, layer, manifest
+    # record.json, two contents, the tape, its manifest; the caches' config, and a layer and a manifest of each.
+    assert len(found) == 10
     tape_manifest = json.loads((path / "blobs" / index["manifests"][0]["digest"].replace(":", "/")).read_bytes())
     first = tape_manifest["layers"][0]
     assert first["mediaType"] == "application/vnd.offline-bundle.record.v1+json"

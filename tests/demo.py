@@ -29,7 +29,7 @@ FROM python:3-slim
 RUN apt-get update && apt-get install -y --no-install-recommends hello
 RUN pip install --break-system-packages six==1.16.0
 COPY --from=build /hello-c /usr/local/bin/
-CMD hello && hello-c && python3 -c 'import six; print("six", six.__version__)'
+CMD ["sh", "-c", "hello && hello-c && pip list | grep six"]
 """
 HELLO = '#include <stdio.h>\nint main(void) { printf("hello from %s\\n", ARCH); return 0; }\n'.replace(
     "int main",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
+from bundler.definition.build import name_of
 from bundler.definition.bundle_toml import read_definition
 from bundler.definition.dockerfiles import Scan, scan
 from bundler.definition.record import Record
 from bundler.definition.spec import Definition, ImageRequest, Spec, combine, platforms_of
 from bundles.dockerfile.images import BuildSettings, Use
-from bundles.errors import Problem
+from bundles.errors import Problem, UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.runtime.program import own_command, quote
 
 # What runs on the host that builds, whatever is built for; everything else is what is built on.
 _ROLES = {"# syntax": "frontend", "attest": "scanner"}
@@ -76,9 +79,27 @@ def define(path: Optional[Path], line: Definition) -> Defined:
     platforms, hosts = platforms_of(file, line)
     settings = BuildSettings(platforms, hosts, {**file.build_args, **line.build_args})
     found = scan((*file.dockerfiles, *line.dockerfiles), settings, (*file.exclude, *line.exclude))
-    records = [Record.read(path) for path in dict.fromkeys((*file.records, *line.records))]
+    records = [Record.read(record) for record in _records(path, file, line)]
     spec = combine(file, dataclasses.replace(line, found=_requests(found.uses)), "offline", records)
     return Defined(spec, found)
+
+
+def _records(path: Optional[Path], file: Definition, line: Definition) -> Iterator[Path]:
+    """Return the records that are named; for a bundle.toml with builds the one that `bundle record` makes of it.
+
+    Raises:
+        UsageError: that one is not there.
+    """
+    yield from dict.fromkeys((*file.records, *line.records))
+    if path is None or not file.builds or file.records or line.records:
+        return
+    record = path.parent / f"{file.name or name_of(path.resolve().parent.name)}.record"
+    if not record.exists():
+        raise UsageError(
+            f"`{path}` has builds, and `{record}`, where they would be recorded, is not there",
+            hint=f"{own_command('record')} {quote(path)}; or name a record with --record",
+        )
+    yield record
 
 
 def _sentence(problem: Problem) -> str:

@@ -147,6 +147,19 @@ def test_what_is_no_record_is_said(hub: FakeRegistry, tmp_path: Path) -> None:
     assert "is not whole: its recording was interrupted" in create(hub, tmp_path, "--record", record, code=2).stderr
 
 
+def test_the_record_of_a_bundle_that_has_builds(hub: FakeRegistry, tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "bundle.toml").write_text('name = "team"\n[[build]]\ncontext = "app"\n')
+    done = create(hub, tmp_path, "-f", "bundle.toml", code=2)
+    assert "`bundle.toml` has builds, and `team.record`, where they would be recorded, is not there" in done.stderr
+    assert "next: bundle record bundle.toml" in done.stderr
+    RecordMaker("team", PAGES).write(tmp_path / "team.record")
+    create(hub, tmp_path, "-f", "bundle.toml")
+    with Archive(tmp_path / "team.tar") as archive:
+        (tape,) = archive.manifest.with_role("tape")
+        assert tape.reference.familiar == "offline-bundle/tape:team"
+
+
 def test_two_records_that_disagree(hub: FakeRegistry, tmp_path: Path) -> None:
     url = "http://deb.corp/InRelease"
     RecordMaker("one", {url: b"monday"}).write(tmp_path / "one.record")

@@ -13,6 +13,7 @@ import click
 
 from bundles.cli.output import Output, common_options
 from bundles.dockerfile.images import BuildSettings, Use, uses
+from bundles.dockerfile.steps import steps
 from bundles.errors import HostError, NetworkError, UsageError, reason
 from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
@@ -29,6 +30,9 @@ from installer.model.naming import repositories
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport
+from installer.registry.recordings import Outlook, Recordings, Verdict
+
+_SHOWN = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +57,17 @@ def check(
 ) -> None:  # fmt: skip
     """Say of each image and platform that DOCKERFILES need whether the local registry has it.
 
-    A directory stands for the Dockerfile in it. Exit code 0 when everything is there, 5 when something is missing.
+    And of each RUN and ADD that asks the network whether it was recorded. A directory stands for the Dockerfile in it.
+    Exit code 0 when everything is there, 5 when something is missing.
     """
     # The engine is not asked, nor is the docker command, which would take longer than all the rest.
     environment = environment_of_invoker(os.environ)
-    state = Receipt.read(Host(Engine(EngineEndpoint()), DockerCLI(environment), Places.of(environment))).state
+    receipt = Receipt.read(Host(Engine(EngineEndpoint()), DockerCLI(environment), Places.of(environment)))
+    state = receipt.state
     targets = Platform.parse_list(",".join(platforms)) or state.platforms
     settings = BuildSettings(targets, (state.host_platform,), dict(map(_argument, arguments)))
-    found = [use for path in dockerfiles for use in _uses(path, settings)]
+    files = [_Dockerfile.read(path) for path in dockerfiles]
+    found = [use for file in files for use in uses(file.text, file.name, settings)]
     with local_transport(state.address, attempts=1) as transport:
         registry = Registry(transport, str(state.address))
         try:
@@ -70,10 +77,20 @@ def check(
                 f"the registry at {state.address} does not answer: {error.message}", hint=own_command("doctor")
             ) from None
         answers = [Availability(use, missing(use, state, registry)) for use in found]
+        recordings = Recordings.read(state.replay, registry)
+    judged = [(file.name, verdict) for file in files for verdict in file.verdicts(recordings, settings)]
     lines = bundle_lines(answers, targets)
-    document = {"builds": not lines, "images": [_to_json(answer) for answer in answers], "bundle.toml": lines}
-    output.result(document, _text(answers, lines))
-    if lines:
+    builds = not lines and all(verdict.outlook is not Outlook.MISSING for _, verdict in judged)
+    document = {
+        "builds": builds,
+        "images": [_to_json(answer) for answer in answers],
+        "steps": [_step_to_json(name, verdict) for name, verdict in judged],
+        "bundle.toml": lines,
+    }
+    output.result(
+        document, _text(answers, lines, [_step_text(*each, receipt) for each in judged], _end(judged, builds))
+    )
+    if not builds:
         ctx.exit(NetworkError.exit_code)
 
 
@@ -85,13 +102,25 @@ def _argument(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _uses(path: Path, settings: BuildSettings) -> list[Use]:
-    place = path / "Dockerfile" if path.is_dir() else path
-    try:
-        text = place.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UsageError(f"`{place}` cannot be read: {reason(error)}") from None
-    return uses(text, str(place), settings)
+@dataclasses.dataclass(frozen=True)
+class _Dockerfile:
+    """A Dockerfile: its text, and what messages call it."""
+
+    text: str
+    name: str
+
+    @classmethod
+    def read(cls, path: Path) -> _Dockerfile:
+        place = path / "Dockerfile" if path.is_dir() else path
+        try:
+            return cls(place.read_text(encoding="utf-8", errors="replace"), str(place))
+        except OSError as error:
+            raise UsageError(f"`{place}` cannot be read: {reason(error)}") from None
+
+    def verdicts(self, recordings: Recordings, settings: BuildSettings) -> list[Verdict]:
+        """Judge what asks the network, in the stages that the last one needs."""
+        found = steps(self.text, self.name, settings.targets, settings.arguments)
+        return recordings.verdicts(self.text, self.name, found, settings.targets)
 
 
 def missing(use: Use, state: DesiredState, registry: Registry) -> Optional[str]:
@@ -156,15 +185,52 @@ def _to_json(answer: Availability) -> dict[str, Any]:
     }
 
 
-def _text(answers: Sequence[Availability], lines: Sequence[str]) -> str:
+def _step_to_json(name: str, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "where": f"{name}:{verdict.line}",
+        "text": verdict.text,
+        "outlook": verdict.outlook.value,
+        "url": verdict.url,
+        "cache": verdict.cache,
+    }
+
+
+def _step_text(name: str, verdict: Verdict, receipt: Receipt) -> str:
+    text = one_line(verdict.text)
+    cache = next((each for each in receipt.caches if each.endswith(f":{verdict.cache}")), None)
+    says = {
+        Outlook.CACHED: f"recorded; not run again with --cache-from {cache}" if cache else "recorded: it is replayed",
+        Outlook.REPLAYED: "recorded: it is replayed",
+        Outlook.CHANGED: "not recorded as it stands: it works when it asks for nothing else than what was",
+        Outlook.UNRECORDED: "nothing is recorded here: it needs a network",
+        Outlook.MISSING: f"MISSING: {verdict.url} is not recorded",
+    }
+    return f"{name}:{verdict.line}: {text[:_SHOWN]}{'...' if text[_SHOWN:] else ''}: {says[verdict.outlook]}"
+
+
+def _end(judged: Sequence[tuple[str, Verdict]], builds: bool) -> Sequence[str]:
+    """Sum up."""
+    found = {verdict.outlook for _, verdict in judged}
+    if Outlook.MISSING in found:
+        return ["where there is internet: bundle record DIRECTORY -o app.record; bundle create --record app.record"]
+    if not builds:
+        return []
+    if found & {Outlook.CHANGED, Outlook.UNRECORDED}:
+        return ["every image is there; whether every step gets what it asks for shows when it is built"]
+    return [f"builds here: {'everything' if found else 'every image'} is there"]
+
+
+def _text(answers: Sequence[Availability], lines: Sequence[str], steps: Sequence[str], end: Sequence[str]) -> str:
     rows = []
     for answer in answers:
         use = answer.use
         state = f"MISSING: {one_line(answer.missing)}" if answer.missing else "there"
         rows.append(f"{use.where}: {use.how} {use.reference.familiar} {use.platform}: {state}")
-    if not lines:
-        return "\n".join([*rows, "", "builds here: every image is there"])
-    return "\n".join(
-        [*rows, "", "in bundle.toml, where there is internet (then bundle create -f bundle.toml, and upgrade here):"]
-        + [f"    {line}" for line in lines]
-    )
+    rows += steps
+    if lines:
+        rows += [
+            "",
+            "in bundle.toml, where there is internet (then bundle create -f bundle.toml, and upgrade here):",
+            *(f"    {line}" for line in lines),
+        ]
+    return "\n".join([*rows, *(["", *end] if end else [])])

@@ -17,6 +17,7 @@ from bundler.definition.spec import Compression, Spec
 from bundler.planning.delta import Known, subtract
 from bundler.planning.lockfile import Lock
 from bundler.planning.plan import Plan
+from bundler.planning.records import check, complete, with_layouts
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
 from bundler.sources.pins import PinnedSource
@@ -132,9 +133,9 @@ def _plan(
         check_key(options.key)
     python_is_asked_for = any(image.role == "python" and not image.optional for image in spec.images)
     compression = Compression(spec.zstd_level or Compression.level, options.threads)
-    remote = source
+    remote = with_layouts(source, spec)
     if options.lock:
-        spec, remote = options.lock.apply(spec), PinnedSource(source, options.lock.pins, options.lock.upgrade)
+        spec, remote = options.lock.apply(spec), PinnedSource(remote, options.lock.pins, options.lock.upgrade)
     local = SpooledSource(remote, spool)
     if spec.from_daemon:
         from bundler.sources.docker_engine import take_local
@@ -144,6 +145,9 @@ def _plan(
     plan = resolve(spec, local)
     if options.lock:
         options.lock.check(plan)
+    if spec.records:
+        complete(plan, spec.records, local, progress)
+        plan = plan.and_also((), check(plan, spec.records, recompressed=spec.recompress))
     if spec.foreign_layers:
         from bundler.planning.foreign_layers import with_ordinary_layers
 

@@ -12,6 +12,7 @@ import click
 from bundler import create as api
 from bundler.commands.options import Registries, pair, registry_options
 from bundler.definition.load import Defined, define
+from bundler.definition.oci_layout import cache_of
 from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, read_images
 from bundler.planning.delta import read_base, summary
 from bundler.planning.lockfile import lock_path, read_lock
@@ -56,6 +57,8 @@ _PATH = click.Path(path_type=Path)
     type=_PATH,
     help="Bundle what this needs: a Dockerfile, a directory, a Compose or Bake file.",
 )
+@click.option("--record", "records", multiple=True, metavar="DIR", type=_PATH, help="Take along what a build took.")
+@click.option("--cache", "caches", multiple=True, metavar="REF|DIR", help="Take along a build cache.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Pass over what this fits in directories.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="NAME[=VALUE]", help="As for docker build.")
 @registry_options
@@ -105,6 +108,7 @@ def create(
     \b
     bundle create debian:12 gcc:12 --platform linux/amd64,linux/arm64 -o offline.tar
     bundle create --dockerfile app/Dockerfile --dockerfile compose.yaml
+    bundle create --record app.record -o offline.tar
     bundle create -f bundle.toml
 
     With a bundle.lock beside the bundle.toml, what is bundled is what was locked.
@@ -143,6 +147,8 @@ def _line(
     platforms: Optional[str],
     host_platforms: Optional[str],
     dockerfiles: tuple[Path, ...],
+    records: tuple[Path, ...],
+    caches: tuple[str, ...],
     exclude: tuple[str, ...],
     build_args: Sequence[str],
     from_daemon: Sequence[str],
@@ -179,6 +185,8 @@ def _line(
         zstd_level=zstd_level,
         foreign_layers=foreign_layers,
         dockerfiles=dockerfiles,
+        records=records,
+        caches=tuple(cache_of(text, Path()) for text in caches),
         exclude=exclude,
         build_args=dict(map(_build_arg, build_args)),
     )

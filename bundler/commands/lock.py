@@ -12,6 +12,7 @@ from bundler.commands.options import Registries, registry_options
 from bundler.definition.load import define
 from bundler.definition.spec import Definition
 from bundler.planning.lockfile import Lock, lock_command, lock_path, read_lock, renew
+from bundler.planning.records import with_layouts
 from bundler.sources.registry import RegistrySource
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
@@ -64,7 +65,8 @@ def lock(
     moving = tuple(map(Reference.parse, images)) or (tuple(old.digests()) if old and upgrade else ())
     with Transport(registries.settings_that_say(output.progress)) as transport:
         output.progress.message(f"resolving {len(spec.images)} images")
-        renewal = renew(spec, old, path, moving, RegistrySource(transport, spec.mirrors))
+        source = with_layouts(RegistrySource(transport, spec.mirrors), spec)
+        renewal = renew(spec, old, path, moving, source)
     if renewal.differs and not only_plan:
         write_whole(path, renewal.new.to_bytes())
     document = {"lock": str(path), "changed": renewal.differs, **moves(old, renewal.new)}

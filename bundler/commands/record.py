@@ -77,7 +77,7 @@ def record(
     Compose file. All of its builds are made, one after the other, or those that are named; they become one record.
 
     It needs Docker with buildx. The build runs in a BuildKit of its own, which is gone afterwards. The record is an
-    OCI image layout that other tools read; archives do not carry records yet (docs/network.md).
+    OCI image layout that other tools read; `bundle create --record` takes it into an archive (docs/network.md).
 
     \b
     bundle record app/ -o app.record
@@ -163,7 +163,5 @@ def _text(path: Path, result: api.Result) -> str:
         f"  images  {', '.join(images) or 'none'}",
         *(f"  note    {note}" for note in result.recorded.notes),
     ]
-    if images:
-        bundled = " ".join(map(quote, images))
-        lines.append(f"next: {own_command('create')} {bundled} -o offline.tar  (the images alone)")
+    lines.append(f"next: {own_command('create')} --record {quote(path)} -o offline.tar")
     return "\n".join(lines)

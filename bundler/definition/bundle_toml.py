@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundler.definition.build import Build, name_of, unique
+from bundler.definition.oci_layout import cache_of
 from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, mirrored, read_images
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError, reason
@@ -30,7 +31,7 @@ def read_definition(path: Path) -> Definition:
     value = _load(path)
     known = {"name", "platforms", "host-platforms", "images", "merge", "mirrors", "toolchain", "attestations"}
     known |= {"from-daemon", "recompress", "zstd-level", "foreign-layers", "dockerfiles", "build-args", "exclude"}
-    known |= {"build"}
+    known |= {"records", "caches", "build"}
     for key in value:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
@@ -53,6 +54,8 @@ def read_definition(path: Path) -> Definition:
             recompress=_recompress(value),
             zstd_level=_level(value),
             foreign_layers=_flag(value, "foreign-layers"),
+            records=tuple(path.parent / name for name in _strings(value, "records")),
+            caches=tuple(cache_of(text, path.parent) for text in _strings(value, "caches")),
             builds=_builds(path.parent, value),
         )
     except UsageError as error:

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from bundler.definition.bundle_toml import read_definition
 from bundler.definition.dockerfiles import Scan, scan
+from bundler.definition.record import Record
 from bundler.definition.spec import Definition, ImageRequest, Spec, combine, platforms_of
 from bundles.dockerfile.images import BuildSettings, Use
 from bundles.errors import Problem
@@ -66,7 +67,7 @@ class Defined:
 
 
 def define(path: Optional[Path], line: Definition) -> Defined:
-    """Read bundle.toml, where there is one, and look through the Dockerfiles.
+    """Read bundle.toml, where there is one, and the records, and look through the Dockerfiles.
 
     Raises:
         UsageError: something in them is wrong; the message says where.
@@ -75,7 +76,8 @@ def define(path: Optional[Path], line: Definition) -> Defined:
     platforms, hosts = platforms_of(file, line)
     settings = BuildSettings(platforms, hosts, {**file.build_args, **line.build_args})
     found = scan((*file.dockerfiles, *line.dockerfiles), settings, (*file.exclude, *line.exclude))
-    spec = combine(file, dataclasses.replace(line, found=_requests(found.uses)), "offline")
+    records = [Record.read(path) for path in dict.fromkeys((*file.records, *line.records))]
+    spec = combine(file, dataclasses.replace(line, found=_requests(found.uses)), "offline", records)
     return Defined(spec, found)
 
 

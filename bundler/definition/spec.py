@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from bundler.definition.build import Build
-from bundles.archive.manifest import check_name
+from bundler.definition.oci_layout import CACHES, LayoutContent, read_cache
+from bundler.definition.record import Record
+from bundles.archive.manifest import TOOLS, check_name
 from bundles.dockerfile.images import DEFAULT_SCANNER
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
@@ -86,7 +88,8 @@ class Spec:
 
     `recompress` says that gzip layers of base images become zstd; `zstd_level` is None for the default.
     `foreign_layers` allows to fetch layers that are in no registry from the addresses that their manifests give, which
-    makes ordinary layers of them.
+    makes ordinary layers of them. `layouts` has what of `images` is in OCI image layouts on this machine: the tapes and
+    caches of `records`, and other caches.
     """
 
     name: str
@@ -99,12 +102,15 @@ class Spec:
     recompress: bool = False
     zstd_level: Optional[int] = None
     foreign_layers: bool = False
+    records: tuple[Record, ...] = ()
+    layouts: Mapping[Reference, LayoutContent] = dataclasses.field(default_factory=dict)
 
     @property
     def registries(self) -> tuple[str, ...]:
         """The registries that have what is asked for, by the names that `mirrors` has for them."""
         sources = [reference for item in self.images for _, reference in item.merge]
-        names = [item.reference for item in self.images if not item.merge] + sources
+        names = [item.reference for item in self.images if not item.merge and item.reference not in self.layouts]
+        names += sources
         return tuple(dict.fromkeys(registry_name(reference.registry) for reference in names))
 
     def idle_mirrors(self) -> list[str]:
@@ -124,7 +130,8 @@ class Definition:
 
     `image_platforms` are the platforms of those images that have their own. `toolchain` maps a role to a reference, or
     to None to leave it out. `dockerfiles` are to be looked through, but for what `exclude` fits, and `found` is what
-    was found there. `builds` are what `bundle record` records.
+    was found there. `records` are directories that `bundle record` wrote, `caches` build caches: a reference each, or
+    the directory of an OCI image layout. `builds` are what `bundle record` records.
     """
 
     name: Optional[str] = None
@@ -145,6 +152,8 @@ class Definition:
     exclude: tuple[str, ...] = ()
     build_args: Mapping[str, str] = dataclasses.field(default_factory=dict)
     found: tuple[ImageRequest, ...] = ()
+    records: tuple[Path, ...] = ()
+    caches: tuple[Union[Reference, Path], ...] = ()
     builds: tuple[Build, ...] = ()
 
 
@@ -193,8 +202,10 @@ def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ..
     return platforms, line.host_platforms or file.host_platforms or _DEFAULT_HOSTS
 
 
-def combine(file: Definition, line: Definition, default_name: str) -> Spec:
+def combine(file: Definition, line: Definition, default_name: str, records: Sequence[Record] = ()) -> Spec:
     """Make one Spec of bundle.toml and the command line: images add up, everything else on the command line wins.
+
+    `records` are those that both name.
 
     Raises:
         UsageError: nothing to bundle.
@@ -202,7 +213,8 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     platforms, hosts = platforms_of(file, line)
     toolchain = {role: Reference.parse(text) for role, text in TOOLCHAIN.items() if role not in ON_REQUEST}
     chosen: dict[str, Optional[Reference]] = {**toolchain, **file.toolchain, **line.toolchain}
-    asked = line.with_python or "python" in file.toolchain or "python" in line.toolchain
+    # What a record has is replayed by a program of this one, which needs Python.
+    asked = line.with_python or "python" in file.toolchain or "python" in line.toolchain or bool(records)
     wanted = [
         ImageRequest(reference, role, hosts, optional=role == "python" and not asked)
         for role, reference in chosen.items()
@@ -219,12 +231,15 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
     # What says its platforms itself is not wanted for those too that Dockerfiles are built for.
     given = {*file.merge, *own, *(item.reference for item in local)}
     wanted += [item for item in line.found if item.reference not in given]
+    wanted += [item for record in records for item in _recorded(record, hosts)]
+    layouts, caches = _caches((*file.caches, *line.caches), records)
+    wanted += caches
     names = [*(item.reference for item in wanted), *(item.reference for item in local)]
     for reference in (item.reference for item in local):
         if names.count(reference) > 1:
             raise UsageError(f"`{reference.familiar}` is named twice: expected from Docker or from a registry, once")
     # Without bundle.toml a toolchain alone is a slip; with one it is a choice.
-    if not names or (file == Definition() and not local and all(item.role != "base" for item in wanted)):
+    if not names or (file == Definition() and not local and all(item.role in TOOLS for item in wanted)):
         raise UsageError("nothing to bundle: no image is named", hint="bundle create debian:12 -o offline.tar")
     # Docker 29 pulls the attestations with an image, and no image whose index names some that are not there.
     attestations = line.attestations if line.attestations is not None else file.attestations is not False
@@ -242,7 +257,41 @@ def combine(file: Definition, line: Definition, default_name: str) -> Spec:
         recompress,
         line.zstd_level or file.zstd_level,
         bool(file.foreign_layers if line.foreign_layers is None else line.foreign_layers),
+        tuple(records),
+        layouts,
     )
+
+
+def _recorded(record: Record, hosts: tuple[Platform, ...]) -> Iterator[ImageRequest]:
+    """Ask for what a build took: its images, what the network answered, and what its steps resulted in."""
+    for image in record.recorded.images:
+        # A frontend has no platforms there: it runs on the host.
+        yield ImageRequest(image.reference, "base" if image.platforms else "frontend", image.platforms or hosts)
+    yield from (ImageRequest(reference, "tape", ()) for reference in record.tapes)
+
+
+def _caches(
+    named: Iterable[Union[Reference, Path]], records: Sequence[Record]
+) -> tuple[dict[Reference, LayoutContent], list[ImageRequest]]:
+    """Return what is in layouts, and the requests for all caches.
+
+    Raises:
+        UsageError: two have one name, or one is not what it should be.
+    """
+    layouts: dict[Reference, LayoutContent] = {}
+    requests = []
+    for contents in (*(record.contents for record in records), *(read_cache(p) for p in named if isinstance(p, Path))):
+        for reference, content in contents.items():
+            other = layouts.setdefault(reference, content)
+            if other.directory != content.directory:
+                raise UsageError(
+                    f"`{other.directory}` and `{content.directory}` both have `{reference.familiar}`: expected names "
+                    "that differ",
+                    hint="record one of them anew with --name, or give the directory another name",
+                )
+            if reference.repository == CACHES:
+                requests.append(ImageRequest(reference, "cache", ()))
+    return layouts, [*requests, *(ImageRequest(item, "cache", ()) for item in named if isinstance(item, Reference))]
 
 
 def _unite(wanted: Iterable[ImageRequest]) -> tuple[ImageRequest, ...]:

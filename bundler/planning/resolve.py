@@ -31,6 +31,8 @@ from bundles.runtime.workers import in_parallel
 
 # Resolving waits for round trips, not for bytes.
 _WORKERS = 16
+# The media type of what BuildKit's caches have as config, or in their old form as one of the entries.
+_CACHE_CONFIG = "application/vnd.buildkit.cacheconfig.v0"
 MAX_OPTIONAL_SIZE = 60_000_000
 # Indexes inside one another: images have one level, or two.
 _MAX_DEPTH = 16
@@ -72,7 +74,9 @@ def resolve(spec: Spec, source: Source) -> Plan:
         raise _all_together(failures, len(spec.images))
     plan = Plan.of(result for result in results if isinstance(result, Resolved))
     return dataclasses.replace(
-        plan, notes=(*plan.notes, *notes), local=frozenset(item.reference for item in spec.from_daemon)
+        plan,
+        notes=(*plan.notes, *notes),
+        local=frozenset((*(item.reference for item in spec.from_daemon), *spec.layouts)),
     )
 
 
@@ -129,6 +133,7 @@ class _Resolution:
             sparse = False
         else:
             root, data = self._source.manifest(wanted.reference)
+            _check_cache(wanted, root, data)
             platforms, sparse = self._select(wanted.reference, root, data, wanted.platforms, self._attestations)
         image = Image(
             wanted.reference,
@@ -353,6 +358,27 @@ class _Resolution:
                 "refuse the image, and BuildKit asks these first; --foreign-layers makes an ordinary layer of it"
             )
         return layer.plain
+
+
+def _check_cache(wanted: ImageRequest, root: Descriptor, data: bytes) -> None:
+    """Tell build caches of BuildKit from images.
+
+    Raises:
+        ContentError: it is a cache in the form that only BuildKit reads, or is to be one and is none.
+    """
+    name = wanted.reference.familiar
+    if root.is_index and any(child.media_type == _CACHE_CONFIG for child in parse_index(data)):
+        raise ContentError(
+            f"`{name}` is a build cache in BuildKit's old form, an index whose entries are layers",
+            hint="export it with image-manifest=true: "
+            f"--cache-to type=registry,ref={name},mode=max,image-manifest=true,oci-mediatypes=true",
+        )
+    is_cache = root.is_manifest and parse_manifest(data).config.media_type == _CACHE_CONFIG
+    if wanted.role == "cache" and not is_cache:
+        raise ContentError(
+            f"`{name}` is not a build cache of BuildKit",
+            hint=f"take it along as an image: bundle create {name}; an image with an inline cache is a cache, too",
+        )
 
 
 def _odd(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""A source in front of another one that asks for locked references by their digest."""
+"""A source in front of another one that asks for references by the digests that they stood for."""
 
 from __future__ import annotations
 
@@ -14,14 +14,26 @@ from bundles.oci.reference import Reference
 
 
 class PinnedSource(SourceAround):
-    """A source in which references stand for the digests that a lock gives them. Thread-safe.
+    """A source in which references stand for the digests that a lock or a record gives them. Thread-safe.
 
-    `found` is what each reference that was asked for stood for. `upgrade` gives the command that moves a pin.
+    Args:
+        source: is asked.
+        pins: what references stand for.
+        upgrade: gives the command that moves a pin.
+        how: the references are pinned.
+
+    `found` is what each reference that was asked for stood for.
     """
 
-    def __init__(self, source: Source, pins: Mapping[Reference, Digest], upgrade: Callable[[Reference], str]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        pins: Mapping[Reference, Digest],
+        upgrade: Callable[[Reference], str],
+        how: str = "locked",
+    ) -> None:
         super().__init__(source)
-        self._pins, self._upgrade = pins, upgrade
+        self._pins, self._upgrade, self._how = pins, upgrade, how
         self._lock = threading.Lock()
         self._found: dict[Reference, Digest] = {}
 
@@ -39,7 +51,7 @@ class PinnedSource(SourceAround):
             if pin is None or reference.digest:
                 raise
             raise NotFoundError(
-                f"`{reference.familiar}` is locked as {pin}, which is no longer there: {error.message}",
+                f"`{reference.familiar}` is {self._how} as {pin}, which is no longer there: {error.message}",
                 hint=self._upgrade(reference),
                 status=error.status,
                 codes=error.codes,

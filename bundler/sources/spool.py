@@ -247,7 +247,8 @@ def spool_beside(target: Path, spec: Spec, progress: Progress) -> Iterator[Spool
     """
     directory = target.with_name(f"{target.name}.spool")
     # What a run has left is removed by the next one that ends well, whether or not that makes anything itself.
-    if not (spec.from_daemon or spec.recompress or directory.is_dir()):
+    fetches = not all(record.is_complete for record in spec.records)
+    if not (spec.from_daemon or spec.recompress or fetches or directory.is_dir()):
         yield Spool(None)
         return
     with contextlib.ExitStack() as stack:

@@ -26,7 +26,10 @@ from bundles.oci.reference import Reference
 FORMAT = 1
 # A bundle of 1,000 images has about 3 MB of bundle.json; the limit keeps a hostile one from filling the memory.
 MAX_SIZE = 16 << 20
-ROLES = ("registry", "buildkit", "buildx", "binfmt", "frontend", "scanner", "python", "base")
+# What the host works with; the rest is what it works on: images that Dockerfiles start from, what the network answered
+# while a build was recorded, what its steps resulted in.
+TOOLS = ("registry", "buildkit", "buildx", "binfmt", "frontend", "scanner", "python")
+ROLES = (*TOOLS, "base", "tape", "cache")
 # The small files that may stand between bundle.json and the blobs.
 FILE_NAMES = frozenset({"index.json", "manifest.json", "install.sh", "python.tar"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)

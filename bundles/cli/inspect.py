@@ -12,6 +12,7 @@ from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, OutputFile, common_options
+from bundles.cli.recorded import tapes_of
 from bundles.runtime.filesystem import write_whole
 from bundles.runtime.sizes import human_size
 
@@ -45,13 +46,14 @@ def verify(archive: ArchiveArgument, output: Output) -> None:
 @click.option("--html", type=OutputFile(), metavar="FILE", help="Write a packing list to read, print and approve.")
 @common_options
 def inspect(archive: ArchiveArgument, html: Optional[Path], output: Output) -> None:
-    """Show what is inside ARCHIVE: images, platforms, digests and sizes."""
+    """Show what is inside ARCHIVE: images, platforms, digests and sizes; with --json every URL that was recorded."""
     with archive.open() as opened:
         if html:
             from bundles.cli.packing_list import packed_files, packing_list
 
             write_whole(html, packing_list(opened, packed_files(opened, output.progress)).encode())
             output.progress.message(f"packing list: {html}")
+        tapes = tapes_of(opened)
         document = {
             "archive": str(archive.path),
             "digest": str(opened.digest),
@@ -61,8 +63,10 @@ def inspect(archive: ArchiveArgument, html: Optional[Path], output: Output) -> N
             "signer": opened.signer,
             "html": str(html) if html else None,
             "manifest": opened.manifest.to_json(),
+            "recorded": [tape.to_json() for tape in tapes],
         }
-        output.result(document, _table(opened))
+        lines = [line for tape in tapes for line in tape.lines()]
+        output.result(document, "\n".join([_table(opened), *(["", *lines] if lines else [])]))
 
 
 def _table(archive: Archive) -> str:

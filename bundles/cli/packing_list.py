@@ -13,9 +13,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.archive.manifest import Image, PlatformContent
+from bundles.archive.manifest import TOOLS, Image, PlatformContent
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_image
+from bundles.cli.recorded import TapeContent, tapes_of
 from bundles.errors import UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
 from bundles.oci.image import children, parse_json, parse_manifest
@@ -34,6 +35,8 @@ _ROLES = {
     "scanner": "lists what is in an image that is built (SBOM)",
     "python": "runs the installer where there is no Python",
     "base": "what Dockerfiles start from",
+    "tape": "what a build downloaded",
+    "cache": "what a build's steps resulted in",
 }
 _CHECKSUM = re.compile(r"([0-9a-f]{64}) [ *](.+)", re.ASCII)
 _NOT_SHOWN = re.compile(
@@ -126,8 +129,8 @@ def packing_list(archive: Archive, files: Sequence[PackedFile]) -> str:
     for image in manifest.images:
         check_image(archive, image)
     title = f"Packing list: {manifest.name}"
-    base = [image for image in manifest.images if image.role == "base"]
-    tools = [image for image in manifest.images if image.role != "base"]
+    base = [image for image in manifest.images if image.role not in TOOLS and image.role != "tape"]
+    tools = [image for image in manifest.images if image.role in TOOLS]
     body = [
         f"<h1>{_text(title)}</h1>",
         f"<p>Bundle <code>{archive.digest}</code></p>",
@@ -155,6 +158,7 @@ def packing_list(archive: Archive, files: Sequence[PackedFile]) -> str:
                 for image in manifest.images
             ],
         ),
+        *[part for tape in tapes_of(archive) for part in _tape(archive, tape)],
         *[part for image in (*base, *tools) for part in _image(archive, image)],
         "<h2>Approval</h2>",
         '<table class="sign"><tbody><tr><td>Checked by</td><td>Date</td><td>Signature</td></tr></tbody></table>',
@@ -216,6 +220,26 @@ def _image(archive: Archive, image: Image) -> Iterator[str]:
         yield _table(("Label", "Value"), [(_text(name), _text(value)) for name, value in labels], "labels")
     for content in image.platforms:
         yield from _content(archive, content)
+
+
+def _tape(archive: Archive, tape: TapeContent) -> Iterator[str]:
+    """Show every URL that a build asked for, and what came."""
+    image = tape.image
+    yield f"<h3>{_text(image.reference.familiar)} <small>{_text(image.role)}: {_text(_ROLES[image.role])}</small></h3>"
+    yield f"<p>{_text(str(image.reference))}<br>{_code(str(image.root.digest))}</p>"
+    yield from (f'<p class="warning">{_text(note)}</p>' for note in tape.notes)
+    yield _table(
+        ("URL", "Type", "Size", "SHA-256"),
+        [
+            (
+                _code(answer.url if answer.method == "GET" else f"{answer.method} {answer.url}"),
+                _text(answer.headers.get("content-type", "") or str(answer.status)),
+                _size(answer.content.size if answer.content else 0),
+                _code(answer.content.digest.hex) + _absent(archive, answer.content) if answer.content else "",
+            )
+            for answer in tape.tape
+        ],
+    )
 
 
 def _content(archive: Archive, content: PlatformContent) -> Iterator[str]:

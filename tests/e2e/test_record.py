@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,8 @@ import pytest
 from bundles.archive.tape.answer import Tape
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
-from tests.testbed import ORIGIN, Host, debian, gotools, start_origin
+from tests.testbed import ORIGIN, Host, gotools, start_origin
+from tests.testbed.online import docker_environment, online_engine
 
 pytestmark = pytest.mark.e2e
 BUNDLE = Path(sys.executable).parent / "bundle"
@@ -34,32 +34,16 @@ COPY Dockerfile /
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Host]:
-    """A Docker Engine in this machine's own network. It touches no rules of its firewall."""
     start_origin()
-    config = {
-        "bridge": "none",
-        "iptables": False,
-        "ip6tables": False,
-        "ip-forward": False,
-        "registry-mirrors": [f"http://{ORIGIN}"],
-    }
-    with Host(name="online", online=True, daemon_config=config) as host:
+    with online_engine() as host:
         yield host
 
 
 @pytest.fixture
 def environment(engine: Host, tmp_path: Path) -> dict[str, str]:
-    plugins = tmp_path / "docker" / "cli-plugins"
-    plugins.mkdir(parents=True)
-    (plugins / "docker-buildx").symlink_to(debian.BUILDX.make())
     scratch = tmp_path / "tmp"
     scratch.mkdir()
-    return {
-        **os.environ,
-        "DOCKER_HOST": f"unix://{engine.path('/run/docker.sock')}",
-        "DOCKER_CONFIG": str(tmp_path / "docker"),
-        "TMPDIR": str(scratch),
-    }
+    return {**docker_environment(engine, tmp_path), "TMPDIR": str(scratch)}
 
 
 @pytest.fixture

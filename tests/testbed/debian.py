@@ -110,6 +110,7 @@ APPLETS = Product("debian/applets", "1", _make_applets, (BUSYBOX,))
 BUILDX = Program(
     "buildx", _programs("buildx", "sid", {"buildx": ("docker-buildx", "usr/libexec/docker/cli-plugins/docker-buildx")})
 )
+DOCKER = Program("docker", _programs("docker", "sid", {"docker": ("docker-cli", "usr/bin/docker")}))
 OLD_REGISTRY = Program(
     "docker-registry",
     _programs("docker-registry", "sid", {"docker-registry": ("docker-registry", "usr/bin/docker-registry")}),

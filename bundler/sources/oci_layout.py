@@ -1,0 +1,72 @@
+"""What OCI image layouts on this machine have (image-spec v1.1, image-layout.md), before another source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional, Union
+
+from bundler.definition.oci_layout import LayoutContent
+from bundler.sources.mirrors import Endpoint
+from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
+from bundles.errors import ContentError, NotFoundError
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.reference import Reference
+
+# Who sent a blob that comes from a layout; when it was wrong, whoever asks again avoids it.
+_HERE = Endpoint("localhost")
+
+
+class LayoutSource(SourceAround):
+    """Another source, before which layouts are looked through. Thread-safe.
+
+    Args:
+        source: is asked for what the layouts do not have, but never for one of `contents`.
+        contents: what names stand for in the layouts.
+    """
+
+    def __init__(self, source: Source, contents: Mapping[Reference, LayoutContent]) -> None:
+        super().__init__(source)
+        self._contents = contents
+        self._repositories = {reference.name: content for reference, content in contents.items()}
+        self._directories = list(dict.fromkeys(content.directory for content in contents.values()))
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        if reference.name not in self._repositories:
+            return super().manifest(reference)
+        for name, content in self._contents.items():
+            if name.name == reference.name and (
+                reference.digest == content.root.digest if reference.digest else reference == name
+            ):
+                return content.root.plain, content.read(content.root)
+        directories = ", ".join(f"`{directory}`" for directory in self._directories)
+        raise NotFoundError(f"{directories} has no {reference.familiar}")
+
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        descriptor = request.descriptor
+        if _HERE not in request.avoid:
+            for directory in self._directories:
+                path = directory / descriptor.digest.blob_path
+                if path.is_file() and path.stat().st_size == descriptor.size:
+                    return _File(path, request.offset)
+        content = self._repositories.get(request.repository.name)
+        if content is None:
+            return super().open_blob(request)
+        raise ContentError(f"`{content.blob(descriptor.digest)}` is missing or damaged", hint=content.hint)
+
+
+class _File(BlobStream):
+    def __init__(self, path: Path, offset: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._file.seek(offset, os.SEEK_SET)
+
+    @property
+    def endpoint(self) -> Optional[Endpoint]:
+        return _HERE
+
+    def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def close(self) -> None:
+        self._file.close()

@@ -79,7 +79,8 @@ def read_cache(directory: Path) -> Mapping[Reference, LayoutContent]:
     Raises:
         UsageError: there is none, or several.
     """
-    hint = f"export it again: --cache-to type=local,mode=max,image-manifest=true,oci-mediatypes=true,dest={quote(directory)}"
+    export = "type=local,mode=max,image-manifest=true,oci-mediatypes=true"
+    hint = f"export it again: --cache-to {export},dest={quote(directory)}"
     found = read_index(directory)
     if len(found) != 1:
         raise UsageError(f"`{directory}` has {len(found)} manifests: expected the one of a build cache", hint=hint)

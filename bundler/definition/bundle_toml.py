@@ -31,8 +31,7 @@ def read_definition(path: Path) -> Definition:
     value = _load(path)
     known = {"name", "platforms", "host-platforms", "images", "merge", "mirrors", "toolchain", "attestations"}
     known |= {"from-daemon", "recompress", "zstd-level", "foreign-layers", "dockerfiles", "build-args", "exclude"}
-    known |= {"records", "caches"}
-    known |= {"build"}
+    known |= {"records", "caches", "build"}
     for key in value:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))

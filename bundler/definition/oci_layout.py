@@ -12,6 +12,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index
 from bundles.oci.reference import Reference
+from bundles.runtime.program import quote
 
 INDEX = "index.json"
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -78,7 +79,8 @@ def read_cache(directory: Path) -> Mapping[Reference, LayoutContent]:
     Raises:
         UsageError: there is none, or several.
     """
-    hint = f"export it again: --cache-to type=local,mode=max,image-manifest=true,oci-mediatypes=true,dest={directory}"
+    export = "type=local,mode=max,image-manifest=true,oci-mediatypes=true"
+    hint = f"export it again: --cache-to {export},dest={quote(directory)}"
     found = read_index(directory)
     if len(found) != 1:
         raise UsageError(f"`{directory}` has {len(found)} manifests: expected the one of a build cache", hint=hint)

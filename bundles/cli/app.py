@@ -32,7 +32,7 @@ _COMMANDS = {
     "lock": ("bundler.commands.lock:lock", "Write bundle.lock: the digest that each image stands for."),
     "record": (
         "bundler.commands.record:record",
-        "Build once, and write down what the network gave (not carried yet).",
+        "Build once, and write down what the network gave.",
     ),
     "install": ("installer.commands.install:install", "Turn an archive into a registry and a builder on this host."),
     "want": ("installer.commands.want:want", "Write down what this host's registry holds, for a delta."),

@@ -30,6 +30,30 @@ ADD ${PAGE} /page
 RUN [ $TARGETARCH != amd64 ] || { apt-get update && apt-get install -y --no-install-recommends hello; }
 COPY Dockerfile /
 """
+# Two targets, one on the other, that ask for the same lists of packages; what is doubled here must come out single.
+BAKE = """\
+target "lib" {
+  dockerfile = "Dockerfile.lib"
+  platforms = ["linux/amd64"]
+}
+target "app" {
+  contexts = { base = "target:lib" }
+  dockerfile-inline = <<EOT
+FROM base
+ARG NOTE
+RUN [ "$NOTE" = '$${x}' ]
+RUN apt-get update && apt-get install -y --no-install-recommends hello
+EOT
+  args = { NOTE = "$${x}" }
+  platforms = ["linux/amd64"]
+  tags = ["registry.invalid/app"]
+  output = ["type=registry"]
+  cache-from = ["type=registry,ref=registry.invalid/cache"]
+}
+target "remote" {
+  context = "https://github.com/moby/buildkit.git"
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +118,37 @@ def test_a_build_is_recorded(engine: Host, environment: dict[str, str], command:
     assert all(Digest.of(blob(record, content.digest)) == content.digest for content in tape.contents)
     layers = parse_manifest(blob(record, cache_entry["digest"])).layers
     assert all(Digest.of(blob(record, layer.digest)) == layer.digest for layer in layers)
+    assert left_behind(engine, environment) == []
+
+
+def test_the_targets_of_a_bake_file_become_one_record(
+    engine: Host, environment: dict[str, str], command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "app" / "docker-bake.hcl").write_text(BAKE)
+    (tmp_path / "app" / "Dockerfile.lib").write_text("FROM debian:12\nRUN apt-get update\n")
+    options = command[command.index("--mirror") :]
+    what = [*command[:2], str(tmp_path / "app" / "docker-bake.hcl"), "app", "-o", str(tmp_path / "app.record")]
+    done = subprocess.run([*what, *options], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-8000:]
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert (document["notes"], document["platforms"]) == ([], ["linux/amd64"])
+    assert [image["reference"] for image in document["images"]] == ["docker.io/library/debian:12"]
+    described = [(build["name"], build["dockerfile"], len(build["steps"])) for build in document["builds"]]
+    assert described == [("app", "docker-bake.hcl[app]", 2), ("lib", "Dockerfile.lib", 1)]
+    record = tmp_path / "app.record"
+    index = json.loads((record / "index.json").read_bytes())
+    entries = {entry["annotations"]["org.opencontainers.image.ref.name"]: entry for entry in index["manifests"]}
+    assert list(entries) == ["tape", "cache-app", "cache-lib"]
+    layers = {
+        name: {layer.digest for layer in parse_manifest(blob(record, entry["digest"])).layers}
+        for name, entry in entries.items()
+    }
+    # What the targets share is in the record once: the base image, and the step of the one in the other's cache.
+    assert layers["cache-lib"] < layers["cache-app"]
+    tape = Tape.parse(blob(record, parse_manifest(blob(record, entries["tape"]["digest"])).config.digest))
+    assert [answer.url.rpartition("/")[2].partition("_")[0] for answer in tape if answer.url.endswith(".deb")] == [
+        "hello"
+    ]
     assert left_behind(engine, environment) == []
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import click
 
 from bundles.archive.manifest import BundleManifest, Image
-from bundles.archive.reader import read_manifest
+from bundles.archive.reader import Archive, read_json_start, read_manifest
 from bundles.cli.output import Output, common_options
+from bundles.cli.recorded import tapes_of
+from bundles.oci.digest import Digest
 from bundles.runtime.sizes import human_size
 
 _PATH = click.Path(path_type=Path)
@@ -22,10 +25,11 @@ _PATH = click.Path(path_type=Path)
 def diff(old: Path, new: Path, output: Output) -> None:
     """Show what changes from bundle A to bundle B: images added, removed and moved, and the bytes each way.
 
-    A and B are archives, or the bundle.json of archives (tar -xOf ARCHIVE bundle.json).
+    A and B are archives, or the bundle.json of archives (tar -xOf ARCHIVE bundle.json). Of two archives the URLs that
+    were recorded are compared, too.
     """
     (old_digest, before), (new_digest, after) = read_manifest(old), read_manifest(new)
-    document = {"from": str(old_digest), "to": str(new_digest), **difference(before, after)}
+    document = {"from": str(old_digest), "to": str(new_digest), **difference(before, after), "urls": _urls(old, new)}
     output.result(document, _text(document, str(old), str(new)))
 
 
@@ -64,6 +68,30 @@ def difference(before: BundleManifest, after: BundleManifest) -> dict[str, Any]:
     }
 
 
+def _urls(old: Path, new: Path) -> Optional[dict[str, list[str]]]:
+    """Compare what builds downloaded: URLs `added`, `removed`, and `changed`; None unless both are archives."""
+    before, after = _contents(old), _contents(new)
+    if before is None or after is None:
+        return None
+    return {
+        "added": sorted(after.keys() - before.keys()),
+        "removed": sorted(before.keys() - after.keys()),
+        "changed": sorted(url for url in before.keys() & after.keys() if before[url] != after[url]),
+    }
+
+
+def _contents(path: Path) -> Optional[dict[str, frozenset[Digest]]]:
+    """Read what is behind each URL; an address may have several contents. None when this is no archive."""
+    if read_json_start(path) is not None:
+        return None
+    found: defaultdict[str, set[Digest]] = defaultdict(set)
+    with Archive(path) as archive:
+        for answer in (answer for tape in tapes_of(archive) for answer in tape.tape):
+            if answer.content:
+                found[answer.url].add(answer.content.digest)
+    return {url: frozenset(digests) for url, digests in found.items()}
+
+
 def _sizes(manifest: BundleManifest) -> dict[str, int]:
     return {str(blob.digest): blob.size for blob in (*manifest.blobs, *manifest.required)}
 
@@ -94,6 +122,8 @@ def _text(document: dict[str, Any], old: str, new: str) -> str:
     for entry in document["platforms"]:
         changes = [f"+{name}" for name in entry["added"]] + [f"-{name}" for name in entry["removed"]]
         lines.append(f"platforms  {entry['reference']}  {' '.join(changes)}")
+    for what, urls in (document["urls"] or {}).items():
+        lines += [f"url {what:<7} {url}" for url in urls]
     if len(lines) == 3:
         lines.append("the same images")
     size = document["bytes"]

@@ -227,6 +227,8 @@ def test_a_delta_leaves_out_what_was_recorded_before(hub: FakeRegistry, tmp_path
     assert {Digest.of(b"b" * 7000), Digest.of(layer("two"))} <= inside - required
     changes = json.loads(bundle("diff", "one.tar", "two.tar", "--json", cwd=tmp_path).stdout)
     assert [entry["reference"] for entry in changes["moved"]] == ["offline-bundle/tape:app", "offline-bundle/cache:app"]
+    assert changes["urls"] == {"added": ["http://x.corp/b"], "removed": [], "changed": []}
+    assert "url added   http://x.corp/b" in bundle("diff", "one.tar", "two.tar", cwd=tmp_path).stdout.splitlines()
 
 
 def push_cache(hub: FakeRegistry, repository: str, tag: str) -> Descriptor:

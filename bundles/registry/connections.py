@@ -127,10 +127,10 @@ class Response(Closeable):
         self.close()
 
 
-class _Upload:
+class Outgoing:
     """A body on its way out: counts, so that a short one is noticed here and not as a server's timeout.
 
-    Errors of the body are not errors of the network, whatever their type.
+    Errors of the body are not errors of the network, whatever their type: `read` raises ReadError for them.
     """
 
     def __init__(self, body: Body) -> None:
@@ -327,7 +327,7 @@ class Connections:
                 url,
                 redirect=False,
                 headers=all_headers,
-                body=body if body is None or isinstance(body, bytes) else _Upload(body),
+                body=body if body is None or isinstance(body, bytes) else Outgoing(body),
                 retries=False,
                 preload_content=False,
                 decode_content=False,

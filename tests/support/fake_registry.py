@@ -373,6 +373,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _Server
     fault: Optional[Fault] = None
+    name = "fake"
 
     def setup(self) -> None:
         """Greet a client of the other protocol as Go does, and not with silence."""
@@ -409,6 +410,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.encrypted.shutdown(socket.SHUT_RDWR)
             self.encrypted.close()
 
+    def version_string(self) -> str:
+        return self.name
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
@@ -442,10 +446,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def too_large(self, request: Request) -> None:
         """As nginx does it: the answer at once, then what still comes is read and thrown away, then it closes."""
-        self.close_connection, self.fault = True, None
+        self.close_connection, self.fault, self.name = True, None, "nginx/1.22.1"
         with self.registry.lock:
             self.registry.requests.append(request)
-        self.answer(413, TOO_LARGE, {"Content-Type": "text/html", "Server": "nginx/1.22.1", "Connection": "close"})
+        self.answer(413, TOO_LARGE, {"Content-Type": "text/html", "Connection": "close"})
         left = request.body_size
         with contextlib.suppress(OSError):
             while left and (piece := self.rfile.read1(min(left, 1 << 20))):

@@ -30,7 +30,7 @@ from installer.registry.client import Registry
 from installer.steps.push import Push
 from tests.support.archives import AMD64, ARM64, Made, example, image, made
 from tests.support.fake_engine import FakeEngine
-from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.fake_registry import ARTIFACT_NOT_FOUND, MANIFEST_BLOB_UNKNOWN, FakeRegistry, Fault, Refusal
 from tests.support.stall import PATIENT, Stall
 
 Connect = Callable[..., Transport]
@@ -262,10 +262,15 @@ def test_platforms_narrow_base_images_and_more_can_come_later(
     assert install(push_to(registry.host, archive, connect, (ARM64,))) == 0
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [MANIFEST_BLOB_UNKNOWN, ARTIFACT_NOT_FOUND],
+    ids=lambda refusal: f"{refusal.status}-{refusal.code}",
+)
 def test_a_registry_that_refuses_a_sparse_index_gets_a_rebuilt_one(
-    archive: Archive, fake: Any, connect: Connect
+    archive: Archive, fake: Any, connect: Connect, refusal: Refusal
 ) -> None:
-    registry = fake(refuse_sparse_indexes=True)
+    registry = fake(sparse_index=refusal)
     push = push_to(registry.host, archive, connect)
     install(push)
     origin = root(archive, "ghcr.io/team/gcc:12")
@@ -286,7 +291,7 @@ def test_a_registry_that_refuses_a_sparse_index_gets_a_rebuilt_one(
 
 
 def test_a_rebuilt_index_keeps_what_an_earlier_one_had(archive: Archive, fake: Any, connect: Connect) -> None:
-    registry = fake(refuse_sparse_indexes=True)
+    registry = fake(sparse_index=MANIFEST_BLOB_UNKNOWN)
     install(push_to(registry.host, archive, connect, (AMD64,)))
     first = registry.repositories["debian"].tags["12"]
     install(push_to(registry.host, archive, connect, (ARM64,)))

@@ -53,6 +53,8 @@ def refusal(
             hint=_missing_right(host, scope) if logged_in else _missing_login(host),
             status=status,
             codes=codes,
+            # Of all repositories of a project that is written to it is said once.
+            cause=f"`{host}` refused access: {words}" if scope_writes(scope) else None,
             said=words,
         )
     if status in TEMPORARY:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Optional, TypeVar
@@ -16,7 +15,7 @@ from bundles.registry.connections import Response
 from bundles.registry.read import MANIFEST_ACCEPT, announced_digest, digest_or_none, fetch_list, fetch_manifest
 from bundles.registry.transport import Transport, Upload
 from bundles.runtime.workers import in_parallel
-from installer.registry.upload import BlobUpload, SizeLimit, location
+from installer.registry.upload import BlobUpload, SizeLimit, cancel_upload, location, open_upload
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -111,13 +110,19 @@ class Registry:
             self._mounts.refused(from_repository)
             return False
         self._mounts.answered(mounted)
-        # The registry opened an upload instead. It would expire by itself, so that failing to end it does no harm.
         if session and not mounted:
-            with contextlib.suppress(NetworkError):
-                self._transport.request(
-                    "DELETE", self.host, session, scope=push_scope(repository), expect=_CANCELLED, retry=False
-                ).close()
+            # The registry opened an upload instead.
+            cancel_upload(self._transport, self.host, repository, session)
         return mounted
+
+    def check_write(self, repository: str) -> None:
+        """Make sure that something can be written to a repository: begin an upload, and end it.
+
+        Raises:
+            NetworkError: it cannot; see the class.
+        """
+        begun = self._transport.retrying(self.host, lambda: open_upload(self._transport, self.host, repository))
+        cancel_upload(self._transport, self.host, repository, begun.session)
 
     def upload_blob(self, repository: str, descriptor: Descriptor, body: Upload) -> None:
         """Put a blob into the repository. On return it is there, verified by the registry.
@@ -257,6 +262,5 @@ class _Mounts:
 
 _CREATED = frozenset({201})
 _MOUNTED = frozenset({201, 202})
-_CANCELLED = frozenset({200, 202, 204})
 _GONE = frozenset({202, 404})
 _PRESENT_OR_NOT = frozenset({200, 404})

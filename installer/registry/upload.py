@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import threading
 from collections.abc import Callable
@@ -65,7 +66,7 @@ class SizeLimit:
     def wants(self, least: int) -> None:
         """Remember how many bytes the registry wants in a piece at least: OCI-Chunk-Min-Length."""
         with self._lock:
-            self._least = min(least, _LARGEST_PIECE)
+            self._least = min(max(least, self._least), _LARGEST_PIECE)
             if self._piece is not None:
                 self._piece = max(self._piece, self._least)
 
@@ -170,24 +171,15 @@ class BlobUpload:
             except TooLargeError as error:
                 self._limit.refuse(self._descriptor.size, error)
                 self._refused = error
-            self._cancel()
+            cancel_upload(self._transport, self._host, self._repository, self._session)
             self._session = self._open()
         self._pieces = _Pieces(self._body, self._descriptor.size)
         return self._send_pieces(self._pieces)
 
     def _open(self) -> str:
-        path = f"/v2/{self._repository}/blobs/uploads/"
-        try:
-            with self._request("POST", path, b"", _ACCEPTED) as response:
-                session = location(response)
-                least = response.headers.get("OCI-Chunk-Min-Length", "")
-        except NotFoundError as error:
-            raise missing_repository(self._host, self._repository, error) from None
-        if not session:
-            raise NetworkError(f"`{self._host}` opened an upload to `{self._repository}` without saying where")
-        if least.isascii() and least.isdigit():
-            self._limit.wants(int(least[:18]))
-        return session
+        begun = open_upload(self._transport, self._host, self._repository)
+        self._limit.wants(begun.least)
+        return begun.session
 
     def _finish(self, body: Upload) -> None:
         url = f"{self._session}{'&' if '?' in self._session else '?'}digest={self._descriptor.digest}"
@@ -240,11 +232,6 @@ class BlobUpload:
         self._session = session or self._session
         # `0-0` is what is said of nothing, too.
         return self._pieces.go_on(int(held[1]) + 1) or (held[1] == "0" and self._pieces.go_on(0))
-
-    def _cancel(self) -> None:
-        """End the upload that was opened in vain. It would expire by itself, so that a failure does no harm."""
-        with contextlib.suppress(NetworkError):
-            self._request("DELETE", self._session, None, _CANCELLED).close()
 
     def _request(
         self,
@@ -346,18 +333,54 @@ class _Piece:
         return data
 
 
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """An upload that a registry has opened: where it goes on, and how many bytes a piece has to have at least."""
+
+    session: str
+    least: int
+
+
+def open_upload(transport: Transport, host: str, repository: str) -> Begun:
+    """Begin an upload. There are no retries.
+
+    Raises:
+        NotFoundError: the repository is not there, and is not made by this.
+        NetworkError: the registry does not allow it, or failed.
+    """
+    path = f"/v2/{repository}/blobs/uploads/"
+    try:
+        with transport.request(
+            "POST", host, path, scope=push_scope(repository), body=b"", expect=_ACCEPTED, retry=False
+        ) as response:
+            session = location(response)
+            least = response.headers.get("OCI-Chunk-Min-Length", "")
+    except NotFoundError as error:
+        raise _missing_repository(host, repository, error) from None
+    if not session:
+        raise NetworkError(f"`{host}` opened an upload to `{repository}` without saying where")
+    return Begun(session, int(least[:18]) if least.isascii() and least.isdigit() else 0)
+
+
+def cancel_upload(transport: Transport, host: str, repository: str, session: str) -> None:
+    """End an upload that was opened in vain. It would expire by itself, so that a failure does no harm."""
+    with contextlib.suppress(NetworkError):
+        transport.request("DELETE", host, session, scope=push_scope(repository), expect=_CANCELLED, retry=False).close()
+
+
 def location(response: Response) -> str:
     """Return where an upload goes on, as an absolute URL; empty when the registry does not say."""
     found = response.headers.get("Location", "")
     return join(response.url, found) if found else ""
 
 
-def missing_repository(host: str, repository: str, error: NotFoundError) -> NotFoundError:
+def _missing_repository(host: str, repository: str, error: NotFoundError) -> NotFoundError:
     """Return the error for a repository that a push does not make."""
     return NotFoundError(
         f"`{host}` has no repository `{repository}`, and makes none on a push: {error.said}",
-        hint="have it created there; in ECR for instance: aws ecr create-repository --repository-name "
-        f"{repository} (or a repository creation template, which makes all that are needed)",
+        cause="the repository is not there, and a push does not make it",
+        hint="have it made there (in ECR: aws ecr create-repository --repository-name NAME, or a repository creation "
+        "template, which makes all that are needed)",
         status=error.status,
         codes=error.codes,
         said=error.said,

@@ -169,7 +169,7 @@ def test_a_builder_sends_to_the_replay_what_is_not_the_registrys(engine: FakeEng
     assert plain._options() == ["network=host"]
     lan = Address.parse("192.168.10.10:5000")
     assert builder(engine, tmp_path, address=lan)._options() == []
-    step = builder(engine, tmp_path, Replay(5081, (), ("mirror.corp:8080", ".corp")), Destination.of(lan))
+    step = builder(engine, tmp_path, Replay(5081, (), ("mirror.corp:8080", ".corp")), lan)
     assert step._options() == [
         "network=host",
         "env.HTTP_PROXY=http://127.0.0.1:5081",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -20,8 +21,16 @@ TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
 _ERROR_LIMIT = 64 << 10
 
 
+class Login(enum.Enum):
+    """What is known of the login of a request that was refused."""
+
+    MISSING = "there was none, or it is no good"
+    UNASKED = "the registry does not say that one helps"
+    GOOD = "somebody took it: it is a right that is missing"
+
+
 def refusal(
-    response: Response, host: str, scope: str, home: Optional[Origin] = None, logged_in: bool = False
+    response: Response, host: str, scope: str, home: Optional[Origin] = None, login: Login = Login.MISSING
 ) -> NetworkError:
     """Return the error that an unexpected status stands for, with what the answer says about it.
 
@@ -30,7 +39,7 @@ def refusal(
         host: the registry, as references name it.
         scope: what the request needed.
         home: where the registry is; what answers elsewhere is the storage to which it leads.
-        logged_in: whether the request had a login that is good: then it is a right that is missing.
+        login: what is known of the login that the request had.
     """
     codes, words = _explanation(response)
     status = response.status
@@ -50,7 +59,7 @@ def refusal(
     if status in (401, 403):
         return AuthenticationError(
             f"`{host}` refused access to `{scope_subject(scope)}`: {words}",
-            hint=_missing_right(host, scope) if logged_in else _missing_login(host),
+            hint=_missing_login(host) if login is Login.MISSING else _missing_right(host, scope, login),
             status=status,
             codes=codes,
             # Of all repositories of a project that is written to it is said once.
@@ -71,16 +80,17 @@ def _missing_login(host: str) -> str:
     return f"{login_command(host)}; and check the name: registries answer like this for unknown ones, too"
 
 
-def _missing_right(host: str, scope: str) -> str:
-    """Say what to do where the login is good. Registries tell nobody that something is missing who may not see it."""
+def _missing_right(host: str, scope: str, login: Login) -> str:
+    """Say what to do where no other login helps. Who may not see something is not told either that it is missing."""
+    good = f"the login for `{host}` is good: " if login is Login.GOOD else ""
     project, _, rest = scope_repository(scope).partition("/")
     if not project:
-        return f"the login for `{host}` is good, and has no right to this: ask who administers it"
+        return f"{good}ask who administers `{host}` for the right to this"
     action, role = ("push", "Developer") if scope_writes(scope) else ("pull", "Guest")
     where = f"the project `{project}`" if rest else f"`{project}`"
     return (
-        f"the login for `{host}` is good: see whether {where} exists there, which a push does not make, and whether "
-        f"this login may {action} there (in Harbor: a member with the role {role})"
+        f"{good}see whether {where} exists there, which a push does not make, and whether this login may {action} "
+        f"there (in Harbor: a member with the role {role})"
     )
 
 

@@ -23,7 +23,7 @@ from bundles.registry.auth import (
     TokenAnswer,
 )
 from bundles.registry.connections import Body, Connections, Response
-from bundles.registry.error_response import TEMPORARY, refusal
+from bundles.registry.error_response import TEMPORARY, Login, refusal
 from bundles.registry.proxies import Proxies
 from bundles.registry.urls import Origin, describe, join
 from bundles.runtime.closeable import Closeable
@@ -278,10 +278,10 @@ class Transport(Closeable):
                 demand = Demand(host, scope, response.url, response.headers.get("WWW-Authenticate", ""))
                 if not demand.challenges:
                     # Harbor answers so when a project does not exist.
-                    raise refusal(response, host, scope, home, _is_good(login))
+                    raise refusal(response, host, scope, home, _judged(login, otherwise=Login.UNASKED))
                 login, rejected = self._authenticator.answer(demand, login, fresh), login
                 if login is None:
-                    raise refusal(response, host, scope, home, _is_good(rejected))
+                    raise refusal(response, host, scope, home, _judged(rejected))
             fresh = True
             response = self._exchange(request.method, url, _with_login(request.headers, login), request.body)
         if response.status in _NO_ACCESS and Origin.of(response.url) != Origin.of(url):
@@ -292,7 +292,7 @@ class Transport(Closeable):
         if response.status in request.expect:
             return response
         with response:
-            raise refusal(response, host, scope, home, _is_good(login, response.status))
+            raise refusal(response, host, scope, home, _judged(login, response.status))
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: Optional[Upload]) -> Response:
         """Send one request and follow redirects when it only reads. No login is passed on to another origin."""
@@ -358,9 +358,10 @@ class _Request:
     expect: frozenset[int]
 
 
-def _is_good(login: Optional[Authorization], status: int = 401) -> bool:
+def _judged(login: Optional[Authorization], status: int = 401, otherwise: Login = Login.MISSING) -> Login:
     """Tell whether a login was taken by somebody: a token server, or a registry that answers with 403."""
-    return login is not None and not login.anonymous and (status == 403 or login.expires < math.inf)
+    taken = login is not None and not login.anonymous and (status == 403 or login.expires < math.inf)
+    return Login.GOOD if taken else otherwise
 
 
 def _with_login(headers: Mapping[str, str], login: Optional[Authorization]) -> Mapping[str, str]:

@@ -72,7 +72,7 @@ def push(
         check_documents(opened)
         images = select(opened, target, chosen)
         registry = Registry(transport, target.host)
-        step = Push(opened, images, registry, output.progress, yes=yes)
+        step = Push(opened, images, registry, output.progress, yes=yes, prefix=target.prefix)
         repositories = list(dict.fromkeys(place.repository for place in places(images)))
         steps = [DestinationCheck(target, registry, repositories), step]
         runner = Runner(steps, questioner(), output.progress, where=f"`{target}`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Optional, TypeVar
@@ -147,6 +148,22 @@ class Registry:
         )
         self._transport.retrying(self.host, upload.attempt, lambda: upload.sent)
 
+    def copy_blob(self, repository: str, descriptor: Descriptor, from_repository: str) -> None:
+        """Bring a blob of another repository into this one through here, where the registry does not mount it.
+
+        Raises:
+            NotFoundError: it is not there.
+            NetworkError: see the class.
+        """
+        path, scope = f"/v2/{from_repository}/blobs/{descriptor.digest}", pull_scope(from_repository)
+        with contextlib.ExitStack() as opened:
+
+            def body() -> _Copied:
+                return _Copied(opened.enter_context(self._transport.request("GET", self.host, path, scope=scope)), size)
+
+            size = descriptor.size
+            self.upload_blob(repository, descriptor, body)
+
     def manifest_digest(self, repository: str, selector: str) -> Optional[Digest]:
         """Ask for the digest of the manifest under a tag or digest, None when there is none."""
         path = f"/v2/{repository}/manifests/{selector}"
@@ -176,16 +193,24 @@ class Registry:
             NetworkError: it was refused; `codes` has MANIFEST_BLOB_UNKNOWN when something it refers to is missing.
         """
         path = f"/v2/{repository}/manifests/{selector}"
-        with self._transport.request(
-            "PUT",
-            self.host,
-            path,
-            scope=push_scope(repository),
-            headers={"Content-Type": descriptor.media_type},
-            body=data,
-            expect=_CREATED,
-        ) as response:
-            self._check(response, descriptor)
+        try:
+            with self._transport.request(
+                "PUT",
+                self.host,
+                path,
+                scope=push_scope(repository),
+                headers={"Content-Type": descriptor.media_type},
+                body=data,
+                expect=_CREATED,
+            ) as response:
+                self._check(response, descriptor)
+        except NetworkError as error:
+            if error.status == _UNSUPPORTED_TYPE:
+                error.hint = (
+                    f"`{self.host}` takes no {descriptor.media_type}: have it allowed there "
+                    '(in zot: "http": {"compat": ["docker2s2"]})'
+                )
+            raise
 
     def read_config(self, repository: str, config: Descriptor) -> bytes:
         """Fetch the config of an image, verified.
@@ -218,8 +243,22 @@ class Registry:
         except NotFoundError:
             return ()
 
+    def find_repositories(self) -> Optional[tuple[str, ...]]:
+        """List the repositories of the registry; None when it shows them to nobody, or not to this login.
+
+        Harbor wants an administrator for that, and others have no such list.
+        """
+        try:
+            return tuple(self.repositories())
+        except UnavailableError:
+            raise
+        except NetworkError as error:
+            if error.status not in _UNLISTED:
+                raise
+            return None
+
     def repositories(self) -> Iterator[str]:
-        """List the repositories of the registry."""
+        """List the repositories of the registry. Where that is not allowed, see `find_repositories`."""
         return fetch_list(
             self._transport, self.host, "/v2/_catalog?n=1000", "repositories", scope=_CATALOG_SCOPE, pages=_MAX_PAGES
         )
@@ -235,6 +274,19 @@ class Registry:
         kept = digest_or_none(response.headers.get("Docker-Content-Digest", ""))
         if kept and kept != descriptor.digest:
             raise ContentError(f"{response.action}: the registry keeps {kept}, sent was {descriptor.digest}")
+
+
+class _Copied:
+    """A blob on its way from one repository to another."""
+
+    def __init__(self, response: Response, size: int) -> None:
+        self._response, self._size = response, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, count: int, /) -> bytes:
+        return self._response.read(count)
 
 
 class _Mounts:
@@ -263,4 +315,6 @@ class _Mounts:
 _CREATED = frozenset({201})
 _MOUNTED = frozenset({201, 202})
 _GONE = frozenset({202, 404})
+_UNLISTED = frozenset({400, 401, 403, 404, 405, 501})
+_UNSUPPORTED_TYPE = 415
 _PRESENT_OR_NOT = frozenset({200, 404})

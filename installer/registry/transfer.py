@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from bundles.archive.reader import Archive, BlobReader
-from bundles.errors import NetworkError, Problem
+from bundles.errors import NetworkError, NotFoundError, Problem
 from bundles.oci.descriptor import Descriptor
 from bundles.registry.connections import BLOCK_SIZE
 from bundles.runtime.progress import Progress, Task
@@ -85,17 +85,27 @@ class Transfer:
                 or self._registry.has_blob(repository, plan.blob.digest)
             )
             if not there and left_out:
-                raise NetworkError(
-                    f"`{self._registry.host}` does not have the layer {plan.blob.digest}, or does not take it from "
-                    f"{' or '.join(present) or 'any repository'} into {repository}; this archive leaves it to "
-                    f"{self._base_layers.bases}",
-                    hint="install that one again, then this one",
-                )
-            if not there:
+                self._copy(repository, plan.blob, present)
+                task.advance(plan.blob.size if repository == plan.missing[0] else 0)
+            elif not there:
                 self._upload(repository, plan.blob, task)
             elif repository == plan.missing[0]:
                 task.advance(plan.blob.size)
             present.append(repository)
+
+    def _copy(self, repository: str, blob: Descriptor, present: Sequence[str]) -> None:
+        """Bring a layer that the archive does not have from where it is, since the registry does not mount it."""
+        try:
+            if present:
+                return self._registry.copy_blob(repository, blob, present[0])
+        except NotFoundError:
+            pass
+        places = " or ".join(present) or "any repository"
+        raise NetworkError(
+            f"`{self._registry.host}` does not have the layer {blob.digest} in {places}; this archive leaves it to "
+            f"{self._base_layers.bases}",
+            hint="install that one again, then this one",
+        )
 
     def _upload(self, repository: str, blob: Descriptor, task: Task) -> None:
         bodies: list[_Body] = []

@@ -6,6 +6,7 @@ pytest tests/unit/test_site_registries.py -m e2e       distribution with TLS and
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ import pytest
 
 from bundler.planning.delta import read_base, subtract
 from bundles.archive.reader import Archive
-from bundles.errors import AuthenticationError, BundleError, NetworkError, NotFoundError
+from bundles.errors import AuthenticationError, BundleError, NetworkError, NotFoundError, TooLargeError
+from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
+from bundles.registry.auth import Credential
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.model.destination import Destination
@@ -27,8 +30,11 @@ from installer.registry.client import Registry
 from installer.steps.destination import DestinationCheck
 from installer.steps.push import Push
 from tests.support.archives import AMD64, ARM64, Made, example, image, made
-from tests.support.fake_registry import FakeRegistry
+from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.images import noise
+from tests.support.real_registry import PASSWORD, USER, Nginx, RealRegistry
 from tests.support.site_registries import SITES, Site
+from tests.support.upload_body import Body
 
 Make = Callable[..., FakeRegistry]
 Connect = Callable[..., Transport]
@@ -302,3 +308,149 @@ def test_places_are_those_of_the_project(archive: Archive) -> None:
     found = {place.repository for item in select(archive, Destination.parse("harbor.corp/team"), ()) for place in
              [Place(item, item.repositories[0])]}  # fmt: skip
     assert found == {"team/library/registry", "team/library/debian", "team/ghcr.io/team/gcc"}
+
+
+# The real ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """A registry of a site, and how its things are looked at."""
+
+    host: str
+    credentials: Callable[[str, str], tuple[Credential, ...]]
+    sparse: bool
+
+    def connect(self, connect: Connect, certificate: Certificate, **more: Any) -> Transport:
+        return connect(credentials=self.credentials, ca_file=certificate.file, timeout=(5.0, 30.0), **more)
+
+
+def _login(host: str, repository: str) -> tuple[Credential, ...]:
+    return (Credential(USER, PASSWORD),)
+
+
+@pytest.fixture(params=["distribution3", "distribution2", "strict3", "nginx", "nginx-unbuffered"])
+def real(request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate, names: None) -> Iterator[Real]:
+    """Distribution with a login, over TLS with a CA of its own, under a name that is not this machine's."""
+    kind = request.param
+    in_front = kind.startswith("nginx")
+    name = "distribution2" if kind == "distribution2" else "distribution3"
+    sparse = kind not in ("distribution2", "strict3")
+    with contextlib.ExitStack() as stack:
+        registry = stack.enter_context(
+            RealRegistry(name, tmp_path, tls=None if in_front else certificate, login=True, sparse=sparse)
+        )
+        port = registry.port
+        if in_front:
+            buffering = kind == "nginx"
+            front = Nginx(registry.host, tmp_path, largest_body="16k", tls=certificate, buffering=buffering)
+            port = stack.enter_context(front).port
+        yield Real(f"registry.example:{port}", _login, sparse)
+
+
+@pytest.mark.e2e
+def test_everything_arrives_at_a_real_one(
+    archive: Archive, connect: Connect, real: Real, certificate: Certificate
+) -> None:
+    transport = real.connect(connect, certificate)
+    push = push_to(real.host, transport, archive)
+    install(push)
+    registry = Registry(transport, real.host)
+    for item in select(archive, Destination.parse(f"{real.host}/team"), ()):
+        repository = item.repositories[0]
+        found = registry.manifest_digest(repository, str(item.tag))
+        rebuilt = {place.name: digest for place, digest in push.rebuilt.items()}
+        assert found == rebuilt.get(f"{repository}:{item.tag}", item.root.digest)
+        for manifest in item.manifests:
+            if not manifest.is_index:
+                assert registry.get_manifest(repository, str(manifest.digest))[1] == archive.read_document(manifest)
+        for blob in item.blobs:
+            path = f"/v2/{repository}/blobs/{blob.digest}"
+            data = transport.fetch("GET", real.host, path, scope="", limit=1 << 20).data
+            assert (Digest.of(data), len(data)) == (blob.digest, blob.size)
+    assert bool(push.rebuilt) != real.sparse
+    again = push_to(real.host, transport, archive)
+    assert (install(again), again.rebuilt) == (0, push.rebuilt)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("limit", "size"), [("20m", 60_000_000), ("1m", 9_999_999)])
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_a_large_blob_behind_nginx(
+    tmp_path: Path, connect: Connect, certificate: Certificate, names: None, limit: str, size: int, encrypted: bool
+) -> None:
+    """The whole is refused while it is still on its way; then pieces below the limit, and not one byte is wrong."""
+    data = noise("nginx", size)
+    blob = Descriptor.of("application/octet-stream", data)
+    tls = certificate if encrypted else None
+    with (
+        RealRegistry("distribution3", tmp_path) as real,
+        Nginx(real.host, tmp_path, largest_body=limit, tls=tls) as front,
+    ):
+        host = f"registry.example:{front.port}"
+        insecure = frozenset() if encrypted else frozenset({host})
+        transport = connect(ca_file=certificate.file, insecure=insecure, timeout=(5.0, 60.0))
+        Registry(transport, host).upload_blob("team/app", blob, lambda: Body(data))
+        path = f"/v2/team/app/blobs/{blob.digest}"
+        assert transport.fetch("GET", host, path, scope="", limit=len(data)).data == data
+        statuses = [line.split('"')[2].split()[0] for line in front.requests if '"PUT ' in line or '"PATCH ' in line]
+        refused = [status for status in statuses if status == "413"]
+        assert set(statuses) == {"413", "202", "201"}
+        assert len(refused) <= 4
+
+
+@pytest.mark.e2e
+def test_a_limit_that_leaves_nothing_is_nginx_s(tmp_path: Path, connect: Connect) -> None:
+    data = noise("nginx", 100_000)
+    blob = Descriptor.of("application/octet-stream", data)
+    with RealRegistry("distribution3", tmp_path) as real, Nginx(real.host, tmp_path, largest_body="1k") as front:
+        with pytest.raises(TooLargeError) as caught:
+            Registry(connect(), front.host).upload_blob("team/app", blob, data)
+        assert f"a proxy in front of `{front.host}`, which calls itself `nginx/" in caught.value.message
+        assert "16.0 KiB were refused with 413" in caught.value.message
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("kind", ["distribution3", "distribution2"])
+def test_a_restart_between_pieces(tmp_path: Path, connect: Connect, kind: str) -> None:
+    """distribution 3 goes on with what it has on its disk; 2.8.3 does not know its own upload any more."""
+    data = noise("restart", 6_000_000)
+    blob = Descriptor.of("application/octet-stream", data)
+    with RealRegistry(kind, tmp_path) as real, Nginx(real.host, tmp_path) as front:
+        target = Registry(connect(attempts=10, backoff=0.1), front.host)
+        restarts: list[int] = []
+
+        class Restarting(Body):
+            def read(self, count: int, /) -> bytes:
+                if self._stream.tell() > 3_000_000 and not restarts and "PATCH" in "".join(front.requests):
+                    restarts.append(self._stream.tell())
+                    real.restart()
+                return super().read(count)
+
+        target.upload_blob("team/app", blob, lambda: Restarting(data))
+        assert len(restarts) == 1
+        assert target.has_blob("team/app", blob.digest)
+        posts = [line for line in front.requests if '"POST ' in line]
+        # One for the whole, one for the pieces.
+        assert len(posts) == 2 + (kind == "distribution2")
+
+
+@pytest.mark.e2e
+def test_a_wrong_password_and_another_certificate(
+    tmp_path: Path, archive: Archive, connect: Connect, certificate: Certificate, names: None
+) -> None:
+    """Neither a byte of an image nor the login goes to who shows a certificate that nobody here trusts."""
+    with RealRegistry("distribution3", tmp_path, tls=certificate, login=True) as real:
+        host = f"registry.example:{real.port}"
+        with pytest.raises(NetworkError, match="self-signed") as untrusted:
+            install(push_to(host, connect(credentials=_login), archive))
+        assert "--ca FILE" in str(untrusted.value.hint)
+
+        def wrong(*_: str) -> tuple[Credential, ...]:
+            return (Credential(USER, "wrong-hunter2"),)
+
+        with pytest.raises(AuthenticationError) as caught:
+            install(push_to(host, connect(credentials=wrong, ca_file=certificate.file), archive))
+        assert f"docker login {host}" in str(caught.value.hint)
+        assert "wrong-hunter2" not in str(caught.value)
+    assert not (tmp_path / "storage/docker").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tracemalloc
 from typing import Any, Callable
 
@@ -15,23 +14,13 @@ from bundles.registry.transport import Transport
 from installer.registry.client import Registry
 from tests.support.fake_registry import FakeRegistry, Refusal
 from tests.support.images import noise
+from tests.support.upload_body import Body
 
 Make = Callable[..., FakeRegistry]
 Connect = Callable[..., Transport]
 KIB, MIB = 1 << 10, 1 << 20
 LOGIN = {"credentials": lambda *_: [Credential("me", "secret")]}
 PLACES = ["0-1048575", "1048576-2097151", "2097152-3145727"]
-
-
-class Body:
-    def __init__(self, data: bytes) -> None:
-        self._stream, self._size = io.BytesIO(data), len(data)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def read(self, count: int, /) -> bytes:
-        return self._stream.read(count)
 
 
 def octets(data: bytes) -> Descriptor:

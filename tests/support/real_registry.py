@@ -1,4 +1,7 @@
-"""Registries as they are released, from the testbed: distribution 3 and 2.8.3, with TLS, a login, an nginx in front."""
+"""Registries as they are released, from the testbed: distribution 3 and 2.8.3, with TLS and logins, and crane's.
+
+And an nginx in front of them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from tests.support.fake_registry import Certificate
+from tests.support.token_server import TokenServer
 
 USER, PASSWORD = "bundle", "hunter2-site"
 # bcrypt of the password, of which distribution takes no other kind.
@@ -21,16 +25,17 @@ _HTPASSWD = f"{USER}:$2b$05$abcdefghijklmnopqrstuuKFVXWW6Gf.T5BIoxnRfvbeeZafk7j/
 
 
 class RealRegistry:
-    """Run distribution 3 or 2.8.3 on an ephemeral port of 127.0.0.1, with its storage in `directory`.
+    """Run distribution 3 or 2.8.3, or `crane registry serve`, on an ephemeral port of 127.0.0.1, in `directory`.
 
     with RealRegistry("distribution3", tmp_path, tls=certificate, login=True) as real:
         ...  # real.host, USER, PASSWORD
 
     Args:
-        name: `distribution3` or `distribution2`.
+        name: `distribution3`, `distribution2`, or `crane`, which has none of what follows.
         directory: for its storage, its configuration and its log.
         tls: serve HTTPS with this certificate.
         login: ask for a name and a password.
+        tokens: take tokens from there, and nothing else.
         sparse: take an index with missing children, where there is such a setting.
     """
 
@@ -41,10 +46,11 @@ class RealRegistry:
         *,
         tls: Optional[Certificate] = None,
         login: bool = False,
+        tokens: Optional[TokenServer] = None,
         sparse: bool = True,
     ) -> None:
         self._name, self._directory = name, directory
-        self._tls, self._login, self._sparse = tls, login, sparse
+        self._tls, self._login, self._tokens, self._sparse = tls, login, tokens, sparse
         self.port = _free_port()
         self.host = f"127.0.0.1:{self.port}"
 
@@ -64,11 +70,13 @@ class RealRegistry:
             passwords = self._directory / "htpasswd"
             passwords.write_text(_HTPASSWD)
             configuration["auth"] = {"htpasswd": {"realm": "site", "path": str(passwords)}}
+        if self._tokens:
+            configuration["auth"] = self._tokens.configuration
         path = self._directory / "registry.json"
         path.write_text(json.dumps(configuration))
         environment = {"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"}
         with self._log.open("ab") as log:
-            command = [str(registry_program(self._name)), "serve", str(path)]
+            command = [str(registry_program(self._name)), *self._arguments(path)]
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             scheme = "https" if self._tls else "http"
@@ -77,6 +85,13 @@ class RealRegistry:
             self.__exit__()
             raise
         return self
+
+    def _arguments(self, configuration: Path) -> list[str]:
+        if self._name == "crane":
+            blobs = self._directory / "blobs"
+            blobs.mkdir(exist_ok=True)
+            return ["registry", "serve", "--address", self.host, "--disk", str(blobs)]
+        return ["serve", str(configuration)]
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
@@ -197,4 +212,5 @@ def registry_program(name: str) -> Path:
     """Return the registry's program, made when the testbed has not made it yet."""
     from tests.testbed import debian, gotools
 
-    return {"distribution3": gotools.REGISTRY, "distribution2": debian.OLD_REGISTRY}[name].make()
+    programs = {"distribution3": gotools.REGISTRY, "distribution2": debian.OLD_REGISTRY, "crane": debian.CRANE}
+    return programs[name].make()

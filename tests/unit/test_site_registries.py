@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
@@ -34,6 +35,7 @@ from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.images import noise
 from tests.support.real_registry import PASSWORD, USER, Nginx, RealRegistry
 from tests.support.site_registries import SITES, Site
+from tests.support.token_server import TokenServer
 from tests.support.upload_body import Body
 
 Make = Callable[..., FakeRegistry]
@@ -329,20 +331,28 @@ def _login(host: str, repository: str) -> tuple[Credential, ...]:
     return (Credential(USER, PASSWORD),)
 
 
-@pytest.fixture(params=["distribution3", "distribution2", "strict3", "nginx", "nginx-unbuffered"])
+@pytest.fixture(
+    params=["distribution3", "distribution2", "strict3", "tokens", "nginx", "nginx-unbuffered", "nginx-tokens", "crane"]
+)
 def real(request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate, names: None) -> Iterator[Real]:
     """Distribution with a login, over TLS with a CA of its own, under a name that is not this machine's."""
     kind = request.param
-    in_front = kind.startswith("nginx")
-    name = "distribution2" if kind == "distribution2" else "distribution3"
-    sparse = kind not in ("distribution2", "strict3")
+    in_front = kind.startswith("nginx") or kind == "crane"
+    name = kind if kind in ("distribution2", "crane") else "distribution3"
+    sparse = kind not in ("distribution2", "strict3", "crane")
     with contextlib.ExitStack() as stack:
+        tokens = None
+        if kind.endswith("tokens"):
+            tokens = stack.enter_context(
+                TokenServer(tmp_path, certificate, {USER: (PASSWORD, {"pull", "push", "delete", "*"})})
+            )
+        tls = None if in_front else certificate
         registry = stack.enter_context(
-            RealRegistry(name, tmp_path, tls=None if in_front else certificate, login=True, sparse=sparse)
+            RealRegistry(name, tmp_path, tls=tls, login=tokens is None, tokens=tokens, sparse=sparse)
         )
         port = registry.port
         if in_front:
-            buffering = kind == "nginx"
+            buffering = kind != "nginx-unbuffered"
             front = Nginx(registry.host, tmp_path, largest_body="16k", tls=certificate, buffering=buffering)
             port = stack.enter_context(front).port
         yield Real(f"registry.example:{port}", _login, sparse)
@@ -365,8 +375,8 @@ def test_everything_arrives_at_a_real_one(
             if not manifest.is_index:
                 assert registry.get_manifest(repository, str(manifest.digest))[1] == archive.read_document(manifest)
         for blob in item.blobs:
-            path = f"/v2/{repository}/blobs/{blob.digest}"
-            data = transport.fetch("GET", real.host, path, scope="", limit=1 << 20).data
+            path, scope = f"/v2/{repository}/blobs/{blob.digest}", f"repository:{repository}:pull"
+            data = transport.fetch("GET", real.host, path, scope=scope, limit=1 << 20).data
             assert (Digest.of(data), len(data)) == (blob.digest, blob.size)
     assert bool(push.rebuilt) != real.sparse
     again = push_to(real.host, transport, archive)
@@ -433,6 +443,54 @@ def test_a_restart_between_pieces(tmp_path: Path, connect: Connect, kind: str) -
         posts = [line for line in front.requests if '"POST ' in line]
         # One for the whole, one for the pieces.
         assert len(posts) == 2 + (kind == "distribution2")
+
+
+@pytest.mark.e2e
+def test_tokens_end_in_the_middle_of_a_blob(
+    tmp_path: Path, connect: Connect, certificate: Certificate, names: None
+) -> None:
+    """What was good when the upload began is not when its next piece comes, as far as the registry is concerned."""
+    data = noise("tokens", 4_000_000)
+    blob = Descriptor.of("application/octet-stream", data)
+    with (
+        TokenServer(tmp_path, certificate, {USER: (PASSWORD, {"pull", "push"})}, lifetime=2) as tokens,
+        RealRegistry("distribution3", tmp_path, tokens=tokens) as real,
+        Nginx(real.host, tmp_path, tls=certificate) as front,
+    ):
+        host = f"registry.example:{front.port}"
+        waits: list[int] = []
+
+        class Slow(Body):
+            def read(self, count: int, /) -> bytes:
+                if self._stream.tell() > 2_000_000 and not waits and "PATCH" in "".join(front.requests):
+                    waits.append(self._stream.tell())
+                    time.sleep(4)
+                return super().read(count)
+
+        transport = connect(credentials=_login, ca_file=certificate.file, timeout=(5.0, 30.0))
+        Registry(transport, host).upload_blob("team/app", blob, lambda: Slow(data))
+        assert len(waits) == 1
+        path = f"/v2/team/app/blobs/{blob.digest}"
+        scope = "repository:team/app:pull"
+        assert transport.fetch("GET", host, path, scope=scope, limit=len(data)).data == data
+        statuses = [line.split('"')[2].split()[0] for line in front.requests if '"PATCH ' in line]
+        # nginx makes its own of a registry that does not wait for the rest.
+        assert statuses.count("401") + statuses.count("502") == 1
+        assert len([scopes for _, scopes in tokens.asked if "repository:team/app:pull,push" in scopes]) > 1
+
+
+@pytest.mark.e2e
+def test_a_real_account_that_may_only_read(
+    tmp_path: Path, archive: Archive, connect: Connect, certificate: Certificate, names: None
+) -> None:
+    with (
+        TokenServer(tmp_path, certificate, {USER: (PASSWORD, {"pull"})}) as tokens,
+        RealRegistry("distribution3", tmp_path, tls=certificate, tokens=tokens) as real,
+    ):
+        host = f"registry.example:{real.port}"
+        with pytest.raises(AuthenticationError) as caught:
+            install(push_to(host, connect(credentials=_login, ca_file=certificate.file), archive))
+        assert f"the login for `{host}` is good: see whether the project `team` exists" in str(caught.value.hint)
 
 
 @pytest.mark.e2e

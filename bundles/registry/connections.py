@@ -1,4 +1,4 @@
-"""Connections to registries: TLS and streams of bytes. With `connection_errors` and `early_answers`, all that
+"""Connections to registries: TLS and streams of bytes. With `connection_errors` and `early_answers` all that
 knows urllib3's insides.
 
 Knows nothing of registries, logins or retries: one request out, one answer back.

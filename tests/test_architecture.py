@@ -30,8 +30,8 @@ ALLOWED = {"bundles": {"bundles"}, "bundler": {"bundler", "bundles"}, "installer
 # library -> the only modules that import it
 ONLY = {
     "docker": {
-        "bundler/sources/docker_config.py",
         "bundler/sources/docker_engine.py",
+        "bundles/registry/credentials.py",
         "installer/host/docker_engine.py",
     },
     "urllib3": {

@@ -25,6 +25,7 @@ from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
+from installer.model.destination import Destination
 from installer.model.job import DesiredState
 from installer.model.naming import repositories
 from installer.receipt.receipt import Receipt
@@ -128,7 +129,7 @@ def missing(use: Use, state: DesiredState, registry: Registry) -> Optional[str]:
     reference = use.reference
     if reference.registry != str(state.address) and reference.registry not in state.mirrors:
         return f"nothing from {reference.registry} was ever installed, and BuildKit has no mirror for it"
-    repository = repositories(reference, state.address)[0]
+    repository = repositories(reference, Destination.of(state.address))[0]
     selector = str(reference.digest or reference.tag)
     if registry.manifest_digest(repository, selector) is None:
         return "the registry does not have it"

@@ -45,7 +45,7 @@ def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Outp
         findings = diagnosis.findings(thorough=True)
         document: dict[str, Any] = {"findings": [finding.to_json() for finding in findings]}
         steps = diagnosis.fixing(findings)
-        runner = Runner(steps, host, output.progress, Recorder(receipt, host))
+        runner = Runner(steps, host.ask, output.progress, Recorder(receipt, host))
         tampered = diagnosis.is_tampered(findings)
         if fixes and tampered:
             document["left"] = document["findings"]

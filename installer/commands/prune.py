@@ -60,7 +60,7 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
         left = _left(receipt, images)
         service = [ReplayContainer(left, host, output.progress)] if left != receipt.state else []
         recorder = _Recorder(receipt, host, images, garbage, left)
-        runner = Runner([images, garbage, loaded, *service], host, output.progress, recorder)
+        runner = Runner([images, garbage, loaded, *service], host.ask, output.progress, recorder)
         runner.check(yes=True)
         results = runner.plan()
         lines = plan_lines(results)

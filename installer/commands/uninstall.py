@@ -37,7 +37,7 @@ def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
     """
     host = Host.this(os.environ, questioner())
     receipt = Receipt.read(host)
-    runner = Runner(_steps(receipt, host, data), host, output.progress)
+    runner = Runner(_steps(receipt, host, data), host.ask, output.progress)
     if plan:
         results = runner.plan()
     else:

@@ -89,13 +89,29 @@ class Registry:
             if response.status == 201:
                 return True
             session = _location(response)
-        # The registry opened an upload instead. It would expire by itself, so that failing to end it does no harm.
+        # The registry opened an upload instead.
+        self._cancel(repository, session)
+        return False
+
+    def check_write(self, repository: str) -> None:
+        """Make sure that something can be written to a repository: begin an upload, and end it.
+
+        Raises:
+            NetworkError: it cannot; see the class.
+        """
+        scope = push_scope(repository)
+        path = f"/v2/{repository}/blobs/uploads/"
+        with self._transport.request("POST", self.host, path, scope=scope, body=b"", expect=_STARTED) as response:
+            session = _location(response)
+        self._cancel(repository, session)
+
+    def _cancel(self, repository: str, session: Optional[str]) -> None:
+        """End an upload. It would expire by itself, so that failing to end it does no harm."""
         if session:
             with contextlib.suppress(NetworkError):
                 self._transport.request(
                     "DELETE", self.host, session, scope=push_scope(repository), expect=_CANCELLED, retry=False
                 ).close()
-        return False
 
     def upload_blob(self, repository: str, descriptor: Descriptor, body: Upload) -> None:
         """Put a blob into the repository. On return it is there, verified by the registry.
@@ -234,6 +250,7 @@ class Registry:
 _CREATED = frozenset({201})
 _ACCEPTED = frozenset({202})
 _MOUNTED = frozenset({201, 202})
+_STARTED = frozenset({202})
 _CANCELLED = frozenset({200, 202, 204})
 _GONE = frozenset({202, 404})
 _PRESENT_OR_NOT = frozenset({200, 404})

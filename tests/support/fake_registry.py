@@ -85,6 +85,20 @@ class Fault:
     before: Optional[Callable[[], None]] = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """An answer that is an error; `{}` in `message` is what it is about."""
+
+    status: int
+    code: str
+    message: str
+
+
+# An index with a missing child: distribution 2.8.3, and Harbor 2.15 (src/server/registry/manifest.go).
+MANIFEST_BLOB_UNKNOWN = Refusal(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry")
+ARTIFACT_NOT_FOUND = Refusal(404, "NOT_FOUND", "artifact {} not found")
+
+
 @dataclasses.dataclass
 class Repository:
     blobs: set[Digest] = dataclasses.field(default_factory=set)
@@ -129,7 +143,7 @@ class FakeRegistry(Content):
         digest_header: whether answers have Docker-Content-Digest.
         mounts: whether blobs can be mounted from another repository.
         page_size: at most so many entries in a list.
-        refuse_sparse_indexes: refuse an index with a missing child, as distribution 2.8.3 does.
+        sparse_index: the answer to an index with a missing child; without one it is taken.
         upload_base: an address put before the Location of uploads, which is relative otherwise.
     """
 
@@ -149,14 +163,14 @@ class FakeRegistry(Content):
         digest_header: bool = True,
         mounts: bool = True,
         page_size: int = 1000,
-        refuse_sparse_indexes: bool = False,
+        sparse_index: Optional[Refusal] = None,
         upload_base: str = "",
     ) -> None:
         super().__init__()
         self.auth, self.users, self.identity_tokens = auth, dict(users or {}), identity_tokens
         self.anonymous_pull, self.token_lifetime, self.token_realm = anonymous_pull, token_lifetime, token_realm
         self.ranges, self.digest_header, self.mounts, self.page_size = ranges, digest_header, mounts, page_size
-        self.refuse_sparse_indexes, self.upload_base = refuse_sparse_indexes, upload_base
+        self.sparse_index, self.upload_base = sparse_index, upload_base
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
         self.uploads: dict[str, bytearray] = {}
@@ -410,6 +424,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def error(self, status: int, code: str, message: str, headers: Optional[Mapping[str, str]] = None) -> None:
         self.json({"errors": [{"code": code, "message": message, "detail": None}]}, status, headers)
 
+    def refuse(self, refusal: Refusal, subject: str) -> None:
+        self.error(refusal.status, refusal.code, refusal.message.format(subject))
+
     def route(self, body: bytes) -> None:
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -560,8 +577,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 for child in registry.children(descriptor)
                 if child.digest not in (repository.manifests if descriptor.is_index else repository.blobs)
             ]
-            if missing and (registry.refuse_sparse_indexes or not descriptor.is_index):
-                return self.error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry")
+            refusal = registry.sparse_index if descriptor.is_index else MANIFEST_BLOB_UNKNOWN
+            if missing and refusal:
+                return self.refuse(refusal, f"{name}@{missing[0].digest}")
             repository.manifests[descriptor.digest] = descriptor.media_type
             if ":" not in selector:
                 repository.tags[selector] = descriptor.digest

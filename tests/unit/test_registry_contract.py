@@ -32,7 +32,7 @@ from bundles.oci.reference import Reference
 from bundles.registry.auth import Credential
 from bundles.registry.transport import Transport
 from installer.registry.client import Registry
-from tests.support.fake_registry import FakeRegistry
+from tests.support.fake_registry import MANIFEST_BLOB_UNKNOWN, FakeRegistry
 from tests.support.images import Content, noise
 from tests.support.real_registry import RealRegistry
 
@@ -416,7 +416,7 @@ def test_a_digest_without_the_header_is_computed(fake: Make, connect: Connect) -
 
 
 def test_a_sparse_index_is_refused_by_old_registries(fake: Make, connect: Connect) -> None:
-    registry = fake(refuse_sparse_indexes=True)
+    registry = fake(sparse_index=MANIFEST_BLOB_UNKNOWN)
     amd64, arm64 = registry.image("linux/amd64"), registry.image("linux/arm64")
     registry.link("app", amd64)
     index = registry.index(amd64, arm64)

@@ -15,7 +15,6 @@ import pytest
 
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Silent
-from installer.host.host import Host
 from installer.model.step import Change, Step, StepResult
 from installer.runner import Beside, Runner, by_name
 
@@ -39,7 +38,7 @@ class Asking(Step):
 
 
 def runner(ask: Any) -> Runner:
-    return Runner([Asking()], Host(None, None, None, ask), Silent())  # type: ignore[arg-type]  # the step needs none
+    return Runner([Asking()], ask, Silent())
 
 
 @pytest.mark.parametrize("ask", [None, lambda _: False])
@@ -110,7 +109,7 @@ class Notes:
 def both(aside: Sequence[Step], steps: Sequence[Step], notes: Notes, cancel: Callable[[], None]) -> Runner:
     """Two rows between a first and a last step."""
     parts = [Doing("first"), Beside(aside, steps, cancel), Doing("last")]
-    return Runner(parts, Host(None, None, None), Silent(), notes)  # type: ignore[arg-type]  # the steps need none
+    return Runner(parts, None, Silent(), notes)
 
 
 def until(event: threading.Event) -> Callable[[], None]:

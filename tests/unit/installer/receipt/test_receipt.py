@@ -105,7 +105,7 @@ def run(job: Job, host: Host, *steps: Union[Step, Beside], meanwhile: Any = None
     if meanwhile:
         meanwhile()
     with recorder.locked():
-        results = Runner(steps, host, Silent(), recorder).perform()
+        results = Runner(steps, host.ask, Silent(), recorder).perform()
         return recorder.finish(results, {})
 
 

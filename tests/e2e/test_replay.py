@@ -127,13 +127,27 @@ def usb(app: Path, page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     mirror = ["--mirror", f"docker.io={ORIGIN}"]
     with online_engine() as host:
         environment = docker_environment(host, tmp_path_factory.mktemp("docker"))
-        command = [str(BUNDLE), "record", str(app), "-o", str(record), "--build-arg", f"PAGE={page}", *mirror, "--json"]
+        # What was recorded with an older BuildKit is replayed to a newer one.
+        options = ["--buildkit-image", old_buildkit(host), "--build-arg", f"PAGE={page}", *mirror]
+        command = [str(BUNDLE), "record", str(app), "-o", str(record), *options, "--json"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-8000:]
-        assert json.loads(done.stdout)["notes"] == []
+        recorded = json.loads(done.stdout)
+        assert (recorded["notes"], recorded["buildkit"]) == ([], gotools.OLD_BUILDKIT_VERSION)
     command = [str(BUNDLE), "create", "--record", str(record), *mirror, "-o", str(directory / "offline.tar")]
     subprocess.run(command, check=True)
     return directory
+
+
+def old_buildkit(host: Host) -> str:
+    """Have the engine hold an image of the oldest BuildKit that records."""
+    name, image = "old", "buildkit:old"
+    host.run("docker", "create", "--name", name, "moby/buildkit:buildx-stable-1")
+    host.copy_in(gotools.OLD_BUILDKITD.make(), "/root/buildkitd")
+    host.run("docker", "cp", "/root/buildkitd", f"{name}:/usr/bin/buildkitd")
+    host.run("docker", "commit", name, image)
+    host.run("docker", "rm", name)
+    return image
 
 
 @pytest.fixture(scope="module", autouse=True)

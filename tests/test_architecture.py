@@ -37,6 +37,7 @@ ONLY = {
     "urllib3": {
         "bundles/registry/connections.py",
         "bundles/registry/connection_errors.py",
+        "bundles/registry/early_answers.py",
         "bundles/registry/error_response.py",
     },
     "packaging": {

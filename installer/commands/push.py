@@ -15,14 +15,12 @@ from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
-from bundles.registry.certificates import standard_directories
-from bundles.registry.credentials import Credentials
-from bundles.registry.transport import Settings, Transport
 from bundles.runtime.program import running_archive
 from installer.model.destination import Destination
 from installer.model.naming import mirrors
 from installer.model.selection import Selected, places, select
 from installer.registry.client import Registry
+from installer.registry.connection import site_transport
 from installer.runner import Runner, plan_lines, questioner, to_json
 from installer.steps.destination import DestinationCheck
 from installer.steps.push import Push
@@ -60,19 +58,13 @@ def push(
     """
     archive, place = _both(archive, destination)
     target = Destination.parse(place, flat=flat)
-    settings = Settings(
-        insecure=frozenset(insecure),
-        ca_file=ca_file,
-        certs_d=standard_directories(),
-        credentials=Credentials().get,
-        say=output.progress.message,
-    )
     chosen = Platform.parse_list(",".join(platforms))
-    with archive.open() as opened, Transport(settings) as transport:
+    way = site_transport(ca_file=ca_file, insecure=insecure, say=output.progress.message)
+    with archive.open() as opened, way as transport:
         check_documents(opened)
         images = select(opened, target, chosen)
         registry = Registry(transport, target.host)
-        step = Push(opened, images, registry, output.progress, yes=yes)
+        step = Push(opened, images, registry, output.progress, yes=yes, prefix=target.prefix)
         repositories = list(dict.fromkeys(place.repository for place in places(images)))
         steps = [DestinationCheck(target, registry, repositories), step]
         runner = Runner(steps, questioner(), output.progress, where=f"`{target}`")

@@ -37,6 +37,7 @@ class Push(Step):
             successor has.
         is_ours: whether installing pushed that digest to that place.
         yes: whether a person has agreed to all tags of others being moved.
+        prefix: what the names of the repositories begin with that are ours; empty when all are.
     """
 
     name = "push"
@@ -51,10 +52,11 @@ class Push(Step):
         is_outgoing: Callable[[], bool] = lambda: False,
         is_ours: Callable[[Place, Digest], bool] = lambda place, digest: False,
         yes: bool = False,
+        prefix: str = "",
     ) -> None:
         self._archive, self._images = archive, images
         self._registry, self._progress = registry, progress
-        self._base_layers = BaseLayers(archive, images, registry)
+        self._base_layers = BaseLayers(archive, images, registry, prefix)
         self._indexes = SparseIndexes(archive, registry)
         self._is_outgoing = is_outgoing
         self._survey: Optional[Survey] = None

@@ -8,7 +8,6 @@ What follows the contract is how `Registry` behaves when things go wrong, which 
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from pathlib import Path
@@ -35,22 +34,10 @@ from installer.registry.client import Registry
 from tests.support.fake_registry import MANIFEST_BLOB_UNKNOWN, FakeRegistry
 from tests.support.images import Content, noise
 from tests.support.real_registry import RealRegistry
+from tests.support.upload_body import Body
 
 Make = Callable[..., FakeRegistry]
 Connect = Callable[..., Transport]
-
-
-class Body:
-    """Bytes to upload, read in pieces."""
-
-    def __init__(self, data: bytes) -> None:
-        self._stream, self._size = io.BytesIO(data), len(data)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def read(self, count: int, /) -> bytes:
-        return self._stream.read(count)
 
 
 @pytest.fixture

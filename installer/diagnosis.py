@@ -40,8 +40,8 @@ from installer.steps.toolchain_images import local_image
 # A clock may be a little off; certificates, image times and logs only suffer from hours.
 _CLOCK_SLACK = datetime.timedelta(hours=1)
 _LITTLE_SPACE = 1 << 30
-# The images that are started on the host.
-_STARTED = ("registry", "buildkit", "binfmt", "python")
+# The images that are started with rights on the host.
+_STARTED = ("registry", "buildkit", "binfmt")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from bundles.runtime.closeable import Closeable
 _MOST_BODY = 32 << 20
 # Seconds without a byte.
 _TIMEOUT = 600
+_ASK = 0.05  # seconds between two looks whether the server is to end: whoever closes it waits for that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ class ProxyServer(Closeable):
     def __init__(self, port: int, authority: Authority, handler: Handler) -> None:
         self._server = _Server(port, authority, handler)
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="proxy", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_ASK,), name="proxy", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:

@@ -83,8 +83,8 @@ def _left(receipt: Receipt, images: PruneImages) -> DesiredState:
     replay = receipt.state.replay
     if replay is None:
         return receipt.state
-    kept = {entry.digest for entry in images.left}
-    tapes = tuple(tape for tape in replay.tapes if kept.issuperset(tape.manifests))
+    going = {entry.digest for entry in receipt.brought} - {entry.digest for entry in images.left}
+    tapes = tuple(tape for tape in replay.tapes if going.isdisjoint(tape.manifests))
     return dataclasses.replace(receipt.state, replay=dataclasses.replace(replay, tapes=tapes))
 
 

@@ -52,6 +52,7 @@ from installer.model.job import DesiredState, Tool
 from installer.model.replay import Replay
 from installer.model.step import Change, StepResult
 from installer.receipt.ledger import Ledger, LedgerEntry
+from installer.replay.settings import CACHES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +210,12 @@ class Receipt:
 
     @property
     def caches(self) -> tuple[str, ...]:
-        """What `--cache-from` takes, for each cache of the bundle."""
-        return tuple(f"type=registry,ref={image.names[0]}" for image in self.images if image.role == "cache")
+        """What `--cache-from` takes: the caches of the bundle, then those of recorded builds that others brought."""
+        names = [image.names[0] for image in self.images if image.role == "cache"]
+        for entry in reversed(self.brought):
+            if entry.repository == CACHES and entry.tag and entry.bundle != self.bundle.name:
+                names.append(f"{self.state.address}/{entry}")
+        return tuple(f"type=registry,ref={name}" for name in dict.fromkeys(names))
 
     def names_made(self, kind: str) -> list[str]:
         return [entry.name for entry in self.made if entry.kind == kind]

@@ -35,7 +35,7 @@ def main() -> None:
         server = ProxyServer(settings.port, Authority(directory), Replayer(library, blobs, say, name_of(data)))
     except OSError as error:
         sys.exit(f"port {settings.port} of 127.0.0.1 cannot be listened on: {reason(error)}")
-    say(f"answers on 127.0.0.1:{server.port} from {len(settings.tapes)} tapes")
+    say(f"answers on 127.0.0.1:{server.port}; tapes: {len(settings.tapes)}")
     server.wait()
 
 

@@ -311,7 +311,8 @@ class ReplayContainer(Step):
 
     def _is_outdated(self, container: Container) -> bool:
         replay, tool = self._job.replay, self._job.tool("python")
-        if replay is None or tool is None or not tool.is_image(container.image_id):
+        # One that was never started may lack the files that are put into it after it is made.
+        if container.state == "created" or replay is None or tool is None or not tool.is_image(container.image_id):
             return True
         if container.labels.get(LABEL_WANTED) != self._mark(replay, tool):
             return True

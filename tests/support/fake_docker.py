@@ -8,11 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-import ssl
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +82,11 @@ def _built(arguments: list[str]) -> dict[str, Any]:
 
 
 def _build(arguments: list[str], state: dict[str, Any]) -> None:
+    # Here, since a recording starts this program seven times and only one of them fetches.
+    import ssl
+    import urllib.error
+    import urllib.request
+
     ca = next(line for line in state["config"].splitlines() if line.startswith("  ca = "))
     context = ssl.create_default_context(cafile=json.loads(ca.partition("=")[2])[0])
     proxies = urllib.request.ProxyHandler(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from . import ORIGIN, CommandError, Host, apt, binfmt_clear, binfmt_restore, binfmt_state, debian, start_origin
+from . import ORIGIN, CommandError, Host, apt, binfmt_clear, binfmt_restore, binfmt_state, debian, qemu, start_origin
 from .binfmt import QEMU_ARM64, table
 from .commands import run
 from .registry import fetch_manifest
@@ -164,6 +164,17 @@ def test_binfmt_image_lets_each_engine_run_arm64_programs(suite: str, version: s
     finally:
         binfmt_restore(before)
     assert binfmt_state() == before
+
+
+@pytest.mark.e2e
+def test_the_emulator_of_buildkit_leaves_the_addresses_of_a_program_to_it() -> None:
+    """One that has them itself moves the program, now and then over its own heap."""
+    emulator, busybox = qemu.BUILDKIT_QEMU.make(), debian.BUSYBOX.make()
+    program = (str(busybox / "busybox-arm64"), "uname", "-m")
+    argv = (str(emulator / "buildkit-qemu-aarch64"), "-d", "page", *program)
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout == "aarch64\n"
+    assert "Locating guest address space @ 0x0\n" in done.stderr
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from installer.host.paths import Places
 from installer.model.job import Job, Options
 from installer.model.selection import Place, places
 from installer.model.step import Change, Step
-from installer.receipt.receipt import PushedName, Receipt
+from installer.receipt.receipt import BundleName, InstalledImage, PushedName, Receipt
 from installer.receipt.recorder import InstallRecorder
 from installer.runner import Beside, Runner
 from tests.support.archives import example
@@ -403,3 +403,14 @@ def test_a_receipt_from_before_bundles_were_told_apart_is_of_its_bundle(job: Job
     assert receipt.brought == (
         PushedName(place.repository, place.image.tag, place.image.root.digest, receipt.bundle.name),
     )
+
+
+def test_caches_are_those_of_the_bundle_and_those_that_others_brought(job: Job) -> None:
+    def brought(tag: str, bundle: str) -> PushedName:
+        return PushedName("offline-bundle/cache", tag, Digest.of(tag.encode()), bundle)
+
+    own = "localhost:5000/offline-bundle/cache:app"
+    images = (InstalledImage("docker.io/offline-bundle/cache:app", "cache", Digest.of(b"app"), (), (own,)),)
+    names = (brought("app", "mine"), brought("before", "mine"), brought("app", "other"), brought("tool", "other"))
+    receipt = Receipt(BundleName("mine", "sha256:1", "x.tar"), job, images=images, brought=names)
+    assert receipt.caches == (f"type=registry,ref={own}", "type=registry,ref=localhost:5000/offline-bundle/cache:tool")

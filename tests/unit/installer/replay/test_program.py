@@ -76,7 +76,7 @@ def test_the_program_answers(tmp_path: Path, registry: FakeRegistry, services: l
     gone = Digest.of(b"gone")
     service = Service(tmp_path, registry.host, digest, gone)
     services.append(service)
-    assert service.first_line == f"answers on 127.0.0.1:{service.port} from 2 tapes\n"
+    assert service.first_line == f"answers on 127.0.0.1:{service.port}; tapes: 2\n"
     client = ProxyClient(service.port, service.ca)
     assert client.get("https://h.example/a").body == b"a"
     assert client.get("http://h.example/b").body == b"b"

@@ -188,7 +188,26 @@ def test_an_image_that_docker_lacks_is_pulled_by_its_digest(engine: FakeEngine, 
     assert other not in {container.image for container in engine.containers.values()}
 
 
-def test_a_stopped_one_is_started_and_somebody_elses_is_a_problem(engine: FakeEngine, host: Host, port: int) -> None:
+@pytest.mark.usefixtures("runs")
+def test_a_stopped_one_is_started_and_one_that_was_killed_half_way_is_made_anew(
+    engine: FakeEngine, host: Host, registry: FakeRegistry, port: int
+) -> None:
+    give(engine, PYTHON)
+    replay = Replay(port, ())
+    first = step(host, replay, registry.host)
+    first.apply(first.look())
+    actions = []
+    for state in ("exited", "created"):
+        engine.containers[REPLAY_CONTAINER].state = state
+        again = step(host, replay, registry.host)
+        changes = again.look()
+        actions += [change.action for change in changes]
+        again.apply(changes)
+        assert step(host, replay, registry.host).look() == []
+    assert actions == ["start", "replace"]
+
+
+def test_somebody_elses_container_is_a_problem(engine: FakeEngine, host: Host, port: int) -> None:
     engine.add(REPLAY_CONTAINER, {})
     (problem,) = step(host, Replay(port, ())).problems()
     assert problem.subject == "container `bundle-replay`"

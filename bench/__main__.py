@@ -22,8 +22,9 @@ PARTS = {
     "growth": "10, 100 and 1,000 images; 1 to 16 workers",
     "links": "100 ms of latency; 100 Mbit/s",
     "install": "the whole install beside the manual procedure",
+    "record": "a build that is recorded beside the same build alone",
 }
-_MODULES = {"create": "creating", "push": "pushing", "install": "installing"}
+_MODULES = {"create": "creating", "push": "pushing", "install": "installing", "record": "recording"}
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
 

@@ -22,9 +22,13 @@ PARTS = {
     "growth": "10, 100 and 1,000 images; 1 to 16 workers",
     "links": "100 ms of latency; 100 Mbit/s",
     "install": "the whole install beside the manual procedure",
+    "record": "a build that is recorded beside the same build alone",
     "replay": "a step that is replayed beside a mirror on loopback",
 }
-_MODULES = {"create": "creating", "push": "pushing", "install": "installing", "replay": "replaying"}
+_MODULES = {
+    **{"create": "creating", "push": "pushing", "install": "installing"},
+    **{"record": "recording", "replay": "replaying"},
+}
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
 

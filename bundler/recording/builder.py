@@ -35,6 +35,7 @@ class BuilderSettings:
         records_steps: RUN steps go through the recorder, too, and not only what BuildKit itself fetches.
         mirrors: a registry -> the hosts that are asked in its stead.
         insecure: hosts that may be spoken to without TLS, besides this machine's own.
+        caches: where this machine's registry for caches is, host:port; it has no TLS.
     """
 
     image: str
@@ -43,6 +44,7 @@ class BuilderSettings:
     records_steps: bool = True
     mirrors: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     insecure: frozenset[str] = frozenset()
+    caches: str = "127.0.0.1:0"
 
     def config(self) -> str:
         """Return the content of buildkitd.toml."""
@@ -56,6 +58,8 @@ class BuilderSettings:
         loopback = {host for host in hosts if is_loopback(host.rpartition(":")[0] or host)}
         for host in sorted((loopback | self.insecure) - self.mirrors.keys()):
             lines += [f"[registry.{json.dumps(host)}]", "  http = true", "  insecure = true"]
+        # BuildKit would try TLS first were it `insecure`, too.
+        lines += [f"[registry.{json.dumps(self.caches)}]", "  http = true"]
         return "\n".join(lines) + "\n"
 
     def options(self) -> list[str]:
@@ -66,6 +70,7 @@ class BuilderSettings:
             "network=host",
             f"env.HTTP_PROXY={self.proxy}",
             f"env.HTTPS_PROXY={self.proxy}",
+            f"env.NO_PROXY={self.caches.rpartition(':')[0]}",
             f"env.SSL_CERT_FILE=/etc/buildkit/certs/{_CA_HOST}/ca.pem",
         ]
 

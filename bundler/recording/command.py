@@ -8,20 +8,20 @@ from typing import Any
 
 from bundler.definition.build import BakeTarget, Build
 
-_CACHE = "type=local,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd"
+_CACHE = "type=registry,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd"
 
 
-def command(build: Build, builder: str, cache: Path, metadata: Path, quiet: bool = False) -> list[str]:
+def command(build: Build, builder: str, cache: str, metadata: Path, quiet: bool = False) -> list[str]:
     """Return the arguments of docker.
 
     Args:
         build: what is built.
         builder: the name of the builder.
-        cache: where BuildKit writes its cache.
+        cache: the reference to which BuildKit exports its cache.
         metadata: the file to which docker writes what it was made of; beside it stands what only this build needs.
         quiet: there is no progress.
     """
-    export = f"{_CACHE},{_field(f'dest={cache}')}"
+    export = f"{_CACHE},ref={cache}"
     common = ["--builder", builder, "--metadata-file", str(metadata), *(["--progress", "quiet"] if quiet else [])]
     if build.bake:
         file = metadata.with_name("bake.json")
@@ -50,8 +50,3 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _escaped(inner) for key, inner in value.items()}
     return [_escaped(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def _field(text: str) -> str:
-    """Return one field of an option of buildx, which is a line of CSV."""
-    return '"' + text.replace('"', '""') + '"' if set(text) & {",", '"'} else text

@@ -20,7 +20,7 @@ from bundles.archive.tape.url import hides
 from bundles.errors import BundleError, ContentError, UsageError, reason
 from bundles.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import parse_index, parse_json, parse_manifest
+from bundles.oci.image import parse_json, parse_manifest
 from bundles.runtime.closeable import Closeable
 from bundles.runtime.filesystem import open_locked, replace_file
 
@@ -56,6 +56,8 @@ class RecordDirectory(Closeable):
         path: is made when it is not there. What an interrupted recording has left there is gone on with; a whole
             record is replaced at the end, and what did not change is not written again.
 
+    `caches` are the manifests of BuildKit's caches, by build.
+
     Raises:
         BundleError: another process is at it.
         UsageError: it cannot be written, or is something else than a record.
@@ -72,10 +74,8 @@ class RecordDirectory(Closeable):
             self._blobs = path / "blobs" / "sha256"
             self._blobs.mkdir(parents=True, exist_ok=True)
             replace_file(path / "oci-layout", [b'{"imageLayoutVersion":"1.0.0"}'])
-            for rest in (path / _SPOOL, self.cache):
-                shutil.rmtree(rest, ignore_errors=True)
+            shutil.rmtree(path / _SPOOL, ignore_errors=True)
             (path / _SPOOL).mkdir()
-            self._caches: dict[str, list[bytes]] = {}
             self.tape = Tape(self._answers_left())
             self._lines = (path / TAPE_FILE).open("a", encoding="utf-8")
         except OSError as error:
@@ -83,11 +83,8 @@ class RecordDirectory(Closeable):
                 f"`{error.filename or path}` cannot be written: {reason(error)}", hint="choose another -o DIRECTORY"
             ) from None
         self._lock = threading.Lock()
-
-    @property
-    def cache(self) -> Path:
-        """Where BuildKit writes the cache of a build, before `take_cache` takes it in."""
-        return self.path / "cache"
+        self.caches: dict[str, bytes] = {}
+        self._taken: dict[Digest, int] = {}
 
     def _answers_left(self) -> Iterator[Answer]:
         """Read the answers of an interrupted recording; the last line may be cut, and a content lost."""
@@ -125,15 +122,25 @@ class RecordDirectory(Closeable):
                 size -= len(data)
                 yield data
 
-    def take_cache(self, build: str) -> None:
-        """Move the cache in that BuildKit has written for a build; one that changes nothing has none."""
-        index = self.cache / "index.json"
-        if index.exists():
-            for blob in (self.cache / "blobs" / "sha256").iterdir():
-                blob.replace(self._blobs / blob.name)
-            manifests = (self._blob(descriptor.digest) for descriptor in parse_index(index.read_bytes()))
-            self._caches[build] = [manifest.read_bytes() for manifest in manifests]
-        shutil.rmtree(self.cache, ignore_errors=True)
+    def size_of(self, digest: Digest) -> Optional[int]:
+        """Return the size of a cache's blob that was taken in by now; None when it was not.
+
+        What an interrupted run left may be cut.
+        """
+        return self._taken.get(digest)
+
+    def take_blob(self, spool: Spool, digest: Optional[Digest]) -> bool:
+        """Take in a blob of a cache; tell whether it has that digest."""
+        content = spool.close("application/octet-stream")
+        if content is None or content.digest != digest:
+            return False
+        spool.path.replace(self._blob(content.digest))
+        self._taken[content.digest] = content.size
+        return True
+
+    def take_cache(self, build: str, manifest: bytes) -> None:
+        """Take in the manifest of a build's cache. A build that changes nothing has none."""
+        self.caches[build] = manifest
 
     def finish(self, recorded: Recorded) -> int:
         """Make a record of what was taken in and of BuildKit's caches, drop what is not of it; return the caches' size.
@@ -143,7 +150,9 @@ class RecordDirectory(Closeable):
         """
         self._write(recorded.to_bytes())
         entries = [self._tape_entry(number, tape, recorded) for number, tape in enumerate(split(self.tape), 1)]
-        caches = [(build.cache, manifest) for build in recorded.builds for manifest in self._caches.get(build.name, ())]
+        caches = [(build.cache, self.caches[build.name]) for build in recorded.builds if build.name in self.caches]
+        for _, manifest in caches:
+            self._write(manifest)
         entries += [_entry(manifest, parse_manifest(manifest).config.media_type, name) for name, manifest in caches]
         for content in self.tape.contents:
             self._check(content)
@@ -186,8 +195,7 @@ class RecordDirectory(Closeable):
         for blob in self._blobs.iterdir():
             if blob.name not in wanted:
                 blob.unlink()
-        for rest in (self.path / _SPOOL, self.cache):
-            shutil.rmtree(rest, ignore_errors=True)
+        shutil.rmtree(self.path / _SPOOL, ignore_errors=True)
 
     def close(self) -> None:
         self._lines.close()

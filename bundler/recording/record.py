@@ -16,6 +16,7 @@ from typing import Optional
 from bundler.definition.build import Build, not_here
 from bundler.definition.spec import TOOLCHAIN
 from bundler.recording.builder import BuilderSettings, TemporaryBuilder, remove_leftovers
+from bundler.recording.cache_registry import CacheRegistry
 from bundler.recording.command import command
 from bundler.recording.directory import RecordDirectory
 from bundler.recording.docker import Docker
@@ -84,6 +85,7 @@ def record(builds: Sequence[Build], path: Path, name: str, options: Options, pro
         recorder = Recorder(directory, stack.enter_context(_network(options.network)))
         authority = Authority(private / "ca")
         server = stack.enter_context(ProxyServer(0, authority, recorder))
+        caches = stack.enter_context(CacheRegistry(directory))
         settings = BuilderSettings(
             options.buildkit,
             f"http://{docker.way_here}:{server.port}",
@@ -91,6 +93,7 @@ def record(builds: Sequence[Build], path: Path, name: str, options: Options, pro
             options.steps,
             options.mirrors,
             options.network.insecure,
+            f"{docker.way_here}:{caches.port}",
         )
         progress.message(f"starting {options.buildkit}")
         builder = stack.enter_context(TemporaryBuilder(docker, settings, private))
@@ -102,12 +105,12 @@ def record(builds: Sequence[Build], path: Path, name: str, options: Options, pro
             if len(builds) > 1:
                 progress.message(f"build {number} of {len(builds)}: {build.name}")
             described.append(_described(build, unknown))
-            arguments = command(build, builder.name, directory.cache, metadata, options.quiet)
+            cache = caches.reference(docker.way_here, build.name)
+            arguments = command(build, builder.name, cache, metadata, options.quiet)
             code = docker.show(arguments, build.bake.directory if build.bake else None)
             if code:
                 raise _failure(code, recorder, build if len(builds) > 1 else None)
             taken.append(materials(metadata.read_bytes()))
-            directory.take_cache(build.name)
         found = united(taken)
         notes = (*recorder.notes(), *_missing(found, directory.tape), *_several(found), *unknown)
         platforms = tuple(dict.fromkeys(platform for build in builds for platform in build.platforms))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -82,8 +83,8 @@ def test_a_build_becomes_a_record(app: Path, origin: WebOrigin) -> None:
     build = next(call for call in fake_docker.calls(docker) if call[:2] == ["buildx", "build"])
     joined = " ".join(build)
     assert joined.endswith("--platform linux/amd64 --target t --build-arg A=b --secret id=s --pull app")
-    cache = "type=local,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd"
-    assert f"--cache-to {cache},dest={app}/app.record/cache" in joined
+    cache = "type=registry,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd"
+    assert re.search(rf"--cache-to {cache},ref=127\.0\.0\.1:\d+/[0-9a-f]{{32}}:app ", joined)
     assert "#1 [1/1] as BuildKit says it" in document["said"]
     assert fake_docker.state_of(docker)["builders"] == []
 
@@ -151,10 +152,12 @@ def test_the_targets_of_a_bake_file_become_one_record(app: Path, origin: WebOrig
     assert origin.paths() == ["GET /page"]
     api, lib = fake_docker.state_of(docker)["built"]
     assert (api["name"], lib["name"], api["directory"]) == ("api", "lib", str(app / "team"))
-    cache = f"type=local,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd,dest={app}/team.record/cache"
+    (cache,) = api["bake"]["target"]["api"]["cache-to"]
+    assert cache.startswith("type=registry,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd,ref=127")
+    assert cache.endswith(":api")
     common = {"args": {"A": "b"}, "secret": ["id=s"]}
     expected = {"context": ".", "dockerfile-inline": "FROM a\nRUN $${X}\n", "platforms": ["linux/arm64"], **common}
-    assert lib["bake"] == {"target": {"lib": {**expected, "cache-to": [cache]}}}
+    assert lib["bake"] == {"target": {"lib": {**expected, "cache-to": [cache.replace(":api", ":lib")]}}}
     assert api["bake"]["target"] == {
         "lib": expected,
         "api": {
@@ -241,9 +244,11 @@ def test_the_builder_is_led_to_the_recorder(app: Path, origin: WebOrigin) -> Non
         "network": "host",
         "env.HTTP_PROXY": proxy,
         "env.HTTPS_PROXY": proxy,
+        "env.NO_PROXY": "127.0.0.1",
         "env.SSL_CERT_FILE": "/etc/buildkit/certs/record.invalid/ca.pem",
     }
     ca = state["config"].splitlines()[2].partition("=")[2].strip()
+    cache = re.findall(r"127\.0\.0\.1:(?!5555)\d+", state["config"])[0]
     assert (
         state["config"]
         == f"""proxyNetwork = true
@@ -257,6 +262,8 @@ def test_the_builder_is_led_to_the_recorder(app: Path, origin: WebOrigin) -> Non
 [registry."m.corp"]
   http = true
   insecure = true
+[registry."{cache}"]
+  http = true
 """
     )
 

@@ -241,8 +241,8 @@ def test_an_interrupted_recording_goes_on(origin: WebOrigin, path: Path, tmp_pat
     assert read_record(path) == RECORDED
 
 
-def write_cache(recording: Recording, layer: bytes) -> None:
-    """Write what BuildKit does for a build whose one step made this layer."""
+def write_cache(recording: Recording, build: str, layer: bytes) -> None:
+    """Take in what BuildKit sends for a build whose one step made this layer."""
     config = b'{"records":[]}'
     manifest = {
         "schemaVersion": 2,
@@ -260,22 +260,18 @@ def write_cache(recording: Recording, layer: bytes) -> None:
             }
         ],
     }
-    data = json.dumps(manifest).encode()
-    blobs = recording.record.cache / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-    for blob in (config, layer, data):
-        (blobs / Digest.of(blob).hex).write_bytes(blob)
-    entry = {"mediaType": manifest["mediaType"], "digest": str(Digest.of(data)), "size": len(data)}
-    (recording.record.cache / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    for blob in (config, layer):
+        spool = recording.record.spool()
+        spool.write(blob)
+        assert recording.record.take_blob(spool, Digest.of(blob))
+    recording.record.take_cache(build, json.dumps(manifest).encode())
 
 
 def test_a_record_is_an_oci_layout_with_tape_and_caches(recording: Recording, origin: WebOrigin, path: Path) -> None:
     recording.client.get(f"{origin.url}/big")
     recording.client.get(f"{origin.url}/page")
     for build, layer in (("api", b"a layer of the cache"), ("web", b"another layer")):
-        write_cache(recording, layer)
-        recording.record.take_cache(build)
-    recording.record.take_cache("docs")
+        write_cache(recording, build, layer)
     builds = tuple(RecordedBuild(name, "Dockerfile", None, RECORDED.platforms) for name in ("api", "docs", "web"))
     size = recording.record.finish(dataclasses.replace(RECORDED, builds=builds))
     assert size == len(b"a layer of the cache" + b"another layer")

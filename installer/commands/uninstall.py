@@ -65,7 +65,7 @@ def _steps(receipt: Receipt, host: Host, data: bool) -> list[Step]:
     return [
         RemovePassing(host),
         RemoveBuilder(receipt, host),
-        RemoveEmulation(host),
+        RemoveEmulation(receipt.state.tool("binfmt"), host),
         RemoveRegistry(receipt, host, data=data),
         *daemon,
         RemoveImages(receipt, host),

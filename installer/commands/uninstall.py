@@ -67,7 +67,7 @@ def _steps(receipt: Receipt, host: Host, data: bool) -> list[Step]:
         RemovePassing(host),
         RemoveBuilder(receipt, host),
         RemoveReplay(receipt, host),
-        RemoveEmulation(host),
+        RemoveEmulation(receipt.state.tool("binfmt"), host),
         RemoveRegistry(receipt, host, data=data),
         *daemon,
         RemoveImages(receipt, host),

@@ -120,8 +120,8 @@ def _has_port(host: Host, port: int) -> bool:
 def service_state(port: int) -> Optional[dict[str, Any]]:
     """Ask the service how it is; None when it is not what answers there.
 
-    `name` is that of its settings, `loaded` whether it has read its tapes, `answers` how many are in them, `missing`
-    the digests of those that the registry does not have.
+    `name` is that of its settings, `loaded` whether it has read its tapes, `answers` how many are in them; `missing`,
+    `unavailable` and `damaged` are the digests of what it could not read.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError), contextlib.closing(connection):

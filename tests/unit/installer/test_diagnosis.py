@@ -92,13 +92,17 @@ def test_a_replay_that_does_not_do_its_work_is_found(
         None,
         {"loaded": False},
         {"loaded": True, "missing": [str(digest)]},
-        {"loaded": True, "missing": []},
+        {"loaded": True, "missing": [], "unavailable": [str(digest)]},
+        {"loaded": True, "damaged": [str(digest)]},
+        {"loaded": True, "missing": [], "unavailable": [], "damaged": []},
     ]
     monkeypatch.setattr(diagnosis, "replay_state", lambda: said.pop(0))
-    hints = [[finding.hint for finding in diagnosis._replaying()] for _ in range(4)]
+    hints = [[finding.hint for finding in diagnosis._replaying()] for _ in range(6)]
     assert hints == [
         ["docker logs bundle-replay; docker restart bundle-replay"],
         ["docker logs registry"],
         ["python3 /x.tar upgrade"],
+        ["docker logs registry"],
+        ["bundle uninstall --data; python3 /x.tar install"],
         [],
     ]

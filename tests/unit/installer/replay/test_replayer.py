@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -31,6 +33,17 @@ class Replay:
 
     def __init__(self, server: ProxyServer, client: ProxyClient, log: list[str]) -> None:
         self.server, self.client, self.log = server, client, log
+
+    def state(self) -> Any:
+        """What the service says of itself."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)) as connection:
+            connection.request("GET", "/")
+            return json.loads(connection.getresponse().read())
+
+    def until(self, holds: Callable[[Any], bool]) -> None:
+        """Wait for a state."""
+        while not holds(self.state()):
+            time.sleep(0.01)
 
 
 @pytest.fixture
@@ -151,6 +164,59 @@ def test_a_registry_that_is_started_later_is_waited_for(registry: FakeRegistry, 
     assert bodies == [b"a"]
     assert len(replay.log) == 1
     assert replay.log[0].startswith("waiting: ")
+
+
+@pytest.mark.parametrize(
+    "part, fault",
+    [
+        *(
+            (part, fault)
+            for part in ("/manifests/", "/blobs/")
+            for fault in ({"cut_after": 30}, {"close": True}, {"status": 500})
+        ),
+        # Without a length announced, it is the descriptor that shows it.
+        ("/blobs/", {"no_length": True, "shorter": 30}),
+    ],
+)
+def test_a_tape_of_which_the_transfer_breaks_off_is_read_again(
+    registry: FakeRegistry, serve: Callable[..., Replay], part: str, fault: dict[str, int]
+) -> None:
+    digest = put_tape(registry, "app", page("http://h.example/a", b"a"))
+    registry.fault("GET", part, times=2, **fault)
+    assert serve([digest]).client.get("http://h.example/a").body == b"a"
+
+
+def test_a_tape_that_came_damaged_once_is_looked_for_again(
+    registry: FakeRegistry, serve: Callable[..., Replay]
+) -> None:
+    digest = put_tape(registry, "app", page("http://h.example/a", b"a"))
+    fault = registry.fault("GET", "/blobs/", times=-1, corrupt=True)
+    replay = serve([digest])
+    assert replay.client.get("http://h.example/a").status == 404
+    assert "cannot be used" in replay.log[0]
+    assert replay.state()["damaged"] == [str(digest)]
+    fault.times = 0
+    replay.until(lambda state: not state["damaged"])
+    assert replay.client.get("http://h.example/a").body == b"a"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_tape_that_the_registry_fails_to_give_holds_up_no_other(
+    registry: FakeRegistry, serve: Callable[..., Replay], order: tuple[int, ...]
+) -> None:
+    good, bad = (put_tape(registry, name, page(f"http://h.example/{name}", b"x")) for name in ("good", "bad"))
+    fault = registry.fault("GET", f"/manifests/{bad}", times=-1, status=500)
+    replay = serve(*([[good], [bad]][n] for n in order))
+    assert replay.client.get("http://h.example/good").body == b"x"
+    # It may well have been recorded: that is for the doctor, and nothing to record anew.
+    assert replay.client.get("http://h.example/bad").status == 503
+    assert (replay.state()["missing"], replay.state()["unavailable"]) == ([], [str(bad)])
+    assert [line for line in replay.log if "not recorded" in line] == []
+    assert len(replay.log) == 1
+    # Nobody has to ask for it: it comes back by itself.
+    fault.times = 0
+    replay.until(lambda state: state["answers"] == 2)
+    assert replay.client.get("http://h.example/bad").body == b"x"
 
 
 def test_damaged_content_never_comes_whole(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:

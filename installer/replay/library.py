@@ -72,15 +72,20 @@ class Library:
         return any(absent.why is _Why.UNAVAILABLE for absent in list(self._absent.values()))
 
     def find(self, request: Request) -> Optional[Answer]:
-        """Find what was recorded for a request: by the first tape that has it."""
+        """Find what was recorded for a request.
+
+        The first tape that has this very request counts; where none has, the best answer to the same URL with other
+        headers does, on whichever tape it is.
+        """
         return self._find(request) or (self._find(request) if self._look_again() else None)
 
     def _find(self, request: Request) -> Optional[Answer]:
-        for tape in self._tapes:
-            found = tape.find(request.method, request.url, request.headers, request.body_digest)
-            if found:
-                return found
-        return None
+        asked = request.method, request.url, request.headers, request.body_digest
+        exact = (tape.find_exact(*asked) for tape in self._tapes)
+        near = (tape.find(*asked) for tape in self._tapes)
+        return next(filter(None, exact), None) or min(
+            filter(None, near), key=lambda answer: answer.status, default=None
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Say how far it is: `loaded`, the number of answers, and the digests of what could not be read, and why."""

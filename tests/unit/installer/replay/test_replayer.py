@@ -127,11 +127,39 @@ def test_the_first_tape_that_has_a_page_counts_and_a_cut_one_is_one(
         put_tape(registry, "new", page("http://h.example/a", b"new", asked={"accept": "x"})),
         put_tape(registry, "new.2", page("http://h.example/a", b"new, too", asked={"accept": "y"})),
     ]
-    old = put_tape(registry, "old", *pages({"http://h.example/a": b"old", "http://h.example/b": b"b"}))
+    texts = {"http://h.example/a": b"old", "http://h.example/b": b"b"}
+    old = put_tape(registry, "old", *(page(url, text, asked={"accept": ""}) for url, text in texts.items()))
     client = serve(new, [old]).client
     assert client.get("http://h.example/a", accept="y").body == b"new, too"
     assert client.get("http://h.example/a", accept="z").body in (b"new", b"new, too")
     assert client.get("http://h.example/b").body == b"b"
+
+
+def test_this_very_request_on_any_tape_goes_before_one_with_other_headers(
+    registry: FakeRegistry, serve: Callable[..., Replay]
+) -> None:
+    url = "http://h.example/simple/"
+    one = put_tape(registry, "one", page(url, b"html", asked={"accept": "text/html"}))
+    two = put_tape(registry, "two", page(url, b"json", asked={"accept": "application/json"}))
+    client = serve([one], [two]).client
+    assert client.get(url, accept="application/json").body == b"json"
+    assert client.get(url, accept="text/html").body == b"html"
+    # What neither has is the first tape's.
+    assert client.get(url, accept="text/plain").body == b"html"
+
+
+def test_among_answers_with_other_headers_a_good_one_on_any_tape_goes_before_an_error(
+    registry: FakeRegistry, serve: Callable[..., Replay]
+) -> None:
+    asked = {"accept": "x"}
+    refused = [(Answer(method, f"http://h.example/{method}", 404, {}, asked=asked), b"") for method in ("GET", "HEAD")]
+    good = [page(f"http://h.example/{method}", b"good", asked=asked) for method in ("GET", "HEAD")]
+    client = serve([put_tape(registry, "one", *refused)], [put_tape(registry, "two", *good)]).client
+    assert client.get("http://h.example/GET", accept="y").body == b"good"
+    # HEAD by what GET was.
+    assert client.ask("HEAD", "http://h.example/HEAD", accept="y").status == 200
+    # The error is the answer where it is to this very request.
+    assert client.get("http://h.example/GET", accept="x").status == 404
 
 
 def test_a_tape_that_is_gone_is_passed_over(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:

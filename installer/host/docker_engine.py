@@ -38,6 +38,8 @@ _WITHOUT_RIGHTS: Mapping[str, Any] = {
     "cap_drop": ["ALL"],
     "security_opt": ["no-new-privileges"],
     "tmpfs": {"/tmp": "size=1m,mode=1777"},  # noqa: S108  in a container
+    "mem_limit": 1 << 30,
+    "pids_limit": 1024,
 }
 
 

@@ -24,6 +24,7 @@ _MODULES = (
     "bundles.proxy",
     "bundles.proxy.certificates",
     "bundles.proxy.playback",
+    "bundles.proxy.room",
     "bundles.proxy.server",
     "bundles.runtime",
     "bundles.runtime.closeable",

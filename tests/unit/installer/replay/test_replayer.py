@@ -14,6 +14,7 @@ from typing import Any, Callable
 import pytest
 
 from bundles.archive.tape.answer import Answer
+from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import Authority
 from bundles.proxy.server import ProxyServer
@@ -104,6 +105,15 @@ def test_an_image_that_buildkit_looks_for_is_no_page_that_was_missed(serve: Call
     replay = serve()
     came = replay.client.get("https://registry-1.docker.io/v2/library/x/manifests/1", user_agent="buildkit/v0.34")
     assert (came.status, replay.log) == (404, [])
+
+
+def test_what_was_sent_is_compared_whatever_its_size(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:
+    sent = noise("sent", 3_000_000)
+    content = Descriptor.of("text/plain", b"a")
+    answer = Answer("POST", "https://h.example/a", 200, {"content-type": "text/plain"}, content, body=Digest.of(sent))
+    client = serve([put_tape(registry, "app", (answer, b"a"))]).client
+    assert client.ask("POST", "https://h.example/a", sent).body == b"a"
+    assert client.ask("POST", "https://h.example/a", sent[:-1]).status == 404
 
 
 def test_redirects_and_errors_come_as_they_were(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:

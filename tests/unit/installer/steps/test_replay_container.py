@@ -120,6 +120,8 @@ def test_the_service_runs_without_rights_and_answers(
         "SecurityOpt": ["no-new-privileges"],
         "Tmpfs": {"/tmp": "size=1m,mode=1777"},
         "RestartPolicy": {"Name": "always"},
+        "Memory": 1073741824,
+        "PidsLimit": 1024,
     }
     assert {key: asked["HostConfig"].get(key) for key in wanted} == wanted
     assert not asked["HostConfig"].get("Privileged")

@@ -255,7 +255,7 @@ class Diagnosis:
         return service_state(self._state.replay.port) if self._state.replay else None
 
     def unrecorded(self) -> list[str]:
-        """Return what builds asked for and was not recorded: method and URL."""
+        """Return what builds asked for and was not recorded: method and URL, what was last first."""
         return misses(self._host) if self._state.replay else []
 
     def _replaying(self) -> Iterator[Finding]:

@@ -133,9 +133,12 @@ def service_state(port: int) -> Optional[dict[str, Any]]:
 
 
 def misses(host: Host) -> list[str]:
-    """Return what was asked for and not recorded, as far as the service's log goes back: method and URL, each once."""
+    """Return what was asked for and not recorded, as far as the service's log goes back: method and URL.
+
+    Each is there once, and what was asked for last comes first.
+    """
     lines = host.engine.logs(REPLAY_CONTAINER, _LOG_LINES, _LOG_WIDTH).splitlines()
-    return list(dict.fromkeys(line[len(MISS) :] for line in lines if line.startswith(MISS)))
+    return list(dict.fromkeys(line[len(MISS) :] for line in reversed(lines) if line.startswith(MISS)))
 
 
 class ReplayContainer(Step):

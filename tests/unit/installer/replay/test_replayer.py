@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import shlex
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
+import click
 import pytest
+from click.core import ParameterSource
 
 from bundles.archive.tape.answer import Answer
+from bundles.cli.app import bundle as commands
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import Authority
@@ -101,10 +105,76 @@ def test_what_was_not_recorded_ends_at_once_and_is_written_down_once(
     assert replay.log == ["not recorded: GET https://h.example/b?token=-", "not recorded: POST https://h.example/a"]
 
 
-def test_an_image_that_buildkit_looks_for_is_no_page_that_was_missed(serve: Callable[..., Replay]) -> None:
+def test_what_is_asked_for_again_later_is_written_down_again(serve: Callable[..., Replay]) -> None:
+    """However much was before it: `status` goes by the end of the log."""
     replay = serve()
-    came = replay.client.get("https://registry-1.docker.io/v2/library/x/manifests/1", user_agent="buildkit/v0.34")
-    assert (came.status, replay.log) == (404, [])
+    urls = [f"http://h.example/{number}" for number in range(40)]
+    for url in [*urls, *urls[-10:], urls[0], urls[0]]:
+        assert replay.client.get(url).status == 404
+    assert replay.log == [f"not recorded: GET {url}" for url in [*urls, urls[0]]]
+
+
+def typed(line: str) -> tuple[str, list[str]]:
+    """The command that a line runs, and what it gets there, as the command line itself takes it."""
+    program, *words = shlex.split(line)
+    if program == "python3":
+        words = [*words[1:], words[0]]
+    command = commands.get_command(click.Context(commands), words[0])
+    assert command
+    context = command.make_context(words[0], words[1:])
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    return words[0], sorted(f"{name} {context.params[name]}" for name in given if context.params[name])
+
+
+def test_what_to_type_after_a_miss_can_be_typed(serve: Callable[..., Replay]) -> None:
+    _, there, here = serve().client.get("http://h.example/a").body.decode().splitlines()
+    lines = [*there.partition("): ")[2].split(";"), here.partition(": ")[2]]
+    assert [typed(line) for line in lines] == [
+        ("record", ["path app.record", "what WHAT"]),
+        ("create", ["path offline.tar", "records (PosixPath('app.record'),)"]),
+        ("upgrade", ["archive offline.tar"]),
+    ]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/",
+        "/v2/library/x/manifests/1",
+        "/v2/a/b/c/manifests/sha256:" + "0" * 64,
+        "/v2/x/blobs/sha256:" + "0" * 64,
+        "/v2/x/referrers/sha256:" + "0" * 64 + "?artifactType=a",
+        "/v2/x/tags/list",
+    ],
+)
+def test_an_image_that_buildkit_looks_for_is_no_page_that_was_missed(
+    serve: Callable[..., Replay], method: str, path: str
+) -> None:
+    replay = serve()
+    url = f"https://registry-1.docker.io{path}"
+    assert replay.client.ask(method, url, user_agent="buildkit/v0.34").status == 404
+    assert replay.log == []
+    # Who else asks for it is a step.
+    assert replay.client.ask(method, url, user_agent="curl/8").status == 404
+    assert replay.log == [f"not recorded: {method} {url}"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h.example/api/v2/x/manifests/1",
+        "https://h.example/v2/file.tar.gz",
+        "https://h.example/v2/releases/download/1/file",
+        "https://h.example/v2",
+        "https://h.example/a?b=/v2/x/manifests/1",
+    ],
+)
+def test_a_page_that_only_looks_like_an_image_is_one_that_was_missed(serve: Callable[..., Replay], url: str) -> None:
+    """BuildKit fetches what ADD names, too."""
+    replay = serve()
+    assert replay.client.get(url, user_agent="buildkit/v0.34").status == 404
+    assert replay.log == [f"not recorded: GET {url}"]
 
 
 def test_what_was_sent_is_compared_whatever_its_size(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:

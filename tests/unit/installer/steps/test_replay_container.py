@@ -122,6 +122,7 @@ def test_the_service_runs_without_rights_and_answers(
         "RestartPolicy": {"Name": "always"},
         "Memory": 1073741824,
         "PidsLimit": 1024,
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "4m", "max-file": "2"}},
     }
     assert {key: asked["HostConfig"].get(key) for key in wanted} == wanted
     assert not asked["HostConfig"].get("Privileged")
@@ -243,11 +244,12 @@ def test_uninstalling_takes_the_service_and_its_ca(engine: FakeEngine, host: Hos
     assert RemoveReplay(receipt, host).look() == []
 
 
-def test_what_was_not_recorded_is_in_the_log_each_once(engine: FakeEngine, host: Host) -> None:
+def test_what_was_not_recorded_is_in_the_log_each_once_and_the_last_first(engine: FakeEngine, host: Host) -> None:
     engine.add(REPLAY_CONTAINER, {LABEL_ROLE: "replay"})
-    url = "https://h.example/" + "a" * 500
-    engine.log = f"answers on 127.0.0.1:5080\nnot recorded: GET {url}\nlost: x\nnot recorded: GET {url}\n".encode()
-    assert misses(host) == [f"GET {url}"]
+    first, long = "GET https://h.example/first", "GET https://h.example/" + "a" * 500
+    lines = ["answers on 127.0.0.1:5080", *(f"not recorded: {url}" for url in (first, long, "GET x", first)), "lost: x"]
+    engine.log = "\n".join(lines).encode()
+    assert misses(host) == [first, "GET x", long]
 
 
 def test_pieces_of_a_tape_are_one() -> None:

@@ -19,6 +19,7 @@ from bundles.oci.digest import Digest
 from bundles.proxy.certificates import Authority
 from bundles.proxy.room import Room
 from bundles.runtime.closeable import Closeable
+from bundles.runtime.terminal import printable
 
 # A git client sends kilobytes.
 _MOST_BODY = 32 << 20
@@ -68,8 +69,8 @@ class Response:
 
     @classmethod
     def text(cls, status: int, text: str, reason: Optional[str] = None) -> Response:
-        """Return an answer for people."""
-        data = f"{text}\n".encode()
+        """Return an answer for people, whose clients show it on terminals."""
+        data = f"{printable(text)}\n".encode()
         return cls(status, {"content-type": "text/plain; charset=utf-8"}, len(data), [data], reason)
 
 

@@ -29,6 +29,7 @@ _MODULES = (
     "bundles.runtime",
     "bundles.runtime.closeable",
     "bundles.runtime.filesystem",
+    "bundles.runtime.terminal",
     "installer",
     "installer.replay",
     "installer.replay.blobs",

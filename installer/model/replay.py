@@ -10,6 +10,8 @@ from typing import Any, Optional
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
 
+# The repository of the local registry that holds the caches of recorded builds, each under its build's name.
+CACHES = "offline-bundle/cache"
 # A name or address, with a port or as a pattern, as NO_PROXY takes it.
 _DIRECT = re.compile(r"\*?\.?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5}|/[0-9]{1,3})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
 

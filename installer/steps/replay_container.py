@@ -40,7 +40,7 @@ from installer.registry.listener import listener
 from installer.replay.program import program
 from installer.replay.replayer import MISS
 from installer.replay.service import SETTINGS, name_of
-from installer.replay.settings import TAPES, Settings
+from installer.replay.settings import Settings
 from installer.steps.toolchain_images import left_to_base, load, local_image
 
 # The ports that are tried, in this order.
@@ -76,12 +76,12 @@ def with_replay(job: Job, host: Host) -> Job:
 
 def _of_others(job: Job, before: Optional[Receipt]) -> Iterator[ReplayedTape]:
     """Give the tapes of bundles with other names, the newest bundle first; what it once had under a name is passed."""
-    if before is None or (before.state.address, before.state.data) != (job.address, job.data):
+    if before is None or before.state.data != job.data:
         return
     replaced = {job.archive.manifest.name, *([before.bundle.name] if job.options.succeeds else [])}
     found: dict[str, dict[str, Digest]] = {}
     for entry in before.brought:
-        if entry.repository == TAPES and entry.tag and entry.bundle not in replaced:
+        if entry.role == "tape" and entry.tag and entry.bundle not in replaced:
             found.setdefault(entry.bundle, {})[entry.tag] = entry.digest
     for tags in reversed(list(found.values())):
         yield from join_pieces(tags.items())

@@ -298,7 +298,7 @@ def brought(host: Host) -> Callable[..., None]:
     """Write the receipt of an installation that brought these tapes: bundle, tag, digest."""
 
     def write(*entries: tuple[str, str, Digest], replay: Optional[Replay] = None) -> None:
-        names = tuple(PushedName(TAPES, tag, digest, bundle) for bundle, tag, digest in entries)
+        names = tuple(PushedName(TAPES, tag, digest, bundle, "tape") for bundle, tag, digest in entries)
         Receipt(BundleName("mine", "sha256:1", "/x.tar"), state(replay), brought=names).save(host.places)
 
     return write
@@ -327,6 +327,9 @@ def test_own_tapes_come_first_then_those_of_other_bundles(host: Host, brought: C
     # Another registry has other content.
     other = dataclasses.replace(a_job(host), data="/srv/registry")
     assert tapes_of(other, host) is None
+    # At another address the same registry has the same.
+    moved = dataclasses.replace(a_job(host, name="next"), address=Address("localhost", 5001))
+    assert tapes_of(moved, host) == ["y", "x", "before"]
     # The image that it ran in is what it runs in where the archive has none.
     assert with_replay(a_job(host, name="next"), host).tools == {"python": PYTHON}
 

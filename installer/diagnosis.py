@@ -252,11 +252,15 @@ class Diagnosis:
 
     def replay_state(self) -> Optional[dict[str, Any]]:
         """Return what the replay service says of itself, None when it does not answer; see `service_state`."""
-        return service_state(self._state.replay.port) if self._state.replay else None
+        return service_state(self._state.replay.port) if self._state.replay and self._has_replay() else None
+
+    def _has_replay(self) -> bool:
+        """Tell whether the service on this host is not another user's."""
+        return self._replay.other_owner() is None
 
     def unrecorded(self) -> list[str]:
         """Return what builds asked for and was not recorded: method and URL, what was last first."""
-        return misses(self._host) if self._state.replay else []
+        return misses(self._host) if self._state.replay and self._has_replay() else []
 
     def _replaying(self) -> Iterator[Finding]:
         """Find what is wrong with a replay service that runs as it was made."""

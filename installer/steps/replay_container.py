@@ -2,6 +2,9 @@
 
 BuildKit sends what RUN steps and ADD ask the network for to it (see builder), and trusts its CA. It listens on the
 loopback address and has no rights: the python image of the archive, as a user that is nobody, with our program put in.
+
+There is one on a host. It has the CA and the tapes of one user's installation, which its label names: another user's
+takes it only with consent, since builds of the first get nothing from then on.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ from typing import Any, Optional
 from bundles.errors import HostError, Problem
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import certificate_of, new_key
+from bundles.runtime.program import own_command
 from bundles.runtime.progress import Progress
 from installer.host.container import Container, NewContainer
 from installer.host.files import read_optional, remove_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import (
+    LABEL_OWNER,
     LABEL_PORT,
     LABEL_PROGRAM,
     LABEL_ROLE,
@@ -158,6 +163,23 @@ class ReplayContainer(Step):
     def _container(self) -> Optional[Container]:
         return self._host.engine.container(REPLAY_CONTAINER)
 
+    def other_owner(self) -> Optional[str]:
+        """Return where the receipt of the installation is that the service is of; None when that is this one."""
+        container = self._container()
+        if container is None or not _is_ours(container):
+            return None
+        owner = container.labels.get(LABEL_OWNER)
+        return None if owner == str(self._host.places.state) else owner
+
+    def question(self) -> Optional[str]:
+        owner = self.other_owner() if self._job.replay else None
+        if owner is None:
+            return None
+        return (
+            f"take the replay of recorded builds from the installation that has its receipt in `{owner}`, whose builds "
+            f"get nothing from then on ({own_command('doctor --fix --yes')} there takes it back)"
+        )
+
     def problems(self) -> Sequence[Problem]:
         replay = self._job.replay
         if replay is None:
@@ -198,7 +220,7 @@ class ReplayContainer(Step):
     def look(self) -> Sequence[Change]:
         container, replay = self._container(), self._job.replay
         if replay is None:
-            goes = self._drops and container is not None and _is_ours(container)
+            goes = self._drops and container is not None and _is_ours(container) and not self.other_owner()
             return [Change("remove", "container", REPLAY_CONTAINER, "nothing is replayed any more")] if goes else []
         missing = [path for path in (self._key, self._certificate) if read_optional(path) is None]
         changes = [Change("write", "file", str(path), "the CA that the builder alone trusts") for path in missing]
@@ -206,6 +228,9 @@ class ReplayContainer(Step):
         detail = f"on 127.0.0.1:{replay.port}, for {names}"
         if container is None:
             return [*changes, *self._fetching(), Change("start", "container", REPLAY_CONTAINER, detail)]
+        owner = self.other_owner()
+        if owner:
+            detail += f"; it was that of the installation in {owner}"
         if missing or self._is_outdated(container):
             return [*changes, *self._fetching(), Change("replace", "container", container.name, detail)]
         if not container.is_running:
@@ -304,6 +329,7 @@ class ReplayContainer(Step):
                 LABEL_WANTED: self._mark(replay, tool),
                 LABEL_PROGRAM: _program_name(service),
                 LABEL_PORT: str(replay.port),
+                LABEL_OWNER: str(self._host.places.state),
             },
             entrypoint=["python3", "-I", _PROGRAM],
             command=[_DIRECTORY],
@@ -316,7 +342,7 @@ class ReplayContainer(Step):
         replay, tool = self._job.replay, self._job.tool("python")
         if replay is None or tool is None or not tool.is_image(container.image_id):
             return True
-        if container.labels.get(LABEL_WANTED) != self._mark(replay, tool):
+        if self.other_owner() or container.labels.get(LABEL_WANTED) != self._mark(replay, tool):
             return True
         # A program of another version than the one that installed has no reason to object to that one's.
         return isinstance(self._job, Job) and container.labels.get(LABEL_PROGRAM) != _program_name(program())
@@ -351,6 +377,8 @@ class ReplayContainer(Step):
             state = "is gone"
         elif not _is_ours(container):
             state = "is not the one that was installed"
+        elif owner := self.other_owner():
+            state = f"is now that of the installation that has its receipt in `{owner}`"
         elif not container.is_running:
             state = f"is {container.state}"
         else:

@@ -28,6 +28,7 @@ from installer.model.job import DesiredState
 from installer.model.replay import Replay, ReplayedTape, check_direct, join_pieces
 from installer.receipt.receipt import BundleName, PushedName, Receipt
 from installer.replay.settings import TAPES
+from installer.runner import Runner
 from installer.steps import replay_container
 from installer.steps.replay_container import RemoveReplay, ReplayContainer, misses, service_state, with_replay
 from tests.support.fake_engine import FakeEngine
@@ -226,6 +227,59 @@ def test_where_nothing_is_replayed_any_more_the_service_goes(engine: FakeEngine,
     run.apply(changes)
     assert engine.containers == {}
     assert step(host, None, drops=True).look() == []
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_service_of_another_user_is_taken_with_consent_only(
+    engine: FakeEngine, host: Host, registry: FakeRegistry, port: int, tmp_path: Path
+) -> None:
+    give(engine, PYTHON)
+    anna = dataclasses.replace(host, places=dataclasses.replace(host.places, state=tmp_path / "anna"))
+    replay = Replay(port, (ReplayedTape("app", (put_tape(registry, "app", page("http://h.example/a", b"a")),)),))
+    hers, his = step(anna, replay, registry.host), step(host, replay, registry.host)
+    # What is not there is nobody's, and what is one's own needs no consent.
+    assert (hers.question(), his.question()) == (None, None)
+    hers.apply(hers.look())
+    assert (hers.look(), hers.question()) == ([], None)
+    # The same tapes and the same port: it is hers all the same.
+    assert his.problems() == []
+    question = his.question()
+    assert question
+    assert str(tmp_path / "anna") in question
+    with pytest.raises(HostError, match="is not ready") as caught:
+        Runner([his], None, Silent()).check(yes=False)
+    (problem,) = caught.value.problems
+    assert (problem.subject, problem.hint) == ("consent", "run this again with --yes")
+    with pytest.raises(HostError, match="not agreed to: take the replay"):
+        Runner([his], lambda _: False, Silent()).check(yes=False)
+    assert hers.look() == []
+    # Where nothing is replayed, nothing is taken either.
+    assert (step(host, None, drops=True).look(), step(host, None, drops=True).question()) == ([], None)
+    # With consent it changes hands, and her doctor says where it went.
+    Runner([his], None, Silent()).check(yes=True)
+    changes = his.look()
+    assert (changes[-1].action, changes[-1].detail.rpartition("; ")[2]) == (
+        "replace",
+        f"it was that of the installation in {tmp_path / 'anna'}",
+    )
+    his.apply(changes)
+    assert (his.look(), his.question()) == ([], None)
+    (change,) = hers.look()
+    assert hers.explain(change).endswith(
+        f"is now that of the installation that has its receipt in `{host.places.state}`"
+    )
+    assert hers.question()
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_ca_that_is_gone_makes_a_service_nobody_elses(
+    engine: FakeEngine, host: Host, registry: FakeRegistry, port: int
+) -> None:
+    give(engine, PYTHON)
+    run = step(host, Replay(port, ()), registry.host)
+    run.apply(run.look())
+    (host.places.replay / "ca.key").unlink()
+    assert ([change.action for change in run.look()], run.question()) == (["write", "replace"], None)
 
 
 def test_uninstalling_takes_the_service_and_its_ca(engine: FakeEngine, host: Host) -> None:

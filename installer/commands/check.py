@@ -200,7 +200,7 @@ def _step_to_json(name: str, verdict: Verdict) -> dict[str, Any]:
 
 def _step_text(name: str, verdict: Verdict, receipt: Receipt) -> str:
     text = one_line(verdict.text)
-    cache = next((each for each in receipt.caches if f"/{verdict.cache}" in each), None)
+    cache = receipt.cache_of(verdict.cache)
     says = {
         Outlook.CACHED: f"recorded; not run again with --cache-from {cache}" if cache else "recorded: it is replayed",
         Outlook.REPLAYED: "recorded: it is replayed",

@@ -25,7 +25,11 @@ from installer.runner import Runner, plan_lines, questioner, to_json
 
 @click.command()
 @click.option("--fix", is_flag=True, help="Fix what can be fixed without the archive.")
-@click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Agree to changes of /etc/docker/daemon.json, and to taking the replay from another user.",
+)
 @click.option("--plan", is_flag=True, help="Say what --fix would do, and touch nothing.")
 @common_options
 @click.pass_context

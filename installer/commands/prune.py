@@ -58,7 +58,9 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
         current = receipt.state.tools.values()
         loaded = RemoveImages(receipt, host, [name for tool in current for name in (tool.name, tool.pinned)])
         left = _left(receipt, images)
-        service = [ReplayContainer(left, host, output.progress)] if left != receipt.state else []
+        replay = ReplayContainer(left, host, output.progress)
+        # That of another user answers from other tapes.
+        service = [replay] if left != receipt.state and not replay.other_owner() else []
         recorder = _Recorder(receipt, host, images, garbage, left)
         runner = Runner([images, garbage, loaded, *service], host.ask, output.progress, recorder)
         runner.check(yes=True)

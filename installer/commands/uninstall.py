@@ -37,11 +37,14 @@ def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
     """
     host = Host.this(os.environ, questioner())
     receipt = Receipt.read(host)
-    runner = Runner(_steps(receipt, host, data), host.ask, output.progress)
+    steps = _steps(receipt, host, data)
+    runner = Runner(steps, host.ask, output.progress)
     if plan:
         results = runner.plan()
     else:
-        everything = "registry and emulation (for all users of this host), builder and settings"
+        replays = any(isinstance(step, RemoveReplay) and step.look() for step in steps)
+        shared = "registry, emulation and replay" if replays else "registry and emulation"
+        everything = f"{shared} (for all users of this host), builder and settings"
         everything += f", and every image in {receipt.state.data}, also what others pushed there" if data else ""
         runner.check(yes=yes, question=f"remove {everything}")
         with Receipt.locked(host) as now:

@@ -38,6 +38,9 @@ _WITHOUT_RIGHTS: Mapping[str, Any] = {
     "cap_drop": ["ALL"],
     "security_opt": ["no-new-privileges"],
     "tmpfs": {"/tmp": "size=1m,mode=1777"},  # noqa: S108  in a container
+    "mem_limit": 1 << 30,
+    "pids_limit": 1024,
+    "log_config": {"type": "json-file", "config": {"max-size": "4m", "max-file": "2"}},
 }
 
 

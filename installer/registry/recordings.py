@@ -19,9 +19,6 @@ from installer.model.replay import Replay
 from installer.registry.client import Registry
 from installer.replay.settings import TAPES
 
-# Where caches of records stand on the registry.
-CACHES = "offline-bundle/cache"
-
 # What mostly asks the network for something. Others may, and then 404 says so when they are built.
 _FETCHES = re.compile(
     r"(?:^|[\s;&|(])(?:\S*/)?(?:apt|apt-get|apk|dnf|yum|microdnf|zypper|pacman|pip3?|pipx|uv|poetry|conda|mamba|npm|npx|"
@@ -47,7 +44,7 @@ class Outlook(enum.Enum):
 class Verdict:
     """What becomes of one step: `line` of the Dockerfile, its `text`, and for people the reason.
 
-    `url` is the address that is not there. `cache` is the repository and tag of the cache that has the step.
+    `url` is the address that is not there. `cache` is the name of the cache that has the step.
     """
 
     line: int
@@ -59,7 +56,7 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class KnownBuild:
-    """A recorded build, where its cache stands on the registry, and whether there is anything to replay."""
+    """A recorded build, the name of its cache, and whether there is anything to replay."""
 
     build: RecordedBuild
     cache: str
@@ -91,10 +88,7 @@ class Recordings:
                 continue
             tapes += [tape] if len(tape) else []
             if recorded:
-                builds += [
-                    KnownBuild(build, f"{CACHES}:{recorded.cache_of(build.name)}", len(tape) > 0)
-                    for build in recorded.builds
-                ]
+                builds += [KnownBuild(build, recorded.cache_of(build.name), len(tape) > 0) for build in recorded.builds]
         return cls(builds, tapes)
 
     def verdicts(self, steps: Sequence[Step], platforms: Sequence[Platform]) -> list[Verdict]:

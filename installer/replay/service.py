@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from bundles.errors import reason
 from bundles.proxy.certificates import Authority
 from bundles.proxy.server import ProxyServer
+from bundles.runtime.terminal import one_line
 from installer.replay.blobs import Blobs
 from installer.replay.library import Library
 from installer.replay.replayer import Replayer
@@ -45,12 +47,15 @@ def name_of(settings: bytes) -> str:
 
 
 class _Log:
-    """Writes lines, whichever thread has them."""
+    """Writes lines, whichever thread has them. `docker logs` shows them on terminals, and anybody may have asked."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # A locale that cannot say a letter is no reason to answer nobody.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
 
     def __call__(self, line: str) -> None:
         with self._lock:
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{one_line(line)}\n")
             sys.stdout.flush()

@@ -92,6 +92,8 @@ def _build(arguments: list[str], state: dict[str, Any]) -> None:
     proxies = urllib.request.ProxyHandler(
         {name: state["options"][f"env.{name.upper()}_PROXY"] for name in ("http", "https")}
     )
+    import urllib.request  # it takes longer than all the rest, and few calls need it
+
     opener = urllib.request.build_opener(proxies, urllib.request.HTTPSHandler(context=context))
     found = [{"uri": "pkg:docker/debian@12?platform=linux%2Famd64", "digest": {"sha256": "a" * 64}}]
     for url in state["urls"]:
@@ -119,6 +121,8 @@ def _write_cache(arguments: list[str]) -> None:
         export = _value(arguments, "--cache-to")
     host, _, name = export.partition("ref=")[2].partition("/")
     repository, _, tag = name.partition(":")
+    import urllib.request  # it takes longer than all the rest, and few calls need it
+
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def send(method: str, path: str, data: bytes = b"") -> Any:

@@ -92,13 +92,30 @@ def test_a_replay_that_does_not_do_its_work_is_found(
         None,
         {"loaded": False},
         {"loaded": True, "missing": [str(digest)]},
-        {"loaded": True, "missing": []},
+        {"loaded": True, "missing": [], "unavailable": [str(digest)]},
+        {"loaded": True, "damaged": [str(digest)]},
+        {"loaded": True, "missing": [], "unavailable": [], "damaged": []},
     ]
     monkeypatch.setattr(diagnosis, "replay_state", lambda: said.pop(0))
-    hints = [[finding.hint for finding in diagnosis._replaying()] for _ in range(4)]
+    hints = [[finding.hint for finding in diagnosis._replaying()] for _ in range(6)]
     assert hints == [
         ["docker logs bundle-replay; docker restart bundle-replay"],
         ["docker logs registry"],
         ["python3 /x.tar upgrade"],
+        ["docker logs registry"],
+        ["bundle uninstall --data; python3 /x.tar install"],
         [],
     ]
+
+
+def test_what_another_users_builds_missed_is_not_this_ones(engine: FakeEngine, tmp_path: Path) -> None:
+    state = DesiredState(Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, Replay(5080, ()))
+    host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
+    receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
+    diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
+    engine.log = b"not recorded: GET http://h.example/a"
+    labels = {"offline-bundle.role": "replay", "offline-bundle.owner": str(tmp_path)}
+    engine.add("bundle-replay", labels)
+    assert diagnosis.unrecorded() == ["GET http://h.example/a"]
+    engine.add("bundle-replay", {**labels, "offline-bundle.owner": "/home/anna/.local/state/bundle"})
+    assert (diagnosis.unrecorded(), diagnosis.replay_state()) == ([], None)

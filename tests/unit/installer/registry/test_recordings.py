@@ -30,7 +30,7 @@ ADD https://get.corp/tool /tool
 RUN pip install --index-url https://pypi.corp/simple six
 COPY --from=build /out /
 """
-CACHE = "offline-bundle/cache:app"
+CACHE = "app"
 TAPE = Tape([answer("https://get.corp/tool", b"tool"), answer("https://pypi.corp/simple/six/", b"six")])
 
 

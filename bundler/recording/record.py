@@ -24,7 +24,7 @@ from bundler.recording.recorder import Recorder
 from bundles.archive.manifest import check_name
 from bundles.archive.tape.answer import Tape
 from bundles.archive.tape.record import Recorded, RecordedBuild, RecordedStep
-from bundles.archive.tape.url import normalise
+from bundles.archive.tape.url import normalise, shown
 from bundles.dockerfile.steps import Step, steps
 from bundles.errors import BundleError, Problem, UsageError
 from bundles.proxy.certificates import Authority
@@ -155,7 +155,7 @@ def _missing(found: Materials, tape: Tape) -> Iterator[str]:
         else:
             yield f"{normalise(name)} was downloaded, and what came is not on the tape"
     for other in found.others:
-        yield f"{other} is not recorded: only images and downloads are"
+        yield f"{shown(other)} is not recorded: only images and downloads are"
 
 
 def _several(found: Materials) -> Iterator[str]:

@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 from bundler.recording.directory import RecordDirectory, Spool, is_lost
 from bundles.archive.tape.answer import Answer, asked_headers, kept_headers, media_type_of
-from bundles.archive.tape.url import hides, is_secret, normalise
+from bundles.archive.tape.url import hides, is_secret, normalise, shown
 from bundles.errors import BundleError, UnavailableError, UsageError, reason
 from bundles.oci.descriptor import Descriptor
 from bundles.proxy.playback import play
@@ -169,7 +169,7 @@ class Recorder(Handler):
         try:
             upstream = self._send(request, true, _HOP | _PARTIAL)
         except BundleError as error:
-            self._failed[url] = error.message
+            self._failed[url] = shown(error.message)
             return reply(Response.text(502, error.message))
         headers = {name.lower(): value for name, value in upstream.headers.items()}
         passed = _passed(headers)

@@ -340,8 +340,10 @@ def test_builders_of_killed_recordings_are_removed_and_no_others(app: Path) -> N
 def test_what_is_not_recorded_is_said(app: Path) -> None:
     elsewhere = {"uri": "https://host/a?token=s3cr3t", "digest": {"sha256": "b" * 64}}
     git = {"uri": "https://github.com/team/app.git#main", "digest": {"sha1": "f" * 40}}
-    docker = fake_docker.install(app / "bin", materials=[git, elsewhere])
+    login = {"uri": "https://me:s3cr3t@h/team/app.git#main", "digest": {"sha1": "f" * 40}}
+    docker = fake_docker.install(app / "bin", materials=[git, elsewhere, login])
     assert record(app, docker)["notes"] == [
         "https://host/a?token=- was downloaded, and what came is not on the tape",
         "https://github.com/team/app.git#main is not recorded: only images and downloads are",
+        "https://h/team/app.git#main is not recorded: only images and downloads are",
     ]

@@ -176,6 +176,21 @@ def test_a_token_in_a_url_is_not_written_and_what_it_changes_is_named(
     assert "one" not in (path / "tape.jsonl").read_text()
 
 
+def test_a_token_in_headers_is_a_login_and_is_not_written(recording: Recording, origin: WebOrigin, path: Path) -> None:
+    recording.client.get(f"{origin.url}/pages", X_JFrog_Art_Api="s3cr3t")
+    kept = recording.kept(f"{origin.url}/pages")
+    assert (kept.login, kept.asked) == (True, {"accept": ""})
+    assert kept.headers == {
+        "link": f'<{origin.url}/pages?page=2&apiKey=->; rel="next"',
+        "content-location": f"{origin.url}/pages?sig=-",
+    }
+    # What failed is named without it, too.
+    recording.client.get("https://localhost:1/page;jsessionid=s3cr3t/more?clientSecret=s3cr3t")
+    recording.record.finish(dataclasses.replace(RECORDED, notes=tuple(recording.recorder.notes())))
+    assert len(read_record(path).notes) == 2
+    assert not any(b"s3cr3t" in file.read_bytes() for file in path.rglob("*") if file.is_file())
+
+
 def test_a_client_that_leaves_does_not_cut_what_is_kept(recording: Recording, origin: WebOrigin) -> None:
     with recording.client.open("GET", f"{origin.url}/big") as response:
         response.read(10)

@@ -105,7 +105,7 @@ def record(builds: Sequence[Build], path: Path, name: str, options: Options, pro
             arguments = command(build, builder.name, directory.cache, metadata, options.quiet)
             code = docker.show(arguments, build.bake.directory if build.bake else None)
             if code:
-                raise _failure(code, recorder, build if len(builds) > 1 else None)
+                raise _failure(code, recorder, build if len(builds) > 1 else None, path if directory.replaces else None)
             taken.append(materials(metadata.read_bytes()))
             directory.take_cache(build.name)
         found = united(taken)
@@ -175,11 +175,12 @@ def _check(builds: Sequence[Build]) -> None:
         raise UsageError(f"{len(away)} builds have no directory here", problems=problems)
 
 
-def _failure(code: int, recorder: Recorder, build: Optional[Build]) -> BundleError:
+def _failure(code: int, recorder: Recorder, build: Optional[Build], before: Optional[Path]) -> BundleError:
     problems = [Problem("request", failure) for failure in recorder.failures()]
     which = f"the build `{build.name}`" if build else "the build"
     return BundleError(
-        f"{which} failed (exit code {code}); what it fetched is kept, and the next run goes on with it",
+        f"{which} failed (exit code {code}); what it fetched is kept, and the next run goes on with it"
+        + (f"; the record in `{before}` is as it was" if before else ""),
         hint="see its output above; where a step does not trust a certificate, docs/network.md says what to do, "
         "and --cache-only records without going between",
         problems=problems,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bundler.definition.record import read_record
+from bundler.definition.record import Record, read_record
 from bundler.recording.builder import BuilderSettings
 from bundles.archive.tape.answer import Tape
 from bundles.dockerfile.steps import steps
@@ -312,6 +312,62 @@ def test_a_build_that_fails_keeps_what_came(app: Path, origin: WebOrigin) -> Non
     document = record(app, docker)
     assert "going on with 1 answers" in document["said"]
     assert origin.paths() == ["GET /busy"]
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def change(docker: Path, **state: Any) -> None:
+    (docker / "state.json").write_text(json.dumps({**fake_docker.state_of(docker), **state}))
+
+
+@pytest.mark.parametrize(
+    "state, code, fetched",
+    [
+        ({"fails": ["info --format"]}, 4, 0),
+        ({"fails": ["buildx create"]}, 4, 0),
+        ({"version": "v0.30.0"}, 4, 0),
+        ({"code": 1, "urls": []}, 1, 0),
+        ({"code": 1}, 1, 2),
+        ({"kills": True}, -9, 2),
+    ],
+)
+def test_a_whole_record_stays_whole_until_another_one_is(
+    app: Path, origin: WebOrigin, state: dict[str, Any], code: int, fetched: int
+) -> None:
+    good: dict[str, Any] = {
+        "urls": [f"{origin.url}/page"],
+        "code": 0,
+        "fails": [],
+        "version": "v0.34.2",
+        "kills": False,
+    }
+    docker = fake_docker.install(app / "bin", **good)
+    record(app, docker)
+    path = app / "app.record"
+    before, recorded = files(path), Record.read(path)
+    urls = [f"{origin.url}/page", f"{origin.url}/big"]
+    change(docker, **{"urls": urls, **state})
+    process = start(app, docker, "--json")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    if code == 1:
+        assert f"the record in `{path}` is as it was" in json.loads(out)["error"]["message"]
+    after = files(path)
+    assert before.items() <= after.items()
+    assert Record.read(path) == recorded and recorded.is_complete
+    # What was fetched is not lost, either; where nothing was, nothing is left.
+    assert len(after.get("next.jsonl", b"").splitlines()) == fetched
+    assert ("next.jsonl" in after) == bool(fetched)
+    origin.seen.clear()
+    change(docker, **{**good, "urls": [*urls, f"{origin.url}/chunked"]})
+    shutil.rmtree(app / "tmp")
+    (app / "tmp").mkdir()
+    assert record(app, docker)["answers"] == 3
+    assert origin.paths() == (["GET /chunked"] if fetched else ["GET /page", "GET /big", "GET /chunked"])
+    assert {file.name for file in path.iterdir()} == {"oci-layout", "index.json", "record.json", "blobs"}
+    assert Record.read(path).is_complete
 
 
 def test_an_interruption_ends_the_build_and_removes_the_builder(app: Path, origin: WebOrigin) -> None:

@@ -335,6 +335,49 @@ def test_a_content_that_changed_on_the_disk_is_no_record(recording: Recording, o
     assert (path / "tape.jsonl").exists()
 
 
+def test_a_record_that_cannot_take_the_place_of_another_leaves_it_whole(
+    origin: WebOrigin, path: Path, tmp_path: Path
+) -> None:
+    first = Recording(path, tmp_path / "ca")
+    first.client.get(f"{origin.url}/page")
+    first.record.finish(RECORDED)
+    first.stop()
+    second = Recording(path, tmp_path / "ca")
+    second.client.get(f"{origin.url}/big")
+    # What comes when the record is being made comes too late.
+    (path / Digest.of(BIG).blob_path).write_bytes(BIG[:-1] + b"!")
+    with pytest.raises(ContentError):
+        second.record.finish(dataclasses.replace(RECORDED, notes=("second",)))
+    second.client.get(f"{origin.url}/chunked")
+    second.stop()
+    assert read_record(path) == RECORDED
+    assert [json.loads(line)["url"] for line in (path / "next.jsonl").read_text().splitlines()] == [f"{origin.url}/big"]
+
+
+def test_a_crash_while_one_record_takes_the_place_of_another_is_gone_on_with(
+    origin: WebOrigin, path: Path, tmp_path: Path
+) -> None:
+    first = Recording(path, tmp_path / "ca")
+    first.client.get(f"{origin.url}/page")
+    first.record.finish(RECORDED)
+    first.stop()
+    second = Recording(path, tmp_path / "ca")
+    second.client.get(f"{origin.url}/big")
+    (path / "index.json").unlink()
+    (path / "index.json").mkdir()
+    with pytest.raises(OSError, match=r"index\.json"):
+        second.record.finish(RECORDED)
+    second.stop()
+    with pytest.raises(UsageError, match="not whole"):
+        read_record(path)
+    (path / "index.json").rmdir()
+    third = Recording(path, tmp_path / "ca")
+    assert third.content(f"{origin.url}/big") == BIG
+    third.record.finish(RECORDED)
+    third.stop()
+    assert read_record(path) == RECORDED
+
+
 def test_one_at_a_time_and_nothing_else_is_overwritten(recording: Recording, path: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="another `bundle record`"):
         RecordDirectory(path)

@@ -102,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(200, BIG)
         elif path == "/busy":
             self.reply(503)
+        elif path.startswith("/v2/files/"):
+            self.reply(200, b"no registry's")
         elif path.startswith("/v2/"):
             self.reply(307, Location=f"{origin.url}/blob")
         elif path == "/blob":

@@ -66,8 +66,8 @@ def has_secret(text: str) -> bool:
     return shown(text) != text
 
 
-def normalise(url: str) -> str:
-    """Return the URL as it is kept: no user name, default port or fragment, and `-` for the values of secrets.
+def spelt(url: str) -> str:
+    """Return the URL in its one spelling, with its secrets: no user name, default port or fragment.
 
     Raises:
         UsageError: it is no http or https URL.
@@ -82,10 +82,19 @@ def normalise(url: str) -> str:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     if port not in (None, _DEFAULT_PORTS[parts.scheme]):
         host += f":{port}"
+    return urlunsplit((parts.scheme, host, parts.path or "/", parts.query, ""))
+
+
+def normalise(url: str) -> str:
+    """Return the URL as it is kept: in its one spelling, and with `-` for the values of secrets.
+
+    Raises:
+        UsageError: it is no http or https URL.
+    """
+    parts = urlsplit(spelt(url))
     # In a path that is what stands behind a semicolon: /page;jsessionid=1/more.
     path = re.sub(r"(?<=;)[^/]+", lambda match: shown(match[0]), parts.path)
-    query = "&".join(map(shown, parts.query.split("&")))
-    return urlunsplit((parts.scheme, host, path or "/", query, ""))
+    return urlunsplit(parts._replace(path=path, query="&".join(map(shown, parts.query.split("&")))))
 
 
 def hides(url: str) -> bool:

@@ -80,9 +80,14 @@ def _value(arguments: list[str], option: str) -> str:
 
 
 def _built(arguments: list[str]) -> dict[str, Any]:
-    """What is built: the directory and Bake's file, which is gone afterwards."""
+    """What is built: the directory, Bake's file, which is gone afterwards, and the names in the environment."""
     file = Path(_value(arguments, "--file")).read_text() if arguments[1] == "bake" else "null"
-    return {"directory": str(Path.cwd()), "name": arguments[-1], "bake": json.loads(file)}
+    return {
+        "directory": str(Path.cwd()),
+        "name": arguments[-1],
+        "bake": json.loads(file),
+        "environment": sorted(os.environ),
+    }
 
 
 def _build(arguments: list[str], state: dict[str, Any]) -> None:

@@ -40,16 +40,16 @@ def app(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(app: Path, docker: Path, *arguments: str, what: str = "app") -> subprocess.Popen[str]:
+def start(app: Path, docker: Path, *arguments: str, what: str = "app", **more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from bundles.cli.app import main; main()", "record", what, *arguments]
-    environment = {"PYTHONPATH": str(ROOT), "HOME": str(app), "PATH": str(docker), "TMPDIR": str(app / "tmp")}
+    environment = {"PYTHONPATH": str(ROOT), "HOME": str(app), "PATH": str(docker), "TMPDIR": str(app / "tmp"), **more}
     return subprocess.Popen(
         command, cwd=app, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def record(app: Path, docker: Path, *arguments: str, what: str = "app", code: int = 0) -> Any:
-    process = start(app, docker, "--json", *arguments, what=what)
+def record(app: Path, docker: Path, *arguments: str, what: str = "app", code: int = 0, **more: str) -> Any:
+    process = start(app, docker, "--json", *arguments, what=what, **more)
     out, said = process.communicate(timeout=60)
     assert process.returncode == code, said
     assert list((app / "tmp").iterdir()) == []
@@ -199,6 +199,29 @@ def test_a_bundle_toml_says_where_platforms_and_mirrors(app: Path) -> None:
         ("app", ["x"], "`x` means nothing behind a directory"),
         ("app", ["--", "--target", "x"], "`--target` stands after --"),
         ("app", ["--", "--platform=linux/arm64"], "`--platform=linux/arm64` stands after --"),
+        ("app", ["--", "-fother"], "`-fother` stands after --: it is an option of `bundle record`"),
+        ("app", ["--", "-Dqf", "other"], "`-Dqf` stands after --: it is an option of `bundle record`"),
+        ("app", ["--", "--build-arg", "A=b"], "`--build-arg` stands after --: it is an option of `bundle record`"),
+        ("app", ["--", "--secret=id=a"], "`--secret=id=a` stands after --: it is an option of `bundle record`"),
+        ("app", ["--", "--builder", "mine"], "`--builder` stands after --: the build runs in a builder"),
+        ("app", ["--", "--cache-from=r"], "`--cache-from=r` stands after --: a step that comes from a cache asks for"),
+        ("app", ["--", "--cache-to=type=inline"], "`--cache-to=type=inline` stands after --: the steps' results are"),
+        ("app", ["--", "--metadata-file", "m"], "`--metadata-file` stands after --: the recording reads it"),
+        ("app", ["--", "--provenance=false"], "`--provenance=false` stands after --: the build's provenance"),
+        ("app", ["--", "--attest", "type=sbom"], "`--attest` stands after --: the build's provenance"),
+        ("app", ["--", "--check"], "`--check` stands after --: it builds nothing"),
+        ("app", ["--", "--call=outline"], "`--call=outline` stands after --: it builds nothing"),
+        ("app", ["--", "--push"], "`--push` stands after --: a recording pushes nothing"),
+        ("app", ["--", "-qotype=registry"], "`-qotype=registry` stands after --: a recording pushes nothing"),
+        ("app", ["--", "-o", "type=image,push=true"], "`-o` stands after --: a recording pushes nothing"),
+        ("app", ["--", "--network", "host"], "`--network` stands after --: its steps go past what records them"),
+        ("app", ["--", "--allow=network.host"], "`--allow=network.host` stands after --: the recording's builder"),
+        (
+            "app",
+            ["--", "--build-context", "a=https://h/a.git"],
+            "`--build-context` stands after --: `a=https://h/a.git`",
+        ),
+        ("app", ["--", "--push", "--pull", "--check"], "2 options stand after -- that cannot be there"),
         ("none", [], "`none` is not a directory here"),
         ("https://host/app.git", [], "`https://host/app.git` is not a directory here"),
         ("none.hcl", [], "`none.hcl` is not there"),
@@ -213,6 +236,22 @@ def test_what_cannot_be_meant_is_said(app: Path, what: str, arguments: list[str]
     (app / "bundle.toml").write_text("")
     docker = fake_docker.install(app / "bin")
     assert message in record(app, docker, *arguments, what=what, code=2)["error"]["message"]
+
+
+def test_other_options_of_docker_are_passed_on(app: Path) -> None:
+    docker = fake_docker.install(app / "bin")
+    options = ["--pull", "-qt", "app:1", "-o", "type=local,dest=out", "--network=none", "--build-context", "lib=../lib"]
+    options += ["--no-cache", "--label", "a=--push", "--sbom=true", "--add-host", "h:127.0.0.1"]
+    record(app, docker, "--", *options)
+    build = next(call for call in fake_docker.calls(docker) if call[:2] == ["buildx", "build"])
+    assert build[-len(options) - 1 :] == [*options, "app"]
+
+
+def test_the_environment_cannot_take_the_provenance_away(app: Path) -> None:
+    docker = fake_docker.install(app / "bin")
+    assert record(app, docker, BUILDX_METADATA_PROVENANCE="false", BUILDX_NO_DEFAULT_ATTESTATIONS="1")["images"]
+    environment = fake_docker.state_of(docker)["built"][0]["environment"]
+    assert [name for name in environment if name.startswith("BUILDX_")] == ["BUILDX_BAKE_ENTITLEMENTS_FS"]
 
 
 def test_contexts_that_are_not_here_are_named_at_once(app: Path) -> None:

@@ -18,6 +18,15 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(sys.argv[0]).parent
+# Images are ids by name. `buildx create` pulls `pulled`, which containers have then: images' names by builder.
+_STATE: dict[str, Any] = {
+    "urls": [],
+    "builders": [],
+    "version": "v0.34.2",
+    "images": {},
+    "containers": {},
+    "pulled": "sha256:pulled",
+}
 
 
 def install(directory: Path, **state: Any) -> Path:
@@ -25,7 +34,7 @@ def install(directory: Path, **state: Any) -> Path:
     directory.mkdir()
     (directory / "docker").write_text(f"#!{sys.executable} -IS\n{Path(__file__).read_text()}\nmain()\n")
     (directory / "docker").chmod(0o755)
-    (directory / "state.json").write_text(json.dumps({"urls": [], "builders": [], "version": "v0.34.2", **state}))
+    (directory / "state.json").write_text(json.dumps({**_STATE, **state}))
     return directory
 
 
@@ -55,12 +64,27 @@ def main() -> None:
         options = [arguments[n + 1] for n, each in enumerate(arguments) if each == "--driver-opt"]
         state["options"] = dict(option.split("=", 1) for option in options)
         state["config"] = Path(_value(arguments, "--buildkitd-config")).read_text()
+        state["images"][state["options"]["image"]] = state["pulled"]
+        state["containers"][arguments[3]] = state["options"]["image"]
     elif command == "buildx inspect":
         print(f"Name: x\nNodes:\nBuildKit version: {state['version']}\n")
     elif command == "buildx ls":
         print("\n".join(["default", *state["builders"]]))
     elif command == "buildx rm":
         state["builders"].remove(arguments[-1])
+        state["containers"].pop(arguments[-1], None)
+    elif command == "container inspect":
+        name = arguments[-1].removeprefix("buildx_buildkit_")[:-1]
+        print(state["containers"][name] if name in state["containers"] else sys.exit("no such container"))
+    elif command == "image inspect":
+        print(state["images"][arguments[-1]] if arguments[-1] in state["images"] else sys.exit("no such image"))
+    elif command == "image tag":
+        state["images"][arguments[3]] = arguments[2]
+    elif command == "image rm":
+        if arguments[-1] in state["containers"].values():
+            sys.exit("a container has it")
+        state["removed"] = [*state.get("removed", ()), arguments[-1]]
+        state["images"].pop(arguments[-1], None)
     elif command == "buildx version":
         print("github.com/docker/buildx v0.38.2 x")
     elif command == "compose version":

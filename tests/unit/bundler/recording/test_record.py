@@ -427,9 +427,58 @@ def test_builders_of_killed_recordings_are_removed_and_no_others(app: Path) -> N
     ended = subprocess.Popen(["true"])
     ended.wait()
     others = [f"bundle-record-{os.getpid()}-b", f"bundle-record-{ended.pid}-b0", "mine"]
-    docker = fake_docker.install(app / "bin", builders=[f"bundle-record-{ended.pid}-b", *others])
+    killed = [f"bundle-record-{ended.pid}-b", f"bundle-record-{ended.pid}-i"]
+    docker = fake_docker.install(app / "bin", builders=[*killed, *others])
     record(app, docker)
     assert fake_docker.state_of(docker)["builders"] == others
+
+
+IMAGE = "moby/buildkit:buildx-stable-1"
+
+
+@pytest.mark.parametrize("state", [{}, {"code": 1}, {"version": "v0.30.0"}, {"fails": ["buildx inspect"]}])
+def test_the_image_that_was_pulled_for_the_builder_goes_with_it(app: Path, state: dict[str, Any]) -> None:
+    docker = fake_docker.install(app / "bin", images={"mine:1": "sha256:mine"}, **state)
+    start(app, docker).communicate(timeout=60)
+    assert fake_docker.state_of(docker)["images"] == {"mine:1": "sha256:mine"}
+    assert fake_docker.state_of(docker)["builders"] == []
+
+
+def test_an_image_that_was_there_stays(app: Path) -> None:
+    docker = fake_docker.install(app / "bin", images={IMAGE: "sha256:pulled"})
+    record(app, docker)
+    state = fake_docker.state_of(docker)
+    assert (state["images"], "removed" in state) == ({IMAGE: "sha256:pulled"}, False)
+
+
+def test_a_tag_that_the_pull_has_moved_is_put_back(app: Path) -> None:
+    docker = fake_docker.install(app / "bin", images={IMAGE: "sha256:before"})
+    record(app, docker)
+    state = fake_docker.state_of(docker)
+    assert (state["images"], state["removed"]) == ({IMAGE: "sha256:before"}, ["sha256:pulled"])
+
+
+def test_an_image_that_another_builder_has_taken_stays(app: Path) -> None:
+    docker = fake_docker.install(app / "bin", containers={"theirs": IMAGE})
+    record(app, docker)
+    assert fake_docker.state_of(docker)["images"] == {IMAGE: "sha256:pulled"}
+
+
+@pytest.mark.parametrize("images, left", [({}, {}), ({IMAGE: "sha256:pulled"}, {IMAGE: "sha256:pulled"})])
+def test_the_image_of_a_killed_recording_goes_with_its_builder(
+    app: Path, images: dict[str, str], left: dict[str, str]
+) -> None:
+    docker = fake_docker.install(app / "bin", images=images, kills=True)
+    process = start(app, docker)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert len(fake_docker.state_of(docker)["builders"]) == 1
+    shutil.rmtree(app / "tmp")
+    (app / "tmp").mkdir()
+    change(docker, kills=False)
+    record(app, docker)
+    state = fake_docker.state_of(docker)
+    assert (state["builders"], state["images"]) == ([], left)
 
 
 def test_what_is_not_recorded_is_said(app: Path) -> None:

@@ -19,6 +19,8 @@ from bundles.runtime.program import own_command, quote
 TAPES = "offline-bundle/tape"
 # The file that a recording appends to; while it is there, the record is not whole.
 TAPE_FILE = "tape.jsonl"
+# The same of a recording into a whole record, which stays whole until its end.
+NEXT_TAPE_FILE = "next.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)

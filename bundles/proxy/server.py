@@ -112,10 +112,6 @@ class ProxyServer(Closeable):
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_ASK,), name="proxy", daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Serve until the process ends."""
-        self._thread.join()
-
     def close(self) -> None:
         self._server.room.close()
         self._server.shutdown()

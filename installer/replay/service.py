@@ -23,9 +23,10 @@ SETTINGS = "settings.json"
 
 
 def main() -> None:
-    """Serve until the process is ended."""
-    # The first process of a container has no handler that ends it.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    """Serve until the process is told to end."""
+    # The first process of a container has no handler that ends it; and a handler of Python's may wait for a thread that
+    # waits. So the signal is waited for, by this thread alone.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     directory = Path(sys.argv[1])
     data = (directory / SETTINGS).read_bytes()
     settings = Settings.parse(data)
@@ -38,7 +39,8 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"port {settings.port} of 127.0.0.1 cannot be listened on: {reason(error)}")
     say(f"answers on 127.0.0.1:{server.port}; tapes: {len(settings.tapes)}")
-    server.wait()
+    signal.sigwait({signal.SIGTERM})
+    os._exit(0)
 
 
 def name_of(settings: bytes) -> str:

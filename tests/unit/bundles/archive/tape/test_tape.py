@@ -184,7 +184,6 @@ def test_the_same_answers_are_the_same_bytes_and_come_back() -> None:
         b"[]",
         b'{"version":1}',
         b'{"version":1,"answers":[{}]}',
-        b'{"version":1,"answers":[{"method":"GET","url":"http://u:p@h/","status":200}]}',
         b'{"version":1,"answers":[{"method":"GET","url":"http://h/","status":200,"headers":{"a":1}}]}',
         b'{"version":1,"answers":[{"method":"GET","url":"http://h/","status":200,"digest":"sha256:x","size":1}]}',
         b'{"version":1,"answers":[{"method":"GET","url":"http://h/","status":"200"}]}',
@@ -260,3 +259,10 @@ def test_a_long_tape_is_cut_by_url_and_an_empty_one_is_a_tape() -> None:
     assert [[answer.url[-1] for answer in part] for part in parts] == [["0", "1"], ["2", "3"], ["4"]]
     assert [len(part) for part in split(Tape())] == [0]
     assert [len(part) for part in split(tape, 5)] == [5]
+
+
+def test_a_tape_of_another_version_is_read_without_secrets() -> None:
+    """One may have known fewer names of them."""
+    tape = Tape.parse(b'{"version":1,"answers":[{"method":"GET","url":"http://u:p@h/?token=S","status":200}]}')
+    assert [answer.url for answer in tape] == ["http://h/?token=-"]
+    assert tape.find("GET", "http://h/?token=other", {})

@@ -156,6 +156,9 @@ class Runner:
     def _perform_one(self, step: Step, known: Mapping[Step, Changes]) -> StepResult:
         changes = known[step] if step in known else step.look()
         if changes:
+            unasked = step.unasked()
+            if unasked:
+                raise HostError(f"not agreed to: {unasked}", hint="run this again; or with --yes")
             if self._record:
                 with self._recording:
                     self._record.begin(step, changes)

@@ -85,6 +85,13 @@ class Doing(Step):
         self._work()
 
 
+class Refused(Doing):
+    """One of which a person has not agreed to what it found."""
+
+    def unasked(self) -> str:
+        return f"do {self.name}"
+
+
 class Notes:
     """A record that says what it was told, and whether two threads told it at once."""
 
@@ -110,6 +117,14 @@ def both(aside: Sequence[Step], steps: Sequence[Step], notes: Notes, cancel: Cal
     """Two rows between a first and a last step."""
     parts = [Doing("first"), Beside(aside, steps, cancel), Doing("last")]
     return Runner(parts, None, Silent(), notes)
+
+
+def test_what_is_not_agreed_to_is_not_noted() -> None:
+    notes = Notes()
+    steps = [Doing("first"), Refused("second", not_cancelled)]
+    with pytest.raises(HostError, match="not agreed to: do second"):
+        Runner(steps, Host(None, None, None), Silent(), notes).perform()  # type: ignore[arg-type]  # they need none
+    assert notes.told == ["begin first", "end first"]
 
 
 def until(event: threading.Event) -> Callable[[], None]:

@@ -211,9 +211,9 @@ class _Connection(BaseHTTPRequestHandler):
         self.send_response_only(200, "Connection established")
         self.end_headers()
         self.wfile.flush()
-        self.connection = context.wrap_socket(self.connection, server_side=True, do_handshake_on_connect=False)
-        self._wait_for_client()
         try:
+            self.connection = context.wrap_socket(self.connection, server_side=True, do_handshake_on_connect=False)
+            self._wait_for_client()
             self.connection.do_handshake()
         except (ssl.SSLError, ConnectionError):
             # The client does not trust this proxy's CA, or has gone: it says so itself.

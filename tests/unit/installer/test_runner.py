@@ -123,7 +123,7 @@ def test_what_is_not_agreed_to_is_not_noted() -> None:
     notes = Notes()
     steps = [Doing("first"), Refused("second", not_cancelled)]
     with pytest.raises(HostError, match="not agreed to: do second"):
-        Runner(steps, Host(None, None, None), Silent(), notes).perform()  # type: ignore[arg-type]  # they need none
+        Runner(steps, None, Silent(), notes).perform()
     assert notes.told == ["begin first", "end first"]
 
 

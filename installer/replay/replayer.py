@@ -58,7 +58,7 @@ class Replayer(Handler):
         if not self._library.wait(_PATIENCE):
             return reply(Response.text(503, "the registry, which has the tapes, does not answer: docker logs registry"))
         found = self._library.find(request)
-        if found is None and self._library.is_partial:
+        if found is None and self._library.is_partial and not _is_pull(request, url):
             # It may be there: whoever asks again should get it, and nobody should record it anew.
             return reply(
                 Response.text(503, f"{url} is on no tape that could be read, and not all could: bundle doctor")

@@ -318,6 +318,9 @@ def test_a_tape_that_the_registry_fails_to_give_holds_up_no_other(
     assert replay.client.get("http://h.example/good").body == b"x"
     # It may well have been recorded: that is for the doctor, and nothing to record anew.
     assert replay.client.get("http://h.example/bad").status == 503
+    # No tape has images.
+    image = "https://registry-1.docker.io/v2/library/x/manifests/1"
+    assert replay.client.get(image, user_agent="buildkit/v0.34").status == 404
     assert (replay.state()["missing"], replay.state()["unavailable"]) == ([], [str(bad)])
     assert [line for line in replay.log if "not recorded" in line] == []
     assert len(replay.log) == 1

@@ -165,6 +165,7 @@ def test_every_step_is_done_once(local: Air) -> None:
         "push": True,
         "buildx": True,
         "emulation": True,
+        "replay": False,
         "configuration": True,
         "daemon": False,
         "builder": True,

@@ -95,14 +95,14 @@ class TemporaryBuilder(Closeable):
         create = ["buildx", "create", "--name", self.name, "--driver", "docker-container"]
         create += [part for option in settings.options() for part in ("--driver-opt", option)]
         try:
-            docker.run([*create, "--buildkitd-config", str(config), "--bootstrap"])
+            docker.run([*create, "--buildkitd-config", str(config)])
             self.version = self._checked_version()
         except BaseException:
             self.close()
             raise
 
     def _checked_version(self) -> str:
-        match = _VERSION.search(self._docker.run(["buildx", "inspect", self.name]))
+        match = _VERSION.search(self._docker.run(["buildx", "inspect", "--bootstrap", self.name]))
         if match is None:
             return "unknown"
         if self._settings.records_steps and (int(match[2]), int(match[3])) < _OLDEST:
@@ -119,7 +119,7 @@ class TemporaryBuilder(Closeable):
 
 def remove_leftovers(docker: Docker) -> None:
     """Remove the builders of recordings that were killed."""
-    for name in docker.run(["buildx", "ls", "--format", "{{.Name}}"]).split():
+    for name in docker.builders:
         match = re.fullmatch(_NAME.format(r"(\d+)"), name)
         if match and not _runs(int(match[1])):
             with contextlib.suppress(HostError):

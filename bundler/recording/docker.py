@@ -15,12 +15,13 @@ from urllib.parse import urlsplit
 from bundles.errors import HostError
 from bundles.registry.urls import is_loopback
 
+_LIST = ("buildx", "ls", "--format", "{{.Name}}")
 # Seconds that a build has to end in after it was told to.
 _PATIENCE = 20
 
 
 class Docker:
-    """Runs `docker ...`.
+    """Runs `docker ...`. `builders` are the names of buildx's builders when it begins.
 
     Raises:
         HostError: there is no docker command, no buildx, no engine that answers, or it is another machine's.
@@ -29,8 +30,10 @@ class Docker:
     def __init__(self) -> None:
         if shutil.which("docker") is None:
             raise HostError("there is no `docker` command here, and a build is recorded with it", hint=_INSTALL)
-        if self._call(["buildx", "version"]).returncode:
+        listed = self._call(_LIST)
+        if listed.returncode and self._call(["buildx", "version"]).returncode:
             raise HostError("`docker buildx` is not installed here, and a build is recorded with it", hint=_INSTALL)
+        self.builders = (listed.stdout if listed.returncode == 0 else self.run(_LIST)).split()
         endpoint = os.environ.get("DOCKER_HOST") or self.run(
             ["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
         )

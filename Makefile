@@ -28,7 +28,7 @@ demo: $(VENV)/tool ## the main job: create, carry, install on an air-gapped host
 	@status=0; $(RUN) -m tests.demo || status=$$?; $(RUN) -m tests.testbed down; exit $$status
 
 unit: setup ## the tests that need neither root nor the testbed
-	@$(RUN) -m pytest -q -m "not e2e"
+	@$(RUN) -m pytest -q -m "not e2e" -n 2 --dist loadfile
 
 testbed: setup ## bring up what the tests need: the origin registry and the air-gapped hosts (cached; as root)
 	@$(RUN) -m tests.testbed up

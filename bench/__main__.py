@@ -23,8 +23,12 @@ PARTS = {
     "links": "100 ms of latency; 100 Mbit/s",
     "install": "the whole install beside the manual procedure",
     "record": "a build that is recorded beside the same build alone",
+    "replay": "a step that is replayed beside a mirror on loopback",
 }
-_MODULES = {"create": "creating", "push": "pushing", "install": "installing", "record": "recording"}
+_MODULES = {
+    **{"create": "creating", "push": "pushing", "install": "installing"},
+    **{"record": "recording", "replay": "replaying"},
+}
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 
 

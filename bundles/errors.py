@@ -14,6 +14,7 @@ BundleError                      1  failed
 │   ├── NotFoundError               a reference, platform or blob is not there
 │   ├── AuthenticationError         a login is missing, refused or insufficient
 │   ├── ContentError                a registry sent bytes that differ from their descriptor
+│   ├── TooLargeError               what was sent is larger than somebody on the way takes
 │   └── UnavailableError            temporary: worth another try
 │       ├── UnreachableError            no connection could be made at all
 │       └── TooSlowError                bytes come, but hardly any
@@ -129,8 +130,9 @@ class NetworkError(BundleError):
     """A registry refused or failed.
 
     `status` is the HTTP status of its answer, None when there was none. `codes` are the error codes in that answer
-    (distribution-spec "Error Codes", such as MANIFEST_BLOB_UNKNOWN). `cause` is what lies behind it when that stops
-    other requests in the same way, such as a name that does not resolve; None when it is about this request alone.
+    (distribution-spec "Error Codes", such as MANIFEST_BLOB_UNKNOWN), and `said` its own words. `cause` is what lies
+    behind it when that stops other requests in the same way, such as a name that does not resolve; None when it is
+    about this request alone.
     """
 
     exit_code = 5
@@ -144,11 +146,13 @@ class NetworkError(BundleError):
         status: Optional[int] = None,
         codes: Sequence[str] = (),
         cause: Optional[str] = None,
+        said: str = "",
     ) -> None:
         super().__init__(message, hint=hint, problems=problems)
         self.status = status
         self.codes = tuple(codes)
         self.cause = cause
+        self.said = said
 
 
 class NotFoundError(NetworkError):
@@ -161,6 +165,12 @@ class AuthenticationError(NetworkError):
 
 class ContentError(NetworkError):
     pass
+
+
+class TooLargeError(NetworkError):
+    """413. `server` is what that server calls itself; empty when it does not, or when it is the registry itself."""
+
+    server = ""
 
 
 class UnavailableError(NetworkError):
@@ -178,9 +188,10 @@ class UnavailableError(NetworkError):
         status: Optional[int] = None,
         codes: Sequence[str] = (),
         cause: Optional[str] = None,
+        said: str = "",
         retry_after: Optional[float] = None,
     ) -> None:
-        super().__init__(message, hint=hint, problems=problems, status=status, codes=codes, cause=cause)
+        super().__init__(message, hint=hint, problems=problems, status=status, codes=codes, cause=cause, said=said)
         self.retry_after = retry_after
 
 

@@ -40,8 +40,8 @@ from installer.steps.toolchain_images import local_image
 # A clock may be a little off; certificates, image times and logs only suffer from hours.
 _CLOCK_SLACK = datetime.timedelta(hours=1)
 _LITTLE_SPACE = 1 << 30
-# The images that are started on the host.
-_STARTED = ("registry", "buildkit", "binfmt", "python")
+# The images that are started with rights on the host.
+_STARTED = ("registry", "buildkit", "binfmt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +103,10 @@ class Diagnosis:
     def _install(self) -> str:
         # With the address, builder, platforms and data that were chosen then.
         return f"python3 {quote(self._receipt.bundle.archive)} upgrade"
+
+    @property
+    def _anew(self) -> str:
+        return f"python3 {quote(self._receipt.bundle.archive)} install"
 
     def findings(self, *, thorough: bool) -> list[Finding]:
         """Find everything that is wrong. With `thorough` every layer that the bundle brought is asked for too."""
@@ -248,11 +252,15 @@ class Diagnosis:
 
     def replay_state(self) -> Optional[dict[str, Any]]:
         """Return what the replay service says of itself, None when it does not answer; see `service_state`."""
-        return service_state(self._state.replay.port) if self._state.replay else None
+        return service_state(self._state.replay.port) if self._state.replay and self._has_replay() else None
+
+    def _has_replay(self) -> bool:
+        """Tell whether the service on this host is not another user's."""
+        return self._replay.other_owner() is None
 
     def unrecorded(self) -> list[str]:
-        """Return what builds asked for and was not recorded: method and URL."""
-        return misses(self._host) if self._state.replay else []
+        """Return what builds asked for and was not recorded: method and URL, what was last first."""
+        return misses(self._host) if self._state.replay and self._has_replay() else []
 
     def _replaying(self) -> Iterator[Finding]:
         """Find what is wrong with a replay service that runs as it was made."""
@@ -268,10 +276,16 @@ class Diagnosis:
             )
         elif not state.get("loaded"):
             yield Finding("replay", "the tapes are not read yet: the registry does not answer", "docker logs registry")
-        for tape in replay.tapes:
-            gone = [str(digest) for digest in tape.manifests if state and str(digest) in state.get("missing", ())]
-            if gone:
-                yield Finding("replay", f"the tape {tape.name} is gone from the registry ({gone[0]})", self._install)
+        for why, message, hint in (
+            ("missing", "is gone from the registry", self._install),
+            ("unavailable", "cannot be read: the registry does not give it", f"docker logs {REGISTRY_CONTAINER}"),
+            # A registry keeps what it has by its digest, damaged or not: pushing it again changes nothing.
+            ("damaged", "is damaged in the registry's data", f"{own_command('uninstall --data')}; {self._anew}"),
+        ):
+            for tape in replay.tapes:
+                found = [str(digest) for digest in tape.manifests if state and str(digest) in state.get(why, ())]
+                if found:
+                    yield Finding("replay", f"the tape {tape.name} {message} ({found[0]})", hint)
 
     def _daemon_settings(self) -> Iterator[Finding]:
         for problem in self._daemon.problems():

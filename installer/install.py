@@ -98,7 +98,7 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             builder,
             SmokeTest(job, host, builder, recorder),
         ]
-        runner = Runner(steps, host, progress, recorder)
+        runner = Runner(steps, host.ask, progress, recorder)
         runner.check(
             yes=yes,
             problems=problems,

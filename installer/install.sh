@@ -189,9 +189,23 @@ show_words() { # WORD...: the files and directories of the host that options and
     done
 }
 
-give_away() { # DIRECTORY PATHS: what root made below it belongs to its owner
-    owner=$(stat -c %u:%g "$1") || return 0
-    printf '%s' "$2" | while read -r place; do chown -h "$owner" "$place"; done
+make_given() { # DIRECTORY PATH: makes that path below it; what root makes there belongs to the directory's owner
+    # Its owner may put a link in the place of anything below it, at any moment. So this stands in each directory that it
+    # gives away, and has seen that it is below the one before.
+    (
+        umask 077
+        cd -P -- "$1" || exit 1
+        owner=$(stat -c %u:%g .) || owner=''
+        rest=${2#"${1%/}"/}
+        while [ -n "$rest" ]; do
+            name=${rest%%/*} above=$(stat -c %d:%i .) || above=''
+            case $rest in */*) rest=${rest#*/} ;; *) rest='' ;; esac
+            case $name in '' | .) continue ;; esac
+            mkdir -- "$name" && cd -P -- "$name" || exit 1
+            [ -n "$owner" ] || continue
+            [ "$(stat -c %d:%i ..)" = "$above" ] && chown "$owner" . || exit 1
+        done
+    )
 }
 
 give() { # DIRECTORY yes|no: to write to; where it is missing it is made, and removed again if it stays empty
@@ -202,9 +216,13 @@ give() { # DIRECTORY yes|no: to write to; where it is missing it is made, and re
         above=$(dirname -- "$above")
     done
     if [ -n "$missing" ]; then
-        [ "$2" = yes ] && (umask 077 && mkdir -p -- "$1") 2>/dev/null || return 0
+        [ "$2" = yes ] || return 0
+        if [ "$(id -u)" -eq 0 ]; then
+            make_given "$above" "$1" 2>/dev/null || return 0
+        else
+            (umask 077 && mkdir -p -- "$1") 2>/dev/null || return 0
+        fi
         made="$missing$made"
-        [ "$(id -u)" -ne 0 ] || give_away "$above" "$missing"
     fi
     place=$(cd -- "$1" 2>/dev/null && pwd -P) || return 0
     mount_once "$place" rw || :

@@ -14,13 +14,13 @@ from bundles.cli.output import ask
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Progress
 from bundles.runtime.signals import held
-from installer.host.host import Host
+from installer.host.host import Ask
 from installer.model.step import Change, Step, StepResult, summary
 
 Changes = Sequence[Change]
 
 
-def questioner() -> Optional[Callable[[str], bool]]:
+def questioner() -> Optional[Ask]:
     """Return what puts a yes-or-no question to the person at the terminal; None when nobody is there."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
@@ -59,19 +59,29 @@ class Record(Protocol):
 class Runner:
     """Goes through steps in their order.
 
-    runner = Runner(steps, host, progress, record)
+    runner = Runner(steps, host.ask, progress, record)
     runner.check(yes=False)
     for result in runner.perform(): ...
+
+    Args:
+        steps: what is done.
+        ask: puts a yes-or-no question to the person who is there; None when nobody is.
+        progress: told what is being done.
+        record: keeps in mind what was done.
+        where: what people call the place that is changed.
     """
 
     def __init__(
         self,
         steps: Sequence[Union[Step, Beside]],
-        host: Host,
+        ask: Optional[Ask],
         progress: Progress,
         record: Optional[Record] = None,
+        *,
+        where: str = "this host",
     ) -> None:
-        self._parts, self._host, self._progress, self._record = steps, host, progress, record
+        self._parts, self._ask, self._progress, self._record = steps, ask, progress, record
+        self._where = where
         self._steps: list[Step] = []
         for part in steps:
             self._steps += [*part.aside, *part.steps] if isinstance(part, Beside) else [part]
@@ -109,13 +119,13 @@ class Runner:
         if not found:
             found += last()
         asked = [] if yes else list(filter(None, questions))
-        if self._host.ask is None:
+        if self._ask is None:
             found += [Problem("consent", f"needed to {text}", "run this again with --yes") for text in asked]
         if found:
             count = "a problem" if len(found) == 1 else f"{len(found)} problems"
-            raise HostError(f"this host is not ready: {count}, and nothing has been changed", problems=found)
+            raise HostError(f"{self._where} is not ready: {count}, and nothing has been changed", problems=found)
         for text in asked:
-            if not (self._host.ask and self._host.ask(text)):
+            if not (self._ask and self._ask(text)):
                 raise HostError(f"not agreed to: {text}", hint="run this again with --yes")
 
     def plan(self, found: Callable[[Changes], None] = lambda _: None) -> list[StepResult]:
@@ -146,6 +156,9 @@ class Runner:
     def _perform_one(self, step: Step, known: Mapping[Step, Changes]) -> StepResult:
         changes = known[step] if step in known else step.look()
         if changes:
+            unasked = step.unasked()
+            if unasked:
+                raise HostError(f"not agreed to: {unasked}", hint="run this again; or with --yes")
             if self._record:
                 with self._recording:
                     self._record.begin(step, changes)

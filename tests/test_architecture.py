@@ -30,13 +30,14 @@ ALLOWED = {"bundles": {"bundles"}, "bundler": {"bundler", "bundles"}, "installer
 # library -> the only modules that import it
 ONLY = {
     "docker": {
-        "bundler/sources/docker_config.py",
         "bundler/sources/docker_engine.py",
+        "bundles/registry/credentials.py",
         "installer/host/docker_engine.py",
     },
     "urllib3": {
         "bundles/registry/connections.py",
         "bundles/registry/connection_errors.py",
+        "bundles/registry/early_answers.py",
         "bundles/registry/error_response.py",
     },
     "packaging": {

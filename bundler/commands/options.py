@@ -11,9 +11,9 @@ from typing import Any, Optional, TypeVar
 import click
 
 from bundler.definition.spec import mirrored
-from bundler.sources.docker_config import Credentials
 from bundles.errors import UsageError
 from bundles.registry.certificates import standard_directories
+from bundles.registry.credentials import Credentials
 from bundles.registry.transport import Settings
 from bundles.runtime.progress import Progress
 

@@ -8,6 +8,7 @@ from typing import Optional
 
 import click
 
+from bundler.commands.docker_options import check_options
 from bundler.commands.options import Registries, registry_options
 from bundler.definition.build import Build, CommandLine, name_of, not_here
 from bundler.definition.builds import Wanted, is_file_of_builds, read_builds
@@ -19,9 +20,6 @@ from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Silent
 from bundles.runtime.sizes import human_size
-
-# Options of docker that are known here: behind `--` they would be nobody's.
-_OWN = ("-f", "--file", "--platform", "--target")
 
 
 @click.command()
@@ -130,9 +128,7 @@ def _directory(
             f"`{more[0]}` means nothing behind a directory: expected options of docker buildx build, after --",
             hint="name several builds in a bundle.toml, a Bake file or a Compose file, and record that",
         )
-    for option in more:
-        if option.partition("=")[0] in _OWN:
-            raise UsageError(f"`{option}` stands after --", hint="it is an option of `bundle record`: put it before --")
+    check_options(more)
     name = name or name_of(Path(what).resolve().name)
     return Wanted(name, (Build(name, Path(what), dockerfile, target, options=tuple(more)),))
 

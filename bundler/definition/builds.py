@@ -46,6 +46,11 @@ class Wanted:
     notes: tuple[str, ...] = ()
 
 
+def is_elsewhere(context: str) -> bool:
+    """Tell whether a context is not of this machine: git's, or the address of an archive."""
+    return bool(_ELSEWHERE.match(context))
+
+
 def is_file_of_builds(path: Path) -> bool:
     """Tell whether a path is that of a file, or can only be meant as one that names builds."""
     return path.is_file() or (path.suffix in (".toml", *_BAKE, *_COMPOSE) and not path.is_dir())
@@ -232,13 +237,13 @@ def _recorded(target: Mapping[str, Any]) -> dict[str, Any]:
 def _unrecordable(target: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Say what keeps a target from being recorded, and what to do."""
     context = str(target.get("context") or ".")
-    if _ELSEWHERE.match(context):
+    if is_elsewhere(context):
         yield f"is built from `{context}`, which is not on this machine", "git clone it, and record the directory"
     dockerfile = str(target.get("dockerfile") or "")
-    if _ELSEWHERE.match(dockerfile):
+    if is_elsewhere(dockerfile):
         yield f"has its Dockerfile at `{dockerfile}`", "download it, and let the target name the file"
     for key, value in (target.get("contexts") or {}).items():
-        if _ELSEWHERE.match(str(value)):
+        if is_elsewhere(str(value)):
             yield (
                 f"takes the context `{key}` from `{value}`, which is not on this machine",
                 "git clone it, and let the target name the directory",

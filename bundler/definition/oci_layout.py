@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Union
 
+from bundler.definition.build import name_of
 from bundles.errors import ContentError, UsageError, reason
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
@@ -84,8 +85,12 @@ def read_cache(directory: Path) -> Mapping[Reference, LayoutContent]:
     found = read_index(directory)
     if len(found) != 1:
         raise UsageError(f"`{directory}` has {len(found)} manifests: expected the one of a build cache", hint=hint)
-    reference = cache_reference(directory.resolve().name.lower())
-    return {reference: LayoutContent(directory, found[0][1], hint)}
+    content = LayoutContent(directory, found[0][1], hint)
+    if content.root.is_index:
+        raise UsageError(
+            f"`{directory}` has a build cache in BuildKit's old form, an index whose entries are layers", hint=hint
+        )
+    return {cache_reference(name_of(directory.resolve().name)): content}
 
 
 def cache_reference(name: str) -> Reference:

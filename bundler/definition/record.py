@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bundler.definition.oci_layout import LayoutContent, cache_reference, read_index
@@ -19,6 +19,8 @@ from bundles.runtime.program import own_command, quote
 TAPES = "offline-bundle/tape"
 # The file that a recording appends to; while it is there, the record is not whole.
 TAPE_FILE = "tape.jsonl"
+# The same of a recording into a whole record, which stays whole until its end.
+NEXT_TAPE_FILE = "next.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Record:
                 # Further pieces of a long tape are tape-2, tape-3, ...
                 tapes[Reference.parse(f"{TAPES}:{recorded.name}{'.' + rest if rest else ''}")] = content
             elif kind == "cache":
-                caches[cache_reference(rest or recorded.name)] = content
+                caches[cache_reference(recorded.cache_of(rest))] = content
         return cls(path, recorded, tapes, caches)
 
     @property
@@ -68,15 +70,19 @@ class Record:
         path = self.path / content.digest.blob_path
         return path.is_file() and path.stat().st_size == content.size
 
-    @property
-    def pins(self) -> Mapping[Reference, Digest]:
-        """What the images' names stood for."""
-        return {image.reference: image.digest for image in self.recorded.images if image.reference.digest is None}
-
 
 def record_again(path: Path) -> str:
     """Return what to type when a record is damaged or too old."""
-    return f"record it again, with the same options as then: {own_command('record')} CONTEXT -o {quote(path)}"
+    return f"record it again, with the same options as then: {own_command('record')} WHAT -o {quote(path)}"
+
+
+def pins_of(records: Iterable[Record]) -> dict[Reference, Digest]:
+    """Return what the names of images stand for: what the first build that used them found."""
+    pins: dict[Reference, Digest] = {}
+    for image in (image for record in records for image in record.recorded.images):
+        if image.reference.digest is None:
+            pins.setdefault(image.reference, image.digest)
+    return pins
 
 
 def read_record(directory: Path) -> Recorded:

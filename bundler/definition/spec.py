@@ -10,7 +10,7 @@ from typing import Optional, Union
 
 from bundler.definition.build import Build
 from bundler.definition.oci_layout import CACHES, LayoutContent, read_cache
-from bundler.definition.record import Record
+from bundler.definition.record import Record, pins_of
 from bundles.archive.manifest import TOOLS, check_name
 from bundles.dockerfile.images import DEFAULT_SCANNER
 from bundles.errors import UsageError
@@ -231,7 +231,12 @@ def combine(file: Definition, line: Definition, default_name: str, records: Sequ
     # What says its platforms itself is not wanted for those too that Dockerfiles are built for.
     given = {*file.merge, *own, *(item.reference for item in local)}
     wanted += [item for item in line.found if item.reference not in given]
-    wanted += [item for record in records for item in _recorded(record, hosts)]
+    wanted += _recorded(records, hosts)
+    if records and not chosen.get("python"):
+        raise UsageError(
+            "there is a record, and the python image is left out: what was recorded is replayed by a program in it",
+            hint="do not leave it out (--without python, or python = false in [toolchain]), or leave the record out",
+        )
     layouts, caches = _caches((*file.caches, *line.caches), records)
     wanted += caches
     names = [*(item.reference for item in wanted), *(item.reference for item in local)]
@@ -262,12 +267,17 @@ def combine(file: Definition, line: Definition, default_name: str, records: Sequ
     )
 
 
-def _recorded(record: Record, hosts: tuple[Platform, ...]) -> Iterator[ImageRequest]:
-    """Ask for what a build took: its images, what the network answered, and what its steps resulted in."""
-    for image in record.recorded.images:
+def _recorded(records: Sequence[Record], hosts: tuple[Platform, ...]) -> Iterator[ImageRequest]:
+    """Ask for what builds took: their images, and what the network answered."""
+    pins = pins_of(records)
+    for image in (image for record in records for image in record.recorded.images):
+        reference = image.reference
+        if pins.get(reference, image.digest) != image.digest:
+            # The name stands for another one already: this one is there by its digest.
+            reference = Reference(reference.registry, reference.repository, None, image.digest)
         # A frontend has no platforms there: it runs on the host.
-        yield ImageRequest(image.reference, "base" if image.platforms else "frontend", image.platforms or hosts)
-    yield from (ImageRequest(reference, "tape", ()) for reference in record.tapes)
+        yield ImageRequest(reference, "base" if image.platforms else "frontend", image.platforms or hosts)
+    yield from (ImageRequest(reference, "tape", ()) for record in records for reference in record.tapes)
 
 
 def _caches(
@@ -287,7 +297,7 @@ def _caches(
                 raise UsageError(
                     f"`{other.directory}` and `{content.directory}` both have `{reference.familiar}`: expected names "
                     "that differ",
-                    hint="record one of them anew with --name, or give the directory another name",
+                    hint="record one of them anew with another --name, or give the directory another name",
                 )
             if reference.repository == CACHES:
                 requests.append(ImageRequest(reference, "cache", ()))

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Optional
 
 from bundler.recording.docker import Docker
 from bundles.errors import HostError
@@ -17,8 +18,9 @@ from bundles.runtime.closeable import Closeable
 
 # Before this BuildKit does not send what its proxy network fetches through HTTP_PROXY.
 _OLDEST = (0, 33)
-# The end keeps the name of a builder's node, to which buildx adds a number, from looking like another builder's.
-_NAME = "bundle-record-{}-b"
+# The end keeps the name of a builder's node, to which buildx adds a number, from looking like another builder's. It
+# also says what goes with the builder, for who finds one that was left: `i` is its image, which only it has brought.
+_NAME = "bundle-record-{}-{}"
 # A registry that does not exist: buildx copies the `ca` of a registry's section into the builder's container.
 _CA_HOST = "record.invalid"
 _VERSION = re.compile(r"^BuildKit(?: version)?:\s*(v?(\d+)\.(\d+)\S*)", re.MULTILINE)
@@ -76,7 +78,7 @@ class BuilderSettings:
 
 
 class TemporaryBuilder(Closeable):
-    """Makes and starts a builder; closing it removes it with all that it holds.
+    """Makes and starts a builder; closing it removes it with all that it holds, and the image that was pulled for it.
 
     Args:
         docker: the command.
@@ -89,7 +91,8 @@ class TemporaryBuilder(Closeable):
 
     def __init__(self, docker: Docker, settings: BuilderSettings, directory: Path) -> None:
         self._docker, self._settings = docker, settings
-        self.name = _NAME.format(os.getpid())
+        self._before = _image(docker, settings.image)
+        self.name = _NAME.format(os.getpid(), "b" if self._before else "i")
         config = directory / "buildkitd.toml"
         config.write_text(settings.config())
         create = ["buildx", "create", "--name", self.name, "--driver", "docker-container"]
@@ -115,15 +118,48 @@ class TemporaryBuilder(Closeable):
     def close(self) -> None:
         with contextlib.suppress(HostError):
             self._docker.run(["buildx", "rm", "--force", self.name])
+        now = _image(self._docker, self._settings.image)
+        with contextlib.suppress(HostError):
+            if now and self._before is None:
+                _remove_image(self._docker, self._settings.image)
+            elif now and self._before and now != self._before:
+                # The tag has moved on, and buildx has pulled what it stands for now.
+                self._docker.run(["image", "tag", self._before, self._settings.image])
+                _remove_image(self._docker, now)
 
 
 def remove_leftovers(docker: Docker) -> None:
+<<<<<<< HEAD
     """Remove the builders of recordings that were killed."""
     for name in docker.builders:
         match = re.fullmatch(_NAME.format(r"(\d+)"), name)
+=======
+    """Remove the builders of recordings that were killed, and the images that these have brought."""
+    for name in docker.run(["buildx", "ls", "--format", "{{.Name}}"]).split():
+        match = re.fullmatch(_NAME.format(r"(\d+)", "([bi])"), name)
+>>>>>>> main
         if match and not _runs(int(match[1])):
+            image = ""
+            with contextlib.suppress(HostError):
+                container = f"buildx_buildkit_{name}0"
+                image = docker.run(["container", "inspect", "--format", "{{.Config.Image}}", container]).strip()
             with contextlib.suppress(HostError):
                 docker.run(["buildx", "rm", "--force", name])
+                if image and match[2] == "i":
+                    _remove_image(docker, image)
+
+
+def _image(docker: Docker, name: str) -> Optional[str]:
+    """Return the id of an image that is in Docker; None when it is not."""
+    try:
+        return docker.run(["image", "inspect", "--format", "{{.Id}}", name]).strip() or None
+    except HostError:
+        return None
+
+
+def _remove_image(docker: Docker, name: str) -> None:
+    """Remove an image, unless a container has it: that of another builder."""
+    docker.run(["image", "rm", name])
 
 
 def _runs(process: int) -> bool:

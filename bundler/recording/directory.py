@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
-from bundler.definition.record import TAPE_FILE
+from bundler.definition.record import NEXT_TAPE_FILE, TAPE_FILE
 from bundles.archive.tape.answer import Answer, Tape
 from bundles.archive.tape.manifest import ARTIFACT_TYPE, manifest_of, split
 from bundles.archive.tape.record import FILE, Recorded
@@ -22,7 +22,7 @@ from bundles.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_json, parse_manifest
 from bundles.runtime.closeable import Closeable
-from bundles.runtime.filesystem import open_locked, replace_file
+from bundles.runtime.filesystem import open_locked, replace_file, sync_directory
 
 _BLOCK = 1 << 20
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -54,7 +54,7 @@ class RecordDirectory(Closeable):
 
     Args:
         path: is made when it is not there. What an interrupted recording has left there is gone on with; a whole
-            record is replaced at the end, and what did not change is not written again.
+            record stays whole, and as it is, until `finish` replaces it, and what did not change is not written again.
 
     `caches` are the manifests of BuildKit's caches, by build.
 
@@ -76,8 +76,11 @@ class RecordDirectory(Closeable):
             replace_file(path / "oci-layout", [b'{"imageLayoutVersion":"1.0.0"}'])
             shutil.rmtree(path / _SPOOL, ignore_errors=True)
             (path / _SPOOL).mkdir()
+            self.replaces = (path / FILE).exists() and not (path / TAPE_FILE).exists()
+            # Contents are called by their digests: more of them do a whole record no harm.
+            self._tape_file = path / (NEXT_TAPE_FILE if self.replaces else TAPE_FILE)
             self.tape = Tape(self._answers_left())
-            self._lines = (path / TAPE_FILE).open("a", encoding="utf-8")
+            self._lines = self._tape_file.open("a", encoding="utf-8")
         except OSError as error:
             raise UsageError(
                 f"`{error.filename or path}` cannot be written: {reason(error)}", hint="choose another -o DIRECTORY"
@@ -88,7 +91,7 @@ class RecordDirectory(Closeable):
 
     def _answers_left(self) -> Iterator[Answer]:
         """Read the answers of an interrupted recording; the last line may be cut, and a content lost."""
-        file = self.path / TAPE_FILE
+        file = self._tape_file
         for line in file.read_bytes().splitlines() if file.exists() else ():
             try:
                 answer = Answer.from_json(parse_json(line, "a line"))
@@ -108,6 +111,9 @@ class RecordDirectory(Closeable):
     def add(self, answer: Answer, spool: Spool) -> None:
         """Take in an answer and its content."""
         with self._lock:
+            if self._lines.closed:
+                # It was asked for by a client that has left, and the record is being made already.
+                return
             if answer.content:
                 spool.path.replace(self._blob(answer.content.digest))
             self.tape.add(answer)
@@ -148,6 +154,8 @@ class RecordDirectory(Closeable):
         Raises:
             ContentError: a content has changed on the disk.
         """
+        with self._lock:
+            self._lines.close()
         self._write(recorded.to_bytes())
         entries = [self._tape_entry(number, tape, recorded) for number, tape in enumerate(split(self.tape), 1)]
         caches = [(build.cache, self.caches[build.name]) for build in recorded.builds if build.name in self.caches]
@@ -156,12 +164,15 @@ class RecordDirectory(Closeable):
         entries += [_entry(manifest, parse_manifest(manifest).config.media_type, name) for name, manifest in caches]
         for content in self.tape.contents:
             self._check(content)
+        # From here on the record is not whole until the end, and a later run can finish it.
+        self._tape_file.replace(self.path / TAPE_FILE)
+        sync_directory(self.path)
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         replace_file(self.path / "index.json", [json.dumps(index, indent=2).encode()])
         self._drop_others(entries)
         replace_file(self.path / FILE, [recorded.to_bytes()])
-        self._lines.close()
-        (self.path / TAPE_FILE).unlink()
+        for rest in (NEXT_TAPE_FILE, TAPE_FILE):
+            (self.path / rest).unlink(missing_ok=True)
         layers = {layer for _, manifest in caches for layer in parse_manifest(manifest).layers}
         return sum(layer.size for layer in layers)
 
@@ -199,6 +210,8 @@ class RecordDirectory(Closeable):
 
     def close(self) -> None:
         self._lines.close()
+        if self.replaces and not len(self.tape):
+            self._tape_file.unlink(missing_ok=True)
         os.close(self._descriptor)
         shutil.rmtree(self.path / _SPOOL, ignore_errors=True)
 

@@ -18,6 +18,8 @@ from bundles.registry.urls import is_loopback
 _LIST = ("buildx", "ls", "--format", "{{.Name}}")
 # Seconds that a build has to end in after it was told to.
 _PATIENCE = 20
+# What has buildx leave out of the provenance, or of the metadata, what says which images a build took.
+_SPOILING = ("BUILDX_METADATA_PROVENANCE", "BUILDX_NO_DEFAULT_ATTESTATIONS")
 
 
 class Docker:
@@ -83,6 +85,8 @@ class Docker:
         """
         # What a Bake file may read was asked for by whoever named the file here.
         environment = {**os.environ, "BUILDX_BAKE_ENTITLEMENTS_FS": "0"}
+        for name in _SPOILING:
+            environment.pop(name, None)
         if directory:
             environment["PWD"] = str(directory.absolute())
         process = subprocess.Popen(

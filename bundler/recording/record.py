@@ -25,7 +25,7 @@ from bundler.recording.recorder import Recorder
 from bundles.archive.manifest import check_name
 from bundles.archive.tape.answer import Tape
 from bundles.archive.tape.record import Recorded, RecordedBuild, RecordedStep
-from bundles.archive.tape.url import normalise
+from bundles.archive.tape.url import normalise, shown
 from bundles.dockerfile.steps import Step, steps
 from bundles.errors import BundleError, Problem, UsageError
 from bundles.proxy.certificates import Authority
@@ -109,7 +109,7 @@ def record(builds: Sequence[Build], path: Path, name: str, options: Options, pro
             arguments = command(build, builder.name, cache, metadata, options.quiet)
             code = docker.show(arguments, build.bake.directory if build.bake else None)
             if code:
-                raise _failure(code, recorder, build if len(builds) > 1 else None)
+                raise _failure(code, recorder, build if len(builds) > 1 else None, path if directory.replaces else None)
             taken.append(materials(metadata.read_bytes()))
         found = united(taken)
         notes = (*recorder.notes(), *_missing(found, directory.tape), *_several(found), *unknown)
@@ -158,7 +158,7 @@ def _missing(found: Materials, tape: Tape) -> Iterator[str]:
         else:
             yield f"{normalise(name)} was downloaded, and what came is not on the tape"
     for other in found.others:
-        yield f"{other} is not recorded: only images and downloads are"
+        yield f"{shown(other)} is not recorded: only images and downloads are"
 
 
 def _several(found: Materials) -> Iterator[str]:
@@ -178,11 +178,12 @@ def _check(builds: Sequence[Build]) -> None:
         raise UsageError(f"{len(away)} builds have no directory here", problems=problems)
 
 
-def _failure(code: int, recorder: Recorder, build: Optional[Build]) -> BundleError:
+def _failure(code: int, recorder: Recorder, build: Optional[Build], before: Optional[Path]) -> BundleError:
     problems = [Problem("request", failure) for failure in recorder.failures()]
     which = f"the build `{build.name}`" if build else "the build"
     return BundleError(
-        f"{which} failed (exit code {code}); what it fetched is kept, and the next run goes on with it",
+        f"{which} failed (exit code {code}); what it fetched is kept, and the next run goes on with it"
+        + (f"; the record in `{before}` is as it was" if before else ""),
         hint="see its output above; where a step does not trust a certificate, docs/network.md says what to do, "
         "and --cache-only records without going between",
         problems=problems,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Callable, Optional
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from bundler.recording.directory import RecordDirectory, Spool, is_lost
 from bundles.archive.tape.answer import Answer, asked_headers, kept_headers, media_type_of
-from bundles.archive.tape.url import hides, is_secret, normalise
+from bundles.archive.tape.url import hides, is_secret, normalise, shown, spelt
 from bundles.errors import BundleError, UnavailableError, UsageError, reason
 from bundles.oci.descriptor import Descriptor
 from bundles.proxy.playback import play
@@ -33,6 +35,13 @@ _PARTIAL = frozenset({"range", "if-range", "if-none-match", "if-modified-since",
 # What says "not now" or "not for you yet" is no answer to keep.
 _TEMPORARY = frozenset({401, 403, 407, 408, 425, 429})
 _REALM = re.compile(r'realm="([^"]+)"')
+# What is asked of registries, by the paths of OCI's distribution-spec; others have files below /v2/, too.
+_OF_REGISTRIES = re.compile(
+    r"/v2/?|/v2/_catalog|/v2/[^/].*/(?:manifests/[^/]+|blobs/[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-fA-F]{32,}|blobs/uploads/[^/]*"
+    r"|referrers/[a-z0-9]+(?:[+._-][a-z0-9]+)*:[0-9a-fA-F]{32,}|tags/list)"
+)
+# What a request for a token says: for whom, for what.
+_OF_TOKENS = re.compile(r"(?:^|&)(?:service|scope|account|client_id)=")
 
 
 class _Body:
@@ -100,7 +109,8 @@ class Recorder(Handler):
     def __init__(self, record: RecordDirectory, network: connections.Connections, backoff: float = 1.0) -> None:
         self._record, self._network, self._backoff = record, network, backoff
         self._locks: defaultdict[tuple[object, ...], threading.Lock] = defaultdict(threading.Lock)
-        self._images: set[str] = set()
+        self._images: set[str] = set()  # where registries have led pulls to
+        self._realms: set[str] = set()  # who gives tokens for them
         self._signed: dict[str, str] = {}  # what a URL was before its secrets were hidden
         self._failed: dict[str, str] = {}
         self._ambiguous: set[str] = set()
@@ -125,6 +135,8 @@ class Recorder(Handler):
 
     def answer(self, request: Request, reply: Reply) -> None:
         try:
+            # A client names the port of its CONNECT, a redirect that leads there does not.
+            request = dataclasses.replace(request, url=spelt(request.url))
             url = normalise(request.url)
         except UsageError as error:
             return reply(Response.text(400, error.message))
@@ -146,10 +158,13 @@ class Recorder(Handler):
         return answer.headers["location"] in self._signed
 
     def _is_pull(self, request: Request) -> bool:
+        """Tell what BuildKit asks for an image from what it asks for ADD, with the same name of itself."""
         if not request.headers.get("user-agent", "").startswith("buildkit/"):
             return False
-        parts = urlsplit(request.url)
-        return parts.path.startswith("/v2/") or not self._images.isdisjoint((request.url, _without_query(request.url)))
+        if request.url in self._images or _OF_REGISTRIES.fullmatch(unquote(urlsplit(request.url).path)):
+            return True
+        place, _, query = request.url.partition("?")
+        return place in self._realms and (request.method == "POST" or bool(_OF_TOKENS.search(query)))
 
     def _pass_on(self, request: Request, reply: Reply) -> None:
         try:
@@ -159,8 +174,9 @@ class Recorder(Handler):
         with upstream:
             headers = {name.lower(): value for name, value in upstream.headers.items()}
             if "location" in headers:
-                self._images.add(urljoin(request.url, headers["location"]))
-            self._images.update(map(_without_query, _REALM.findall(headers.get("www-authenticate", ""))))
+                self._images.update(_addresses(urljoin(request.url, headers["location"])))
+            for realm in _REALM.findall(headers.get("www-authenticate", "")):
+                self._realms.update(_addresses(realm.partition("?")[0]))
             body = _Body(upstream, lambda piece: None, lambda error: None)
             return reply(Response(upstream.status, _passed(headers), _length(headers), body.pieces()))
 
@@ -169,7 +185,7 @@ class Recorder(Handler):
         try:
             upstream = self._send(request, true, _HOP | _PARTIAL)
         except BundleError as error:
-            self._failed[url] = error.message
+            self._failed[url] = shown(error.message)
             return reply(Response.text(502, error.message))
         headers = {name.lower(): value for name, value in upstream.headers.items()}
         passed = _passed(headers)
@@ -206,7 +222,7 @@ class Recorder(Handler):
     def _hide(self, location: str) -> str:
         """Return where a redirect leads without its secrets, and remember them for who follows it."""
         try:
-            hidden = normalise(location)
+            location, hidden = spelt(location), normalise(location)
         except UsageError:
             return location
         if hidden != location:
@@ -258,5 +274,7 @@ def _length(headers: Mapping[str, str]) -> Optional[int]:
     return int(length) if length.isdecimal() else None
 
 
-def _without_query(url: str) -> str:
-    return url.partition("?")[0]
+def _addresses(text: str) -> Iterator[str]:
+    """Give the address that a registry names, as it will be asked for, if it is one."""
+    with contextlib.suppress(UsageError, ValueError):
+        yield spelt(text)

@@ -12,7 +12,6 @@ from bundles.archive.manifest import BundleManifest, Image
 from bundles.archive.reader import Archive, read_json_start, read_manifest
 from bundles.cli.output import Output, common_options
 from bundles.cli.recorded import tapes_of
-from bundles.oci.digest import Digest
 from bundles.runtime.sizes import human_size
 
 _PATH = click.Path(path_type=Path)
@@ -80,16 +79,19 @@ def _urls(old: Path, new: Path) -> Optional[dict[str, list[str]]]:
     }
 
 
-def _contents(path: Path) -> Optional[dict[str, frozenset[Digest]]]:
-    """Read what is behind each URL; an address may have several contents. None when this is no archive."""
+def _contents(path: Path) -> Optional[dict[str, frozenset[tuple[object, ...]]]]:
+    """Read what is behind each URL, redirects and what is not there too; one may have several answers.
+
+    None when this is no archive.
+    """
     if read_json_start(path) is not None:
         return None
-    found: defaultdict[str, set[Digest]] = defaultdict(set)
+    found: defaultdict[str, set[tuple[object, ...]]] = defaultdict(set)
     with Archive(path) as archive:
         for answer in (answer for tape in tapes_of(archive) for answer in tape.tape):
-            if answer.content:
-                found[answer.url].add(answer.content.digest)
-    return {url: frozenset(digests) for url, digests in found.items()}
+            digest = answer.content.digest if answer.content else None
+            found[answer.url].add((answer.method, answer.status, answer.headers.get("location"), digest))
+    return {url: frozenset(answers) for url, answers in found.items()}
 
 
 def _sizes(manifest: BundleManifest) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from bundles.archive.manifest import TOOLS, Image, PlatformContent
 from bundles.archive.reader import Archive
+from bundles.archive.tape.answer import Answer
 from bundles.archive.verify import check_image
 from bundles.cli.recorded import TapeContent, tapes_of
 from bundles.errors import UsageError
@@ -233,13 +234,21 @@ def _tape(archive: Archive, tape: TapeContent) -> Iterator[str]:
         [
             (
                 _code(answer.url if answer.method == "GET" else f"{answer.method} {answer.url}"),
-                _text(answer.headers.get("content-type", "") or str(answer.status)),
+                _text(_kind(answer)),
                 _size(answer.content.size if answer.content else 0),
                 _code(answer.content.digest.hex) + _absent(archive, answer.content) if answer.content else "",
             )
             for answer in tape.tape
         ],
     )
+
+
+def _kind(answer: Answer) -> str:
+    """Say what came: its type, or where the answer leads, or that there was nothing."""
+    if "location" in answer.headers:
+        return f"{answer.status}: leads to {answer.headers['location']}"
+    kind = answer.headers.get("content-type", "")
+    return kind if answer.status == 200 and kind else f"{answer.status} {kind}"
 
 
 def _content(archive: Archive, content: PlatformContent) -> Iterator[str]:

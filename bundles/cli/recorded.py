@@ -12,8 +12,11 @@ from bundles.archive.reader import Archive
 from bundles.archive.tape.answer import Answer, Tape
 from bundles.archive.tape.manifest import record_of
 from bundles.archive.tape.record import Recorded
+from bundles.errors import ArchiveError, UsageError
+from bundles.oci.descriptor import Descriptor
 from bundles.oci.image import parse_manifest
 from bundles.runtime.sizes import human_size
+from bundles.runtime.terminal import one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,7 @@ class TapeContent:
         return self.recorded.notes if self.recorded else ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as an object: name, notes, and each answer's method, url, status, digest, size, contentType."""
+        """Return it as an object: reference, notes, and for each answer what was asked and what came."""
         return {
             "reference": str(self.image.reference),
             "notes": list(self.notes),
@@ -42,6 +45,7 @@ class TapeContent:
                     "digest": str(answer.content.digest) if answer.content else None,
                     "size": answer.content.size if answer.content else 0,
                     "contentType": answer.headers.get("content-type"),
+                    "location": answer.headers.get("location"),
                 }
                 for answer in self.tape
             ],
@@ -58,7 +62,7 @@ class TapeContent:
         return [
             f"{self.image.reference.familiar}: {count} answers of {host}, {human_size(sum(contents[host].values()))}"
             for host, count in sorted(counts.items())
-        ] + [f"{self.image.reference.familiar}: note: {note}" for note in self.notes]
+        ] + [f"{self.image.reference.familiar}: note: {one_line(note)}" for note in self.notes]
 
 
 def _content_size(answer: Answer) -> dict[object, int]:
@@ -74,8 +78,15 @@ def tapes_of(archive: Archive) -> list[TapeContent]:
     found = []
     for image in archive.manifest.with_role("tape"):
         manifest = parse_manifest(archive.read_document(image.root))
-        record = record_of(manifest)
-        there = record is not None and archive.has(record.digest)
-        recorded = Recorded.parse(archive.read_document(record)) if record and there else None
+        recorded = _recorded(archive, image, record_of(manifest))
         found.append(TapeContent(image, Tape.parse(archive.read_document(manifest.config)), recorded))
     return found
+
+
+def _recorded(archive: Archive, image: Image, record: Optional[Descriptor]) -> Optional[Recorded]:
+    if record is None or not archive.has(record.digest):
+        return None
+    try:
+        return Recorded.parse(archive.read_document(record))
+    except UsageError as error:
+        raise ArchiveError(f"`{image.reference.familiar}` cannot be read: {error.message}", hint=error.hint) from None

@@ -1,4 +1,6 @@
-"""RUN instructions as digests: whether a step is the one that was recorded, and stands on what it stood on then.
+"""What of a Dockerfile may ask the network, as digests: whether a step was recorded, on what it stands on now.
+
+Steps are RUN instructions, and ADD of what is elsewhere.
 
 The text decides, and nothing else: no build argument but for which stage FROM names, no content of what is copied, no
 digest of a base image.
@@ -28,16 +30,20 @@ _NOT_FOR_STEPS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A RUN instruction.
+    """An instruction that may ask the network.
 
     Args:
-        text: what stands behind RUN, its flags too, continuation lines joined.
+        keyword: RUN or ADD.
+        text: what stands behind that, its flags too, continuation lines joined.
+        heredocs: the texts of its heredocs.
         line: where it begins; that of the FROM for one that ONBUILD triggers.
         step: the digest of the instruction itself.
         chain: the digest of the stage up to it, and of the stages that it takes from.
     """
 
+    keyword: str
     text: str
+    heredocs: tuple[str, ...]
     line: int
     step: Digest
     chain: Digest
@@ -50,7 +56,7 @@ def steps(
     arguments: Mapping[str, str],
     target: Optional[str] = None,
 ) -> tuple[Step, ...]:
-    """List the RUN instructions of the stages that a target needs, in the order of the Dockerfile.
+    """List the steps of the stages that a target needs, in the order of the Dockerfile.
 
     Args:
         text: the Dockerfile.
@@ -149,9 +155,9 @@ def _walk(stage: _Stage, names: Mapping[str, int], ends: Sequence[Digest]) -> tu
         # Of a later stage the name counts, which stands in the instruction.
         numbers = [number for number in _taken(item, names, len(ends)) if number < len(ends)]
         chain = _digest([str(chain), _fields(item), *(str(ends[number]) for number in numbers)])
-        if item.keyword == "RUN":
+        if item.keyword == "RUN" or (item.keyword == "ADD" and "://" in item.rest):
             text = " ".join([*item.flags, item.rest])
-            found.append(Step(text, item.line, _digest(_fields(item)), chain))
+            found.append(Step(item.keyword, text, item.heredocs, item.line, _digest(_fields(item)), chain))
     return found, chain
 
 

@@ -8,6 +8,7 @@ uses it, and nobody else trusts it.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import ipaddress
 import secrets
@@ -34,6 +35,10 @@ _CA_NAME = "offline-bundle"
 # Clocks of hosts without a network are often wrong, and set right one day: what is valid does not depend on them.
 _BEGIN = 1577836800  # 2020-01-01
 _END = 4102444799  # 2099-12-31
+# What a host is spoken to with takes some 20 kB.
+_MOST_KEPT = 256
+# RFC 1035.
+_LONGEST_NAME = 253
 
 
 def _add(first: _Point, second: _Point) -> _Point:
@@ -131,6 +136,7 @@ _ECDSA_SHA256 = _sequence(_object_id("1.2.840.10045.4.3.2"))
 _CURVE = _object_id("1.2.840.10045.3.1.7")
 
 
+@functools.lru_cache(maxsize=4)  # the CA's and the hosts', for every certificate again
 def _public(key: int) -> bytes:
     x, y = _multiply(key)
     return b"\x04" + x.to_bytes(32, "big") + y.to_bytes(32, "big")
@@ -205,17 +211,19 @@ class Authority:
 
     Args:
         directory: is made when it is not there, and so is a CA in it.
+        kept: of so many hosts what was made is kept, those that were asked for last.
 
     Raises:
         HostError: it cannot be read or written.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kept: int = _MOST_KEPT) -> None:
         self.certificate = directory / "ca.pem"
         self._key = self._load(directory / "ca.key")
         # One key for all hosts: it lives in this process only.
         self._leaf_key = _new_key()
         self._contexts: dict[str, ssl.SSLContext] = {}
+        self._kept = kept
         self._lock = threading.Lock()
 
     def _load(self, file: Path) -> int:
@@ -241,9 +249,19 @@ class Authority:
             UnicodeError: it is no name.
         """
         with self._lock:
-            if host not in self._contexts:
-                self._contexts[host] = self._context(host)
-            return self._contexts[host]
+            context = self._contexts.pop(host, None)
+            if context:
+                self._contexts[host] = context
+                return context
+        if len(host) > _LONGEST_NAME:
+            raise UnicodeError(f"a name of {len(host)} letters")
+        # It takes a while, and who asks for a host that is known does not wait for it. Two may do it at once.
+        made = self._context(host)
+        with self._lock:
+            self._contexts[host] = made
+            while len(self._contexts) > self._kept:
+                self._contexts.pop(next(iter(self._contexts)))
+        return made
 
     def _context(self, host: str) -> ssl.SSLContext:
         # X.520 limits the common name to 64 letters; clients read the alternative name.

@@ -84,11 +84,15 @@ class TokenAnswer:
 
 @dataclasses.dataclass(frozen=True)
 class Authorization:
-    """What to send to a registry, until when, and which of the logins for it that is, from 0."""
+    """What to send to a registry, until when, and which of the logins for it that is, from 0.
+
+    `anonymous` is a token that was given without a login.
+    """
 
     header: str = dataclasses.field(repr=False)
     expires: float
     rank: int
+    anonymous: bool = False
 
 
 # GET or POST of a URL with headers and a body. Raises UnavailableError for what is worth another try.
@@ -111,6 +115,11 @@ def scope_repository(scope: str) -> str:
     """Return the repository that a scope is about; empty when it is about the registry."""
     kind, _, rest = scope.split(" ", 1)[0].partition(":")
     return rest.rpartition(":")[0] if kind == "repository" else ""
+
+
+def scope_writes(scope: str) -> bool:
+    """Tell whether a scope is about more than reading."""
+    return "push" in scope.split(" ", 1)[0].rpartition(":")[2].split(",")
 
 
 def scope_subject(scope: str) -> str:
@@ -171,6 +180,26 @@ class Authenticator:
         self._lock = threading.Lock()
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._known: dict[tuple[str, str], Authorization] = {}
+        self._demands: dict[tuple[str, str], Demand] = {}
+
+    def current(self, host: str, scope: str) -> Optional[Authorization]:
+        """Return what to send at once; None when nothing was asked for yet.
+
+        A token that has run out is replaced before it is refused: what is refused then may be a large upload, of
+        which a proxy in front reads every byte before it asks the registry.
+
+        Raises:
+            UnavailableError: the token server has a passing problem.
+        """
+        known = self.known(host, scope)
+        with self._lock:
+            demand, last = self._demands.get((host, scope)), self._known.get((host, scope))
+        if known or not demand or not last:
+            return known
+        try:
+            return self.answer(demand, last)
+        except AuthenticationError:
+            return None  # the registry may ask for something else by now
 
     def known(self, host: str, scope: str) -> Optional[Authorization]:
         """Return what to send at once; None when none was asked for, or the token has expired."""
@@ -208,7 +237,7 @@ class Authenticator:
             found = self._fetch(demand, rejected, last.rank + fresh if last else 0)
             if found:
                 with self._lock:
-                    self._known[key] = found
+                    self._known[key], self._demands[key] = found, demand
             return found
 
     def _fetch(self, demand: Demand, rejected: Optional[Authorization], first: int) -> Optional[Authorization]:
@@ -230,7 +259,7 @@ class Authenticator:
             if rejected and header == rejected.header and expires == float("inf"):
                 failure = failure or _refused(demand, "refused the login")
                 continue
-            return Authorization(header, expires, rank)
+            return Authorization(header, expires, rank, anonymous=credential is None)
         if failure:
             raise failure
         return None

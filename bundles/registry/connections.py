@@ -1,4 +1,5 @@
-"""Connections to registries: TLS and streams of bytes. With `connection_errors`, all that knows urllib3's insides.
+"""Connections to registries: TLS and streams of bytes. With `connection_errors` and `early_answers` all that
+knows urllib3's insides.
 
 Knows nothing of registries, logins or retries: one request out, one answer back.
 """
@@ -28,6 +29,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError, reason
 from bundles.registry.certificates import HostCertificates, find
 from bundles.registry.connection_errors import translated
+from bundles.registry.early_answers import Tls, has_answered
 from bundles.registry.proxies import Proxies, Proxy
 from bundles.registry.urls import Origin, describe, is_loopback
 from bundles.runtime.closeable import Closeable
@@ -39,6 +41,8 @@ logging.getLogger("urllib3").setLevel(logging.INFO)
 _WORKERS = 16
 # One read from an upload body: larger than urllib3's 16 KiB, so that a worker spends its time in the kernel.
 BLOCK_SIZE = 512 << 10
+# Before so much of a body is sent it is seen whether there is an answer already.
+_LOOK_BEFORE = 64 << 10
 # An answer nobody wants is read to its end up to this size, because a new connection costs more than that.
 _DRAIN_LIMIT = 64 << 10
 # Bytes per second. A server that sends less for as long as a silent one may be silent is as good as gone.
@@ -127,10 +131,10 @@ class Response(Closeable):
         self.close()
 
 
-class _Upload:
+class Outgoing:
     """A body on its way out: counts, so that a short one is noticed here and not as a server's timeout.
 
-    Errors of the body are not errors of the network, whatever their type.
+    Errors of the body are not errors of the network, whatever their type: `read` raises ReadError for them.
     """
 
     def __init__(self, body: Body) -> None:
@@ -157,6 +161,14 @@ class _WatchedResponse(http.client.HTTPResponse):
         super().__init__(sock, *args, **options)
         stream: Any = self.fp.raw  # what http.client reads from
         stream.readinto = _watched(stream.readinto, sock.gettimeout() or math.inf)
+
+
+class _LastResponse(_WatchedResponse):
+    """An answer to a request that is not all sent: what would come next on its connection, would be taken for that."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.will_close = True
 
 
 def _watched(receive: Callable[[memoryview], Optional[int]], patience: float) -> Callable[[memoryview], Optional[int]]:
@@ -209,12 +221,18 @@ class _Sockets:
         add = self.add
 
         class Http(HTTPConnection):
-            response_class = _WatchedResponse
-
             def _new_conn(self) -> socket.socket:
+                self.response_class = _WatchedResponse
                 sock = super()._new_conn()
                 add(sock)
                 return sock
+
+            def send(self, data: Any) -> None:
+                if len(data) >= _LOOK_BEFORE and has_answered(self.sock):
+                    # As when the other end has closed: urllib3 goes on to read the answer.
+                    self.response_class = _LastResponse
+                    raise BrokenPipeError
+                super().send(data)
 
         class Https(Http, HTTPSConnection):
             pass
@@ -231,20 +249,12 @@ class _Sockets:
         """Have all TLS sockets of the context noted here: each takes the place of one that was noted before."""
         add = self.add
 
-        class Tls(ssl.SSLSocket):
+        class Noted(Tls):
             def do_handshake(self, block: bool = False) -> None:
                 add(self)
                 super().do_handshake(block)
 
-            def sendall(self, data: Any, flags: int = 0) -> None:
-                try:
-                    super().sendall(data, flags)
-                except (ssl.SSLEOFError, ConnectionResetError):
-                    # Why the server hung up, such as that it wants a certificate, is still to be read: as an error.
-                    self.recv(1)
-                    raise
-
-        context.sslsocket_class = Tls
+        context.sslsocket_class = Noted
         return context
 
 
@@ -327,7 +337,7 @@ class Connections:
                 url,
                 redirect=False,
                 headers=all_headers,
-                body=body if body is None or isinstance(body, bytes) else _Upload(body),
+                body=body if body is None or isinstance(body, bytes) else Outgoing(body),
                 retries=False,
                 preload_content=False,
                 decode_content=False,

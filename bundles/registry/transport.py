@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import threading
 import time
@@ -22,7 +23,7 @@ from bundles.registry.auth import (
     TokenAnswer,
 )
 from bundles.registry.connections import Body, Connections, Response
-from bundles.registry.error_response import TEMPORARY, refusal
+from bundles.registry.error_response import TEMPORARY, Login, refusal
 from bundles.registry.proxies import Proxies
 from bundles.registry.urls import Origin, describe, join
 from bundles.runtime.closeable import Closeable
@@ -182,16 +183,19 @@ class Transport(Closeable):
 
         return self.retrying(host, once) if retry else once()
 
-    def retrying(self, host: str, operation: Callable[[], _T]) -> _T:
+    def retrying(self, host: str, operation: Callable[[], _T], progress: Callable[[], int] = lambda: 0) -> _T:
         """Run `operation` until it does not raise UnavailableError, as often as the settings say.
 
         A host that never answered in this run is tried twice only: its name is more likely wrong than its line bad.
+        Where `operation` goes on where it was, `progress` says how far: further on, it has all its tries anew.
         """
-        attempt = 1
+        attempt, reached = 1, progress()
         while True:
             try:
                 return operation()
             except UnavailableError as error:
+                if progress() > reached:
+                    attempt, reached = 1, progress()
                 allowed = self._settings.attempts
                 if isinstance(error, UnreachableError) and not self.has_answered(host):
                     allowed = min(allowed, 2)
@@ -264,7 +268,7 @@ class Transport(Closeable):
         home = Origin.of(base)
         self._refuse_downgrade(base, url)
         ours = Origin.of(url) == home
-        login = self._authenticator.known(host, scope) if ours else None
+        login = self._authenticator.current(host, scope) if ours else None
         response = self._exchange(request.method, url, _with_login(request.headers, login), request.body)
         with self._lock:
             self._reached.add(host)
@@ -272,9 +276,12 @@ class Transport(Closeable):
         while response.status == 401 and ours and Origin.of(response.url) == home:
             with response:
                 demand = Demand(host, scope, response.url, response.headers.get("WWW-Authenticate", ""))
-                login = self._authenticator.answer(demand, login, fresh)
+                if not demand.challenges:
+                    # Harbor answers so when a project does not exist.
+                    raise refusal(response, host, scope, home, _judged(login, otherwise=Login.UNASKED))
+                login, rejected = self._authenticator.answer(demand, login, fresh), login
                 if login is None:
-                    raise refusal(response, host, scope, home)
+                    raise refusal(response, host, scope, home, _judged(rejected))
             fresh = True
             response = self._exchange(request.method, url, _with_login(request.headers, login), request.body)
         if response.status in _NO_ACCESS and Origin.of(response.url) != Origin.of(url):
@@ -285,7 +292,7 @@ class Transport(Closeable):
         if response.status in request.expect:
             return response
         with response:
-            raise refusal(response, host, scope, home)
+            raise refusal(response, host, scope, home, _judged(login, response.status))
 
     def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: Optional[Upload]) -> Response:
         """Send one request and follow redirects when it only reads. No login is passed on to another origin."""
@@ -349,6 +356,12 @@ class _Request:
     headers: Mapping[str, str]
     body: Optional[Upload]
     expect: frozenset[int]
+
+
+def _judged(login: Optional[Authorization], status: int = 401, otherwise: Login = Login.MISSING) -> Login:
+    """Tell whether a login was taken by somebody: a token server, or a registry that answers with 403."""
+    taken = login is not None and not login.anonymous and (status == 403 or login.expires < math.inf)
+    return Login.GOOD if taken else otherwise
 
 
 def _with_login(headers: Mapping[str, str], login: Optional[Authorization]) -> Mapping[str, str]:

@@ -25,6 +25,7 @@ from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
+from installer.model.destination import Destination
 from installer.model.job import DesiredState
 from installer.model.naming import repositories
 from installer.receipt.receipt import Receipt
@@ -80,7 +81,9 @@ def check(
         recordings = Recordings.read(state.replay, registry)
     judged = [(file.name, verdict) for file in files for verdict in file.verdicts(recordings, settings)]
     lines = bundle_lines(answers, targets)
-    builds = not lines and all(verdict.outlook is not Outlook.MISSING for _, verdict in judged)
+    outlooks = {verdict.outlook for _, verdict in judged}
+    builds = None if not lines and outlooks & {Outlook.CHANGED, Outlook.UNRECORDED} else not lines
+    builds = False if Outlook.MISSING in outlooks else builds
     document = {
         "builds": builds,
         "images": [_to_json(answer) for answer in answers],
@@ -90,7 +93,7 @@ def check(
     output.result(
         document, _text(answers, lines, [_step_text(*each, receipt) for each in judged], _end(judged, builds))
     )
-    if not builds:
+    if builds is False:
         ctx.exit(NetworkError.exit_code)
 
 
@@ -120,7 +123,7 @@ class _Dockerfile:
     def verdicts(self, recordings: Recordings, settings: BuildSettings) -> list[Verdict]:
         """Judge what asks the network, in the stages that the last one needs."""
         found = steps(self.text, self.name, settings.targets, settings.arguments)
-        return recordings.verdicts(self.text, self.name, found, settings.targets)
+        return recordings.verdicts(found, settings.targets)
 
 
 def missing(use: Use, state: DesiredState, registry: Registry) -> Optional[str]:
@@ -128,7 +131,7 @@ def missing(use: Use, state: DesiredState, registry: Registry) -> Optional[str]:
     reference = use.reference
     if reference.registry != str(state.address) and reference.registry not in state.mirrors:
         return f"nothing from {reference.registry} was ever installed, and BuildKit has no mirror for it"
-    repository = repositories(reference, state.address)[0]
+    repository = repositories(reference, Destination.of(state.address))[0]
     selector = str(reference.digest or reference.tag)
     if registry.manifest_digest(repository, selector) is None:
         return "the registry does not have it"
@@ -197,7 +200,7 @@ def _step_to_json(name: str, verdict: Verdict) -> dict[str, Any]:
 
 def _step_text(name: str, verdict: Verdict, receipt: Receipt) -> str:
     text = one_line(verdict.text)
-    cache = next((each for each in receipt.caches if each.endswith(f":{verdict.cache}")), None)
+    cache = receipt.cache_of(verdict.cache)
     says = {
         Outlook.CACHED: f"recorded; not run again with --cache-from {cache}" if cache else "recorded: it is replayed",
         Outlook.REPLAYED: "recorded: it is replayed",
@@ -208,15 +211,15 @@ def _step_text(name: str, verdict: Verdict, receipt: Receipt) -> str:
     return f"{name}:{verdict.line}: {text[:_SHOWN]}{'...' if text[_SHOWN:] else ''}: {says[verdict.outlook]}"
 
 
-def _end(judged: Sequence[tuple[str, Verdict]], builds: bool) -> Sequence[str]:
+def _end(judged: Sequence[tuple[str, Verdict]], builds: Optional[bool]) -> Sequence[str]:
     """Sum up."""
     found = {verdict.outlook for _, verdict in judged}
     if Outlook.MISSING in found:
         return ["where there is internet: bundle record DIRECTORY -o app.record; bundle create --record app.record"]
+    if builds is None:
+        return ["every image is there; whether every step gets what it asks for shows when it is built"]
     if not builds:
         return []
-    if found & {Outlook.CHANGED, Outlook.UNRECORDED}:
-        return ["every image is there; whether every step gets what it asks for shows when it is built"]
     return [f"builds here: {'everything' if found else 'every image'} is there"]
 
 

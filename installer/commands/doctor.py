@@ -25,7 +25,11 @@ from installer.runner import Runner, plan_lines, questioner, to_json
 
 @click.command()
 @click.option("--fix", is_flag=True, help="Fix what can be fixed without the archive.")
-@click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Agree to changes of /etc/docker/daemon.json, and to taking the replay from another user.",
+)
 @click.option("--plan", is_flag=True, help="Say what --fix would do, and touch nothing.")
 @common_options
 @click.pass_context
@@ -45,7 +49,7 @@ def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Outp
         findings = diagnosis.findings(thorough=True)
         document: dict[str, Any] = {"findings": [finding.to_json() for finding in findings]}
         steps = diagnosis.fixing(findings)
-        runner = Runner(steps, host, output.progress, Recorder(receipt, host))
+        runner = Runner(steps, host.ask, output.progress, Recorder(receipt, host))
         tampered = diagnosis.is_tampered(findings)
         if fixes and tampered:
             document["left"] = document["findings"]

@@ -50,7 +50,8 @@ _T = TypeVar("_T")
 @click.option(
     "--yes",
     is_flag=True,
-    help="Agree to changes of /etc/docker/daemon.json, needed for a LAN address, and to moving tags of others.",
+    help="Agree to changes of /etc/docker/daemon.json, needed for a LAN address, to moving tags of others, and to "
+    "taking the replay from another user.",
 )
 @click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
 @common_options

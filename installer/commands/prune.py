@@ -58,9 +58,11 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
         current = receipt.state.tools.values()
         loaded = RemoveImages(receipt, host, [name for tool in current for name in (tool.name, tool.pinned)])
         left = _left(receipt, images)
-        service = [ReplayContainer(left, host, output.progress)] if left != receipt.state else []
+        replay = ReplayContainer(left, host, output.progress)
+        # That of another user answers from other tapes.
+        service = [replay] if left != receipt.state and not replay.other_owner() else []
         recorder = _Recorder(receipt, host, images, garbage, left)
-        runner = Runner([images, garbage, loaded, *service], host, output.progress, recorder)
+        runner = Runner([images, garbage, loaded, *service], host.ask, output.progress, recorder)
         runner.check(yes=True)
         results = runner.plan()
         lines = plan_lines(results)
@@ -83,8 +85,8 @@ def _left(receipt: Receipt, images: PruneImages) -> DesiredState:
     replay = receipt.state.replay
     if replay is None:
         return receipt.state
-    kept = {entry.digest for entry in images.left}
-    tapes = tuple(tape for tape in replay.tapes if kept.issuperset(tape.manifests))
+    going = {entry.digest for entry in receipt.brought} - {entry.digest for entry in images.left}
+    tapes = tuple(tape for tape in replay.tapes if going.isdisjoint(tape.manifests))
     return dataclasses.replace(receipt.state, replay=dataclasses.replace(replay, tapes=tapes))
 
 

@@ -12,6 +12,7 @@ import click
 from bundles.cli.output import Output, common_options
 from bundles.errors import HostError, NetworkError
 from bundles.runtime.program import own_command
+from bundles.runtime.terminal import one_line
 from installer.diagnosis import Diagnosis, Finding
 from installer.host import kernel
 from installer.host.host import Host
@@ -19,8 +20,9 @@ from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport
+from installer.replay.replayer import RECORD_AGAIN, THEN_HERE
 
-# So many URLs that were not recorded are for people; --json has all.
+# So many URLs that were not recorded are for people, those that were asked for last; --json has all.
 _SHOWN = 20
 
 
@@ -90,7 +92,8 @@ def _is_served(diagnosis: Diagnosis, image: InstalledImage) -> bool:
 
 
 def _replay(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> Optional[dict[str, Any]]:
-    """Return what is replayed: port, tapes, direct, state, answers (None when it does not answer), unrecorded."""
+    """Return what is replayed: port, tapes, direct, state, answers (None when it does not answer), and
+    unrecorded, what was asked for last first."""
     replay = receipt.state.replay
     if replay is None:
         return None
@@ -138,9 +141,13 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
     unrecorded = (document["replay"] or {}).get("unrecorded", ())
     if unrecorded:
         more = len(unrecorded) - _SHOWN
-        lines += ["", "asked for and not recorded", *(f"  {what}" for what in unrecorded[:_SHOWN])]
-        lines += [f"  and {more} more"] if more > 0 else []
-        lines += ["next, where there is a network: bundle record CONTEXT, bundle create --record; then upgrade here"]
+        lines += [
+            "",
+            "asked for and not recorded, the last first",
+            *(f"  {one_line(url)}" for url in unrecorded[:_SHOWN]),
+        ]
+        lines += [f"  and {more} before"] if more > 0 else []
+        lines += [f"next, where there is a network: {RECORD_AGAIN}", f"then here: {THEN_HERE}"]
     problems = document["problems"]
     if not problems:
         return "\n".join([*lines, "", "healthy"])

@@ -37,11 +37,14 @@ def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
     """
     host = Host.this(os.environ, questioner())
     receipt = Receipt.read(host)
-    runner = Runner(_steps(receipt, host, data), host, output.progress)
+    steps = _steps(receipt, host, data)
+    runner = Runner(steps, host.ask, output.progress)
     if plan:
         results = runner.plan()
     else:
-        everything = "registry and emulation (for all users of this host), builder and settings"
+        replays = any(isinstance(step, RemoveReplay) and step.look() for step in steps)
+        shared = "registry, emulation and replay" if replays else "registry and emulation"
+        everything = f"{shared} (for all users of this host), builder and settings"
         everything += f", and every image in {receipt.state.data}, also what others pushed there" if data else ""
         runner.check(yes=yes, question=f"remove {everything}")
         with Receipt.locked(host) as now:
@@ -67,7 +70,7 @@ def _steps(receipt: Receipt, host: Host, data: bool) -> list[Step]:
         RemovePassing(host),
         RemoveBuilder(receipt, host),
         RemoveReplay(receipt, host),
-        RemoveEmulation(host),
+        RemoveEmulation(receipt.state.tool("binfmt"), host),
         RemoveRegistry(receipt, host, data=data),
         *daemon,
         RemoveImages(receipt, host),

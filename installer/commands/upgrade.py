@@ -21,7 +21,12 @@ from installer.runner import questioner
 
 @click.command()
 @archive_argument(signers=True)
-@click.option("--yes", is_flag=True, help="Agree to changes of /etc/docker/daemon.json, and to moving tags of others.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Agree to changes of /etc/docker/daemon.json, to moving tags of others, and to taking the replay from another "
+    "user.",
+)
 @click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
 @common_options
 def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) -> None:

@@ -35,8 +35,8 @@ class NewContainer:
     `publish` maps ports of the container to addresses and ports of the host. `entrypoint` and `command` are the image's
     own when they are None. `files` are put into it before it starts; a name that ends in / is a directory's. `network`
     is Docker's word: None for one of its own, `none`, which is for the kernel or the disk only, or `host`. What runs as
-    another `user` than root has no rights beside that, none to gain, and a /tmp that is its own; the files are that
-    user's alone to read.
+    another `user` than root has no rights beside that, none to gain, a /tmp that is its own, and at most 1 GiB of
+    memory, 1,024 threads and 8 MB of log; the files are that user's alone to read.
     """
 
     name: str

@@ -38,6 +38,9 @@ _WITHOUT_RIGHTS: Mapping[str, Any] = {
     "cap_drop": ["ALL"],
     "security_opt": ["no-new-privileges"],
     "tmpfs": {"/tmp": "size=1m,mode=1777"},  # noqa: S108  in a container
+    "mem_limit": 1 << 30,
+    "pids_limit": 1024,
+    "log_config": {"type": "json-file", "config": {"max-size": "4m", "max-file": "2"}},
 }
 
 
@@ -418,9 +421,9 @@ class Engine:
         Raises:
             HostError: the image has no such file.
         """
-        with self._translated(f"read `{path}` from `{image}`"), self._unstarted(image, path) as identity:
-            chunks, _ = self._client.get_archive(identity, path)
-            with tarfile.open(fileobj=cast(Any, PieceStream(chunks)), mode="r|") as tar:
+        with self._translated(f"read `{path}` from `{image}`"), self._unstarted_file("GET", image, path) as answer:
+            _raise_for_status(answer)
+            with tarfile.open(fileobj=cast(Any, PieceStream(answer.iter_content(1 << 16))), mode="r|") as tar:
                 member = tar.next()
                 content = tar.extractfile(member) if member is not None and member.isfile() else None
                 if content is None:
@@ -431,21 +434,19 @@ class Engine:
                     chunk = content.read(1 << 20)
 
     def has_file(self, image: str, path: str) -> bool:
-        """Tell whether an image has a file of that name; nothing of the image is started.
-
-        The file itself is not asked for: as long as it is on its way, and nobody reads it, Docker 26.1 does not remove
-        the container.
-        """
-        with self._translated(f"look for `{path}` in `{image}`"), self._unstarted(image, path) as identity:
-            url = f"{self._client.base_url}/v{self._client.api_version}/containers/{identity}/archive"
-            answer = self._client.head(url, params={"path": path})
+        """Tell whether an image has a file of that name; nothing of the image is started."""
+        with self._translated(f"look for `{path}` in `{image}`"), self._unstarted_file("HEAD", image, path) as answer:
             if answer.status_code != 404:
-                answer.raise_for_status()
+                _raise_for_status(answer)
             return bool(answer.status_code != 404)
 
     @contextlib.contextmanager
-    def _unstarted(self, image: str, path: str) -> Iterator[str]:
-        """Make a container to read the files of an image from, and remove it again."""
+    def _unstarted_file(self, method: str, image: str, path: str) -> Iterator[Any]:
+        """Ask for a file of a container that is made of an image and removed again.
+
+        As long as a file is on its way, and nobody reads it, Docker 26.1 does not remove the container. So the answer
+        is closed first; what docker-py's own method gives cannot be.
+        """
         # What an interrupted run has left of the same.
         self.remove_passing(COPY_CONTAINER)
         # A command is needed to create a container; this one never runs.
@@ -457,8 +458,10 @@ class Engine:
             labels={LABEL_ROLE: "copy"},
             use_config_proxy=False,
         )["Id"]
+        url = f"{self._client.base_url}/v{self._client.api_version}/containers/{identity}/archive"
         try:
-            yield identity
+            with self._client.request(method, url, params={"path": path}, stream=True, timeout=_TIMEOUT) as answer:
+                yield answer
         finally:
             self._client.remove_container(identity, force=True, v=True)
 
@@ -477,6 +480,17 @@ class Engine:
             raise HostError(
                 f"Docker went away while asked to {doing}: {why}", hint="docker info, then run this again"
             ) from None
+
+
+def _raise_for_status(answer: Any) -> None:
+    """Raise what docker-py's own methods raise, with the engine's explanation."""
+    import requests
+    from docker.errors import create_api_error_from_http_exception
+
+    try:
+        answer.raise_for_status()
+    except requests.HTTPError as error:
+        create_api_error_from_http_exception(error)
 
 
 def _refused(doing: str, message: str) -> Union[HostError, DiskFullError]:

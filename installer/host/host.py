@@ -11,6 +11,9 @@ from installer.host.docker_engine import Engine
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
 
+# Puts a yes-or-no question to a person.
+Ask = Callable[[str], bool]
+
 
 @dataclasses.dataclass(frozen=True)
 class Host:
@@ -22,10 +25,10 @@ class Host:
     engine: Engine
     cli: DockerCLI
     places: Places
-    ask: Optional[Callable[[str], bool]] = None
+    ask: Optional[Ask] = None
 
     @classmethod
-    def this(cls, environment: Mapping[str, str], ask: Optional[Callable[[str], bool]]) -> Host:
+    def this(cls, environment: Mapping[str, str], ask: Optional[Ask]) -> Host:
         """Return the host this program runs on."""
         environment = environment_of_invoker(environment)
         cli = DockerCLI(environment)

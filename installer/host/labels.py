@@ -17,6 +17,7 @@ LABEL_ADDRESS = "offline-bundle.address"
 LABEL_DATA = "offline-bundle.data"
 LABEL_ARCHITECTURES = "offline-bundle.architectures"
 LABEL_PORT = "offline-bundle.port"
+LABEL_OWNER = "offline-bundle.owner"
 LABEL_PROGRAM = "offline-bundle.program"
 ENVIRONMENT = "OFFLINE_BUNDLE"
 

@@ -18,6 +18,7 @@ from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from installer.host.labels import REGISTRY_VOLUME
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.naming import local_name, mirrors
 from installer.model.replay import Replay
 from installer.model.selection import Selected, select
@@ -153,7 +154,7 @@ class Job(DesiredState):
         """
         address = options.registry or installed_address or Address.parse(DEFAULT_REGISTRY)
         data = options.data or installed_data or REGISTRY_VOLUME
-        images = select(archive, address, options.platforms)
+        images = select(archive, Destination.of(address), options.platforms)
         found = ((role, _tool(archive, role, host_platform, address)) for role in TOOLS)
         return cls(
             archive=archive,
@@ -164,7 +165,7 @@ class Job(DesiredState):
             host_platform=host_platform,
             platforms=options.platforms or archive.manifest.platforms or (host_platform,),
             tools={role: tool for role, tool in found if tool},
-            mirrors=mirrors((item.image.reference for item in images), address),
+            mirrors=mirrors((item.image.reference for item in images), Destination.of(address)),
             replay=None,
             images=images,
         )
@@ -181,6 +182,6 @@ def _tool(archive: Archive, role: str, host_platform: Platform, address: Address
         if best is not None:
             manifest = offered[best].manifest
             config = parse_manifest(archive.read_document(manifest)).config
-            name = local_name(image.reference, image.root.digest, address)
+            name = local_name(image.reference, image.root.digest, Destination.of(address))
             return Tool(image.reference, image.root.digest, manifest, config, name)
     return None

@@ -13,7 +13,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest
 from bundles.oci.platform import Platform
-from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.naming import full_names, repositories
 
 # Indexes inside one another: images have one level, or two.
@@ -45,13 +45,13 @@ class Selected:
         return self.image.reference.tag
 
 
-def select(archive: Archive, address: Address, platforms: Sequence[Platform]) -> tuple[Selected, ...]:
+def select(archive: Archive, destination: Destination, platforms: Sequence[Platform]) -> tuple[Selected, ...]:
     """Return every image of the archive, base images narrowed to `platforms` when there are any.
 
     The toolchain is taken whole: it is for the host, not for what is built. An image that has none of the platforms is
     left out; `left_out` names those.
     """
-    selected = (_select(archive, image, address, platforms) for image in archive.manifest.images)
+    selected = (_select(archive, image, destination, platforms) for image in archive.manifest.images)
     return tuple(item for item in selected if item is not None)
 
 
@@ -61,7 +61,9 @@ def left_out(archive: Archive, selected: Sequence[Selected]) -> tuple[Image, ...
     return tuple(image for image in archive.manifest.images if image.reference not in taken)
 
 
-def _select(archive: Archive, image: Image, address: Address, platforms: Sequence[Platform]) -> Optional[Selected]:
+def _select(
+    archive: Archive, image: Image, destination: Destination, platforms: Sequence[Platform]
+) -> Optional[Selected]:
     offered = [content.platform for content in image.platforms if content.platform]
     chosen = set(offered)
     if platforms and image.role == "base":
@@ -77,8 +79,8 @@ def _select(archive: Archive, image: Image, address: Address, platforms: Sequenc
     tree.collect(image.root)
     return Selected(
         image=image,
-        repositories=repositories(image.reference, address),
-        names=full_names(image.reference, image.root.digest, address),
+        repositories=repositories(image.reference, destination),
+        names=full_names(image.reference, image.root.digest, destination),
         platforms=tuple(platform for platform in offered if platform in chosen),
         manifests=tuple(tree.manifests.values()),
         blobs=tuple(tree.blobs.values()),

@@ -101,6 +101,10 @@ class Step(abc.ABC):
         """Return what a person has to agree to before anything begins, or None."""
         return None
 
+    def unasked(self) -> Optional[str]:
+        """Return what of the changes nobody has agreed to, since it was not there when `question` was, or None."""
+        return None
+
     def notes(self) -> Sequence[str]:
         """Return what the receipt should say beside the changes: a rebuilt index, an emulation that is missing."""
         return ()

@@ -12,7 +12,8 @@ It is receipt.json in the user's state directory, and what `install --json` prin
                what builds ask the network for; null when nothing is replayed
     noReplay   whether that was not wanted (--no-replay)
     direct     hosts given with --direct
-    caches     what `docker buildx build --cache-from` takes for what was recorded
+    caches     what `docker buildx build --cache-from` takes for what was recorded, of this bundle, then of those that
+               were installed beside it
     images     for each: reference, role, digest, platforms, names (what `docker pull` takes), and rebuilt, which maps
                those names that serve another index than the origin's to its digest
     leftOut    references that have none of the platforms asked for
@@ -23,7 +24,8 @@ It is receipt.json in the user's state directory, and what `install --json` prin
     made       everything that installing ever made on this host and that is not under another heading: kind, name, and
                for a file its digest, as it was written, and `writing` until the step that writes it has ended
     brought    every tag and digest that installing ever pushed and that was not removed since: repository, tag or null,
-               digest, and bundle, the name of the bundle that it is of; what two bundles have is listed for each
+               digest, and bundle, the name of the bundle that it is of; what two bundles have is listed for each; and
+               role, `tape` or `cache`, where it is one that builds here may use
     replaced   every tag that installing took from others: repository, tag, digest, which it was, and by, which it is
                since; what it was stays in the registry under its digest
     garbage    whether `prune` was interrupted before the registry had collected what nothing refers to
@@ -52,6 +54,7 @@ from installer.model.job import DesiredState, Tool
 from installer.model.replay import Replay
 from installer.model.step import Change, StepResult
 from installer.receipt.ledger import Ledger, LedgerEntry
+from installer.replay.settings import CACHES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +68,22 @@ class BundleName:
 
 @dataclasses.dataclass(frozen=True)
 class PushedName:
-    """A tag, or without one a digest, that installing pushed into a repository of the registry for a bundle."""
+    """A tag, or without one a digest, that installing pushed into a repository of the registry for a bundle.
+
+    `role` is `tape` or `cache` for what of a recorded build is on the registry; empty for all else.
+    """
 
     repository: str
     tag: Optional[str]
     digest: Digest
     bundle: str = ""
+    role: str = dataclasses.field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        return {"repository": self.repository, "tag": self.tag, "digest": str(self.digest), "bundle": self.bundle}
+        role = {"role": self.role} if self.role else {}
+        return {
+            "repository": self.repository, "tag": self.tag, "digest": str(self.digest), "bundle": self.bundle, **role
+        }  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.repository}:{self.tag}" if self.tag else f"{self.repository}@{self.digest}"
@@ -209,8 +219,28 @@ class Receipt:
 
     @property
     def caches(self) -> tuple[str, ...]:
-        """What `--cache-from` takes, for each cache of the bundle."""
-        return tuple(f"type=registry,ref={image.names[0]}" for image in self.images if image.role == "cache")
+        """What `--cache-from` takes: the bundle's caches, then those of bundles beside it, the newest of them first.
+
+        By digest: whoever may push could have any result of a step under the tag.
+        """
+        found = {
+            image.served[image.names[0]]: image.names[0].partition("@")[0]
+            for image in self.images
+            if image.role == "cache"
+        }
+        beside: dict[str, dict[str, Digest]] = {}
+        for entry in self.brought:
+            if entry.role == "cache" and entry.bundle != self.bundle.name:
+                name = f"{entry.repository}:{entry.tag}" if entry.tag else entry.repository
+                beside.setdefault(entry.bundle, {})[name] = entry.digest
+        for names in reversed(list(beside.values())):
+            for name, digest in names.items():
+                found.setdefault(digest, f"{self.state.address}/{name}")
+        return tuple(f"type=registry,ref={name}@{digest}" for digest, name in found.items())
+
+    def cache_of(self, build: Optional[str]) -> Optional[str]:
+        """Return what `--cache-from` takes for a recorded build, None when its cache is not here."""
+        return next((cache for cache in self.caches if f"/{CACHES}:{build}@" in cache), None)
 
     def names_made(self, kind: str) -> list[str]:
         return [entry.name for entry in self.made if entry.kind == kind]
@@ -258,6 +288,7 @@ class Receipt:
                     item["tag"],
                     Digest(item["digest"]),
                     str(item.get("bundle", bundle["name"])),
+                    str(item.get("role", "")),
                 )
                 for item in document["brought"]
             ),

@@ -94,18 +94,24 @@ class InstallRecorder(Recorder):
         this one's too, where it lists the same: neither may lose it when the other is pruned.
         """
         name, brought = self.receipt.bundle.name, before.brought
+        if before.state.data != self._job.data:
+            # Under these names another registry has nothing, or something else.
+            brought = tuple(dataclasses.replace(entry, role="") for entry in brought)
         if self._job.options.succeeds:
             brought = tuple(
                 dataclasses.replace(entry, bundle=name) if entry.bundle == before.bundle.name else entry
                 for entry in brought
             )
-        listed = {(place.repository, place.image.tag, place.image.root.digest) for place in places(self._job.images)}
-        shared = (
-            dataclasses.replace(entry, bundle=name)
+        listed = {
+            (place.repository, place.image.tag, place.image.root.digest): _role(place)
+            for place in places(self._job.images)
+        }
+        shared = {
+            dataclasses.replace(entry, bundle=name, role=listed[entry.repository, entry.tag, entry.digest]): None
             for entry in brought
             if (entry.repository, entry.tag, entry.digest) in listed
-        )
-        return tuple(dict.fromkeys((*brought, *shared)))
+        }
+        return (*(entry for entry in brought if entry not in shared), *shared)
 
     def note_test(self, state: Optional[str]) -> None:
         """Record the state for which the test build passed; None, as whatever changes the host leaves it unproven."""
@@ -168,8 +174,18 @@ class InstallRecorder(Recorder):
 
     def _bring(self, digests: Mapping[Place, Digest]) -> None:
         name = self.receipt.bundle.name
-        new = [PushedName(place.repository, place.image.tag, digest, name) for place, digest in digests.items()]
-        self._replace(brought=tuple(dict.fromkeys((*self.receipt.brought, *new))))
+        new = {
+            PushedName(place.repository, place.image.tag, digest, name, _role(place)): None
+            for place, digest in digests.items()
+        }
+        # What was brought last is last, also when it was there before.
+        self._replace(brought=(*(entry for entry in self.receipt.brought if entry not in new), *new))
+
+
+def _role(place: Place) -> str:
+    """Return what a place is to builds beside being an image."""
+    role = place.image.image.role
+    return role if role in ("tape", "cache") else ""
 
 
 def _receipt(job: Job, host: Host) -> Receipt:

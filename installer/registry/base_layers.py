@@ -24,10 +24,13 @@ class BaseLayers:
         archive: the delta, or a whole archive, which requires nothing.
         images: what of it goes into the registry.
         registry: where the layers have to be.
+        prefix: what the names begin with of those repositories that are ours; empty when all are.
     """
 
-    def __init__(self, archive: Archive, images: Sequence[Selected], registry: Registry) -> None:
+    def __init__(self, archive: Archive, images: Sequence[Selected], registry: Registry, prefix: str = "") -> None:
         self._archive, self._images, self._registry = archive, images, registry
+        self._below = f"{prefix}/" if prefix else ""
+        self._is_listed = True
         self._lock = threading.Lock()
         self._holders: dict[Digest, str] = {}
         self._repositories: Optional[list[str]] = None
@@ -51,7 +54,10 @@ class BaseLayers:
         """List the repositories to ask: those that had a layer before, then the images' own, then all there are."""
         if self._repositories is None:
             own = [repository for image in self._images for repository in image.repositories]
-            self._repositories = list(dict.fromkeys((*own, *self._registry.repositories())))
+            found = self._registry.find_repositories()
+            self._is_listed = found is not None
+            others = (name for name in found or () if name.startswith(self._below))
+            self._repositories = list(dict.fromkeys((*own, *others)))
         recent = list(dict.fromkeys(reversed(self._holders.values())))
         return list(dict.fromkeys((*recent[:4], *self._repositories)))
 
@@ -65,7 +71,7 @@ class BaseLayers:
         problems = [
             Problem(
                 f"layer {blob.digest} ({human_size(blob.size)}; used by {self._users(blob)})",
-                f"it is not on `{self._registry.host}`, and this archive leaves it to {self.bases}",
+                f"it is not {self._where}, and this archive leaves it to {self.bases}",
                 "install that one first, then this one again",
             )
             for blob in missing[:_SHOWN]
@@ -92,6 +98,11 @@ class BaseLayers:
             f"it is going to have other data, and this archive leaves layers to {self.bases} that have to be there",
             "install that one first, with the same --data; or leave --data out",
         )
+
+    @property
+    def _where(self) -> str:
+        host = f"on `{self._registry.host}`"
+        return host if self._is_listed else f"in the repositories of this archive {host}, which lists no others"
 
     @property
     def bases(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Optional, TypeVar
 
@@ -14,8 +15,8 @@ from bundles.registry.auth import pull_scope, push_scope
 from bundles.registry.connections import Response
 from bundles.registry.read import MANIFEST_ACCEPT, announced_digest, digest_or_none, fetch_list, fetch_manifest
 from bundles.registry.transport import Transport, Upload
-from bundles.registry.urls import join
 from bundles.runtime.workers import in_parallel
+from installer.registry.upload import BlobUpload, SizeLimit, cancel_upload, location, open_upload
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -24,9 +25,9 @@ _WORKERS = 4
 # An answer to a write has no body worth reading.
 _ANSWER_LIMIT = 1 << 20
 _MAX_PAGES = 10_000
+# So many uploads were opened in the place of a mount, and nothing was mounted.
+_VAIN_MOUNTS = 3
 _CATALOG_SCOPE = "registry:catalog:*"
-# The registry forgot the upload, for instance because it was restarted: a new one may well succeed.
-_FORGOTTEN = frozenset({"BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID"})
 
 
 class Registry:
@@ -44,6 +45,8 @@ class Registry:
     def __init__(self, transport: Transport, host: str) -> None:
         self._transport = transport
         self.host = host
+        self._limit = SizeLimit(host)
+        self._mounts = _Mounts()
 
     def ping(self) -> None:
         """Make sure that a registry answers there now, and takes our login. Whoever waits for one asks again.
@@ -81,21 +84,46 @@ class Registry:
         """Ask whether the repository has the blob."""
         return self._has_blob(repository, digest, retry=True)
 
-    def mount_blob(self, repository: str, digest: Digest, from_repository: str) -> bool:
-        """Make a blob of another repository available in this one. False when the registry cannot: then upload it."""
+    def mount_blob(self, repository: str, digest: Digest, from_repository: str, *, insist: bool = False) -> bool:
+        """Make a blob of another repository available in this one. False when that cannot be: then upload it.
+
+        A registry that has refused it once, or that only ever opened uploads instead, is not asked again.
+
+        Args:
+            repository: where it is wanted.
+            digest: of the blob.
+            from_repository: where it is.
+            insist: whether to ask nevertheless, because it cannot be uploaded.
+        """
+        if not insist and self._mounts.are_useless(from_repository):
+            return False
         path = f"/v2/{repository}/blobs/uploads/?mount={digest}&from={from_repository}"
         scope = f"{push_scope(repository)} {pull_scope(from_repository)}"
-        with self._transport.request("POST", self.host, path, scope=scope, body=b"", expect=_MOUNTED) as response:
-            if response.status == 201:
-                return True
-            session = _location(response)
-        # The registry opened an upload instead. It would expire by itself, so that failing to end it does no harm.
-        if session:
-            with contextlib.suppress(NetworkError):
-                self._transport.request(
-                    "DELETE", self.host, session, scope=push_scope(repository), expect=_CANCELLED, retry=False
-                ).close()
-        return False
+        try:
+            with self._transport.request("POST", self.host, path, scope=scope, body=b"", expect=_MOUNTED) as response:
+                mounted, session = response.status == 201, location(response)
+        except UnavailableError:
+            raise
+        except NetworkError as error:
+            # Who may not read there, may well write here: GitLab says 401, others 403, 404 or 405.
+            if error.status is None:
+                raise
+            self._mounts.refused(from_repository)
+            return False
+        self._mounts.answered(mounted)
+        if session and not mounted:
+            # The registry opened an upload instead.
+            cancel_upload(self._transport, self.host, repository, session)
+        return mounted
+
+    def check_write(self, repository: str) -> None:
+        """Make sure that something can be written to a repository: begin an upload, and end it.
+
+        Raises:
+            NetworkError: it cannot; see the class.
+        """
+        begun = self._transport.retrying(self.host, lambda: open_upload(self._transport, self.host, repository))
+        cancel_upload(self._transport, self.host, repository, begun.session)
 
     def upload_blob(self, repository: str, descriptor: Descriptor, body: Upload) -> None:
         """Put a blob into the repository. On return it is there, verified by the registry.
@@ -109,16 +137,32 @@ class Registry:
             ReadError: `body` failed or ended early.
             NetworkError: see the class.
         """
-        first = True
+        upload = BlobUpload(
+            self._transport,
+            self.host,
+            repository,
+            descriptor,
+            body,
+            limit=self._limit,
+            is_there=lambda: self._has_blob(repository, descriptor.digest, retry=False),
+        )
+        self._transport.retrying(self.host, upload.attempt, lambda: upload.sent)
 
-        def attempt() -> None:
-            nonlocal first
-            if not first and self._has_blob(repository, descriptor.digest, retry=False):
-                return
-            first = False
-            self._upload(repository, descriptor, body)
+    def copy_blob(self, repository: str, descriptor: Descriptor, from_repository: str) -> None:
+        """Bring a blob of another repository into this one through here, where the registry does not mount it.
 
-        self._transport.retrying(self.host, attempt)
+        Raises:
+            NotFoundError: it is not there.
+            NetworkError: see the class.
+        """
+        path, scope = f"/v2/{from_repository}/blobs/{descriptor.digest}", pull_scope(from_repository)
+        with contextlib.ExitStack() as opened:
+
+            def body() -> _Copied:
+                return _Copied(opened.enter_context(self._transport.request("GET", self.host, path, scope=scope)), size)
+
+            size = descriptor.size
+            self.upload_blob(repository, descriptor, body)
 
     def manifest_digest(self, repository: str, selector: str) -> Optional[Digest]:
         """Ask for the digest of the manifest under a tag or digest, None when there is none."""
@@ -149,16 +193,24 @@ class Registry:
             NetworkError: it was refused; `codes` has MANIFEST_BLOB_UNKNOWN when something it refers to is missing.
         """
         path = f"/v2/{repository}/manifests/{selector}"
-        with self._transport.request(
-            "PUT",
-            self.host,
-            path,
-            scope=push_scope(repository),
-            headers={"Content-Type": descriptor.media_type},
-            body=data,
-            expect=_CREATED,
-        ) as response:
-            self._check(response, descriptor)
+        try:
+            with self._transport.request(
+                "PUT",
+                self.host,
+                path,
+                scope=push_scope(repository),
+                headers={"Content-Type": descriptor.media_type},
+                body=data,
+                expect=_CREATED,
+            ) as response:
+                self._check(response, descriptor)
+        except NetworkError as error:
+            if error.status == _UNSUPPORTED_TYPE:
+                error.hint = (
+                    f"`{self.host}` takes no {descriptor.media_type}: have it allowed there "
+                    '(in zot: "http": {"compat": ["docker2s2"]})'
+                )
+            raise
 
     def read_config(self, repository: str, config: Descriptor) -> bytes:
         """Fetch the config of an image, verified.
@@ -191,8 +243,22 @@ class Registry:
         except NotFoundError:
             return ()
 
+    def find_repositories(self) -> Optional[tuple[str, ...]]:
+        """List the repositories of the registry; None when it shows them to nobody, or not to this login.
+
+        Harbor wants an administrator for that, and others have no such list.
+        """
+        try:
+            return tuple(self.repositories())
+        except UnavailableError:
+            raise
+        except NetworkError as error:
+            if error.status not in _UNLISTED:
+                raise
+            return None
+
     def repositories(self) -> Iterator[str]:
-        """List the repositories of the registry."""
+        """List the repositories of the registry. Where that is not allowed, see `find_repositories`."""
         return fetch_list(
             self._transport, self.host, "/v2/_catalog?n=1000", "repositories", scope=_CATALOG_SCOPE, pages=_MAX_PAGES
         )
@@ -204,42 +270,51 @@ class Registry:
         ) as response:
             return response.status == 200
 
-    def _upload(self, repository: str, descriptor: Descriptor, body: Upload) -> None:
-        scope = push_scope(repository)
-        path = f"/v2/{repository}/blobs/uploads/"
-        with self._transport.request(
-            "POST", self.host, path, scope=scope, body=b"", expect=_ACCEPTED, retry=False
-        ) as response:
-            session = _location(response)
-        if not session:
-            raise NetworkError(f"`{self.host}` opened an upload to `{repository}` without saying where")
-        url = f"{session}{'&' if '?' in session else '?'}digest={descriptor.digest}"
-        headers = {"Content-Type": "application/octet-stream"}
-        try:
-            with self._transport.request(
-                "PUT", self.host, url, scope=scope, headers=headers, body=body, expect=_CREATED, retry=False
-            ) as response:
-                self._check(response, descriptor)
-        except NetworkError as error:
-            if _FORGOTTEN.isdisjoint(error.codes):
-                raise
-            raise UnavailableError(error.message, status=error.status, codes=error.codes) from None
-
     def _check(self, response: Response, descriptor: Descriptor) -> None:
         kept = digest_or_none(response.headers.get("Docker-Content-Digest", ""))
         if kept and kept != descriptor.digest:
             raise ContentError(f"{response.action}: the registry keeps {kept}, sent was {descriptor.digest}")
 
 
+class _Copied:
+    """A blob on its way from one repository to another."""
+
+    def __init__(self, response: Response, size: int) -> None:
+        self._response, self._size = response, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, count: int, /) -> bytes:
+        return self._response.read(count)
+
+
+class _Mounts:
+    """What a registry said to who wanted blobs mounted. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._refused: set[str] = set()
+        self._mounted = self._opened = 0
+
+    def are_useless(self, from_repository: str) -> bool:
+        """Tell whether there is no sense in asking: it is not allowed, or never came to anything."""
+        with self._lock:
+            return from_repository in self._refused or (not self._mounted and self._opened >= _VAIN_MOUNTS)
+
+    def refused(self, from_repository: str) -> None:
+        with self._lock:
+            self._refused.add(from_repository)
+
+    def answered(self, mounted: bool) -> None:
+        with self._lock:
+            self._mounted += mounted
+            self._opened += not mounted
+
+
 _CREATED = frozenset({201})
-_ACCEPTED = frozenset({202})
 _MOUNTED = frozenset({201, 202})
-_CANCELLED = frozenset({200, 202, 204})
 _GONE = frozenset({202, 404})
+_UNLISTED = frozenset({400, 401, 403, 404, 405, 501})
+_UNSUPPORTED_TYPE = 415
 _PRESENT_OR_NOT = frozenset({200, 404})
-
-
-def _location(response: Response) -> str:
-    """Return where an upload goes on, as an absolute URL; empty when the registry does not say."""
-    location = response.headers.get("Location", "")
-    return join(response.url, location) if location else ""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Optional
 
 from bundles.archive.tape.answer import Tape
 from bundles.archive.tape.manifest import record_of
 from bundles.archive.tape.record import Recorded, RecordedBuild
-from bundles.dockerfile.parser import parse
 from bundles.dockerfile.steps import Step
 from bundles.errors import ArchiveError, ContentError, NotFoundError, UsageError
 from bundles.oci.image import parse_manifest
@@ -22,11 +21,13 @@ from installer.replay.settings import TAPES
 
 # What mostly asks the network for something. Others may, and then 404 says so when they are built.
 _FETCHES = re.compile(
-    r"(?:^|[\s;&|(])(?:\S*/)?(?:apt|apt-get|apk|dnf|yum|microdnf|zypper|pacman|pip3?|pipx|uv|poetry|conda|mamba|npm|npx|yarn|pnpm|"
-    r"gem|bundle|cargo|go (?:get|install|mod)|mvn|gradle|composer|dotnet|curl|wget|git (?:clone|fetch|pull|submodule))"
-    r"(?=$|[\s;&|)])"
+    r"(?:^|[\s;&|(])(?:\S*/)?(?:apt|apt-get|apk|dnf|yum|microdnf|zypper|pacman|pip3?|pipx|uv|poetry|conda|mamba|npm|npx|"
+    r"yarn|pnpm|gem|bundle|cargo|go (?:get|install|mod)|mvn|gradle|composer|dotnet|curl|wget|"
+    r"git (?:clone|fetch|pull|submodule))(?=$|[\s;&|)])"
 )
-_ADDRESS = re.compile(r"https?://[^\s\"'`<>|;&(){}\\,]+")
+_ADDRESS = re.compile(r"https?://[^\s<>|;(){}\\,]+")
+# What stands around words in JSON and in quotes.
+_QUOTES = str.maketrans(dict.fromkeys("\"'`[]", " "))
 
 
 class Outlook(enum.Enum):
@@ -43,7 +44,7 @@ class Outlook(enum.Enum):
 class Verdict:
     """What becomes of one step: `line` of the Dockerfile, its `text`, and for people the reason.
 
-    `url` is the address that is not there. `cache` names the build whose cache has the step.
+    `url` is the address that is not there. `cache` is the name of the cache that has the step.
     """
 
     line: int
@@ -53,10 +54,19 @@ class Verdict:
     cache: Optional[str] = None
 
 
+@dataclasses.dataclass(frozen=True)
+class KnownBuild:
+    """A recorded build, the name of its cache, and whether there is anything to replay."""
+
+    build: RecordedBuild
+    cache: str
+    replays: bool = True
+
+
 class Recordings:
     """The tapes that are replayed on a host, and what they were recorded of."""
 
-    def __init__(self, builds: Sequence[RecordedBuild], tapes: Sequence[Tape]) -> None:
+    def __init__(self, builds: Sequence[KnownBuild], tapes: Sequence[Tape]) -> None:
         self._builds, self._tapes = builds, tapes
 
     @classmethod
@@ -66,62 +76,56 @@ class Recordings:
         Raises:
             NetworkError: the registry failed.
         """
-        builds: list[RecordedBuild] = []
+        builds: list[KnownBuild] = []
         tapes = []
         for digest in (digest for tape in (replay.tapes if replay else ()) for digest in tape.manifests):
             try:
                 manifest = parse_manifest(registry.get_manifest(TAPES, str(digest))[1])
-                tapes.append(Tape.parse(registry.read_config(TAPES, manifest.config)))
+                tape = Tape.parse(registry.read_config(TAPES, manifest.config))
                 record = record_of(manifest)
-                builds += Recorded.parse(registry.read_config(TAPES, record)).builds if record else ()
+                recorded = Recorded.parse(registry.read_config(TAPES, record)) if record else None
             except (NotFoundError, ContentError, ArchiveError, UsageError):
                 continue
+            tapes += [tape] if len(tape) else []
+            if recorded:
+                builds += [KnownBuild(build, recorded.cache_of(build.name), len(tape) > 0) for build in recorded.builds]
         return cls(builds, tapes)
 
-    def verdicts(self, text: str, name: str, steps: Sequence[Step], platforms: Sequence[Platform]) -> list[Verdict]:
-        """Judge what of a Dockerfile asks the network, or was recorded; what else there is needs nothing.
+    def verdicts(self, steps: Sequence[Step], platforms: Sequence[Platform]) -> list[Verdict]:
+        """Judge what of a build was recorded, or asks the network; what else there is needs nothing.
 
         Args:
-            text: the Dockerfile.
-            name: what messages call it.
-            steps: its RUN instructions.
+            steps: those of the Dockerfile.
             platforms: that are built for.
-
-        Raises:
-            UsageError: it is no Dockerfile.
         """
-        found = [*self._additions(text, name), *filter(None, (self._step(step, platforms) for step in steps))]
-        return sorted(found, key=lambda verdict: verdict.line)
+        return [verdict for step in steps if (verdict := self._judge(step, platforms))]
 
-    def _step(self, step: Step, platforms: Sequence[Platform]) -> Optional[Verdict]:
-        builds = [build for build in self._builds if set(platforms) <= set(build.platforms)]
-        for build in builds:
-            if any(recorded.chain == step.chain for recorded in build.steps):
-                return Verdict(step.line, step.text, Outlook.CACHED, cache=build.name)
-        if any(recorded.step == step.step for build in builds for recorded in build.steps):
-            return Verdict(step.line, step.text, Outlook.REPLAYED)
-        for url in _ADDRESS.findall(step.text):
-            # What only begins what was asked for is an index, a mirror, a registry.
-            if "$" not in url and self._tapes and not self._has(url, begins=True):
-                return Verdict(step.line, step.text, Outlook.MISSING, url=url)
-        if not _FETCHES.search(step.text) and not _ADDRESS.search(step.text):
+    def _judge(self, step: Step, platforms: Sequence[Platform]) -> Optional[Verdict]:
+        text = f"{step.keyword} {step.text}"
+        known = [build for build in self._builds if set(platforms) <= set(build.build.platforms)]
+        for build in known:
+            if any(recorded.chain == step.chain for recorded in build.build.steps):
+                return Verdict(step.line, text, Outlook.CACHED, cache=build.cache)
+        words = "\n".join([step.text, *step.heredocs]).translate(_QUOTES)
+        urls = _ADDRESS.findall(words)
+        if step.keyword == "RUN" and not _FETCHES.search(words):
             return None
-        return Verdict(step.line, step.text, Outlook.CHANGED if self._tapes else Outlook.UNRECORDED)
-
-    def _additions(self, text: str, name: str) -> Iterator[Verdict]:
-        """Judge ADD of addresses."""
-        instructions, _ = parse(text[1:] if text.startswith("\ufeff") else text, name)
-        for item in instructions:
-            for word in item.rest.split() if item.keyword == "ADD" else ():
-                if _ADDRESS.fullmatch(word) and "$" not in word:
-                    there = self._has(word, begins=False)
-                    state = Outlook.REPLAYED if there else Outlook.MISSING if self._tapes else Outlook.UNRECORDED
-                    yield Verdict(item.line, f"ADD {item.rest}", state, url=None if there else word)
+        if any(recorded.step == step.step for build in known if build.replays for recorded in build.build.steps):
+            return Verdict(step.line, text, Outlook.REPLAYED)
+        if not self._tapes:
+            return Verdict(step.line, text, Outlook.UNRECORDED)
+        for url in (url for url in urls if "$" not in url):
+            # In a RUN, what only begins what was asked for is an index, a mirror, a registry.
+            if not self._has(url, begins=step.keyword == "RUN"):
+                return Verdict(step.line, text, Outlook.MISSING, url=url)
+        is_there = step.keyword == "ADD" and urls and not any("$" in url for url in urls)
+        return Verdict(step.line, text, Outlook.REPLAYED if is_there else Outlook.CHANGED)
 
     def _has(self, url: str, *, begins: bool) -> bool:
         try:
-            if any(tape.find("GET", url, {}) for tape in self._tapes):
-                return True
+            found = [tape.find("GET", url, {}) for tape in self._tapes]
         except UsageError:
             return False
+        if any(answer and answer.status < 400 for answer in found):
+            return True
         return begins and any(answer.url.startswith(url) for tape in self._tapes for answer in tape)

@@ -13,6 +13,11 @@ from bundles.oci.image import index_entries, parse_index, parse_json
 from installer.model.selection import Place
 from installer.registry.client import Registry
 
+# 400: distribution 2, Nexus, zot, Quay. 404: Harbor (NOT_FOUND), Gitea, ECR. 422 is what else means "not this content".
+_REFUSALS = frozenset({400, 404, 422})
+# That the repository does not exist, or has a bad name, is no fault of the index.
+_OTHER_CAUSES = frozenset({"NAME_UNKNOWN", "NAME_INVALID", "TAG_INVALID"})
+
 
 class SparseIndexes:
     """Puts other indexes in the place of those that a registry refuses because some of their platforms are missing.
@@ -41,8 +46,12 @@ class SparseIndexes:
         return Digest.of(rebuild(own, lambda digest: digest in children, {})) == found
 
     def explains(self, error: NetworkError, place: Place) -> bool:
-        """Tell whether a registry that refused an index with that error may have done so because it is sparse."""
-        if error.status != 400 and "MANIFEST_BLOB_UNKNOWN" not in error.codes:
+        """Tell whether a registry that refused an index with that error may have done so because it is sparse.
+
+        Every registry says it in its own words. To try a rebuilt one costs nothing: what is wrong with something else
+        is refused again.
+        """
+        if error.status not in _REFUSALS or not _OTHER_CAUSES.isdisjoint(error.codes):
             return False
         held = {manifest.digest for manifest in place.image.manifests}
         indexes = [manifest for manifest in place.image.manifests if manifest.is_index]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 from bundles.archive.reader import Archive, BlobReader
-from bundles.errors import NetworkError
+from bundles.errors import NetworkError, NotFoundError, Problem
 from bundles.oci.descriptor import Descriptor
 from bundles.registry.connections import BLOCK_SIZE
 from bundles.runtime.progress import Progress, Task
@@ -14,6 +15,9 @@ from installer.registry.base_layers import BaseLayers
 from installer.registry.client import Registry
 from installer.registry.sparse_index import SparseIndexes
 from installer.registry.survey import BlobPlan
+
+# What is said to who moves an immutable tag. Harbor: 412. ECR and Nexus: 400. Others: 403, 405, 409.
+_FIXED_TAG = frozenset({400, 403, 405, 409, 412})
 
 
 class _Body:
@@ -54,7 +58,7 @@ class Transfer:
         Raises:
             ArchiveError: a blob is damaged.
             NetworkError: the registry failed, or lost what the archive leaves to its base; no tag was moved unless
-                everything else was there.
+                everything else was there. Or it lets some tags not be moved; all others were.
         """
         lacking = [plan for plan in blobs if plan.missing]
         # The largest first, so that no worker is left with a long one at the end.
@@ -63,28 +67,45 @@ class Transfer:
             self._registry.in_parallel(lambda plan: self._push_blob(plan, task), lacking)
         self._registry.in_parallel(self._push_manifests, places)
         roots = self._registry.in_parallel(self._push_indexes, places)
-        self._registry.in_parallel(self._tag, list(zip(places, roots)))
+        fixed = [problem for problem in self._registry.in_parallel(self._tag, list(zip(places, roots))) if problem]
+        if fixed:
+            raise NetworkError(
+                f"`{self._registry.host}` lets {len(fixed)} {'tags' if len(fixed) > 1 else 'tag'} not be moved; "
+                "everything else is there",
+                problems=fixed,
+            )
 
     def _push_blob(self, plan: BlobPlan, task: Task) -> None:
         """Upload a blob once, and have the registry mount it wherever else it is needed."""
         present = list(plan.present)
         for repository in plan.missing:
+            left_out = not self._archive.has(plan.blob.digest)
             there = bool(present) and (
-                self._registry.mount_blob(repository, plan.blob.digest, present[0])
+                self._registry.mount_blob(repository, plan.blob.digest, present[0], insist=left_out)
                 or self._registry.has_blob(repository, plan.blob.digest)
             )
-            if not there and not self._archive.has(plan.blob.digest):
-                raise NetworkError(
-                    f"`{self._registry.host}` does not have the layer {plan.blob.digest}, or does not take it from "
-                    f"{' or '.join(present) or 'any repository'} into {repository}; this archive leaves it to "
-                    f"{self._base_layers.bases}",
-                    hint="install that one again, then this one",
-                )
-            if not there:
+            if not there and left_out:
+                self._copy(repository, plan.blob, present)
+                task.advance(plan.blob.size if repository == plan.missing[0] else 0)
+            elif not there:
                 self._upload(repository, plan.blob, task)
             elif repository == plan.missing[0]:
                 task.advance(plan.blob.size)
             present.append(repository)
+
+    def _copy(self, repository: str, blob: Descriptor, present: Sequence[str]) -> None:
+        """Bring a layer that the archive does not have from where it is, since the registry does not mount it."""
+        try:
+            if present:
+                return self._registry.copy_blob(repository, blob, present[0])
+        except NotFoundError:
+            pass
+        places = " or ".join(present) or "any repository"
+        raise NetworkError(
+            f"`{self._registry.host}` does not have the layer {blob.digest} in {places}; this archive leaves it to "
+            f"{self._base_layers.bases}",
+            hint="install that one again, then this one",
+        )
 
     def _upload(self, repository: str, blob: Descriptor, task: Task) -> None:
         bodies: list[_Body] = []
@@ -120,7 +141,24 @@ class Transfer:
         data = self._archive.read_document(manifest)
         self._registry.put_manifest(place.repository, str(manifest.digest), manifest, data)
 
-    def _tag(self, entry: tuple[Place, tuple[Descriptor, bytes]]) -> None:
+    def _tag(self, entry: tuple[Place, tuple[Descriptor, bytes]]) -> Optional[Problem]:
+        """Set the tag of a place. A problem when the registry lets it not be moved: tags are immutable there."""
         place, (descriptor, data) = entry
-        if place.image.tag is not None:
+        if place.image.tag is None:
+            return None
+        try:
             self._registry.put_manifest(place.repository, place.image.tag, descriptor, data)
+        except NetworkError as error:
+            # Harbor and ECR refuse to set such a tag to what it is.
+            if error.status not in _FIXED_TAG:
+                raise
+            held = self._registry.manifest_digest(place.repository, place.image.tag)
+            if held is None:
+                raise
+            if held != descriptor.digest:
+                return Problem(
+                    place.name,
+                    f"it is {held}, and may not become {descriptor.digest}: {error.said}",
+                    "if tags are immutable there, have this one deleted or excepted, and run this again",
+                )
+        return None

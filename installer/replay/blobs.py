@@ -32,6 +32,12 @@ class _Response(Closeable):
     def status(self) -> int:
         return self.response.status
 
+    @property
+    def announced(self) -> Optional[int]:
+        """How many bytes it says to have; None when it does not say."""
+        length = self.response.getheader("Content-Length") or ""
+        return int(length) if length.isdecimal() else None
+
     def read(self, size: int) -> bytes:
         return self.response.read(size)
 
@@ -59,20 +65,26 @@ class Blobs:
         Raises:
             NotFoundError: it is not there.
             ContentError: its bytes are others.
-            UnavailableError: the registry does not answer.
+            UnavailableError: the registry does not answer, or not to the end.
         """
-        return self._document("manifests", digest, {"Accept": OCI_MANIFEST}, MAX_MANIFEST_SIZE)
+        return self._document("manifests", digest, {"Accept": OCI_MANIFEST}, None, MAX_MANIFEST_SIZE)
 
     def document(self, descriptor: Descriptor) -> bytes:
         """Fetch a small blob, verified; raises as `manifest` does."""
-        return self._document("blobs", descriptor.digest, {}, _MOST_DOCUMENT)
+        return self._document("blobs", descriptor.digest, {}, descriptor.size, _MOST_DOCUMENT)
 
-    def _document(self, kind: str, digest: Digest, headers: Mapping[str, str], most: int) -> bytes:
+    def _document(self, kind: str, digest: Digest, headers: Mapping[str, str], size: Optional[int], most: int) -> bytes:
         try:
             with self._get(kind, digest, headers) as response:
                 data = response.read(most)
+                announced = response.announced
         except (OSError, http.client.HTTPException) as error:
             raise self._unavailable(error) from None
+        # A read with a size gives what there is when the connection ends, and does not say so. What the registry
+        # itself announces shorter than it was is damage there.
+        expected = size if announced is None else announced
+        if expected is not None and len(data) < min(expected, most):
+            raise UnavailableError(f"`{self._registry}` broke off in {digest}: {len(data)} of {expected} bytes came")
         if Digest.of(data) != digest:
             raise ContentError(f"{digest} on `{self._registry}` has other bytes than its digest says")
         return data

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
+import enum
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,12 +16,33 @@ from bundles.oci.image import parse_manifest
 from bundles.proxy.server import Request
 from installer.replay.blobs import Blobs
 
+# So many times the pause between two tries, what fails holds up the rest; later it is asked for that seldom.
+_PATIENCE = 10
+_LONGEST_PAUSE = 60.0
+
+
+class _Why(enum.Enum):
+    """Why a piece of a tape was not read. The value is what the service's state calls it."""
+
+    MISSING = "missing"  # the registry does not have it
+    UNAVAILABLE = "unavailable"  # the registry fails, or broke off
+    DAMAGED = "damaged"  # what came is none
+
+
+@dataclasses.dataclass(frozen=True)
+class _Absent:
+    """A piece that was not read, the tape that it is of, and what was said of it."""
+
+    tape: Tape
+    why: _Why
+    line: str
+
 
 class Library:
     """Reads tapes in a thread of its own. The registry may be up later than this service: it is waited for.
 
-    A tape that cannot be read is passed over, and so is one that is not on the registry. Installing may bring that
-    back: it is looked for again before anything is called missing.
+    Once it gives anything, what it fails to give is waited for a little longer, then passed over, and so is what is
+    not there or damaged. All of that is looked for again before anything is called missing.
 
     Args:
         blobs: the repository of the registry that has them.
@@ -34,77 +56,96 @@ class Library:
     ) -> None:
         self._blobs, self._digests, self._say, self._backoff = blobs, tapes, say, backoff
         self._tapes = [Tape() for _ in tapes]
-        self._missing: dict[Digest, Tape] = {}
+        self._absent: dict[Digest, _Absent] = {}
         self._loaded = threading.Event()
         self._looking = threading.Lock()
+        self._looked = 0.0
         threading.Thread(target=self._load, name="tapes", daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until all that is there was read; False when that took longer."""
+        """Wait until all that can be had was read; False when that took longer."""
         return self._loaded.wait(seconds)
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether the registry failed to give something, so that what is not found may have been recorded."""
+        return any(absent.why is _Why.UNAVAILABLE for absent in list(self._absent.values()))
+
     def find(self, request: Request) -> Optional[Answer]:
-        """Find what was recorded for a request: by the first tape that has it."""
+        """Find what was recorded for a request.
+
+        The first tape that has this very request counts; where none has, the best answer to the same URL with other
+        headers does, on whichever tape it is.
+        """
         return self._find(request) or (self._find(request) if self._look_again() else None)
 
     def _find(self, request: Request) -> Optional[Answer]:
-        for tape in self._tapes:
-            found = tape.find(request.method, request.url, request.headers, request.body_digest)
-            if found:
-                return found
-        return None
+        asked = request.method, request.url, request.headers, request.body_digest
+        exact = (tape.find_exact(*asked) for tape in self._tapes)
+        near = (tape.find(*asked) for tape in self._tapes)
+        return next(filter(None, exact), None) or min(
+            filter(None, near), key=lambda answer: answer.status, default=None
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Say how far it is: `loaded`, the number of answers, and the digests of what is not on the registry."""
+        """Say how far it is: `loaded`, the number of answers, and the digests of what could not be read, and why."""
         self._look_again()
+        absent = list(self._absent.items())
         return {
             "loaded": self._loaded.is_set(),
             "answers": sum(map(len, self._tapes)),
-            "missing": list(map(str, self._missing)),
+            **{why.value: [str(digest) for digest, item in absent if item.why is why] for why in _Why},
         }
 
     def _load(self) -> None:
-        for tape, digests in zip(self._tapes, self._digests):
-            for digest in digests:
-                self._wait_for(digest, tape)
-        self._loaded.set()
-
-    def _wait_for(self, digest: Digest, tape: Tape) -> None:
-        said = False
-        while True:
-            try:
-                return self._add(digest, tape)
-            except NotFoundError:
-                self._say(f"the tape {digest} is not on the registry: passed over")
-                self._missing[digest] = tape
-                return None
-            except UnavailableError as error:
-                if not said:
-                    self._say(f"waiting: {error.message}")
-                said = True
+        pieces = [(digest, tape) for tape, digests in zip(self._tapes, self._digests) for digest in digests]
+        left, answered = pieces, 0.0
+        while left and (not answered or time.monotonic() - answered < _PATIENCE * self._backoff):
+            left = [piece for piece in left if not self._settle(*piece)]
+            # A registry that gives nothing at all is being started.
+            answered = answered or (time.monotonic() if len(left) < len(pieces) else 0.0)
+            if left:
                 time.sleep(self._backoff)
+        self._loaded.set()
+        pause = _PATIENCE * self._backoff
+        while self.is_partial:
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            self._look_again()
 
     def _look_again(self) -> bool:
-        """Read what was not there when it was looked for, and is now; tell whether there was such."""
+        """Read what could not be read before and can be now; tell whether there was such."""
         with self._looking:
-            before = len(self._missing)
-            for digest, tape in list(self._missing.items()) if self._loaded.is_set() else ():
-                with contextlib.suppress(NotFoundError, UnavailableError):
-                    self._add(digest, tape)
-                    del self._missing[digest]
-            return len(self._missing) < before
+            if not self._loaded.is_set():
+                return False
+            before = len(self._absent)
+            # To ask for what is not there costs nothing. The others may take their time each time.
+            is_rested = time.monotonic() - self._looked > _PATIENCE * self._backoff
+            for digest, absent in list(self._absent.items()):
+                if is_rested or absent.why is _Why.MISSING:
+                    self._settle(digest, absent.tape)
+            if is_rested:
+                self._looked = time.monotonic()
+            return len(self._absent) < before
 
-    def _add(self, digest: Digest, tape: Tape) -> None:
-        """Add a piece to its tape.
-
-        Raises:
-            NotFoundError, UnavailableError: it cannot be had now.
-        """
+    def _settle(self, digest: Digest, tape: Tape) -> bool:
+        """Add a piece to its tape, or note why not; False when the registry did not give it, but may have it."""
         try:
             manifest = parse_manifest(self._blobs.manifest(digest))
             for answer in Tape.parse(self._blobs.document(manifest.config)):
                 tape.add(answer)
-        except (NotFoundError, UnavailableError):
-            raise
+            self._absent.pop(digest, None)
+            return True
+        except NotFoundError:
+            absent = _Absent(tape, _Why.MISSING, f"the tape {digest} is not on the registry: passed over")
+        except UnavailableError as error:
+            absent = _Absent(tape, _Why.UNAVAILABLE, f"waiting: {error.message}")
         except BundleError as error:
-            self._say(f"the tape {digest} cannot be used, and is passed over: {error.message}")
+            line = f"the tape {digest} cannot be used, and is passed over: {error.message}"
+            absent = _Absent(tape, _Why.DAMAGED, line)
+        # What is wrong with the registry is so for all of them.
+        is_new = all(absent.line != other.line for other in list(self._absent.values()))
+        self._absent[digest] = absent
+        if is_new:
+            self._say(absent.line)
+        return absent.why is not _Why.UNAVAILABLE

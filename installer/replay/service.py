@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from bundles.errors import reason
 from bundles.proxy.certificates import Authority
 from bundles.proxy.server import ProxyServer
+from bundles.runtime.terminal import one_line
 from installer.replay.blobs import Blobs
 from installer.replay.library import Library
 from installer.replay.replayer import Replayer
@@ -21,9 +23,10 @@ SETTINGS = "settings.json"
 
 
 def main() -> None:
-    """Serve until the process is ended."""
-    # The first process of a container has no handler that ends it.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    """Serve until the process is told to end."""
+    # The first process of a container has no handler that ends it; and a handler of Python's may wait for a thread that
+    # waits. So the signal is waited for, by this thread alone.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     directory = Path(sys.argv[1])
     data = (directory / SETTINGS).read_bytes()
     settings = Settings.parse(data)
@@ -35,8 +38,9 @@ def main() -> None:
         server = ProxyServer(settings.port, Authority(directory), Replayer(library, blobs, say, name_of(data)))
     except OSError as error:
         sys.exit(f"port {settings.port} of 127.0.0.1 cannot be listened on: {reason(error)}")
-    say(f"answers on 127.0.0.1:{server.port} from {len(settings.tapes)} tapes")
-    server.wait()
+    say(f"answers on 127.0.0.1:{server.port}; tapes: {len(settings.tapes)}")
+    signal.sigwait({signal.SIGTERM})
+    os._exit(0)
 
 
 def name_of(settings: bytes) -> str:
@@ -45,12 +49,15 @@ def name_of(settings: bytes) -> str:
 
 
 class _Log:
-    """Writes lines, whichever thread has them."""
+    """Writes lines, whichever thread has them. `docker logs` shows them on terminals, and anybody may have asked."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # A locale that cannot say a letter is no reason to answer nobody.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
 
     def __call__(self, line: str) -> None:
         with self._lock:
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{one_line(line)}\n")
             sys.stdout.flush()

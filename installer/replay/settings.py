@@ -8,8 +8,8 @@ import json
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_json
 
-# The repository of the local registry that holds tapes.
-TAPES = "offline-bundle/tape"
+# The repositories of the local registry that hold tapes, and caches of recorded builds.
+TAPES, CACHES = "offline-bundle/tape", "offline-bundle/cache"
 
 
 @dataclasses.dataclass(frozen=True)

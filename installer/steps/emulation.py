@@ -316,13 +316,21 @@ def _supported(log: str) -> list[str]:
 
 
 class RemoveEmulation(Step):
-    """Takes the emulators that installing registered out of the kernel, and removes the container that does it."""
+    """Takes the emulators that installing registered out of the kernel, and removes the container that does it.
+
+    That runs privileged, so only the image that was installed is asked to: whoever may use Docker can have given the
+    container its name and its label.
+
+    Args:
+        tool: that image, None when there was none.
+    """
 
     name = "emulation"
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, tool: Optional[Tool], host: Host) -> None:
+        self._tool, self._host = tool, host
         self._others: Sequence[Emulator] = ()
+        self._kept: Sequence[str] = ()
 
     def look(self) -> Sequence[Change]:
         container = self._host.engine.container(EMULATION_CONTAINER)
@@ -330,17 +338,36 @@ class RemoveEmulation(Step):
             return []
         registered = Registered.of(container, self._host, lambda entry: _may_be_ours(entry, self._host))
         self._others = registered.others
-        changes = [Change("unregister", "emulation", f"linux/{name}") for name in registered.ours]
+        self._kept = [] if self._with_known_image(container) else [f"linux/{name}" for name in registered.ours]
+        names = [] if self._kept else [f"linux/{name}" for name in registered.ours]
+        changes = [Change("unregister", "emulation", name) for name in names]
         return [*changes, Change("remove", "container", container.name)]
 
     def apply(self, changes: Sequence[Change]) -> None:
         container = self._host.engine.container(EMULATION_CONTAINER)
         if container is not None:
-            self._others = unregister(self._host, container).others
+            known = self._with_known_image(container)
+            if known is not None:
+                self._others = unregister(self._host, known).others
             self._host.engine.remove_container(container.name)
 
+    def _with_known_image(self, container: Container) -> Optional[Container]:
+        """Return the container with the id of the image that was installed; None when Docker does not have that."""
+        tool = self._tool
+        if tool is None:
+            return None
+        name = container.image_id if tool.is_image(container.image_id) else local_image(self._host, tool)
+        found = name and self._host.engine.image_id(name)
+        return dataclasses.replace(container, image_id=found) if found and tool.is_image(found) else None
+
     def notes(self) -> Sequence[str]:
-        return [
+        notes = [
             f"the emulator `{entry.name}` stays in the kernel: {entry.interpreter} is not of this program's image"
             for entry in self._others
         ]
+        if self._kept:
+            notes.append(
+                f"the emulators for {', '.join(self._kept)} stay in the kernel until it is started anew: Docker does "
+                "not have the image that was installed, and no other is asked to take them out"
+            )
+        return notes

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
 from bundles.archive.reader import Archive
-from bundles.errors import HostError, NetworkError, Problem, UnreachableError
+from bundles.errors import NetworkError, Problem, UnreachableError
 from bundles.oci.digest import Digest
 from bundles.runtime.progress import Progress
 from installer.model.selection import Place, Selected, places
@@ -37,6 +37,7 @@ class Push(Step):
             successor has.
         is_ours: whether installing pushed that digest to that place.
         yes: whether a person has agreed to all tags of others being moved.
+        prefix: what the names of the repositories begin with that are ours; empty when all are.
     """
 
     name = "push"
@@ -51,10 +52,11 @@ class Push(Step):
         is_outgoing: Callable[[], bool] = lambda: False,
         is_ours: Callable[[Place, Digest], bool] = lambda place, digest: False,
         yes: bool = False,
+        prefix: str = "",
     ) -> None:
         self._archive, self._images = archive, images
         self._registry, self._progress = registry, progress
-        self._base_layers = BaseLayers(archive, images, registry)
+        self._base_layers = BaseLayers(archive, images, registry, prefix)
         self._indexes = SparseIndexes(archive, registry)
         self._is_outgoing = is_outgoing
         self._survey: Optional[Survey] = None
@@ -126,15 +128,17 @@ class Push(Step):
             f"its digest: {', '.join(texts[:_SHOWN])}{more}"
         )
 
+    def unasked(self) -> Optional[str]:
+        self._survey = survey = self._survey or self._new_survey(answers=self._answers())
+        # The registry may not have answered when a person could be asked, or somebody has pushed since.
+        others = self._of_others(survey)
+        unasked = {place: old for place, old in others.items() if self._agreed.get(place) != old}
+        return self._moving(unasked) if unasked and not self._yes else None
+
     def apply(self, changes: Sequence[Change]) -> None:
         survey = self._survey or self._new_survey(answers=self._answers())
         # Only once: another time the registry may hold something else.
         self._survey = None
-        # The registry may not have answered when a person could be asked, or somebody has pushed since.
-        others = self._of_others(survey)
-        unasked = {place: old for place, old in others.items() if self._agreed.get(place) != old}
-        if unasked and not self._yes:
-            raise HostError(f"not agreed to: {self._moving(unasked)}", hint="run this again; or with --yes")
         transfer = Transfer(self._archive, self._registry, self._indexes, self._base_layers)
         transfer.push(survey.missing, survey.blobs, self._progress)
 

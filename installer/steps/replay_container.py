@@ -2,6 +2,9 @@
 
 BuildKit sends what RUN steps and ADD ask the network for to it (see builder), and trusts its CA. It listens on the
 loopback address and has no rights: the python image of the archive, as a user that is nobody, with our program put in.
+
+There is one on a host. It has the CA and the tapes of one user's installation, which its label names: another user's
+takes it only with consent, since builds of the first get nothing from then on.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ from typing import Any, Optional
 from bundles.errors import HostError, Problem
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import certificate_of, new_key
+from bundles.runtime.program import own_command
 from bundles.runtime.progress import Progress
 from installer.host.container import Container, NewContainer
 from installer.host.files import read_optional, remove_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import (
+    LABEL_OWNER,
     LABEL_PORT,
     LABEL_PROGRAM,
     LABEL_ROLE,
@@ -40,7 +45,7 @@ from installer.registry.listener import listener
 from installer.replay.program import program
 from installer.replay.replayer import MISS
 from installer.replay.service import SETTINGS, name_of
-from installer.replay.settings import TAPES, Settings
+from installer.replay.settings import Settings
 from installer.steps.toolchain_images import left_to_base, load, local_image
 
 # The ports that are tried, in this order.
@@ -76,12 +81,12 @@ def with_replay(job: Job, host: Host) -> Job:
 
 def _of_others(job: Job, before: Optional[Receipt]) -> Iterator[ReplayedTape]:
     """Give the tapes of bundles with other names, the newest bundle first; what it once had under a name is passed."""
-    if before is None or (before.state.address, before.state.data) != (job.address, job.data):
+    if before is None or before.state.data != job.data:
         return
     replaced = {job.archive.manifest.name, *([before.bundle.name] if job.options.succeeds else [])}
     found: dict[str, dict[str, Digest]] = {}
     for entry in before.brought:
-        if entry.repository == TAPES and entry.tag and entry.bundle not in replaced:
+        if entry.role == "tape" and entry.tag and entry.bundle not in replaced:
             found.setdefault(entry.bundle, {})[entry.tag] = entry.digest
     for tags in reversed(list(found.values())):
         yield from join_pieces(tags.items())
@@ -120,8 +125,8 @@ def _has_port(host: Host, port: int) -> bool:
 def service_state(port: int) -> Optional[dict[str, Any]]:
     """Ask the service how it is; None when it is not what answers there.
 
-    `name` is that of its settings, `loaded` whether it has read its tapes, `answers` how many are in them, `missing`
-    the digests of those that the registry does not have.
+    `name` is that of its settings, `loaded` whether it has read its tapes, `answers` how many are in them; `missing`,
+    `unavailable` and `damaged` are the digests of what it could not read.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError), contextlib.closing(connection):
@@ -133,9 +138,12 @@ def service_state(port: int) -> Optional[dict[str, Any]]:
 
 
 def misses(host: Host) -> list[str]:
-    """Return what was asked for and not recorded, as far as the service's log goes back: method and URL, each once."""
+    """Return what was asked for and not recorded, as far as the service's log goes back: method and URL.
+
+    Each is there once, and what was asked for last comes first.
+    """
     lines = host.engine.logs(REPLAY_CONTAINER, _LOG_LINES, _LOG_WIDTH).splitlines()
-    return list(dict.fromkeys(line[len(MISS) :] for line in lines if line.startswith(MISS)))
+    return list(dict.fromkeys(line[len(MISS) :] for line in reversed(lines) if line.startswith(MISS)))
 
 
 class ReplayContainer(Step):
@@ -154,6 +162,23 @@ class ReplayContainer(Step):
 
     def _container(self) -> Optional[Container]:
         return self._host.engine.container(REPLAY_CONTAINER)
+
+    def other_owner(self) -> Optional[str]:
+        """Return where the receipt of the installation is that the service is of; None when that is this one."""
+        container = self._container()
+        if container is None or not _is_ours(container):
+            return None
+        owner = container.labels.get(LABEL_OWNER)
+        return None if owner == str(self._host.places.state) else owner
+
+    def question(self) -> Optional[str]:
+        owner = self.other_owner() if self._job.replay else None
+        if owner is None:
+            return None
+        return (
+            f"take the replay of recorded builds from the installation that has its receipt in `{owner}`, whose builds "
+            f"get nothing from then on ({own_command('doctor --fix --yes')} there takes it back)"
+        )
 
     def problems(self) -> Sequence[Problem]:
         replay = self._job.replay
@@ -195,7 +220,7 @@ class ReplayContainer(Step):
     def look(self) -> Sequence[Change]:
         container, replay = self._container(), self._job.replay
         if replay is None:
-            goes = self._drops and container is not None and _is_ours(container)
+            goes = self._drops and container is not None and _is_ours(container) and not self.other_owner()
             return [Change("remove", "container", REPLAY_CONTAINER, "nothing is replayed any more")] if goes else []
         missing = [path for path in (self._key, self._certificate) if read_optional(path) is None]
         changes = [Change("write", "file", str(path), "the CA that the builder alone trusts") for path in missing]
@@ -203,6 +228,9 @@ class ReplayContainer(Step):
         detail = f"on 127.0.0.1:{replay.port}, for {names}"
         if container is None:
             return [*changes, *self._fetching(), Change("start", "container", REPLAY_CONTAINER, detail)]
+        owner = self.other_owner()
+        if owner:
+            detail += f"; it was that of the installation in {owner}"
         if missing or self._is_outdated(container):
             return [*changes, *self._fetching(), Change("replace", "container", container.name, detail)]
         if not container.is_running:
@@ -301,6 +329,7 @@ class ReplayContainer(Step):
                 LABEL_WANTED: self._mark(replay, tool),
                 LABEL_PROGRAM: _program_name(service),
                 LABEL_PORT: str(replay.port),
+                LABEL_OWNER: str(self._host.places.state),
             },
             entrypoint=["python3", "-I", _PROGRAM],
             command=[_DIRECTORY],
@@ -311,9 +340,10 @@ class ReplayContainer(Step):
 
     def _is_outdated(self, container: Container) -> bool:
         replay, tool = self._job.replay, self._job.tool("python")
-        if replay is None or tool is None or not tool.is_image(container.image_id):
+        # One that was never started may lack the files that are put into it after it is made.
+        if container.state == "created" or replay is None or tool is None or not tool.is_image(container.image_id):
             return True
-        if container.labels.get(LABEL_WANTED) != self._mark(replay, tool):
+        if self.other_owner() or container.labels.get(LABEL_WANTED) != self._mark(replay, tool):
             return True
         # A program of another version than the one that installed has no reason to object to that one's.
         return isinstance(self._job, Job) and container.labels.get(LABEL_PROGRAM) != _program_name(program())
@@ -348,6 +378,8 @@ class ReplayContainer(Step):
             state = "is gone"
         elif not _is_ours(container):
             state = "is not the one that was installed"
+        elif owner := self.other_owner():
+            state = f"is now that of the installation that has its receipt in `{owner}`"
         elif not container.is_running:
             state = f"is {container.state}"
         else:

@@ -29,6 +29,7 @@ with atheris.instrument_imports(include=["bundles", "installer.model.selection"]
     from bundles.oci.platform import Platform
     from bundles.oci.reference import Reference
     from installer.model.address import Address
+    from installer.model.destination import Destination
     from installer.model.selection import select
 
 from tests.support.archives import example
@@ -60,7 +61,7 @@ def read(data: bytes) -> None:
     with Archive(path) as opened:
         try:
             check_documents(opened)
-            select(opened, Address.parse("localhost:5000"), ())
+            select(opened, Destination.of(Address.parse("localhost:5000")), ())
         finally:
             verify_archive(opened)
 

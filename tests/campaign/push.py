@@ -41,6 +41,7 @@ from bundles.cli import app
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.progress import Silent
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.selection import select
 from installer.registry.client import Registry
 from installer.steps.push import Push
@@ -51,7 +52,7 @@ def push():
     settings = Settings(insecure=frozenset({sys.argv[2]}), timeout=(5.0, 60.0), attempts=4, backoff=0.1)
     with Archive(Path(sys.argv[1])) as archive, Transport(settings) as transport:
         check_documents(archive)
-        images = select(archive, Address.parse(sys.argv[2]), ())
+        images = select(archive, Destination.of(Address.parse(sys.argv[2])), ())
         step = Push(archive, images, Registry(transport, sys.argv[2]), Silent())
         changes = step.look()
         if changes:

@@ -17,6 +17,7 @@ from bundles.archive.reader import Archive
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.selection import select
 from installer.registry.client import Registry
 from installer.steps.push import Push
@@ -70,7 +71,7 @@ def test_oras_finds_what_it_attached(tmp_path: Path, connect: Callable[..., Tran
             *(f"--without={role}" for role in TOOLCHAIN),
         )  # fmt: skip
         with Archive(tmp_path / "offline.tar") as archive:
-            images = select(archive, Address.parse(target.host), ())
+            images = select(archive, Destination.of(Address.parse(target.host)), ())
             transport = connect(insecure=frozenset({target.host}))
             step = Push(archive, images, Registry(transport, target.host), Silent())
             step.apply(step.look())

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
-import ssl
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 HERE = Path(sys.argv[0]).parent
+# Images are ids by name. `buildx create` pulls `pulled`, which containers have then: images' names by builder.
+_STATE: dict[str, Any] = {
+    "urls": [],
+    "builders": [],
+    "version": "v0.34.2",
+    "images": {},
+    "containers": {},
+    "pulled": "sha256:pulled",
+}
 
 
 def install(directory: Path, **state: Any) -> Path:
@@ -24,7 +31,7 @@ def install(directory: Path, **state: Any) -> Path:
     directory.mkdir()
     (directory / "docker").write_text(f"#!{sys.executable} -IS\n{Path(__file__).read_text()}\nmain()\n")
     (directory / "docker").chmod(0o755)
-    (directory / "state.json").write_text(json.dumps({"urls": [], "builders": [], "version": "v0.34.2", **state}))
+    (directory / "state.json").write_text(json.dumps({**_STATE, **state}))
     return directory
 
 
@@ -54,12 +61,27 @@ def main() -> None:
         options = [arguments[n + 1] for n, each in enumerate(arguments) if each == "--driver-opt"]
         state["options"] = dict(option.split("=", 1) for option in options)
         state["config"] = Path(_value(arguments, "--buildkitd-config")).read_text()
+        state["images"][state["options"]["image"]] = state["pulled"]
+        state["containers"][arguments[3]] = state["options"]["image"]
     elif command == "buildx inspect":
         print(f"Name: x\nNodes:\nBuildKit version: {state['version']}\n")
     elif command == "buildx ls":
         print("\n".join(["default", *state["builders"]]))
     elif command == "buildx rm":
         state["builders"].remove(arguments[-1])
+        state["containers"].pop(arguments[-1], None)
+    elif command == "container inspect":
+        name = arguments[-1].removeprefix("buildx_buildkit_")[:-1]
+        print(state["containers"][name] if name in state["containers"] else sys.exit("no such container"))
+    elif command == "image inspect":
+        print(state["images"][arguments[-1]] if arguments[-1] in state["images"] else sys.exit("no such image"))
+    elif command == "image tag":
+        state["images"][arguments[3]] = arguments[2]
+    elif command == "image rm":
+        if arguments[-1] in state["containers"].values():
+            sys.exit("a container has it")
+        state["removed"] = [*state.get("removed", ()), arguments[-1]]
+        state["images"].pop(arguments[-1], None)
     elif command == "buildx version":
         print("github.com/docker/buildx v0.38.2 x")
     elif command == "compose version":
@@ -79,12 +101,22 @@ def _value(arguments: list[str], option: str) -> str:
 
 
 def _built(arguments: list[str]) -> dict[str, Any]:
-    """What is built: the directory and Bake's file, which is gone afterwards."""
+    """What is built: the directory, Bake's file, which is gone afterwards, and the names in the environment."""
     file = Path(_value(arguments, "--file")).read_text() if arguments[1] == "bake" else "null"
-    return {"directory": str(Path.cwd()), "name": arguments[-1], "bake": json.loads(file)}
+    return {
+        "directory": str(Path.cwd()),
+        "name": arguments[-1],
+        "bake": json.loads(file),
+        "environment": sorted(os.environ),
+    }
 
 
 def _build(arguments: list[str], state: dict[str, Any]) -> None:
+    # Here, since a recording starts this program seven times and only one of them fetches.
+    import ssl
+    import urllib.error
+    import urllib.request
+
     ca = next(line for line in state["config"].splitlines() if line.startswith("  ca = "))
     context = ssl.create_default_context(cafile=json.loads(ca.partition("=")[2])[0])
     proxies = urllib.request.ProxyHandler(
@@ -99,6 +131,8 @@ def _build(arguments: list[str], state: dict[str, Any]) -> None:
         except urllib.error.HTTPError as error:
             error.close()
     print("#1 [1/1] as BuildKit says it", file=sys.stderr)
+    if state.get("kills"):
+        os.kill(os.getppid(), signal.SIGKILL)
     if state.get("hangs"):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         (HERE / "hanging").touch()
@@ -117,6 +151,8 @@ def _write_cache(arguments: list[str]) -> None:
         export = _value(arguments, "--cache-to")
     host, _, name = export.partition("ref=")[2].partition("/")
     repository, _, tag = name.partition(":")
+    import urllib.request  # it takes longer than all the rest, and few calls need it
+
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def send(method: str, path: str, data: bytes = b"") -> Any:

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from installer.host.docker_engine import Engine, EngineEndpoint
@@ -86,6 +86,9 @@ class FakeEngine:
         self.insecure: Callable[[], Sequence[str]] = lambda: ()
         self.refused: dict[str, str] = {}
         self._after: dict[str, Callable[[], None]] = {}
+        # No file of a container is on its way.
+        self.idle = threading.Event()
+        self.idle.set()
         # The path of a socket has at most 107 bytes: that of a test's own directory may be longer.
         self._directory = Path(tempfile.mkdtemp())
         self.socket = self._directory / "docker.sock"
@@ -204,6 +207,9 @@ class FakeEngine:
 
     def _remove(self, name: str, **_: Any) -> None:
         self._container(name)
+        # Docker 26.1 waits for ever.
+        if not self.idle.wait(5):
+            raise _Refusal(500, f"a file of {name} is on its way, and nobody reads it")
         del self.containers[name]
         self.done.append(f"remove {name}")
 
@@ -349,7 +355,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Docker-Container-Path-Stat", base64.b64encode(stat.encode()).decode())
         self.end_headers()
         if self.command != "HEAD":
+            self._send(data, None if kind == "application/json" else self.server.fake.idle)
+
+    def _send(self, data: bytes, idle: Optional[threading.Event]) -> None:
+        if idle:
+            idle.clear()
+        try:
             self.wfile.write(data)
+        finally:
+            if idle:
+                idle.set()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _obey
 

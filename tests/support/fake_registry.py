@@ -27,7 +27,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 from urllib.parse import parse_qs, urlsplit
 
 from bundles.oci.descriptor import Descriptor
@@ -85,6 +85,33 @@ class Fault:
     before: Optional[Callable[[], None]] = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """An answer that is an error; `{}` in `message` and `detail` is what it is about."""
+
+    status: int
+    code: str
+    message: str
+    detail: Optional[str] = None
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+# An index with a missing child: distribution 2.8.3, and Harbor 2.15 (src/server/registry/manifest.go).
+MANIFEST_BLOB_UNKNOWN = Refusal(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry")
+ARTIFACT_NOT_FOUND = Refusal(404, "NOT_FOUND", "artifact {} not found")
+TOO_LARGE = (
+    b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
+    b"<center><h1>413 Request Entity Too Large</h1></center>\r\n<hr><center>nginx/1.22.1</center>\r\n"
+    b"</body>\r\n</html>\r\n"
+)
+DENIED = Refusal(
+    403,
+    "DENIED",
+    "adding 29.0 MiB of storage resource, which when updated to current usage of 1.0 GiB will exceed the configured "
+    "upper limit of 1.0 GiB.",
+)
+
+
 @dataclasses.dataclass
 class Repository:
     blobs: set[Digest] = dataclasses.field(default_factory=set)
@@ -127,10 +154,22 @@ class FakeRegistry(Content):
         token_realm: the token server's address, when it is not this server.
         ranges: whether Range is understood.
         digest_header: whether answers have Docker-Content-Digest.
-        mounts: whether blobs can be mounted from another repository.
+        mounts: whether blobs can be mounted from another repository: else an upload is opened; or the answer to such a
+            wish.
         page_size: at most so many entries in a list.
-        refuse_sparse_indexes: refuse an index with a missing child, as distribution 2.8.3 does.
+        sparse_index: the answer to an index with a missing child; without one it is taken.
         upload_base: an address put before the Location of uploads, which is relative otherwise.
+        projects: the first parts of names that exist, as Harbor has it: for others the token server gives a token that
+            is good for nothing, and the registry answers 401 without saying how to log in.
+        created: the repositories that exist, where none is made by a push.
+        immutable_tag: the answer to a tag that is there already, be it with the same manifest.
+        quota: how many bytes of blobs it takes.
+        over_quota: what it says to more.
+        catalog: the answer to who asks for the list of repositories, when that is not the list.
+        largest_body: how many bytes a request may have: the limit of a proxy in front, which closes the connection.
+        chunks: whether blobs can be uploaded in pieces: the answer to who tries.
+        smallest_chunk: what it says in OCI-Chunk-Min-Length, and refuses pieces below, but the last.
+        token_uses: how many requests a token is good for.
     """
 
     def __init__(
@@ -147,16 +186,31 @@ class FakeRegistry(Content):
         token_realm: Optional[str] = None,
         ranges: bool = True,
         digest_header: bool = True,
-        mounts: bool = True,
+        mounts: Union[bool, Refusal] = True,
         page_size: int = 1000,
-        refuse_sparse_indexes: bool = False,
+        sparse_index: Optional[Refusal] = None,
         upload_base: str = "",
+        projects: Optional[frozenset[str]] = None,
+        created: Optional[frozenset[str]] = None,
+        immutable_tag: Optional[Refusal] = None,
+        quota: Optional[int] = None,
+        over_quota: Refusal = DENIED,
+        catalog: Optional[Refusal] = None,
+        largest_body: Optional[int] = None,
+        chunks: Optional[Refusal] = None,
+        smallest_chunk: int = 0,
+        token_uses: Optional[int] = None,
     ) -> None:
         super().__init__()
         self.auth, self.users, self.identity_tokens = auth, dict(users or {}), identity_tokens
         self.anonymous_pull, self.token_lifetime, self.token_realm = anonymous_pull, token_lifetime, token_realm
         self.ranges, self.digest_header, self.mounts, self.page_size = ranges, digest_header, mounts, page_size
-        self.refuse_sparse_indexes, self.upload_base = refuse_sparse_indexes, upload_base
+        self.sparse_index, self.upload_base = sparse_index, upload_base
+        self.projects, self.created, self.immutable_tag = projects, created, immutable_tag
+        self.quota, self.over_quota, self.catalog = quota, over_quota, catalog
+        self.largest_body, self.chunks, self.smallest_chunk = largest_body, chunks, smallest_chunk
+        self.token_uses = token_uses
+        self.uses: dict[str, int] = {}
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
         self.uploads: dict[str, bytearray] = {}
@@ -224,6 +278,13 @@ class FakeRegistry(Content):
         """Put a blob into a repository."""
         return self.link(repository, self.add("application/octet-stream", data))
 
+    @property
+    def blob_size(self) -> int:
+        """How many bytes the blobs have, each counted once."""
+        with self.lock:
+            blobs = set().union(*(repository.blobs for repository in self.repositories.values()))
+        return sum(len(self.content[digest]) for digest in blobs)
+
     # What was asked, what goes wrong
 
     def fault(self, method: str, part: str, **what: Any) -> Fault:
@@ -245,6 +306,9 @@ class FakeRegistry(Content):
     def paths(self, method: str = "", part: str = "") -> list[str]:
         """The paths of `seen`."""
         return [each.path for each in self.seen(method, part)]
+
+    def has_project(self, name: str) -> bool:
+        return self.projects is None or name.partition("/")[0] in self.projects
 
     def expire_tokens(self) -> None:
         """Take no token that was given so far."""
@@ -309,6 +373,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _Server
     fault: Optional[Fault] = None
+    name = "fake"
 
     def setup(self) -> None:
         """Greet a client of the other protocol as Go does, and not with silence."""
@@ -345,6 +410,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.encrypted.shutdown(socket.SHUT_RDWR)
             self.encrypted.close()
 
+    def version_string(self) -> str:
+        return self.name
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
@@ -354,7 +422,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        body = self.rfile.read(int(headers.get("content-length", 0)))
+        size = int(headers.get("content-length", 0))
+        if self.registry.largest_body is not None and size > self.registry.largest_body:
+            return self.too_large(Request(self.command, self.path, headers, size))
+        body = self.rfile.read(size)
         with self.registry.lock:
             self.registry.requests.append(Request(self.command, self.path, headers, len(body)))
         self.fault = self.registry.take_fault(self.command, self.path)
@@ -371,6 +442,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.error(411, "SIZE_INVALID", "uploads need a Content-Length")
         else:
             self.route(body)
+        return None
+
+    def too_large(self, request: Request) -> None:
+        """As nginx does it: the answer at once, then what still comes is read and thrown away, then it closes."""
+        self.close_connection, self.fault, self.name = True, None, "nginx/1.22.1"
+        with self.registry.lock:
+            self.registry.requests.append(request)
+        self.answer(413, TOO_LARGE, {"Content-Type": "text/html", "Connection": "close"})
+        left = request.body_size
+        with contextlib.suppress(OSError):
+            while left and (piece := self.rfile.read1(min(left, 1 << 20))):
+                left -= len(piece)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 
@@ -407,8 +490,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def json(self, value: Any, status: int = 200, headers: Optional[Mapping[str, str]] = None) -> None:
         self.answer(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
-    def error(self, status: int, code: str, message: str, headers: Optional[Mapping[str, str]] = None) -> None:
-        self.json({"errors": [{"code": code, "message": message, "detail": None}]}, status, headers)
+    def error(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Optional[Mapping[str, str]] = None,
+        detail: Optional[str] = None,
+    ) -> None:
+        self.json({"errors": [{"code": code, "message": message, "detail": detail}]}, status, headers)
+
+    def refuse(self, refusal: Refusal, subject: str) -> None:
+        detail = refusal.detail and refusal.detail.format(subject)
+        self.error(refusal.status, refusal.code, refusal.message.format(subject), refusal.headers, detail)
 
     def route(self, body: bytes) -> None:
         parts = urlsplit(self.path)
@@ -421,10 +515,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return None
         if parts.path == "/v2/":
             return self.json({})
+        if parts.path == "/v2/_catalog" and self.registry.catalog:
+            return self.refuse(self.registry.catalog, "the catalog")
         if parts.path == "/v2/_catalog":
             return self.listing("repositories", sorted(self.registry.repositories), query, "/v2/_catalog")
         if not found:
             return self.error(404, "NAME_UNKNOWN", "no such page")
+        if self.registry.created is not None and name not in self.registry.created:
+            return self.error(404, "NAME_UNKNOWN", f"The repository with name '{name}' does not exist in the registry")
         if found["kind"] == "blobs" and found["rest"].startswith("uploads/"):
             return self.upload(name, found["rest"][len("uploads/") :], query, body)
         if found["kind"] == "blobs":
@@ -449,6 +547,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         given = self.headers.get("Authorization", "")
         if registry.auth is None:
             return True
+        # Harbor lets who reads log in first.
+        if name and not registry.has_project(name) and (given or self.command not in ("GET", "HEAD")):
+            self.error(401, "UNAUTHORIZED", f"project {name.partition('/')[0]} not found", {"WWW-Authenticate": ""})
+            return False
         action = "pull" if self.command in ("GET", "HEAD") else "push"
         if registry.auth == "basic":
             user = self.user()
@@ -458,6 +560,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             with registry.lock:
                 scopes, expires = registry.tokens.get(given[len("Bearer ") :], ({}, 0.0))
+                registry.uses[given] = registry.uses.get(given, 0) + 1
+                if registry.token_uses is not None and registry.uses[given] > registry.token_uses:
+                    scopes, expires = {}, 0.0
             fresh = given.startswith("Bearer ") and expires > time.monotonic()
             if fresh and (not name or action in scopes.get(name, ())):
                 return True
@@ -491,7 +596,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for scope in " ".join(form.get("scope", [])).split():
             kind, name, actions = scope.split(":", 2)
             # A user gets a token anyway, which is good for nothing where that user has no access.
-            wanted = set(actions.split(",")) if not user or self.is_open_to(user, name) else set()
+            open_to = registry.has_project(name) and (not user or self.is_open_to(user, name))
+            wanted = set(actions.split(",")) if open_to else set()
             scopes[name if kind == "repository" else ""] = wanted if user else wanted & {"pull"}
         token = uuid.uuid4().hex
         with registry.lock:
@@ -553,6 +659,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         descriptor = Descriptor.of(self.headers.get("Content-Type", ""), body)
         if ":" in selector and selector != str(descriptor.digest):
             return self.error(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
+        if registry.immutable_tag and selector in repository.tags:
+            return self.refuse(registry.immutable_tag, selector)
         with registry.lock:
             registry.content[descriptor.digest] = body
             missing = [
@@ -560,8 +668,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 for child in registry.children(descriptor)
                 if child.digest not in (repository.manifests if descriptor.is_index else repository.blobs)
             ]
-            if missing and (registry.refuse_sparse_indexes or not descriptor.is_index):
-                return self.error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry")
+            refusal = registry.sparse_index if descriptor.is_index else MANIFEST_BLOB_UNKNOWN
+            if missing and refusal:
+                return self.refuse(refusal, f"{name}@{missing[0].digest}")
             repository.manifests[descriptor.digest] = descriptor.media_type
             if ":" not in selector:
                 repository.tags[selector] = descriptor.digest
@@ -582,6 +691,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def upload(self, name: str, session: str, query: Mapping[str, str], body: bytes) -> None:
         registry = self.registry
         if self.command == "POST":
+            if "mount" in query and isinstance(registry.mounts, Refusal):
+                return self.refuse(registry.mounts, name)
             source = registry.repositories.get(query.get("from", ""), Repository())
             if registry.mounts and "mount" in query and Digest(query["mount"]) in source.blobs:
                 registry.repository(name).blobs.add(Digest(query["mount"]))
@@ -594,18 +705,41 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "DELETE":
             del registry.uploads[session]
             return self.answer(204)
-        if query.get("_state") != f"state-{session}":
-            return self.error(400, "BLOB_UPLOAD_INVALID", "the state of the upload is missing")
-        registry.uploads[session] += body
+        if self.command == "GET":
+            return self.accepted(name, session, 204)
+        if query.get("_state") != self.state(session):
+            return self.error(400, "BLOB_UPLOAD_INVALID", "the state of the upload is not the last one that was given")
         if self.command == "PATCH":
-            return self.accepted(name, session)
-        data = bytes(registry.uploads.pop(session))
+            return self.patch(name, session, body)
+        data = bytes(registry.uploads.pop(session)) + body
         if query.get("digest") != str(Digest.of(data)):
             return self.error(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
+        if registry.quota is not None and registry.blob_size + len(data) > registry.quota:
+            return self.refuse(registry.over_quota, name)
         descriptor = registry.blob(name, data)
         location = f"/v2/{name}/blobs/{descriptor.digest}"
         return self.answer(201, b"", {"Location": location, **self.digest_header(descriptor.digest)})
 
-    def accepted(self, name: str, session: str) -> None:
-        location = f"{self.registry.upload_base}/v2/{name}/blobs/uploads/{session}?_state=state-{session}"
-        self.answer(202, b"", {"Location": location, "Range": "0-0", "Docker-Upload-UUID": session})
+    def patch(self, name: str, session: str, body: bytes) -> None:
+        """Take a piece, as distribution, Gitea and zot do: with its place, which has to be the next one."""
+        registry, held = self.registry, self.registry.uploads[session]
+        if registry.chunks:
+            return self.refuse(registry.chunks, name)
+        place = f"{len(held)}-{len(held) + len(body) - 1}"
+        if self.headers.get("Content-Range") != place or not body:
+            return self.error(416, "BLOB_UPLOAD_INVALID", f"expected {place}")
+        if registry.smallest_chunk and len(held) % registry.smallest_chunk:
+            return self.error(400, "SIZE_INVALID", "the piece before this one was too small")
+        held += body
+        return self.accepted(name, session)
+
+    def state(self, session: str) -> str:
+        return f"state-{session}-{len(self.registry.uploads[session])}"
+
+    def accepted(self, name: str, session: str, status: int = 202) -> None:
+        location = f"{self.registry.upload_base}/v2/{name}/blobs/uploads/{session}?_state={self.state(session)}"
+        held = len(self.registry.uploads[session])
+        headers = {"Location": location, "Range": f"0-{max(held - 1, 0)}", "Docker-Upload-UUID": session}
+        if self.registry.smallest_chunk:
+            headers["OCI-Chunk-Min-Length"] = str(self.registry.smallest_chunk)
+        self.answer(status, b"", headers)

@@ -1,29 +1,58 @@
-"""Registries as they are released: distribution 3 and 2.8.3, from the testbed."""
+"""Registries as they are released, from the testbed: distribution 3 and 2.8.3, with TLS and logins, and crane's.
+
+And an nginx in front of them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
+import ssl
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
+
+from tests.support.fake_registry import Certificate
+from tests.support.token_server import TokenServer
+
+USER, PASSWORD = "bundle", "hunter2-site"
+# bcrypt of the password, of which distribution takes no other kind.
+_HTPASSWD = f"{USER}:$2b$05$abcdefghijklmnopqrstuuKFVXWW6Gf.T5BIoxnRfvbeeZafk7j/y\n"
 
 
 class RealRegistry:
-    """Run distribution 3 or 2.8.3 on an ephemeral port of 127.0.0.1, with its storage in `directory`.
+    """Run distribution 3 or 2.8.3, or `crane registry serve`, on an ephemeral port of 127.0.0.1, in `directory`.
 
-    with RealRegistry("distribution3", tmp_path) as real:
-        ...  # real.host
+    with RealRegistry("distribution3", tmp_path, tls=certificate, login=True) as real:
+        ...  # real.host, USER, PASSWORD
+
+    Args:
+        name: `distribution3`, `distribution2`, or `crane`, which has none of what follows.
+        directory: for its storage, its configuration and its log.
+        tls: serve HTTPS with this certificate.
+        login: ask for a name and a password.
+        tokens: take tokens from there, and nothing else.
+        sparse: take an index with missing children, where there is such a setting.
     """
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        *,
+        tls: Optional[Certificate] = None,
+        login: bool = False,
+        tokens: Optional[TokenServer] = None,
+        sparse: bool = True,
+    ) -> None:
         self._name, self._directory = name, directory
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.host = f"127.0.0.1:{listener.getsockname()[1]}"
+        self._tls, self._login, self._tokens, self._sparse = tls, login, tokens, sparse
+        self.port = _free_port()
+        self.host = f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> RealRegistry:
         # No `http.debug`: distribution 3's own configuration would listen on :5001.
@@ -33,20 +62,36 @@ class RealRegistry:
             "storage": {"filesystem": {"rootdirectory": str(self._directory / "storage")}, "delete": {"enabled": True}},
             "http": {"addr": self.host},
         }
-        if self._name == "distribution3":
+        if self._name == "distribution3" and self._sparse:
             configuration["validation"] = {"manifests": {"indexes": {"platforms": "none"}}}
+        if self._tls:
+            configuration["http"]["tls"] = {"certificate": str(self._tls.file), "key": str(self._tls.key)}
+        if self._login:
+            passwords = self._directory / "htpasswd"
+            passwords.write_text(_HTPASSWD)
+            configuration["auth"] = {"htpasswd": {"realm": "site", "path": str(passwords)}}
+        if self._tokens:
+            configuration["auth"] = self._tokens.configuration
         path = self._directory / "registry.json"
         path.write_text(json.dumps(configuration))
         environment = {"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"}
         with self._log.open("ab") as log:
-            command = [str(registry_program(self._name)), "serve", str(path)]
+            command = [str(registry_program(self._name)), *self._arguments(path)]
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            self._wait()
+            scheme = "https" if self._tls else "http"
+            _wait(f"{scheme}://{self.host}/v2/", self._process, self._log)
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _arguments(self, configuration: Path) -> list[str]:
+        if self._name == "crane":
+            blobs = self._directory / "blobs"
+            blobs.mkdir(exist_ok=True)
+            return ["registry", "serve", "--address", self.host, "--disk", str(blobs)]
+        return ["serve", str(configuration)]
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
@@ -61,21 +106,111 @@ class RealRegistry:
     def _log(self) -> Path:
         return self._directory / "registry.log"
 
-    def _wait(self) -> None:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                opener.open(f"http://{self.host}/v2/", timeout=5).close()
+
+class Nginx:
+    """Run nginx on an ephemeral port of 127.0.0.1 in front of a registry there.
+
+    Args:
+        backend: the registry's `host:port`, which speaks plain HTTP.
+        directory: for its configuration, its log and what it buffers.
+        largest_body: client_max_body_size; 1m when nobody says anything.
+        tls: serve HTTPS with this certificate.
+        buffering: proxy_request_buffering: read all of a request before the registry gets any of it.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        directory: Path,
+        *,
+        largest_body: str = "1m",
+        tls: Optional[Certificate] = None,
+        buffering: bool = True,
+    ) -> None:
+        self._backend, self._directory = backend, directory
+        self._largest_body, self._tls, self._buffering = largest_body, tls, buffering
+        self.port = _free_port()
+        self.host = f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Nginx:
+        from tests.testbed import debian
+
+        directory = self._directory / "nginx"
+        directory.mkdir(exist_ok=True)
+        tls = f"ssl_certificate {self._tls.file}; ssl_certificate_key {self._tls.key};" if self._tls else ""
+        places = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        (directory / "nginx.conf").write_text(f"""
+            daemon off; master_process off; pid {directory}/pid; error_log {directory}/error.log info;
+            events {{}}
+            http {{
+                access_log {directory}/access.log;
+                {" ".join(f"{place}_temp_path {directory}/{place};" for place in places)}
+                server {{
+                    listen 127.0.0.1:{self.port}{" ssl" if tls else ""}; {tls}
+                    client_max_body_size {self._largest_body};
+                    proxy_request_buffering {"on" if self._buffering else "off"};
+                    proxy_http_version 1.1;
+                    location / {{
+                        proxy_pass http://{self._backend};
+                        proxy_set_header Host $http_host;
+                        proxy_set_header X-Forwarded-Proto $scheme;
+                    }}
+                }}
+            }}
+        """)
+        log = directory / "error.log"
+        command = [str(debian.NGINX.make()), "-p", str(directory), "-c", str(directory / "nginx.conf"), "-e", str(log)]
+        self._process = subprocess.Popen(command)
+        try:
+            _wait(f"{'https' if tls else 'http'}://{self.host}/v2/", self._process, log)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(10)
+
+    @property
+    def requests(self) -> list[str]:
+        """What was asked and answered: its access log, without the waiting for it."""
+        lines = (self._directory / "nginx/access.log").read_text().splitlines()
+        return [line for line in lines if "Python-urllib" not in line]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until something answers there, be it that it wants a login."""
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unverified)
+    )
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            opener.open(url, timeout=5).close()
+            return
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 401:
                 return
-            except OSError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(self._log.read_text()) from None
-                time.sleep(0.05)
+        except OSError:
+            pass
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(log.read_text() if log.exists() else f"nothing answers at {url}") from None
+        time.sleep(0.05)
 
 
 def registry_program(name: str) -> Path:
     """Return the registry's program, made when the testbed has not made it yet."""
     from tests.testbed import debian, gotools
 
-    return {"distribution3": gotools.REGISTRY, "distribution2": debian.OLD_REGISTRY}[name].make()
+    programs = {"distribution3": gotools.REGISTRY, "distribution2": debian.OLD_REGISTRY, "crane": debian.CRANE}
+    return programs[name].make()

@@ -29,12 +29,13 @@ def answer(url: str, body: bytes, content_type: str = "text/plain", **more: Any)
 
 @dataclasses.dataclass(frozen=True)
 class RecordMaker:
-    """A record to write: answers with their bodies by URL, layers of its cache, images by name."""
+    """A record to write: bodies by URL, or answers without their contents, layers of its cache, images by name."""
 
     name: str = "app"
     pages: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     images: Mapping[str, Digest] = dataclasses.field(default_factory=dict)
     cache: Optional[Sequence[bytes]] = None
+    answers: Optional[Tape] = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -45,7 +46,7 @@ class RecordMaker:
 
     @property
     def tape(self) -> Tape:
-        return Tape(answer(url, body) for url, body in self.pages.items())
+        return self.answers or Tape(answer(url, body) for url, body in self.pages.items())
 
     def write(self, path: Path) -> Path:
         """Write it."""

@@ -80,6 +80,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(200, b"private") if known else self.reply(401, WWW_Authenticate='Basic realm="x"')
         elif path == "/token":
             self.reply(200, f"for {query}".encode())
+        elif path == "/pages":
+            link = f'</pages?page=2&apiKey={headers["x-jfrog-art-api"]}>; rel="next"'
+            there = f"{origin.url}/pages?sig={headers['x-jfrog-art-api']}"
+            self.reply(200, b"one", Link=link, Content_Location=there, X_There=there, Vary="X-JFrog-Art-Api")
         elif path == "/chunked":
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
@@ -98,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(200, BIG)
         elif path == "/busy":
             self.reply(503)
+        elif path.startswith("/v2/files/"):
+            self.reply(200, b"no registry's")
         elif path.startswith("/v2/"):
             self.reply(307, Location=f"{origin.url}/blob")
         elif path == "/blob":

@@ -68,10 +68,23 @@ class Entry:
         return self.magic.startswith("7f454c46") and self.magic[36:38] == _MACHINES.get(arch)
 
 
-def binfmt_state() -> dict[str, Entry]:
+class State(dict[str, Entry]):
+    """Registered formats by name, and how often formats had been put aside before."""
+
+    put_aside = 0
+
+    def program(self, name: str) -> Path | None:
+        """What was kept of the entry `name` when it was put aside after this was its state; None when it was not."""
+        kept = (layer / name for layer in _layers()[self.put_aside :])
+        return next((root for root in kept if root.exists()), None)
+
+
+def binfmt_state() -> State:
     """All registered formats by name, without that of `emulated_arm64`, in the order in which the kernel tries them."""
     with table() as directory:
-        return _state(directory)
+        state = State(_state(directory))
+        state.put_aside = len(_layers())
+        return state
 
 
 def binfmt_clear(arch: str) -> list[str]:
@@ -82,29 +95,31 @@ def binfmt_clear(arch: str) -> list[str]:
     with _alone(), table() as directory:
         _remove(directory, OUR_NAME)  # of a run that was killed
         entries = [entry for entry in _state(directory).values() if entry.runs(arch)]
+        layer = _kept() / f"{len(_layers()):04}"
         for entry in entries:  # the newest first, which is the one that the kernel asks
             possible = True
             if "F" in entry.flags:
                 (directory / entry.name).write_text("1")
-                possible = _keep_interpreter(entry)
+                possible = _keep_interpreter(entry, layer / entry.name)
             (directory / entry.name).write_text("-1" if possible else "0")
         return [entry.name for entry in entries]
 
 
-def binfmt_restore(state: dict[str, Entry]) -> None:
-    """Make the table what `state` says."""
+def binfmt_restore(state: State) -> None:
+    """Make the table what `state` says; one after the other, the last one first, as many times as it was changed."""
     with _alone(), table() as directory:
         for name, present in _state(directory).items():
             wanted = state.get(name)
-            if wanted is None or _kept(name).exists() or replace(present, enabled=wanted.enabled) != wanted:
+            if wanted is None or state.program(name) or replace(present, enabled=wanted.enabled) != wanted:
                 (directory / name).write_text("-1")
         here = _state(directory)
         for name, wanted in reversed(state.items()):  # the kernel tries the newest first
             if name not in here:
-                _register(directory, wanted.registration, _kept(name))
+                _register(directory, wanted.registration, state.program(name))
             if not wanted.enabled or not here.get(name, wanted).enabled:
                 (directory / name).write_text("1" if wanted.enabled else "0")
-        shutil.rmtree(_kept(""), ignore_errors=True)  # the kernel holds open what it needs
+        for layer in _layers()[state.put_aside :]:
+            shutil.rmtree(layer)  # the kernel holds open what it needs
 
 
 @contextmanager
@@ -143,15 +158,19 @@ def _alone() -> AbstractContextManager[None]:
     return lock("bundle-testbed-binfmt", Path("/run/lock"))
 
 
-def _kept(name: str) -> Path:
-    """A root directory with nothing in it but the interpreter of the entry `name`; missing when it is not needed."""
-    return cache_dir() / "binfmt" / str(os.getpid()) / name
+def _kept() -> Path:
+    """Where the interpreters are of entries that were put aside: a directory for each time, since an entry of the same
+    name may be another one by then. In it each entry has a root directory with nothing in it but its interpreter.
+    """
+    return cache_dir() / "binfmt" / str(os.getpid())
 
 
-def _keep_interpreter(entry: Entry) -> bool:
+def _layers() -> list[Path]:
+    return sorted(_kept().iterdir()) if _kept().exists() else []
+
+
+def _keep_interpreter(entry: Entry, root: Path) -> bool:
     """Copy the program that the kernel holds open for `entry`; say whether that succeeded."""
-    root = _kept(entry.name)
-    shutil.rmtree(root, ignore_errors=True)
     target = root / entry.interpreter.lstrip("/")
     target.parent.mkdir(parents=True)
     program = root / "program of that format"
@@ -179,8 +198,8 @@ def _remove(directory: Path, name: str) -> None:
 
 
 def _register(directory: Path, line: str, root: Path | None = None) -> None:
-    """Register the format `line`; the interpreter's path is looked up in `root` if that is there."""
-    if root is None or not root.exists():
+    """Register the format `line`; the interpreter's path is looked up in `root` if that is given."""
+    if root is None:
         try:
             (directory / "register").write_text(line)
         except OSError as error:

@@ -115,6 +115,7 @@ OLD_REGISTRY = Program(
     "docker-registry",
     _programs("docker-registry", "sid", {"docker-registry": ("docker-registry", "usr/bin/docker-registry")}),
 )
+NGINX = Program("nginx", _programs("nginx", "bookworm", {"nginx": ("nginx", "usr/sbin/nginx")}))
 _PEERS = _programs("peers", "sid", {name: (name, f"usr/bin/{name}") for name in ("crane", "oras", "umoci")})
 CRANE, ORAS, UMOCI = (Program(name, _PEERS) for name in ("crane", "oras", "umoci"))
 

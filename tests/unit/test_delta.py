@@ -24,6 +24,7 @@ from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.commands.want import holdings, untagged
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.selection import select
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
@@ -67,7 +68,7 @@ def required(path: Path) -> set[Digest]:
 def push_to(
     host: str, archive: Archive, connect: Connect, platforms: Sequence[Any] = (), *, is_outgoing: bool = False
 ) -> Push:
-    images = select(archive, Address.parse(host), platforms)
+    images = select(archive, Destination.of(Address.parse(host)), platforms)
     registry = Registry(connect(insecure=frozenset({host})), host)
     return Push(archive, images, registry, Silent(), is_outgoing=lambda: is_outgoing)
 

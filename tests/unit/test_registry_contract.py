@@ -8,7 +8,6 @@ What follows the contract is how `Registry` behaves when things go wrong, which 
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from pathlib import Path
@@ -32,25 +31,13 @@ from bundles.oci.reference import Reference
 from bundles.registry.auth import Credential
 from bundles.registry.transport import Transport
 from installer.registry.client import Registry
-from tests.support.fake_registry import FakeRegistry
+from tests.support.fake_registry import MANIFEST_BLOB_UNKNOWN, FakeRegistry, Refusal
 from tests.support.images import Content, noise
 from tests.support.real_registry import RealRegistry
+from tests.support.upload_body import Body
 
 Make = Callable[..., FakeRegistry]
 Connect = Callable[..., Transport]
-
-
-class Body:
-    """Bytes to upload, read in pieces."""
-
-    def __init__(self, data: bytes) -> None:
-        self._stream, self._size = io.BytesIO(data), len(data)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def read(self, count: int, /) -> bytes:
-        return self._stream.read(count)
 
 
 @pytest.fixture
@@ -396,6 +383,99 @@ def test_a_mount_that_opens_an_upload_ends_it(fake: Make, connect: Connect) -> N
     assert registry.uploads == {}
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refusal(401, "UNAUTHORIZED", "authentication required"),
+        Refusal(403, "DENIED", "requested access to the resource is denied"),
+        Refusal(404, "NAME_UNKNOWN", "repository name not known to registry"),
+        Refusal(405, "UNSUPPORTED", "The operation is unsupported"),
+    ],
+    ids=lambda refusal: str(refusal.status),
+)
+@pytest.mark.parametrize("auth", [None, "basic", "bearer"])
+def test_a_mount_that_is_refused_is_not_asked_for_again(
+    fake: Make, connect: Connect, refusal: Refusal, auth: str | None
+) -> None:
+    registry = fake(mounts=refusal, auth=auth, users={"me": "secret"}, anonymous_pull=False)
+    blobs = [registry.blob(name, name.encode()) for name in ("one", "other")]
+    target = Registry(connect(credentials=lambda *_: [Credential("me", "secret")]), registry.host)
+    assert not target.mount_blob("two", blobs[0].digest, "one")
+    asked = len(registry.requests)
+    assert not target.mount_blob("two", blobs[0].digest, "one")
+    assert not target.mount_blob("three", blobs[0].digest, "one")
+    assert len(registry.requests) == asked
+    # Another repository may be open to this login; and what cannot be uploaded is asked for all the same.
+    registry.mounts = True
+    assert target.mount_blob("two", blobs[1].digest, "other")
+    assert target.mount_blob("two", blobs[0].digest, "one", insist=True)
+
+
+def test_mounts_that_never_come_to_anything_are_given_up(fake: Make, connect: Connect) -> None:
+    registry = fake(mounts=False)
+    blob = registry.blob("one", b"abc")
+    target = Registry(connect(), registry.host)
+    assert [target.mount_blob(f"two/{number}", blob.digest, "one") for number in range(10)] == 10 * [False]
+    assert len(registry.seen("POST")) == 3
+    assert registry.uploads == {}
+
+
+def test_a_server_in_trouble_does_not_count_as_a_mount_refused(fake: Make, connect: Connect) -> None:
+    registry = fake()
+    blob = registry.blob("one", b"abc")
+    target = Registry(connect(attempts=1), registry.host)
+    registry.fault("POST", "mount=", status=503)
+    with pytest.raises(UnavailableError):
+        target.mount_blob("two", blob.digest, "one")
+    assert target.mount_blob("two", blob.digest, "one")
+
+
+def test_a_blob_is_copied_where_it_cannot_be_mounted(target: Registry, source: RegistrySource) -> None:
+    data = noise("copy", 3_000_000)
+    target.upload_blob("from/here", octets(data), data)
+    target.copy_blob("to/here", octets(data), "from/here")
+    assert stream(source, Reference.parse(f"{target.host}/to/here"), octets(data)) == data
+    with pytest.raises(NotFoundError):
+        target.copy_blob("to/here", octets(b"other"), "from/here")
+
+
+@pytest.mark.parametrize("fault", [{"cut_after": 100_000}, {"status": 503}, {"corrupt": True}])
+def test_a_copy_that_breaks_begins_anew(registry: FakeRegistry, bent: Registry, fault: dict[str, Any]) -> None:
+    data = noise("copy", 1_000_000)
+    blob = registry.blob("one", data)
+    registry.fault("GET", "/v2/one/blobs/", **fault)
+    if "corrupt" in fault:
+        with pytest.raises(NetworkError, match="DIGEST_INVALID"):
+            bent.copy_blob("two", blob, "one")
+        assert "two" not in registry.repositories
+    else:
+        bent.copy_blob("two", blob, "one")
+        assert blob.digest in registry.repositories["two"].blobs
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_registry_that_lists_nothing(registry: FakeRegistry, bent: Registry, status: int) -> None:
+    registry.blob("one", b"abc")
+    assert bent.find_repositories() == ("one",)
+    registry.fault("GET", "/v2/_catalog", status=status)
+    assert bent.find_repositories() is None
+    registry.fault("GET", "/v2/_catalog", status=503, times=-1)
+    with pytest.raises(UnavailableError):
+        bent.find_repositories()
+
+
+def test_who_limits_pushes_is_asked_again_later(registry: FakeRegistry, connect: Connect) -> None:
+    registry.fault("POST", "/uploads/", status=429, headers={"Retry-After": "0"}, times=-1)
+    target = Registry(connect(credentials=lambda *_: [Credential("me", "secret")]), registry.host)
+    with pytest.raises(UnavailableError) as caught:
+        target.upload_blob("app", octets(b"abc"), b"abc")
+    assert caught.value.hint == (
+        f"`{registry.host}` limits how much it takes: run this again later, and what is there is not sent again"
+    )
+    assert caught.value.retry_after == 0
+    assert len(registry.seen("POST")) == 3
+
+
 def test_the_registry_must_keep_what_was_sent(registry: FakeRegistry, bent: Registry) -> None:
     other = {"Docker-Content-Digest": "sha256:" + "0" * 64}
     registry.fault("PUT", "/v2/app", extra=other, times=-1)
@@ -416,7 +496,7 @@ def test_a_digest_without_the_header_is_computed(fake: Make, connect: Connect) -
 
 
 def test_a_sparse_index_is_refused_by_old_registries(fake: Make, connect: Connect) -> None:
-    registry = fake(refuse_sparse_indexes=True)
+    registry = fake(sparse_index=MANIFEST_BLOB_UNKNOWN)
     amd64, arm64 = registry.image("linux/amd64"), registry.image("linux/arm64")
     registry.link("app", amd64)
     index = registry.index(amd64, arm64)

@@ -43,7 +43,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     target = tmp_path_factory.mktemp("wheel")
-    pip("wheel", "--no-deps", "--wheel-dir", target, ".", cwd=source)
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", target, ".", cwd=source)
     (built,) = target.iterdir()
     return built
 

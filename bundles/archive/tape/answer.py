@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional
 from urllib.parse import urljoin
 
-from bundles.archive.tape.url import is_secret, normalise
+from bundles.archive.tape.url import has_secret, is_secret, normalise
 from bundles.errors import ArchiveError, NewerFormatError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
@@ -23,14 +24,19 @@ _PARTS_OF_IMAGES = ("application/vnd.oci.", "application/vnd.docker.", "applicat
 # What belongs to one connection, one session or one moment, and what the replay says itself.
 _DROPPED = frozenset(
     {
-        "accept-ranges", "age", "alt-svc", "cache-control", "connection", "content-length", "content-security-policy",
-        "date", "expect-ct", "keep-alive", "nel", "permissions-policy", "proxy-authenticate", "proxy-connection",
-        "referrer-policy", "report-to", "server", "server-timing", "set-cookie", "strict-transport-security", "te",
-        "trailer", "transfer-encoding", "upgrade", "vary", "via", "www-authenticate",
+        "accept-ranges", "age", "alt-svc", "authentication-info", "cache-control", "connection", "content-length",
+        "content-security-policy", "date", "expect-ct", "keep-alive", "nel", "permissions-policy",
+        "proxy-authenticate", "proxy-authentication-info", "proxy-connection", "referrer-policy", "refresh",
+        "report-to", "reporting-endpoints", "server", "server-timing", "set-cookie", "set-cookie2", "sourcemap",
+        "strict-transport-security", "te", "trailer", "transfer-encoding", "upgrade", "vary", "via",
+        "www-authenticate", "x-sourcemap",
     }
 )  # fmt: skip
 # What BuildKit takes out of requests, and what an answer says it varies with though its content does not.
 _NOT_VARYING = frozenset({"", "*", "accept-encoding", "user-agent", "origin", "range"})
+# Headers whose value is an address; of Link several, each in brackets.
+_ADDRESSES = frozenset({"location", "content-location", "link"})
+_LINKED = re.compile("<([^>]*)>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +91,9 @@ class Answer:
                 )
             body = Digest(value["body"]) if "body" in value else None
             login = value.get("login", False) is True
-            return cls(value["method"], value["url"], value["status"], headers, content, asked, body, login)
+            # Another version may have known fewer names of secrets.
+            url = normalise(value["url"])
+            return cls(value["method"], url, value["status"], headers, content, asked, body, login)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"an answer on the tape is not one ({type(error).__name__}: {error})") from None
 
@@ -183,18 +191,33 @@ class Tape:
 
 
 def kept_headers(url: str, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return what a tape keeps of an answer's headers (any case). A Location becomes absolute, its secrets go."""
-    kept = {name.lower(): value for name, value in headers.items()}
-    kept = {name: value for name, value in kept.items() if name not in _DROPPED and not is_secret(name)}
-    if "location" in kept:
-        kept["location"] = normalise(urljoin(url, kept["location"]))
+    """Return what a tape keeps of an answer's headers (any case).
+
+    Addresses in Location, Content-Location and Link become absolute, and their secrets go. Another header goes as a
+    whole when its name is that of a secret, or there is one in its value.
+
+    Raises:
+        UsageError: the answer leads to what is no http or https URL.
+    """
+    came = {name.lower(): value for name, value in headers.items()}
+    came = {name: value for name, value in came.items() if name not in _DROPPED and not is_secret(name)}
+    kept = {name: value for name, value in came.items() if name not in _ADDRESSES and not has_secret(value)}
+    if "location" in came:
+        kept["location"] = normalise(urljoin(url, came["location"]))
+    with contextlib.suppress(UsageError, ValueError):
+        if "content-location" in came:
+            kept["content-location"] = normalise(urljoin(url, came["content-location"]))
+    with contextlib.suppress(UsageError, ValueError):
+        if "link" in came:
+            kept["link"] = _LINKED.sub(lambda match: f"<{normalise(urljoin(url, match[1]))}>", came["link"])
     return kept
 
 
 def asked_headers(vary: str, headers: Mapping[str, str]) -> dict[str, str]:
     """Return which of a request's headers its answer may depend on, as its Vary says; never a secret."""
     names = {"accept"} | {name.strip().lower() for name in vary.split(",")} - _NOT_VARYING
-    return {name: headers.get(name, "") for name in names if not is_secret(name)}
+    asked = {name: headers.get(name, "") for name in names if not is_secret(name)}
+    return {name: value for name, value in asked.items() if not has_secret(value)}
 
 
 def media_type_of(content_type: str) -> str:

@@ -104,6 +104,10 @@ class Recorded:
         if len(set(names)) != len(names):
             raise UsageError(f"{FILE} has two builds of one name")
 
+    def cache_of(self, build: str) -> str:
+        """Return the name of a build's cache among those of all records: the record's, with several builds both."""
+        return f"{self.name}.{build}" if len(self.builds) > 1 else self.name
+
     def to_json(self) -> dict[str, Any]:
         """Return the object that record.json holds."""
         return {

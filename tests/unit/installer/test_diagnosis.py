@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
@@ -14,6 +17,7 @@ from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.job import DesiredState
+from installer.model.replay import Replay, ReplayedTape
 from installer.receipt.receipt import BundleName, InstalledImage, Receipt
 from installer.registry.client import Registry
 from tests.support.fake_engine import FakeEngine
@@ -69,3 +73,49 @@ def test_a_tool_that_became_another_image_is_named_with_both_digests_and_nothing
         (finding,) = diagnosis._tools()
         assert f"it is {other}, and was {buildkit.manifest.digest}" in finding.message
         assert diagnosis.fixing([*fixable, finding]) == []
+
+
+def test_a_replay_that_does_not_do_its_work_is_found(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = Digest.of(b"tape")
+    replay = Replay(5080, (ReplayedTape("app", (digest,)),))
+    tools = {"python": tool("library/python:3")}
+    state = DesiredState(Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), tools, {}, replay)
+    receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
+    host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
+    diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
+    # What the step itself finds is not said twice.
+    assert list(diagnosis._replaying()) == []
+    monkeypatch.setattr(diagnosis._replay, "look", list)
+    said: list[Any] = [
+        None,
+        {"loaded": False},
+        {"loaded": True, "missing": [str(digest)]},
+        {"loaded": True, "missing": [], "unavailable": [str(digest)]},
+        {"loaded": True, "damaged": [str(digest)]},
+        {"loaded": True, "missing": [], "unavailable": [], "damaged": []},
+    ]
+    monkeypatch.setattr(diagnosis, "replay_state", lambda: said.pop(0))
+    hints = [[finding.hint for finding in diagnosis._replaying()] for _ in range(6)]
+    assert hints == [
+        ["docker logs bundle-replay; docker restart bundle-replay"],
+        ["docker logs registry"],
+        ["python3 /x.tar upgrade"],
+        ["docker logs registry"],
+        ["bundle uninstall --data; python3 /x.tar install"],
+        [],
+    ]
+
+
+def test_what_another_users_builds_missed_is_not_this_ones(engine: FakeEngine, tmp_path: Path) -> None:
+    state = DesiredState(Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, Replay(5080, ()))
+    host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
+    receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
+    diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
+    engine.log = b"not recorded: GET http://h.example/a"
+    labels = {"offline-bundle.role": "replay", "offline-bundle.owner": str(tmp_path)}
+    engine.add("bundle-replay", labels)
+    assert diagnosis.unrecorded() == ["GET http://h.example/a"]
+    engine.add("bundle-replay", {**labels, "offline-bundle.owner": "/home/anna/.local/state/bundle"})
+    assert (diagnosis.unrecorded(), diagnosis.replay_state()) == ([], None)

@@ -50,6 +50,11 @@ case "$1 $2" in
 esac
 """
 SHELLS = {"dash": ["/bin/dash"], "busybox": ["/bin/busybox", "sh"]}
+# `make test` installs both.
+INSTALLED = [
+    pytest.param(name, marks=pytest.mark.skipif(not Path(command[0]).exists(), reason=f"{command[0]} is not installed"))
+    for name, command in SHELLS.items()
+]
 
 
 @dataclasses.dataclass
@@ -88,7 +93,7 @@ class Site:
         return (self.directory / name).read_text()
 
 
-@pytest.fixture(params=list(SHELLS))
+@pytest.fixture(params=INSTALLED)
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     for name in ("bin", "home", "tmp"):
         (tmp_path / name).mkdir()
@@ -180,6 +185,7 @@ def mounts(site: Site) -> dict[str, bool]:
     for word in site.said("run").splitlines():
         if word.startswith("type=bind,"):
             fields = dict(field.partition("=")[::2] for field in word.split(","))
+            assert fields["dst"].startswith("/"), word
             assert fields["dst"] not in found, "Docker refuses a second mount at the same place"
             found[fields["dst"]] = "readonly" not in fields
             assert fields["src"] == fields["dst"] or fields["dst"] in ("/host", "/run/bundle"), word
@@ -339,6 +345,41 @@ def test_a_directory_that_is_missing_is_made_and_no_other_is_given(site: Site, a
     assert [path.name for path in home.rglob("*")] == [".docker", "config.json"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives away what it makes")
+def test_what_root_makes_in_a_home_is_given_to_its_owner(site: Site, archive: Path) -> None:
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    home = site.directory / "home"
+    os.chown(home, 1234, 2345)
+    inside = site.directory / "inside"
+    inside.write_text('#!/bin/sh\ncd "$FAKE/home" && find . | xargs stat -c "%n %u:%g %a" >"$FAKE/owners"\n')
+    inside.chmod(0o755)
+    assert site.run(site.script(archive), archive, "install", XDG_STATE_HOME=f"{home}/a//./b-c")[0] == 7
+    assert sorted(site.said("owners").splitlines()) == [
+        ". 1234:2345 755",
+        *(f"./{name} 1234:2345 700" for name in (".docker", "a", "a/b-c", "a/b-c/bundle")),
+    ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives away what it makes")
+@pytest.mark.parametrize("site", INSTALLED[:1], indirect=True)  # busybox has a mkdir of its own
+def test_a_link_in_the_place_of_what_root_made_gives_nothing_away(site: Site, archive: Path) -> None:
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    home, theirs = site.directory / "home", site.directory / "theirs"
+    os.chown(home, 1234, 1234)
+    (theirs / "state" / "bundle").mkdir(parents=True)
+    (theirs / "state" / "bundle" / "receipt.json").touch()
+    # Its owner is quick: as soon as the directory is there, it is a link.
+    mkdir = site.directory / "bin" / "mkdir"
+    mkdir.write_text(
+        '#!/bin/sh\n/bin/mkdir "$@"\n[ ! -d "$HOME/.local" ] || [ -L "$HOME/.local" ] || '
+        '{ mv "$HOME/.local" "$HOME/old"; ln -s "$FAKE/theirs" "$HOME/.local"; }\n'
+    )
+    mkdir.chmod(0o755)
+    assert site.run(site.script(archive), archive, "install")[0] == 7
+    assert (home / ".local").is_symlink()
+    assert [path.stat().st_uid for path in (theirs, theirs / "state", theirs / "state" / "bundle")] == [0, 0, 0]
+
+
 def test_what_was_emptied_in_the_container_is_removed_at_the_end(site: Site, archive: Path) -> None:
     (site.directory / "id").write_text(python_stream(archive)[0])
     (site.directory / "home/.docker/cli-plugins").mkdir(parents=True)
@@ -382,7 +423,7 @@ def test_variables_of_the_caller_change_nothing(site: Site, archive: Path) -> No
         *(("/opt", True), ("/opt/conda", True), ("/opt/conda/bin", True), ("/opt/app", False), ("/opt/con", False)),
     ],
 )
-@pytest.mark.parametrize("shell", list(SHELLS))
+@pytest.mark.parametrize("shell", INSTALLED)
 def test_what_is_the_containers_own_is_known(shell: str, place: str, own: bool) -> None:
     """The function alone: a test cannot make directories at the root."""
     text = (ROOT / "installer" / "install.sh").read_text()

@@ -15,7 +15,6 @@ import pytest
 
 from bundles.errors import HostError, Problem
 from bundles.runtime.progress import Silent
-from installer.host.host import Host
 from installer.model.step import Change, Step, StepResult
 from installer.runner import Beside, Runner, by_name
 
@@ -39,7 +38,7 @@ class Asking(Step):
 
 
 def runner(ask: Any) -> Runner:
-    return Runner([Asking()], Host(None, None, None, ask), Silent())  # type: ignore[arg-type]  # the step needs none
+    return Runner([Asking()], ask, Silent())
 
 
 @pytest.mark.parametrize("ask", [None, lambda _: False])
@@ -86,6 +85,13 @@ class Doing(Step):
         self._work()
 
 
+class Refused(Doing):
+    """One of which a person has not agreed to what it found."""
+
+    def unasked(self) -> str:
+        return f"do {self.name}"
+
+
 class Notes:
     """A record that says what it was told, and whether two threads told it at once."""
 
@@ -110,7 +116,15 @@ class Notes:
 def both(aside: Sequence[Step], steps: Sequence[Step], notes: Notes, cancel: Callable[[], None]) -> Runner:
     """Two rows between a first and a last step."""
     parts = [Doing("first"), Beside(aside, steps, cancel), Doing("last")]
-    return Runner(parts, Host(None, None, None), Silent(), notes)  # type: ignore[arg-type]  # the steps need none
+    return Runner(parts, None, Silent(), notes)
+
+
+def test_what_is_not_agreed_to_is_not_noted() -> None:
+    notes = Notes()
+    steps = [Doing("first"), Refused("second", not_cancelled)]
+    with pytest.raises(HostError, match="not agreed to: do second"):
+        Runner(steps, None, Silent(), notes).perform()
+    assert notes.told == ["begin first", "end first"]
 
 
 def until(event: threading.Event) -> Callable[[], None]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bundles.archive.reader import Archive
 from tests.support import ROOT
 from tests.support.fake_registry import FakeRegistry
 from tests.support.program import bundle
@@ -60,8 +61,8 @@ def create(project: Path, *arguments: object) -> subprocess.CompletedProcess[str
 
 
 def bundled(project: Path, name: str) -> dict[str, str]:
-    manifest = json.loads(bundle("inspect", name, "--json", cwd=project).stdout)["manifest"]
-    return {image["reference"]: image["digest"] for image in manifest["images"]}
+    with Archive(project / name) as archive:
+        return {str(image.reference): str(image.root.digest) for image in archive.manifest.images}
 
 
 def test_what_is_locked_is_bundled_until_it_is_upgraded(hub: FakeRegistry, project: Path) -> None:

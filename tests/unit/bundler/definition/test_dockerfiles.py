@@ -80,7 +80,7 @@ def program(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / "bin" / name
     path.parent.mkdir(exist_ok=True)
     calls = f"open({str(tmp_path / 'calls')!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')"
-    path.write_text(f"#!{sys.executable}\nimport json, os, sys\n{calls}\n{text}")
+    path.write_text(f"#!{sys.executable} -IS\nimport json, os, sys\n{calls}\n{text}")
     path.chmod(0o755)
 
 

@@ -23,6 +23,7 @@ from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.selection import select
 from installer.registry.client import Registry
 from installer.steps.push import Push
@@ -74,7 +75,7 @@ def pushed(path: Path, target: FakeRegistry, connect: Connect) -> dict[str, Any]
     """Install into an empty registry; gives the tags of the image's repository there."""
     with Archive(path) as archive:
         verify_archive(archive)
-        images = select(archive, Address.parse(target.host), (Platform.parse("linux/arm64"),))
+        images = select(archive, Destination.of(Address.parse(target.host)), (Platform.parse("linux/arm64"),))
         transport = connect(insecure=frozenset({target.host}))
         step = Push(archive, images, Registry(transport, target.host), Silent())
         step.apply(step.look())

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bundler.definition.record import read_record
+from bundler.definition.record import Record, read_record
 from bundler.recording.builder import BuilderSettings
 from bundles.archive.tape.answer import Tape
 from bundles.dockerfile.steps import steps
@@ -41,16 +41,16 @@ def app(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(app: Path, docker: Path, *arguments: str, what: str = "app") -> subprocess.Popen[str]:
+def start(app: Path, docker: Path, *arguments: str, what: str = "app", **more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from bundles.cli.app import main; main()", "record", what, *arguments]
-    environment = {"PYTHONPATH": str(ROOT), "HOME": str(app), "PATH": str(docker), "TMPDIR": str(app / "tmp")}
+    environment = {"PYTHONPATH": str(ROOT), "HOME": str(app), "PATH": str(docker), "TMPDIR": str(app / "tmp"), **more}
     return subprocess.Popen(
         command, cwd=app, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def record(app: Path, docker: Path, *arguments: str, what: str = "app", code: int = 0) -> Any:
-    process = start(app, docker, "--json", *arguments, what=what)
+def record(app: Path, docker: Path, *arguments: str, what: str = "app", code: int = 0, **more: str) -> Any:
+    process = start(app, docker, "--json", *arguments, what=what, **more)
     out, said = process.communicate(timeout=60)
     assert process.returncode == code, said
     assert list((app / "tmp").iterdir()) == []
@@ -204,6 +204,29 @@ def test_a_bundle_toml_says_where_platforms_and_mirrors(app: Path) -> None:
         ("app", ["x"], "`x` means nothing behind a directory"),
         ("app", ["--", "--target", "x"], "`--target` stands after --"),
         ("app", ["--", "--platform=linux/arm64"], "`--platform=linux/arm64` stands after --"),
+        ("app", ["--", "-fother"], "`-fother` stands after --: it is an option of `bundle record`"),
+        ("app", ["--", "-Dqf", "other"], "`-Dqf` stands after --: it is an option of `bundle record`"),
+        ("app", ["--", "--build-arg", "A=b"], "`--build-arg` stands after --: it is an option of `bundle record`"),
+        ("app", ["--", "--secret=id=a"], "`--secret=id=a` stands after --: it is an option of `bundle record`"),
+        ("app", ["--", "--builder", "mine"], "`--builder` stands after --: the build runs in a builder"),
+        ("app", ["--", "--cache-from=r"], "`--cache-from=r` stands after --: a step that comes from a cache asks for"),
+        ("app", ["--", "--cache-to=type=inline"], "`--cache-to=type=inline` stands after --: the steps' results are"),
+        ("app", ["--", "--metadata-file", "m"], "`--metadata-file` stands after --: the recording reads it"),
+        ("app", ["--", "--provenance=false"], "`--provenance=false` stands after --: the build's provenance"),
+        ("app", ["--", "--attest", "type=sbom"], "`--attest` stands after --: the build's provenance"),
+        ("app", ["--", "--check"], "`--check` stands after --: it builds nothing"),
+        ("app", ["--", "--call=outline"], "`--call=outline` stands after --: it builds nothing"),
+        ("app", ["--", "--push"], "`--push` stands after --: a recording pushes nothing"),
+        ("app", ["--", "-qotype=registry"], "`-qotype=registry` stands after --: a recording pushes nothing"),
+        ("app", ["--", "-o", "type=image,push=true"], "`-o` stands after --: a recording pushes nothing"),
+        ("app", ["--", "--network", "host"], "`--network` stands after --: its steps go past what records them"),
+        ("app", ["--", "--allow=network.host"], "`--allow=network.host` stands after --: the recording's builder"),
+        (
+            "app",
+            ["--", "--build-context", "a=https://h/a.git"],
+            "`--build-context` stands after --: `a=https://h/a.git`",
+        ),
+        ("app", ["--", "--push", "--pull", "--check"], "2 options stand after -- that cannot be there"),
         ("none", [], "`none` is not a directory here"),
         ("https://host/app.git", [], "`https://host/app.git` is not a directory here"),
         ("none.hcl", [], "`none.hcl` is not there"),
@@ -218,6 +241,22 @@ def test_what_cannot_be_meant_is_said(app: Path, what: str, arguments: list[str]
     (app / "bundle.toml").write_text("")
     docker = fake_docker.install(app / "bin")
     assert message in record(app, docker, *arguments, what=what, code=2)["error"]["message"]
+
+
+def test_other_options_of_docker_are_passed_on(app: Path) -> None:
+    docker = fake_docker.install(app / "bin")
+    options = ["--pull", "-qt", "app:1", "-o", "type=local,dest=out", "--network=none", "--build-context", "lib=../lib"]
+    options += ["--no-cache", "--label", "a=--push", "--sbom=true", "--add-host", "h:127.0.0.1"]
+    record(app, docker, "--", *options)
+    build = next(call for call in fake_docker.calls(docker) if call[:2] == ["buildx", "build"])
+    assert build[-len(options) - 1 :] == [*options, "app"]
+
+
+def test_the_environment_cannot_take_the_provenance_away(app: Path) -> None:
+    docker = fake_docker.install(app / "bin")
+    assert record(app, docker, BUILDX_METADATA_PROVENANCE="false", BUILDX_NO_DEFAULT_ATTESTATIONS="1")["images"]
+    environment = fake_docker.state_of(docker)["built"][0]["environment"]
+    assert [name for name in environment if name.startswith("BUILDX_")] == ["BUILDX_BAKE_ENTITLEMENTS_FS"]
 
 
 def test_contexts_that_are_not_here_are_named_at_once(app: Path) -> None:
@@ -323,6 +362,62 @@ def test_a_build_that_fails_keeps_what_came(app: Path, origin: WebOrigin) -> Non
     assert origin.paths() == ["GET /busy"]
 
 
+def files(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def change(docker: Path, **state: Any) -> None:
+    (docker / "state.json").write_text(json.dumps({**fake_docker.state_of(docker), **state}))
+
+
+@pytest.mark.parametrize(
+    "state, code, fetched",
+    [
+        ({"fails": ["info --format"]}, 4, 0),
+        ({"fails": ["buildx create"]}, 4, 0),
+        ({"version": "v0.30.0"}, 4, 0),
+        ({"code": 1, "urls": []}, 1, 0),
+        ({"code": 1}, 1, 2),
+        ({"kills": True}, -9, 2),
+    ],
+)
+def test_a_whole_record_stays_whole_until_another_one_is(
+    app: Path, origin: WebOrigin, state: dict[str, Any], code: int, fetched: int
+) -> None:
+    good: dict[str, Any] = {
+        "urls": [f"{origin.url}/page"],
+        "code": 0,
+        "fails": [],
+        "version": "v0.34.2",
+        "kills": False,
+    }
+    docker = fake_docker.install(app / "bin", **good)
+    record(app, docker)
+    path = app / "app.record"
+    before, recorded = files(path), Record.read(path)
+    urls = [f"{origin.url}/page", f"{origin.url}/big"]
+    change(docker, **{"urls": urls, **state})
+    process = start(app, docker, "--json")
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    if code == 1:
+        assert f"the record in `{path}` is as it was" in json.loads(out)["error"]["message"]
+    after = files(path)
+    assert before.items() <= after.items()
+    assert Record.read(path) == recorded and recorded.is_complete
+    # What was fetched is not lost, either; where nothing was, nothing is left.
+    assert len(after.get("next.jsonl", b"").splitlines()) == fetched
+    assert ("next.jsonl" in after) == bool(fetched)
+    origin.seen.clear()
+    change(docker, **{**good, "urls": [*urls, f"{origin.url}/chunked"]})
+    shutil.rmtree(app / "tmp")
+    (app / "tmp").mkdir()
+    assert record(app, docker)["answers"] == 3
+    assert origin.paths() == (["GET /chunked"] if fetched else ["GET /page", "GET /big", "GET /chunked"])
+    assert {file.name for file in path.iterdir()} == {"oci-layout", "index.json", "record.json", "blobs"}
+    assert Record.read(path).is_complete
+
+
 def test_an_interruption_ends_the_build_and_removes_the_builder(app: Path, origin: WebOrigin) -> None:
     docker = fake_docker.install(app / "bin", urls=[f"{origin.url}/big"], hangs=True)
     process = start(app, docker)
@@ -341,16 +436,67 @@ def test_builders_of_killed_recordings_are_removed_and_no_others(app: Path) -> N
     ended = subprocess.Popen(["true"])
     ended.wait()
     others = [f"bundle-record-{os.getpid()}-b", f"bundle-record-{ended.pid}-b0", "mine"]
-    docker = fake_docker.install(app / "bin", builders=[f"bundle-record-{ended.pid}-b", *others])
+    killed = [f"bundle-record-{ended.pid}-b", f"bundle-record-{ended.pid}-i"]
+    docker = fake_docker.install(app / "bin", builders=[*killed, *others])
     record(app, docker)
     assert fake_docker.state_of(docker)["builders"] == others
+
+
+IMAGE = "moby/buildkit:buildx-stable-1"
+
+
+@pytest.mark.parametrize("state", [{}, {"code": 1}, {"version": "v0.30.0"}, {"fails": ["buildx inspect"]}])
+def test_the_image_that_was_pulled_for_the_builder_goes_with_it(app: Path, state: dict[str, Any]) -> None:
+    docker = fake_docker.install(app / "bin", images={"mine:1": "sha256:mine"}, **state)
+    start(app, docker).communicate(timeout=60)
+    assert fake_docker.state_of(docker)["images"] == {"mine:1": "sha256:mine"}
+    assert fake_docker.state_of(docker)["builders"] == []
+
+
+def test_an_image_that_was_there_stays(app: Path) -> None:
+    docker = fake_docker.install(app / "bin", images={IMAGE: "sha256:pulled"})
+    record(app, docker)
+    state = fake_docker.state_of(docker)
+    assert (state["images"], "removed" in state) == ({IMAGE: "sha256:pulled"}, False)
+
+
+def test_a_tag_that_the_pull_has_moved_is_put_back(app: Path) -> None:
+    docker = fake_docker.install(app / "bin", images={IMAGE: "sha256:before"})
+    record(app, docker)
+    state = fake_docker.state_of(docker)
+    assert (state["images"], state["removed"]) == ({IMAGE: "sha256:before"}, ["sha256:pulled"])
+
+
+def test_an_image_that_another_builder_has_taken_stays(app: Path) -> None:
+    docker = fake_docker.install(app / "bin", containers={"theirs": IMAGE})
+    record(app, docker)
+    assert fake_docker.state_of(docker)["images"] == {IMAGE: "sha256:pulled"}
+
+
+@pytest.mark.parametrize("images, left", [({}, {}), ({IMAGE: "sha256:pulled"}, {IMAGE: "sha256:pulled"})])
+def test_the_image_of_a_killed_recording_goes_with_its_builder(
+    app: Path, images: dict[str, str], left: dict[str, str]
+) -> None:
+    docker = fake_docker.install(app / "bin", images=images, kills=True)
+    process = start(app, docker)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert len(fake_docker.state_of(docker)["builders"]) == 1
+    shutil.rmtree(app / "tmp")
+    (app / "tmp").mkdir()
+    change(docker, kills=False)
+    record(app, docker)
+    state = fake_docker.state_of(docker)
+    assert (state["builders"], state["images"]) == ([], left)
 
 
 def test_what_is_not_recorded_is_said(app: Path) -> None:
     elsewhere = {"uri": "https://host/a?token=s3cr3t", "digest": {"sha256": "b" * 64}}
     git = {"uri": "https://github.com/team/app.git#main", "digest": {"sha1": "f" * 40}}
-    docker = fake_docker.install(app / "bin", materials=[git, elsewhere])
+    login = {"uri": "https://me:s3cr3t@h/team/app.git#main", "digest": {"sha1": "f" * 40}}
+    docker = fake_docker.install(app / "bin", materials=[git, elsewhere, login])
     assert record(app, docker)["notes"] == [
         "https://host/a?token=- was downloaded, and what came is not on the tape",
         "https://github.com/team/app.git#main is not recorded: only images and downloads are",
+        "https://h/team/app.git#main is not recorded: only images and downloads are",
     ]

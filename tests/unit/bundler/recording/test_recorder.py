@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -21,7 +22,7 @@ from bundles.errors import BundleError, ContentError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.proxy.certificates import Authority
-from bundles.proxy.server import ProxyServer
+from bundles.proxy.server import Handler, ProxyServer, Reply, Request, Response
 from bundles.registry.connections import Connections
 from bundles.registry.proxies import Proxies
 from tests.support.proxy_client import ProxyClient
@@ -34,9 +35,9 @@ BUILDKIT = {"User_Agent": "buildkit/v0.34"}
 class Recording:
     """A recorder at work; `stop` ends it as an interruption does."""
 
-    def __init__(self, path: Path, ca: Path) -> None:
+    def __init__(self, path: Path, ca: Path, trusted: Optional[Path] = None) -> None:
         self.record = RecordDirectory(path)
-        self._network = Connections(frozenset(), None, (), (5.0, 5.0), Proxies())
+        self._network = Connections(frozenset(), trusted, (), (5.0, 5.0), Proxies())
         self.recorder = Recorder(self.record, self._network, backoff=0.001)
         self._server = ProxyServer(0, Authority(ca), self.recorder)
         self.client = ProxyClient(self._server.port, ca / "ca.pem")
@@ -176,6 +177,21 @@ def test_a_token_in_a_url_is_not_written_and_what_it_changes_is_named(
     assert "one" not in (path / "tape.jsonl").read_text()
 
 
+def test_a_token_in_headers_is_a_login_and_is_not_written(recording: Recording, origin: WebOrigin, path: Path) -> None:
+    recording.client.get(f"{origin.url}/pages", X_JFrog_Art_Api="s3cr3t")
+    kept = recording.kept(f"{origin.url}/pages")
+    assert (kept.login, kept.asked) == (True, {"accept": ""})
+    assert kept.headers == {
+        "link": f'<{origin.url}/pages?page=2&apiKey=->; rel="next"',
+        "content-location": f"{origin.url}/pages?sig=-",
+    }
+    # What failed is named without it, too.
+    recording.client.get("https://localhost:1/page;jsessionid=s3cr3t/more?clientSecret=s3cr3t")
+    recording.record.finish(dataclasses.replace(RECORDED, notes=tuple(recording.recorder.notes())))
+    assert len(read_record(path).notes) == 2
+    assert not any(b"s3cr3t" in file.read_bytes() for file in path.rglob("*") if file.is_file())
+
+
 def test_a_client_that_leaves_does_not_cut_what_is_kept(recording: Recording, origin: WebOrigin) -> None:
     with recording.client.open("GET", f"{origin.url}/big") as response:
         response.read(10)
@@ -207,14 +223,111 @@ def test_failures_are_passed_on_and_named(recording: Recording, origin: WebOrigi
     assert len(recording.record.tape) == 1
 
 
+BLOB = "sha256:" + "a" * 64
+
+
 def test_pulls_of_buildkit_are_passed_on_and_not_kept(recording: Recording, origin: WebOrigin) -> None:
-    moved = recording.client.get(f"{origin.url}/v2/app/blobs/x", **BUILDKIT)
+    moved = recording.client.get(f"{origin.url}/v2/app/blobs/{BLOB}", **BUILDKIT)
     assert (moved.status, moved.headers["location"]) == (307, f"{origin.url}/blob")
     assert recording.client.get(f"{origin.url}/blob", Range="bytes=0-3", **BUILDKIT).body == b"a layer"
     assert origin.seen[-1][2]["range"] == "bytes=0-3"
     assert len(recording.record.tape) == 0
     assert recording.client.get(f"{origin.url}/page", **BUILDKIT).status == 200  # ADD https://...
     assert len(recording.record.tape) == 1
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/v2/",
+        "/v2",
+        "/v2/app/manifests/latest",
+        "/v2/team/app/manifests/sha256:" + "a" * 64,
+        "/v2/app/manifests/12?ns=docker.io",
+        f"/v2/files/team/app/blobs/{BLOB}",
+        f"/v2/app/blobs/{BLOB.replace(':', '%3A')}",
+        "/v2/app/blobs/uploads/",
+        f"/v2/app/referrers/{BLOB}?artifactType=x",
+        "/v2/app/tags/list?n=5",
+    ],
+)
+def test_what_a_registry_is_asked_is_a_pull_of_buildkits_alone(
+    recording: Recording, origin: WebOrigin, place: str
+) -> None:
+    recording.client.get(f"{origin.url}{place}", **BUILDKIT)
+    assert len(recording.record.tape) == 0
+    recording.client.get(f"{origin.url}{place}", User_Agent="skopeo/1.0")
+    assert len(recording.record.tape) == 1
+
+
+@pytest.mark.parametrize(
+    "place", ["a.tar.gz", "manifests", "app/manifests/a/b", "app/blobs/1.tar.gz", "app/blobs", "tags/list.json", "v2/"]
+)
+def test_a_file_below_v2_is_a_download_like_any_other(recording: Recording, origin: WebOrigin, place: str) -> None:
+    assert recording.client.get(f"{origin.url}/v2/files/{place}", **BUILDKIT).body == b"no registry's"
+    assert recording.content(f"{origin.url}/v2/files/{place}") == b"no registry's"
+
+
+class World(Handler):
+    """The sites of a network that is reached through a proxy, each at the port that its scheme has."""
+
+    def __init__(self) -> None:
+        self.urls: list[str] = []
+
+    def answer(self, request: Request, reply: Reply) -> None:
+        url = request.url.replace(":443/", "/")
+        self.urls.append(url)
+        if url == "https://files.example/get":
+            return reply(Response(302, {"location": "https://cdn.example/file?sig=s3cr3t"}))
+        if url in ("https://cdn.example/file?sig=s3cr3t", "https://cdn.example/layer?sig=s3cr3t"):
+            return reply(Response.text(200, "the file"))
+        if url == "https://registry.example/v2/app/manifests/1":
+            demand = 'Bearer realm="https://Auth.example:443/token",service="registry"'
+            return reply(Response(401, {"www-authenticate": demand}))
+        if url.startswith("https://auth.example/token"):
+            return reply(Response.text(200, "a token"))
+        if url == f"https://registry.example/v2/app/blobs/{BLOB}":
+            return reply(Response(307, {"location": "https://CDN.example:443/layer?sig=s3cr3t"}))
+        return reply(Response.text(403, url))
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World()
+    with ProxyServer(0, Authority(tmp_path / "world"), world) as server:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
+        yield world
+
+
+@pytest.fixture
+def abroad(world: World, path: Path, tmp_path: Path) -> Iterator[Recording]:
+    recording = Recording(path, tmp_path / "ca", tmp_path / "world" / "ca.pem")
+    yield recording
+    recording.stop()
+
+
+def test_a_signed_redirect_is_followed_where_the_port_goes_without_saying(abroad: Recording, path: Path) -> None:
+    moved = abroad.client.get("https://files.example/get")
+    assert moved.headers["location"] == "https://cdn.example/file?sig=-"
+    assert abroad.client.get(moved.headers["location"]).body == b"the file\n"
+    assert abroad.client.get("https://cdn.example:443/file?sig=-#x").body == b"the file\n"
+    assert abroad.content("https://cdn.example/file?sig=-") == b"the file\n"
+    assert "s3cr3t" not in (path / "tape.jsonl").read_text()
+
+
+def test_tokens_for_pulls_and_where_registries_lead_are_not_kept(abroad: Recording, world: World) -> None:
+    assert abroad.client.get("https://registry.example/v2/app/manifests/1", **BUILDKIT).status == 401
+    asked = "https://auth.example/token?scope=repository%3Aapp%3Apull&service=registry"
+    assert abroad.client.get(asked, **BUILDKIT).body == b"a token\n"
+    assert abroad.client.ask("POST", "https://auth.example/token", b"grant_type=password", **BUILDKIT).status == 200
+    moved = abroad.client.get(f"https://registry.example/v2/app/blobs/{BLOB}", **BUILDKIT)
+    assert abroad.client.get(moved.headers["location"], **BUILDKIT).body == b"the file\n"
+    assert len(abroad.record.tape) == 0
+    assert abroad.recorder.notes() == []
+    # What is there besides is a download: ADD https://auth.example/token
+    assert abroad.client.get("https://auth.example/token", **BUILDKIT).status == 200
+    assert abroad.client.get("https://auth.example/token.txt", **BUILDKIT).status == 200
+    assert len(abroad.record.tape) == 2
 
 
 def test_an_interrupted_recording_goes_on(origin: WebOrigin, path: Path, tmp_path: Path) -> None:
@@ -314,6 +427,49 @@ def test_a_content_that_changed_on_the_disk_is_no_record(recording: Recording, o
     with pytest.raises(ContentError, match=re.escape(Digest.of(BIG).hex)):
         recording.record.finish(RECORDED)
     assert (path / "tape.jsonl").exists()
+
+
+def test_a_record_that_cannot_take_the_place_of_another_leaves_it_whole(
+    origin: WebOrigin, path: Path, tmp_path: Path
+) -> None:
+    first = Recording(path, tmp_path / "ca")
+    first.client.get(f"{origin.url}/page")
+    first.record.finish(RECORDED)
+    first.stop()
+    second = Recording(path, tmp_path / "ca")
+    second.client.get(f"{origin.url}/big")
+    # What comes when the record is being made comes too late.
+    (path / Digest.of(BIG).blob_path).write_bytes(BIG[:-1] + b"!")
+    with pytest.raises(ContentError):
+        second.record.finish(dataclasses.replace(RECORDED, notes=("second",)))
+    second.client.get(f"{origin.url}/chunked")
+    second.stop()
+    assert read_record(path) == RECORDED
+    assert [json.loads(line)["url"] for line in (path / "next.jsonl").read_text().splitlines()] == [f"{origin.url}/big"]
+
+
+def test_a_crash_while_one_record_takes_the_place_of_another_is_gone_on_with(
+    origin: WebOrigin, path: Path, tmp_path: Path
+) -> None:
+    first = Recording(path, tmp_path / "ca")
+    first.client.get(f"{origin.url}/page")
+    first.record.finish(RECORDED)
+    first.stop()
+    second = Recording(path, tmp_path / "ca")
+    second.client.get(f"{origin.url}/big")
+    (path / "index.json").unlink()
+    (path / "index.json").mkdir()
+    with pytest.raises(OSError, match=r"index\.json"):
+        second.record.finish(RECORDED)
+    second.stop()
+    with pytest.raises(UsageError, match="not whole"):
+        read_record(path)
+    (path / "index.json").rmdir()
+    third = Recording(path, tmp_path / "ca")
+    assert third.content(f"{origin.url}/big") == BIG
+    third.record.finish(RECORDED)
+    third.stop()
+    assert read_record(path) == RECORDED
 
 
 def test_one_at_a_time_and_nothing_else_is_overwritten(recording: Recording, path: Path, tmp_path: Path) -> None:

@@ -32,21 +32,24 @@ def archive(sample: Made, tmp_path: Path) -> Path:
 
 
 def test_every_flipped_byte_is_found(sample: Made, archive: Path) -> None:
-    """Every byte of the metadata and of the frames, and a sample of the layers."""
-    data = bytearray(archive.read_bytes())
+    """A sample of the metadata, of the layers, and of the frame at the end."""
+    data = archive.read_bytes()
     with Archive(archive) as opened:
         first_layer = min(opened.layout.blob(digest).data_offset for digest in sample.layers)
     offsets = [
-        *range(0, first_layer, 41),
+        *range(0, first_layer, 83),
         *range(first_layer, len(data), 2999),
         *range(len(data) - 1100, len(data), 31),
     ]
-    for offset in offsets:
-        data[offset] ^= 0x20
-        archive.write_bytes(data)
-        with pytest.raises(ArchiveError), Archive(archive) as opened:
-            verify_archive(opened)
-        data[offset] ^= 0x20
+    with archive.open("r+b", buffering=0) as file:
+        for offset in offsets:
+            file.seek(offset)
+            file.write(bytes([data[offset] ^ 0x20]))
+            with pytest.raises(ArchiveError), Archive(archive) as opened:
+                verify_archive(opened)
+            file.seek(offset)
+            file.write(data[offset : offset + 1])
+    assert archive.read_bytes() == data
 
 
 def test_damage_is_named_by_blob_and_image(sample: Made, archive: Path) -> None:

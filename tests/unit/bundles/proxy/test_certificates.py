@@ -9,6 +9,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,32 @@ def test_an_address_is_not_a_name(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     with pytest.raises(ssl.SSLCertVerificationError, match="IP address"):
         handshake(authority.context("localhost"), authority.certificate, "127.0.0.1")
+
+
+def test_what_was_made_for_a_host_is_kept_as_long_as_it_is_asked_for(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, kept=3)
+    first = authority.context("0.example")
+    for number in range(1, 8):
+        authority.context(f"{number}.example")
+        assert authority.context("0.example") is first
+    kept = [authority.context(f"{number}.example") for number in (6, 7)]
+    assert [authority.context(f"{number}.example") for number in (6, 7)] == kept
+    gone = authority.context("1.example")
+    authority.context("2.example"), authority.context("3.example"), authority.context("4.example")
+    assert authority.context("1.example") is not gone
+    # Clients see no difference.
+    assert handshake(authority.context("1.example"), authority.certificate, "1.example")
+
+
+def test_many_threads_get_certificates_for_many_hosts(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, kept=2)
+    with ThreadPoolExecutor(8) as pool:
+        names = [f"{number % 5}.example" for number in range(40)]
+        for name, context in zip(names, pool.map(authority.context, names)):
+            assert handshake(context, authority.certificate, name)
+
+
+@pytest.mark.parametrize("host", ["x" * 254, "a" * 60_000])
+def test_what_is_longer_than_a_name_can_be_is_none(tmp_path: Path, host: str) -> None:
+    with pytest.raises(UnicodeError):
+        Authority(tmp_path).context(host)

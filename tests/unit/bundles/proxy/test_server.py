@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
+from bundles.oci.digest import Digest
 from bundles.proxy.certificates import Authority
 from bundles.proxy.server import Handler, ProxyServer, Reply, Request, Response
 from tests.support.proxy_client import ProxyClient
@@ -98,6 +101,97 @@ def test_bodies_come_in_whole_and_in_chunks(client: ProxyClient, server: ProxySe
         data = b"".join(iter(lambda: raw.recv(65536), b""))
     assert [request.body for request in echo.requests] == [b"sent", b"onetwo", b""]
     assert data.endswith(b"GET http://h/next None")
+
+
+def test_bodies_that_are_not_held_come_as_their_digest(
+    echo: Echo, client: ProxyClient, server: ProxyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Echo, "holds_bodies", False)
+    client.ask("POST", "http://h/", b"one" * 100_000)
+    client.get("http://h/")
+    with socket.create_connection(("127.0.0.1", server.port), 20) as raw:
+        raw.sendall(b"POST http://h/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+        raw.sendall(b"3\r\none\r\n3\r\none\r\n0\r\n\r\n")
+        while raw.recv(65536):
+            pass
+    assert [(request.body, request.body_digest) for request in echo.requests] == [
+        (b"", Digest.of(b"one" * 100_000)),
+        (b"", None),
+        (b"", Digest.of(b"oneone")),
+    ]
+
+
+def test_a_body_that_ends_early_is_no_request(server: ProxyServer, echo: Echo) -> None:
+    for request in (
+        b"POST http://h/ HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf",
+        b"POST http://h/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\na\r\nhalf",
+    ):
+        with socket.create_connection(("127.0.0.1", server.port), 20) as raw:
+            raw.sendall(request)
+            raw.shutdown(socket.SHUT_WR)
+            assert raw.recv(12) == b"HTTP/1.1 413"
+    assert echo.requests == []
+
+
+def idle(port: int, tls: Optional[ssl.SSLContext] = None) -> socket.socket:
+    """A connection that has asked for something, and then for nothing more."""
+    connection = socket.create_connection(("127.0.0.1", port), 20)
+    if tls:
+        connection.sendall(b"CONNECT h.example:443 HTTP/1.1\r\n\r\n")
+        assert b"\r\n\r\n" in connection.recv(65536)
+        connection = tls.wrap_socket(connection, server_hostname="h.example")
+    connection.sendall(b"GET %s/ HTTP/1.1\r\nHost: h\r\n\r\n" % (b"" if tls else b"http://h"))
+    assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    return connection
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls", "silent", "half a handshake"])
+def test_there_are_so_many_connections_and_those_that_wait_make_room(tmp_path: Path, echo: Echo, kind: str) -> None:
+    authority = Authority(tmp_path)
+    tls = ssl.create_default_context(cafile=str(authority.certificate)) if kind == "tls" else None
+    with ProxyServer(0, authority, echo, connections=4) as server, contextlib.ExitStack() as stack:
+        client = ProxyClient(server.port, authority.certificate)
+        busy = stack.enter_context(client.open("GET", "https://host.example/endless"))
+        assert busy.read(1) == b"x"
+        waiting = []
+        for _ in range(12):
+            if kind in ("plain", "tls"):
+                waiting.append(idle(server.port, tls))
+            else:
+                waiting.append(socket.create_connection(("127.0.0.1", server.port), 20))
+                if kind == "half a handshake":
+                    waiting[-1].sendall(b"CONNECT h.example:443 HTTP/1.1\r\n\r\n")
+                    assert waiting[-1].recv(12) == b"HTTP/1.1 200"
+            stack.enter_context(waiting[-1])
+        assert client.get("https://host.example/a").status == 200
+        # The oldest are gone, and what was being answered is still.
+        waiting[0].settimeout(20)
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            while waiting[0].recv(65536):
+                pass
+        assert busy.read(1 << 20) == b"x" * (1 << 20)
+
+
+def test_where_all_are_busy_one_more_waits_for_its_turn(tmp_path: Path, echo: Echo) -> None:
+    authority = Authority(tmp_path)
+    with ProxyServer(0, authority, echo, connections=1) as server:
+        client, came = ProxyClient(server.port, authority.certificate), []
+        asking = threading.Thread(target=lambda: came.append(client.get("http://h/a").status))
+        with client.open("GET", "http://h/endless") as response:
+            assert response.read(1) == b"x"
+            asking.start()
+            assert response.read(1 << 20) == b"x" * (1 << 20)
+            assert came == []
+        asking.join(20)
+        assert came == [200]
+        # It can be ended while it is full.
+        with client.open("GET", "http://h/endless") as response, client_of(server) as _:
+            assert response.read(1) == b"x"
+            server.close()
+
+
+def client_of(server: ProxyServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), 20)
 
 
 def test_a_body_without_length_is_chunked_or_ends_with_the_connection(client: ProxyClient, server: ProxyServer) -> None:

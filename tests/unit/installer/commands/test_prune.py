@@ -15,12 +15,14 @@ from bundles.errors import HostError
 from bundles.oci.digest import Digest
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
-from installer.commands.prune import _apart, _of_archive, _of_others, _of_receipt
+from installer.commands.prune import _apart, _left, _of_archive, _of_others, _of_receipt
 from installer.model.address import Address
-from installer.model.job import Job, Options
+from installer.model.job import DesiredState, Job, Options
+from installer.model.replay import Replay, ReplayedTape
 from installer.model.selection import places
 from installer.receipt.receipt import BundleName, InstalledImage, PushedName, Receipt
 from installer.registry.client import Registry
+from installer.steps.prune_registry import PruneImages
 from installer.steps.push import Push
 from tests.support.archives import AMD64, Made, example
 from tests.support.fake_registry import FakeRegistry
@@ -87,3 +89,19 @@ def test_what_bundles_of_other_names_brought_stays_and_is_said() -> None:
     assert note.startswith("what the bundle `y` brought stays (1 names)")
     assert note.endswith("prune --all removes it")
     assert _of_others(receipt, {"x", "y"}, []) == []
+
+
+def test_nothing_is_replayed_any_more_from_tapes_that_go(registry: FakeRegistry, connect: Connect) -> None:
+    """One that no receipt says was brought, since the receipt was lost, does not go."""
+    client = Registry(connect(insecure=frozenset({registry.host})), registry.host)
+    one, two, three = (Digest.of(name) for name in (b"1", b"2", b"3"))
+    tapes = (ReplayedTape("one", (one,)), ReplayedTape("two", (two,)), ReplayedTape("three", (three,)))
+    replay = Replay(5080, tapes, ("mirror.corp",))
+    state = DesiredState(Address.parse(registry.host), "v", "b", AMD64, (AMD64,), {}, {}, replay)
+    mine, other = (
+        PushedName("offline-bundle/tape", tag, digest, name) for tag, digest, name in (("1", one, "x"), ("2", two, "y"))
+    )
+    receipt = Receipt(BundleName("x", "sha256:1", "x.tar"), state, brought=(mine, other))
+    assert _left(receipt, PruneImages(receipt, client, [mine, other])) == state
+    left = _left(receipt, PruneImages(receipt, client, [mine]))
+    assert left.replay == Replay(5080, (tapes[0], tapes[2]), ("mirror.corp",))

@@ -28,9 +28,11 @@ from installer.steps.leftovers import RemoveFiles, RemovePassing
 from installer.steps.registry_container import RemoveRegistry
 from installer.steps.toolchain_images import RemoveImages
 from tests.support.fake_engine import FakeEngine
+from tests.support.tools import give, tool
 
 AMD64 = Platform("linux", "amd64")
 BUILDER = "buildx_buildkit_cross-builder0"
+BINFMT = tool("tonistiigi/binfmt:latest")
 
 
 @pytest.fixture
@@ -91,10 +93,11 @@ def test_a_registry_without_our_mark_is_not_looked_at(engine: FakeEngine, host: 
 
 
 def test_emulation_goes_by_its_label(engine: FakeEngine, host: Host) -> None:
-    engine.add("bundle-binfmt", {"offline-bundle.role": "emulation", "offline-bundle.architectures": "arm64"})
-    assert [change.action for change in RemoveEmulation(host).look()] == ["unregister", "remove"]
+    emulation(engine)
+    step = RemoveEmulation(BINFMT, host)
+    assert [change.action for change in step.look()] == ["unregister", "unregister", "remove"]
     engine.add("bundle-binfmt", {})
-    assert RemoveEmulation(host).look() == []
+    assert step.look() == []
 
 
 ARM64 = "7f454c460201010000000000000000000200b700"
@@ -118,14 +121,15 @@ def kernel_table(host: Host, **changed: str) -> Path:
 
 def emulation(engine: FakeEngine) -> None:
     labels = {"offline-bundle.role": "emulation", "offline-bundle.architectures": "arm64,s390x"}
-    engine.add("bundle-binfmt", labels).image = "binfmt:1"
-    engine.images["binfmt:1"] = {"/usr/bin/qemu-aarch64": b"emulator"}
+    identity = give(engine, BINFMT)
+    engine.add("bundle-binfmt", labels).image = engine.ids[identity] = identity
+    engine.images[identity] = {"/usr/bin/qemu-aarch64": b"emulator"}
 
 
 def test_the_emulator_that_the_image_registered_is_taken_out(engine: FakeEngine, host: Host) -> None:
     emulation(engine)
     kernel_table(host)
-    step = RemoveEmulation(host)
+    step = RemoveEmulation(BINFMT, host)
     changes = step.look()
     assert [change.name for change in changes] == ["linux/arm64", "bundle-binfmt"]
     step.apply(changes)
@@ -151,7 +155,7 @@ def test_an_emulator_that_came_from_elsewhere_stays(
         place = host.places.root / interpreter.lstrip("/")
         place.parent.mkdir(parents=True)
         place.write_bytes(b"theirs")
-    step = RemoveEmulation(host)
+    step = RemoveEmulation(BINFMT, host)
     changes = step.look()
     # Looking makes no container; what is none of the host's is compared with the image only then.
     assert engine.commands == []
@@ -160,6 +164,36 @@ def test_an_emulator_that_came_from_elsewhere_stays(
     assert not any("--uninstall" in command for command in engine.commands)
     (note,) = step.notes()
     assert note.startswith(f"the emulator `qemu-aarch64` stays in the kernel: {interpreter} is not")
+
+
+def test_only_the_image_that_was_installed_runs_to_take_emulators_out(engine: FakeEngine, host: Host) -> None:
+    emulation(engine)
+    kernel_table(host)
+    engine.containers["bundle-binfmt"].image = "sha256:" + "e" * 64
+    ran: set[str] = set()
+    engine.after("POST /containers/create", lambda: ran.update(each.image for each in engine.containers.values()))
+    step = RemoveEmulation(BINFMT, host)
+    changes = step.look()
+    assert [change.action for change in changes] == ["unregister", "remove"]
+    step.apply(changes)
+    assert ["--uninstall", "qemu-aarch64"] in engine.commands
+    assert ran - {"sha256:" + "e" * 64} == {str(BINFMT.config.digest)}
+    assert (engine.containers, step.notes()) == ({}, [])
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["Docker lost it", "there was none"])
+def test_without_the_image_that_was_installed_nothing_runs(engine: FakeEngine, host: Host, known: bool) -> None:
+    emulation(engine)
+    kernel_table(host)
+    engine.containers["bundle-binfmt"].image = "sha256:" + "e" * 64
+    engine.images.clear()
+    step = RemoveEmulation(BINFMT if known else None, host)
+    changes = step.look()
+    assert [change.action for change in changes] == ["remove"]
+    step.apply(changes)
+    assert (engine.commands, engine.containers) == ([], {})
+    (note,) = step.notes()
+    assert note.startswith("the emulators for linux/arm64 stay in the kernel until it is started anew")
 
 
 def test_the_lock_is_held_as_long_as_there_is_a_receipt(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

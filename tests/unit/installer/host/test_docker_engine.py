@@ -106,6 +106,20 @@ def test_the_size_of_a_volume_is_read_as_old_and_new_engines_give_it(wrap: Any) 
     assert [engine.volume_size(name) for name in ("a", "unknown", "b")] == [4096, None, None]
 
 
+def test_a_file_of_an_image_that_nobody_reads_to_its_end_is_no_longer_sent(engine: FakeEngine) -> None:
+    """Docker 26.1 does not remove a container from which a file is on its way, and nobody reads it."""
+    engine.images["image"] = {"/buildx": bytes(8 << 20)}
+    pieces = engine.engine.read_file("image", "/buildx")
+    assert next(pieces) == bytes(1 << 20)
+    with pytest.raises(DiskFullError, match="no room"):
+        pieces.throw(DiskFullError("no room"))  # type: ignore[attr-defined]
+    assert engine.containers == {}
+    assert sum(map(len, engine.engine.read_file("image", "/buildx"))) == 8 << 20
+    with pytest.raises(HostError, match="refused to read `/other` from `image`: Could not find the file /other"):
+        next(engine.engine.read_file("image", "/other"))
+    assert engine.containers == {}
+
+
 def test_a_file_of_an_image_is_looked_for_without_being_sent(engine: FakeEngine) -> None:
     """Docker 26.1 does not remove a container from which a file is on its way, and nobody reads it."""
     engine.images["image"] = {"/bin/qemu": b"x"}

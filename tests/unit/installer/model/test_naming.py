@@ -7,9 +7,10 @@ import pytest
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.naming import full_names, local_name, mirrors, repositories
 
-LOCAL = Address("localhost", 5000)
+LOCAL = Destination.of(Address("localhost", 5000))
 ROOT = Digest("sha256:" + "ab" * 32)
 
 

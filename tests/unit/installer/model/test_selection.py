@@ -16,6 +16,7 @@ from bundles.errors import DamagedArchiveError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.selection import select
 from tests.support.archives import AMD64, PROGRAM
 from tests.support.images import Content, layer
@@ -53,7 +54,7 @@ def test_an_index_that_is_listed_again_and_again_is_opened_once(
 
     with Counting(nested(tmp_path / "x.tar", levels=15, times=8)) as archive:
         reads = 0
-        (selected,) = select(archive, Address.parse("localhost:5000"), ())
+        (selected,) = select(archive, Destination.of(Address.parse("localhost:5000")), ())
     assert len(selected.manifests) == 16 + 1
     assert selected.manifests[-1] == selected.root
     assert reads == 16 + 1
@@ -61,8 +62,8 @@ def test_an_index_that_is_listed_again_and_again_is_opened_once(
 
 def test_indexes_inside_one_another(tmp_path: Path) -> None:
     with Archive(nested(tmp_path / "x.tar", levels=16)) as archive:
-        (selected,) = select(archive, Address.parse("localhost:5000"), ())
+        (selected,) = select(archive, Destination.of(Address.parse("localhost:5000")), ())
         assert len(selected.manifests) == 17 + 1
     path = nested(tmp_path / "y.tar", levels=17)
     with Archive(path) as archive, pytest.raises(DamagedArchiveError, match="more than 16 levels"):
-        select(archive, Address.parse("localhost:5000"), ())
+        select(archive, Destination.of(Address.parse("localhost:5000")), ())

@@ -27,7 +27,7 @@ from installer.commands.uninstall import uninstall
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.job import Job, Options
-from installer.model.selection import Place, places
+from installer.model.selection import Place, Selected, places
 from installer.model.step import Change, Step
 from installer.receipt.receipt import PushedName, Receipt
 from installer.receipt.recorder import InstallRecorder
@@ -105,7 +105,7 @@ def run(job: Job, host: Host, *steps: Union[Step, Beside], meanwhile: Any = None
     if meanwhile:
         meanwhile()
     with recorder.locked():
-        results = Runner(steps, host, Silent(), recorder).perform()
+        results = Runner(steps, host.ask, Silent(), recorder).perform()
         return recorder.finish(results, {})
 
 
@@ -403,3 +403,76 @@ def test_a_receipt_from_before_bundles_were_told_apart_is_of_its_bundle(job: Job
     assert receipt.brought == (
         PushedName(place.repository, place.image.tag, place.image.root.digest, receipt.bundle.name),
     )
+
+
+def with_roles(job: Job, name: str, **roles: str) -> Job:
+    """The same archive under another name, in which some images are tapes or caches."""
+
+    def role(item: Selected) -> str:
+        return roles.get(item.image.reference.repository.rpartition("/")[2], "base")
+
+    images = tuple(
+        dataclasses.replace(item, image=dataclasses.replace(item.image, role=role(item)))
+        for item in job.images
+        if item.image.reference.repository.rpartition("/")[2] in roles
+    )
+    return dataclasses.replace(renamed(job, name, succeeds=False), images=images)
+
+
+def of_role(job: Job, role: str) -> list[Place]:
+    return [place for place in places(job.images) if place.image.image.role == role]
+
+
+def test_caches_are_named_by_digest_also_those_of_bundles_beside(job: Job, host: Host) -> None:
+    first = with_roles(job, "first", debian="cache", gcc="cache", registry="registry")
+    found = of_role(first, "cache")
+    assert len(found) > 1
+    run(first, host, *(Tags(place) for place in found))
+    own = Receipt.read(host).caches
+    roots = {place.image.root.digest for place in found}
+    assert len(own) == len(roots)
+    for cache in own:
+        name, _, digest = cache.removeprefix("type=registry,ref=localhost:5000/").partition("@")
+        assert Digest(digest) in roots
+        assert name in {place.name for place in found}
+    # Another bundle has one of its own: that comes first, and those of the first are still there.
+    second = with_roles(job, "second", registry="cache")
+    run(second, host, *(Tags(place) for place in of_role(second, "cache")))
+    both = Receipt.read(host).caches
+    assert (len(both), both[1:]) == (len(own) + 1, own)
+    assert document(host)["caches"] == list(both)
+    # What the first one has dropped since is no cache of anybody beside it.
+    assert run(with_roles(job, "first", gcc="cache"), host).caches == (own[1], both[0])
+    # Other data is another registry.
+    elsewhere = dataclasses.replace(with_roles(job, "third"), data="/srv/registry")
+    assert run(elsewhere, host).caches == ()
+    assert run(elsewhere, host).caches == ()
+
+
+def test_a_cache_is_found_by_the_name_of_its_build(job: Job, host: Host) -> None:
+    def brought(*tags: tuple[str, str, str]) -> Receipt:
+        names = [
+            PushedName("offline-bundle/cache", tag, Digest.of(text.encode()), bundle, "cache")
+            for bundle, tag, text in tags
+        ]
+        return dataclasses.replace(run(job, host), brought=tuple(names))
+
+    receipt = brought(("one", "app", "1"), ("one", "webapp", "2"), ("two", "app", "3"), ("one", "app", "4"))
+    ref = "type=registry,ref=localhost:5000/offline-bundle/cache"
+    # That of the newest bundle; of one bundle what it brought last.
+    assert receipt.cache_of("app") == f"{ref}:app@{Digest.of(b'3')}"
+    assert receipt.cache_of("webapp") == f"{ref}:webapp@{Digest.of(b'2')}"
+    assert receipt.caches == tuple(
+        f"{ref}:{tag}@{Digest.of(text)}" for tag, text in (("app", b"3"), ("app", b"4"), ("webapp", b"2"))
+    )
+    assert [receipt.cache_of(name) for name in ("pp", "app@sha256", None)] == [None, None, None]
+
+
+def test_what_comes_again_was_brought_last(job: Job, host: Host) -> None:
+    """Of two caches that a bundle has had under one tag, the one that it has now counts."""
+    place = places(job.images)[0]
+    run(job, host, Tags(place))
+    entry = document(host)["brought"][0]
+    change_receipt(host, brought=[entry, {**entry, "digest": str(THEIRS)}])
+    run(job, host, Tags(place))
+    assert [item["digest"] for item in document(host)["brought"]] == [str(THEIRS), entry["digest"]]

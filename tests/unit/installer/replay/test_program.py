@@ -41,6 +41,7 @@ class Service:
         assert self.process.stdout
         self.first_line = self.process.stdout.readline()
         assert self.first_line, self.process.communicate()
+        self.said = ""
 
     def state(self) -> Any:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port)) as connection:
@@ -59,7 +60,8 @@ class Service:
 
     def end(self) -> int:
         self.process.terminate()
-        self.process.communicate()
+        said, _ = self.process.communicate()
+        self.said += said
         return self.process.returncode
 
 
@@ -76,7 +78,7 @@ def test_the_program_answers(tmp_path: Path, registry: FakeRegistry, services: l
     gone = Digest.of(b"gone")
     service = Service(tmp_path, registry.host, digest, gone)
     services.append(service)
-    assert service.first_line == f"answers on 127.0.0.1:{service.port} from 2 tapes\n"
+    assert service.first_line == f"answers on 127.0.0.1:{service.port}; tapes: 2\n"
     client = ProxyClient(service.port, service.ca)
     assert client.get("https://h.example/a").body == b"a"
     assert client.get("http://h.example/b").body == b"b"
@@ -93,6 +95,27 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path, registry: FakeRegistry, se
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"port {services[0].port} of 127.0.0.1 cannot be listened on: address already in use" in done.stderr
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_nobody_writes_to_a_terminal_through_the_log_or_an_answer(
+    tmp_path: Path, registry: FakeRegistry, services: list[Service], locale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
+    service = Service(tmp_path, registry.host)
+    services.append(service)
+    said = []
+    # Colours, the one-letter CSI, a letter that is none of ASCII, and what to many a reader begins a line.
+    for path in (b"\x1b[31mred", b"\x9b2J", b"\xe9", b"a\x85not_recorded:_x"):
+        with socket.create_connection(("127.0.0.1", service.port), 20) as raw:
+            raw.sendall(b"GET http://h.example/%b HTTP/1.1\r\nConnection: close\r\n\r\n" % path)
+            said.append(b"".join(iter(lambda: raw.recv(65536), b"")).decode())
+    assert [text[9:12] for text in said] == ["404", "404", "404", "400"]
+    assert all(letter.isprintable() or letter in "\r\n" for text in said for letter in text)
+    service.end()
+    lines = service.said.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("not recorded: GET http://h.example/") and line.isprintable() for line in lines)
 
 
 def test_ten_thousand_answers_take_less_than_a_hundred_megabytes(

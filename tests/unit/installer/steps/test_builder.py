@@ -15,6 +15,7 @@ from bundles.oci.reference import Reference
 from installer.host.labels import ENVIRONMENT
 from installer.host.paths import Places
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.naming import mirrors
 from installer.model.replay import Replay
 from installer.steps.builder import Builder, BuildkitdConfig, config_text
@@ -31,7 +32,7 @@ LOCAL = Address("localhost", 5000)
 
 def test_buildkitd_toml_reads_back() -> None:
     references = map(Reference.parse, ["debian:12", "ghcr.io/a/b:1", "registry.corp:5001/a:1", "ghcr.io/c:2"])
-    text = config_text(LOCAL, mirrors(references, LOCAL))
+    text = config_text(LOCAL, mirrors(references, Destination.of(LOCAL)))
     assert tomllib.loads(text) == {
         "registry": {
             "localhost:5000": {"http": True, "insecure": True},
@@ -44,13 +45,13 @@ def test_buildkitd_toml_reads_back() -> None:
 
 def test_docker_hub_is_always_mirrored_and_the_registry_never_mirrors_itself() -> None:
     lan = Address.parse("192.168.10.10:5000")
-    found = mirrors([Reference.parse("192.168.10.10:5000/tools/x:1")], lan)
+    found = mirrors([Reference.parse("192.168.10.10:5000/tools/x:1")], Destination.of(lan))
     assert found == {"docker.io": "192.168.10.10:5000"}
     assert tomllib.loads(config_text(lan, found))["registry"]["docker.io"] == {"mirrors": ["192.168.10.10:5000"]}
 
 
 def test_with_a_replay_what_steps_fetch_goes_through_buildkits_proxy(tmp_path: Path) -> None:
-    found = mirrors([], LOCAL)
+    found = mirrors([], Destination.of(LOCAL))
     plain = config_text(LOCAL, found)
     text = config_text(LOCAL, found, tmp_path / "ca.pem")
     assert tomllib.loads(text) == {

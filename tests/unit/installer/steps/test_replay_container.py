@@ -28,6 +28,7 @@ from installer.model.job import DesiredState
 from installer.model.replay import Replay, ReplayedTape, check_direct, join_pieces
 from installer.receipt.receipt import BundleName, PushedName, Receipt
 from installer.replay.settings import TAPES
+from installer.runner import Runner
 from installer.steps import replay_container
 from installer.steps.replay_container import RemoveReplay, ReplayContainer, misses, service_state, with_replay
 from tests.support.fake_engine import FakeEngine
@@ -120,6 +121,9 @@ def test_the_service_runs_without_rights_and_answers(
         "SecurityOpt": ["no-new-privileges"],
         "Tmpfs": {"/tmp": "size=1m,mode=1777"},
         "RestartPolicy": {"Name": "always"},
+        "Memory": 1073741824,
+        "PidsLimit": 1024,
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "4m", "max-file": "2"}},
     }
     assert {key: asked["HostConfig"].get(key) for key in wanted} == wanted
     assert not asked["HostConfig"].get("Privileged")
@@ -188,7 +192,26 @@ def test_an_image_that_docker_lacks_is_pulled_by_its_digest(engine: FakeEngine, 
     assert other not in {container.image for container in engine.containers.values()}
 
 
-def test_a_stopped_one_is_started_and_somebody_elses_is_a_problem(engine: FakeEngine, host: Host, port: int) -> None:
+@pytest.mark.usefixtures("runs")
+def test_a_stopped_one_is_started_and_one_that_was_killed_half_way_is_made_anew(
+    engine: FakeEngine, host: Host, registry: FakeRegistry, port: int
+) -> None:
+    give(engine, PYTHON)
+    replay = Replay(port, ())
+    first = step(host, replay, registry.host)
+    first.apply(first.look())
+    actions = []
+    for state in ("exited", "created"):
+        engine.containers[REPLAY_CONTAINER].state = state
+        again = step(host, replay, registry.host)
+        changes = again.look()
+        actions += [change.action for change in changes]
+        again.apply(changes)
+        assert step(host, replay, registry.host).look() == []
+    assert actions == ["start", "replace"]
+
+
+def test_somebody_elses_container_is_a_problem(engine: FakeEngine, host: Host, port: int) -> None:
     engine.add(REPLAY_CONTAINER, {})
     (problem,) = step(host, Replay(port, ())).problems()
     assert problem.subject == "container `bundle-replay`"
@@ -225,6 +248,59 @@ def test_where_nothing_is_replayed_any_more_the_service_goes(engine: FakeEngine,
     assert step(host, None, drops=True).look() == []
 
 
+@pytest.mark.usefixtures("runs")
+def test_the_service_of_another_user_is_taken_with_consent_only(
+    engine: FakeEngine, host: Host, registry: FakeRegistry, port: int, tmp_path: Path
+) -> None:
+    give(engine, PYTHON)
+    anna = dataclasses.replace(host, places=dataclasses.replace(host.places, state=tmp_path / "anna"))
+    replay = Replay(port, (ReplayedTape("app", (put_tape(registry, "app", page("http://h.example/a", b"a")),)),))
+    hers, his = step(anna, replay, registry.host), step(host, replay, registry.host)
+    # What is not there is nobody's, and what is one's own needs no consent.
+    assert (hers.question(), his.question()) == (None, None)
+    hers.apply(hers.look())
+    assert (hers.look(), hers.question()) == ([], None)
+    # The same tapes and the same port: it is hers all the same.
+    assert his.problems() == []
+    question = his.question()
+    assert question
+    assert str(tmp_path / "anna") in question
+    with pytest.raises(HostError, match="is not ready") as caught:
+        Runner([his], None, Silent()).check(yes=False)
+    (problem,) = caught.value.problems
+    assert (problem.subject, problem.hint) == ("consent", "run this again with --yes")
+    with pytest.raises(HostError, match="not agreed to: take the replay"):
+        Runner([his], lambda _: False, Silent()).check(yes=False)
+    assert hers.look() == []
+    # Where nothing is replayed, nothing is taken either.
+    assert (step(host, None, drops=True).look(), step(host, None, drops=True).question()) == ([], None)
+    # With consent it changes hands, and her doctor says where it went.
+    Runner([his], None, Silent()).check(yes=True)
+    changes = his.look()
+    assert (changes[-1].action, changes[-1].detail.rpartition("; ")[2]) == (
+        "replace",
+        f"it was that of the installation in {tmp_path / 'anna'}",
+    )
+    his.apply(changes)
+    assert (his.look(), his.question()) == ([], None)
+    (change,) = hers.look()
+    assert hers.explain(change).endswith(
+        f"is now that of the installation that has its receipt in `{host.places.state}`"
+    )
+    assert hers.question()
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_ca_that_is_gone_makes_a_service_nobody_elses(
+    engine: FakeEngine, host: Host, registry: FakeRegistry, port: int
+) -> None:
+    give(engine, PYTHON)
+    run = step(host, Replay(port, ()), registry.host)
+    run.apply(run.look())
+    (host.places.replay / "ca.key").unlink()
+    assert ([change.action for change in run.look()], run.question()) == (["write", "replace"], None)
+
+
 def test_uninstalling_takes_the_service_and_its_ca(engine: FakeEngine, host: Host) -> None:
     engine.add(REPLAY_CONTAINER, {LABEL_ROLE: "replay"})
     host.places.replay.mkdir(parents=True)
@@ -241,11 +317,12 @@ def test_uninstalling_takes_the_service_and_its_ca(engine: FakeEngine, host: Hos
     assert RemoveReplay(receipt, host).look() == []
 
 
-def test_what_was_not_recorded_is_in_the_log_each_once(engine: FakeEngine, host: Host) -> None:
+def test_what_was_not_recorded_is_in_the_log_each_once_and_the_last_first(engine: FakeEngine, host: Host) -> None:
     engine.add(REPLAY_CONTAINER, {LABEL_ROLE: "replay"})
-    url = "https://h.example/" + "a" * 500
-    engine.log = f"answers on 127.0.0.1:5080\nnot recorded: GET {url}\nlost: x\nnot recorded: GET {url}\n".encode()
-    assert misses(host) == [f"GET {url}"]
+    first, long = "GET https://h.example/first", "GET https://h.example/" + "a" * 500
+    lines = ["answers on 127.0.0.1:5080", *(f"not recorded: {url}" for url in (first, long, "GET x", first)), "lost: x"]
+    engine.log = "\n".join(lines).encode()
+    assert misses(host) == [first, "GET x", long]
 
 
 def test_pieces_of_a_tape_are_one() -> None:
@@ -294,7 +371,7 @@ def brought(host: Host) -> Callable[..., None]:
     """Write the receipt of an installation that brought these tapes: bundle, tag, digest."""
 
     def write(*entries: tuple[str, str, Digest], replay: Optional[Replay] = None) -> None:
-        names = tuple(PushedName(TAPES, tag, digest, bundle) for bundle, tag, digest in entries)
+        names = tuple(PushedName(TAPES, tag, digest, bundle, "tape") for bundle, tag, digest in entries)
         Receipt(BundleName("mine", "sha256:1", "/x.tar"), state(replay), brought=names).save(host.places)
 
     return write
@@ -323,6 +400,9 @@ def test_own_tapes_come_first_then_those_of_other_bundles(host: Host, brought: C
     # Another registry has other content.
     other = dataclasses.replace(a_job(host), data="/srv/registry")
     assert tapes_of(other, host) is None
+    # At another address the same registry has the same.
+    moved = dataclasses.replace(a_job(host, name="next"), address=Address("localhost", 5001))
+    assert tapes_of(moved, host) == ["y", "x", "before"]
     # The image that it ran in is what it runs in where the archive has none.
     assert with_replay(a_job(host, name="next"), host).tools == {"python": PYTHON}
 

@@ -14,9 +14,9 @@ from typing import Any, Optional
 
 import pytest
 
-from bundler.sources.docker_config import Credentials
 from bundles.errors import AuthenticationError, BundleError, UsageError
 from bundles.registry.auth import Credential
+from bundles.registry.credentials import Credentials
 from tests.support import ROOT
 
 SECRET = "hunter2-secret"
@@ -207,7 +207,7 @@ def test_each_host_is_asked_once(tmp_path: Path, helper: Any) -> None:
 def test_docker_is_imported_only_when_there_are_logins(tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from bundler.sources.docker_config import Credentials\n"
+        "from bundles.registry.credentials import Credentials\n"
         f"assert next(Credentials(__import__('pathlib').Path({str(tmp_path)!r})).get('ghcr.io', 'app'), None) is None\n"
         "assert 'docker' not in sys.modules\n"
     )

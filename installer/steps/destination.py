@@ -1,0 +1,59 @@
+"""Whether a registry of the site can be pushed to: it answers, is trusted, and takes the login and what is pushed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bundles.errors import AuthenticationError, NetworkError, NotFoundError, Problem
+from installer.model.destination import Destination
+from installer.model.step import Change, Step
+from installer.registry.client import Registry
+
+
+class DestinationCheck(Step):
+    """Asks before the first byte. It changes nothing but begins an upload, and ends it.
+
+    Args:
+        destination: where images go.
+        registry: that is asked.
+        repositories: those that are pushed to.
+    """
+
+    name = "destination"
+
+    def __init__(self, destination: Destination, registry: Registry, repositories: Sequence[str]) -> None:
+        self._destination, self._registry, self._repositories = destination, registry, repositories
+
+    def problems(self) -> Sequence[Problem]:
+        host = self._destination.host
+        try:
+            self._registry.ping()
+        except AuthenticationError as error:
+            return [Problem(f"`{host}`", error.message, error.hint or f"docker login {host}")]
+        except NetworkError as error:
+            return [Problem(f"`{host}`", error.message, error.hint or f"curl -v https://{host}/v2/")]
+        problems: dict[tuple[str, str], list[str]] = {}
+        for repository in self._repositories:
+            try:
+                self._registry.check_write(repository)
+            except NetworkError as error:
+                hint = error.hint or self._hint(error)
+                problems.setdefault((error.cause or error.message, hint), []).append(repository)
+        return [
+            Problem(f"`{host}/{names[0]}`" + (f" and {len(names) - 1} more" if names[1:] else ""), message, hint)
+            for (message, hint), names in problems.items()
+        ]
+
+    def _hint(self, error: NetworkError) -> str:
+        project = self._destination.prefix.partition("/")[0]
+        if isinstance(error, AuthenticationError):
+            return f"docker login {self._destination.host}, with an account that may push to it"
+        if isinstance(error, NotFoundError):
+            return f"see whether the project `{project}` exists there" if project else "name a project: HOST/PROJECT"
+        return "whoever runs the registry knows why; its log says more"
+
+    def look(self) -> Sequence[Change]:
+        return []
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Do nothing: there is nothing to bring about."""

@@ -1,0 +1,48 @@
+"""What `status` says to people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bundles.oci.platform import Platform
+from installer.commands import status
+from installer.model.address import Address
+from installer.model.job import DesiredState
+from installer.receipt.receipt import BundleName, Receipt
+
+AMD64 = Platform("linux", "amd64")
+STATE = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None)
+RECEIPT = Receipt(BundleName("x", "sha256:1", "/x.tar"), STATE)
+
+
+def text(**replay: Any) -> list[str]:
+    """The lines of an installation that is well, and has this replay."""
+    document = {
+        "bundle": {"name": "x", "digest": "sha256:1", "archive": "/x.tar", "installed": None},
+        "registry": {"address": "localhost:5000", "state": "running", "answers": True, "data": "v"},
+        "builder": {"name": "b", "state": "running", "platforms": []},
+        "replay": {"port": 5080, "tapes": [], "direct": [], **replay},
+        "caches": [],
+        "images": [],
+        "emulation": {},
+        "problems": [],
+    }
+    return status._text(document, RECEIPT, Path("/receipt.json")).splitlines()
+
+
+def test_what_was_missed_last_is_shown_and_the_rest_counted() -> None:
+    lines = text(unrecorded=[f"GET http://h.example/{number}" for number in range(25)])
+    begin = lines.index("asked for and not recorded, the last first")
+    assert lines[begin + 1 : begin + 22] == [
+        *(f"  GET http://h.example/{number}" for number in range(20)),
+        "  and 5 before",
+    ]
+    assert lines[begin + 22].startswith(
+        "next, where there is a network: bundle record WHAT -o app.record; bundle create "
+    )
+    assert lines[begin + 23] == "then here: python3 offline.tar upgrade"
+
+
+def test_nothing_missed_is_nothing_said() -> None:
+    assert not [line for line in text(unrecorded=[]) if "recorded" in line]

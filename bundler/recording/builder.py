@@ -98,14 +98,14 @@ class TemporaryBuilder(Closeable):
         create = ["buildx", "create", "--name", self.name, "--driver", "docker-container"]
         create += [part for option in settings.options() for part in ("--driver-opt", option)]
         try:
-            docker.run([*create, "--buildkitd-config", str(config), "--bootstrap"])
+            docker.run([*create, "--buildkitd-config", str(config)])
             self.version = self._checked_version()
         except BaseException:
             self.close()
             raise
 
     def _checked_version(self) -> str:
-        match = _VERSION.search(self._docker.run(["buildx", "inspect", self.name]))
+        match = _VERSION.search(self._docker.run(["buildx", "inspect", "--bootstrap", self.name]))
         if match is None:
             return "unknown"
         if self._settings.records_steps and (int(match[2]), int(match[3])) < _OLDEST:
@@ -129,9 +129,15 @@ class TemporaryBuilder(Closeable):
 
 
 def remove_leftovers(docker: Docker) -> None:
+<<<<<<< HEAD
+    """Remove the builders of recordings that were killed."""
+    for name in docker.builders:
+        match = re.fullmatch(_NAME.format(r"(\d+)"), name)
+=======
     """Remove the builders of recordings that were killed, and the images that these have brought."""
     for name in docker.run(["buildx", "ls", "--format", "{{.Name}}"]).split():
         match = re.fullmatch(_NAME.format(r"(\d+)", "([bi])"), name)
+>>>>>>> main
         if match and not _runs(int(match[1])):
             image = ""
             with contextlib.suppress(HostError):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from bundles.errors import HostError
 from bundles.registry.urls import is_loopback
 
+_LIST = ("buildx", "ls", "--format", "{{.Name}}")
 # Seconds that a build has to end in after it was told to.
 _PATIENCE = 20
 # What has buildx leave out of the provenance, or of the metadata, what says which images a build took.
@@ -22,7 +23,7 @@ _SPOILING = ("BUILDX_METADATA_PROVENANCE", "BUILDX_NO_DEFAULT_ATTESTATIONS")
 
 
 class Docker:
-    """Runs `docker ...`.
+    """Runs `docker ...`. `builders` are the names of buildx's builders when it begins.
 
     Raises:
         HostError: there is no docker command, no buildx, no engine that answers, or it is another machine's.
@@ -31,8 +32,10 @@ class Docker:
     def __init__(self) -> None:
         if shutil.which("docker") is None:
             raise HostError("there is no `docker` command here, and a build is recorded with it", hint=_INSTALL)
-        if self._call(["buildx", "version"]).returncode:
+        listed = self._call(_LIST)
+        if listed.returncode and self._call(["buildx", "version"]).returncode:
             raise HostError("`docker buildx` is not installed here, and a build is recorded with it", hint=_INSTALL)
+        self.builders = (listed.stdout if listed.returncode == 0 else self.run(_LIST)).split()
         endpoint = os.environ.get("DOCKER_HOST") or self.run(
             ["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
         )

@@ -83,7 +83,7 @@ def test_a_build_becomes_a_record(app: Path, origin: WebOrigin) -> None:
     build = next(call for call in fake_docker.calls(docker) if call[:2] == ["buildx", "build"])
     joined = " ".join(build)
     assert joined.endswith("--platform linux/amd64 --target t --build-arg A=b --secret id=s --pull app")
-    cache = "type=registry,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd"
+    cache = "type=registry,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd,compression-level=1"
     assert re.search(rf"--cache-to {cache},ref=127\.0\.0\.1:\d+/[0-9a-f]{{32}}:app ", joined)
     assert "#1 [1/1] as BuildKit says it" in document["said"]
     assert fake_docker.state_of(docker)["builders"] == []
@@ -153,7 +153,9 @@ def test_the_targets_of_a_bake_file_become_one_record(app: Path, origin: WebOrig
     api, lib = fake_docker.state_of(docker)["built"]
     assert (api["name"], lib["name"], api["directory"]) == ("api", "lib", str(app / "team"))
     (cache,) = api["bake"]["target"]["api"]["cache-to"]
-    assert cache.startswith("type=registry,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd,ref=127")
+    assert cache.startswith(
+        "type=registry,mode=max,image-manifest=true,oci-mediatypes=true,compression=zstd,compression-level=1,ref=127"
+    )
     assert cache.endswith(":api")
     common = {"args": {"A": "b"}, "secret": ["id=s"]}
     expected = {"context": ".", "dockerfile-inline": "FROM a\nRUN $${X}\n", "platforms": ["linux/arm64"], **common}
@@ -327,7 +329,7 @@ def test_a_buildkit_that_is_too_old_is_named_and_removed(app: Path, version: str
 @pytest.mark.parametrize(
     "state, message",
     [
-        ({"fails": ["buildx version"]}, "`docker buildx` is not installed here"),
+        ({"fails": ["buildx version", "buildx ls"]}, "`docker buildx` is not installed here"),
         ({"fails": ["info --format"]}, "the Docker Engine does not answer: info --format does not work"),
         ({"endpoint": "ssh://build.corp"}, "the engine of another machine, `ssh://build.corp`"),
         ({"fails": ["buildx create"]}, "buildx create does not work"),

@@ -222,7 +222,6 @@ echo $! >/opt/decoy.pid
 """
 
 
-@pytest.mark.skip(reason="its last run failed at one of its paths, and the fix was not run there yet")
 def test_without_python_a_path_means_what_it_means_on_the_host(usb: Path) -> None:
     with Host(suite="sid", name="paths") as host:
         put_in(host, usb)

@@ -32,7 +32,7 @@ from installer.steps.push import Push
 from tests.support.archives import AMD64, ContentSource, Made, image, made
 from tests.support.fake_registry import FakeRegistry
 from tests.support.images import Content
-from tests.support.program import bundle
+from tests.support.program import bundle_here as bundle
 
 Connect = Callable[..., Transport]
 

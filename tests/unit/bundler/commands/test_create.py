@@ -19,7 +19,7 @@ from bundles.oci.digest import Digest
 from tests.support import ROOT
 from tests.support.fake_registry import FakeRegistry
 from tests.support.images import CONFIG, LAYER, MANIFEST, layer, layer_tar
-from tests.support.program import bundle
+from tests.support.program import bundle_here as bundle
 
 Make = Callable[..., FakeRegistry]
 FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from tests.support.fake_registry import FakeRegistry
-from tests.support.program import bundle
+from tests.support.program import bundle_here as bundle
 
 BOTH = ("linux/amd64", "linux/arm64")
 

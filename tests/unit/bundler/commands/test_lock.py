@@ -16,7 +16,7 @@ import pytest
 from bundles.archive.reader import Archive
 from tests.support import ROOT
 from tests.support.fake_registry import FakeRegistry
-from tests.support.program import bundle
+from tests.support.program import bundle_here as bundle
 
 DEFINITION = """\
 name = "team"

@@ -15,7 +15,7 @@ from bundles.dockerfile.images import BuildSettings
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from tests.support.fake_registry import FakeRegistry
-from tests.support.program import bundle
+from tests.support.program import bundle_here as bundle
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 

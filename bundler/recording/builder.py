@@ -129,15 +129,9 @@ class TemporaryBuilder(Closeable):
 
 
 def remove_leftovers(docker: Docker) -> None:
-<<<<<<< HEAD
-    """Remove the builders of recordings that were killed."""
-    for name in docker.builders:
-        match = re.fullmatch(_NAME.format(r"(\d+)"), name)
-=======
     """Remove the builders of recordings that were killed, and the images that these have brought."""
-    for name in docker.run(["buildx", "ls", "--format", "{{.Name}}"]).split():
+    for name in docker.builders:
         match = re.fullmatch(_NAME.format(r"(\d+)", "([bi])"), name)
->>>>>>> main
         if match and not _runs(int(match[1])):
             image = ""
             with contextlib.suppress(HostError):

@@ -119,9 +119,11 @@ def typed(line: str) -> tuple[str, list[str]]:
     program, *words = shlex.split(line)
     if program == "python3":
         words = [*words[1:], words[0]]
-    command = commands.get_command(click.Context(commands), words[0])
+    parent = click.Context(commands, **commands.context_settings)
+    command = commands.get_command(parent, words[0])
     assert command
-    context = command.make_context(words[0], words[1:])
+    # A command remembers which options help has: those of its first parent.
+    context = command.make_context(words[0], words[1:], parent=parent)
     given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     return words[0], sorted(f"{name} {context.params[name]}" for name in given if context.params[name])
 

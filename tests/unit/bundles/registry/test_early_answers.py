@@ -19,6 +19,9 @@ SIZE = 64 << 20
 REFUSED = b"HTTP/1.1 413 Request Entity Too Large\r\nContent-Length: 2\r\n\r\nno"
 CREATED = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok"
 
+# Nobody is to use a connection that is about to be closed.
+PROBED = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+
 
 class Server:
     """Answers each request as soon as its head is there. What else comes on that connection stays unread.
@@ -67,7 +70,7 @@ class Server:
         while b"\r\n\r\n" not in head:
             head += connection.recv(1)
         if head.startswith(b"GET /v2/ "):
-            connection.sendall(CREATED)
+            connection.sendall(PROBED)
             connection.close()
             return
         connection.sendall(self._answers.pop(0))

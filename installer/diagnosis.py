@@ -148,7 +148,7 @@ class Diagnosis:
 
     def _place(self, name: str) -> tuple[str, str]:
         """Return repository, and tag or digest, of a name on the registry."""
-        name = name.removeprefix(f"{self._state.address}/")
+        name = name.removeprefix(f"{self._state.destination.host}/")
         repository, at, digest = name.partition("@")
         if at:
             return repository, digest

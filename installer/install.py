@@ -19,7 +19,7 @@ from installer.model.step import Step, StepResult
 from installer.receipt.receipt import Receipt
 from installer.receipt.recorder import InstallRecorder
 from installer.registry.client import Registry
-from installer.registry.connection import local_transport
+from installer.registry.connection import transport_to
 from installer.runner import Beside, Runner, by_name
 from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.buildx_plugin import BuildxPlugin
@@ -69,8 +69,8 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
     check_documents(archive)
     settled, info, problems = preflight.settle(archive, options, host)
     job = with_replay(settled, host)
-    with local_transport(job.address) as transport:
-        registry = Registry(transport, str(job.address))
+    with transport_to(job, say=progress.message) as transport:
+        registry = Registry(transport, job.destination.host)
         recorder = InstallRecorder(job, host)
         roles = ("registry", "buildkit", *(["python"] if job.replay and settled.tool("python") else []))
         images = [LoadImage(job, host, progress, role) for role in roles]

@@ -126,7 +126,7 @@ def _clashes(job: Job) -> list[Problem]:
             key = (repository, str(item.tag))
             reference = str(item.image.reference)
             if owners.setdefault(key, reference) != reference:
-                name = f"{job.address}/{repository}:{item.tag}"
+                name = f"{job.destination.host}/{repository}:{item.tag}"
                 problems.append(
                     Problem(name, f"both {owners[key]} and {reference} would be found there", "leave one of them out")
                 )
@@ -167,7 +167,7 @@ def space_problems(job: Job, info: EngineInfo, host: Host, images: Sequence[Step
         push: the one that fills the registry.
     """
     needs = {Path(info.image_root): _UNPACKED * sum(map(_missing_size, images))}
-    if not _keeps_unseen_data(job, host):
+    if not job.site and not _keeps_unseen_data(job, host):
         place = data_place(job, info)
         needs[place] = needs.get(place, 0) + _missing_size(push)
     by_device: dict[int, tuple[Path, int]] = {}

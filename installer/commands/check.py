@@ -25,12 +25,11 @@ from installer.host.engine_endpoint import EngineEndpoint
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
-from installer.model.destination import Destination
 from installer.model.job import DesiredState
 from installer.model.naming import repositories
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
-from installer.registry.connection import local_transport
+from installer.registry.connection import transport_to
 from installer.registry.recordings import Outlook, Recordings, Verdict
 
 _SHOWN = 60
@@ -69,13 +68,13 @@ def check(
     settings = BuildSettings(targets, (state.host_platform,), dict(map(_argument, arguments)))
     files = [_Dockerfile.read(path) for path in dockerfiles]
     found = [use for file in files for use in uses(file.text, file.name, settings)]
-    with local_transport(state.address, attempts=1) as transport:
-        registry = Registry(transport, str(state.address))
+    with transport_to(state, attempts=1) as transport:
+        registry = Registry(transport, state.destination.host)
         try:
             registry.ping()
         except NetworkError as error:
             raise HostError(
-                f"the registry at {state.address} does not answer: {error.message}", hint=own_command("doctor")
+                f"the registry at {state.destination.host} does not answer: {error.message}", hint=own_command("doctor")
             ) from None
         answers = [Availability(use, missing(use, state, registry)) for use in found]
         recordings = Recordings.read(state.replay, registry)
@@ -129,9 +128,9 @@ class _Dockerfile:
 def missing(use: Use, state: DesiredState, registry: Registry) -> Optional[str]:
     """Say what keeps BuildKit from getting an image for a platform where its configuration makes it look."""
     reference = use.reference
-    if reference.registry != str(state.address) and reference.registry not in state.mirrors:
+    if reference.registry != state.destination.host and reference.registry not in state.mirrors:
         return f"nothing from {reference.registry} was ever installed, and BuildKit has no mirror for it"
-    repository = repositories(reference, Destination.of(state.address))[0]
+    repository = repositories(reference, state.destination)[0]
     selector = str(reference.digest or reference.tag)
     if registry.manifest_digest(repository, selector) is None:
         return "the registry does not have it"

@@ -19,7 +19,7 @@ from installer.model.step import StepResult
 from installer.receipt.receipt import Receipt
 from installer.receipt.recorder import Recorder
 from installer.registry.client import Registry
-from installer.registry.connection import local_transport
+from installer.registry.connection import transport_to
 from installer.runner import Runner, plan_lines, questioner, to_json
 
 
@@ -44,8 +44,8 @@ def doctor(ctx: click.Context, *, fix: bool, yes: bool, plan: bool, output: Outp
     with contextlib.ExitStack() as stack:
         fixes = fix and not plan
         receipt = stack.enter_context(Receipt.locked(host)) if fixes else Receipt.read(host)
-        transport = stack.enter_context(local_transport(receipt.state.address, attempts=1))
-        diagnosis = Diagnosis(receipt, host, Registry(transport, str(receipt.state.address)), output.progress)
+        transport = stack.enter_context(transport_to(receipt.state, attempts=1))
+        diagnosis = Diagnosis(receipt, host, Registry(transport, receipt.state.destination.host), output.progress)
         findings = diagnosis.findings(thorough=True)
         document: dict[str, Any] = {"findings": [finding.to_json() for finding in findings]}
         steps = diagnosis.fixing(findings)

@@ -26,7 +26,7 @@ from installer.model.step import Change, Step, StepResult
 from installer.receipt.receipt import PushedName, Receipt
 from installer.receipt.recorder import Recorder
 from installer.registry.client import Registry
-from installer.registry.connection import local_transport
+from installer.registry.connection import transport_to
 from installer.runner import Runner, plan_lines, to_json
 from installer.steps.prune_registry import CollectGarbage, PruneImages
 from installer.steps.push import Push
@@ -48,8 +48,8 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
     host = Host.this(os.environ, None)
     with contextlib.ExitStack() as stack:
         receipt = Receipt.read(host) if plan else stack.enter_context(Receipt.locked(host))
-        transport = stack.enter_context(local_transport(receipt.state.address))
-        registry = Registry(transport, str(receipt.state.address))
+        transport = stack.enter_context(transport_to(receipt.state))
+        registry = Registry(transport, receipt.state.destination.host)
         name, keep = _of_archive(archive, receipt, registry) if archive else _of_receipt(receipt)
         others = () if every else _of_others(receipt, {name, receipt.bundle.name}, keep)
         keep += others
@@ -131,7 +131,7 @@ def _of_receipt(receipt: Receipt) -> tuple[str, list[PushedName]]:
             hint=f"python3 {quote(receipt.bundle.archive)} upgrade, then prune",
         )
     names = {
-        name[len(str(receipt.state.address)) + 1 :]: {image.digest, digest}
+        name[len(receipt.state.destination.host) + 1 :]: {image.digest, digest}
         for image in receipt.images
         for name, digest in image.served.items()
     }
@@ -147,7 +147,13 @@ def _of_archive(path: Path, receipt: Receipt, registry: Registry) -> tuple[str, 
     state = receipt.state
     with Archive(path) as archive:
         check_documents(archive)
-        options = Options(registry=state.address, builder=state.builder, platforms=receipt.chosen)
+        options = Options(
+            registry=state.address,
+            builder=state.builder,
+            platforms=receipt.chosen,
+            site=state.site,
+            access=state.access,
+        )
         job = Job.of(archive, options, state.host_platform)
         roots = {place.name: place.image.root.digest for place in places(job.images)}
         if not receipt.finished:

@@ -19,7 +19,7 @@ from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
-from installer.registry.connection import local_transport
+from installer.registry.connection import transport_to
 from installer.replay.replayer import RECORD_AGAIN, THEN_HERE
 
 # So many URLs that were not recorded are for people, those that were asked for last; --json has all.
@@ -36,8 +36,8 @@ def status(ctx: click.Context, *, output: Output) -> None:
     """
     host = Host.this(os.environ, None)
     receipt = Receipt.read(host)
-    with local_transport(receipt.state.address, attempts=1) as transport:
-        diagnosis = Diagnosis(receipt, host, Registry(transport, str(receipt.state.address)), output.progress)
+    with transport_to(receipt.state, attempts=1) as transport:
+        diagnosis = Diagnosis(receipt, host, Registry(transport, receipt.state.destination.host), output.progress)
         document = describe(receipt, host, diagnosis)
     output.result(document, _text(document, receipt, host.places.receipt))
     if not document["healthy"]:

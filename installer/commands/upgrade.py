@@ -49,6 +49,8 @@ def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) 
             succeeds=True,
             replay=not before.no_replay,
             direct=before.direct,
+            site=before.state.site,
+            access=before.state.access,
         )
         moves = _moves(before, Job.of(opened, options, before.state.host_platform))
         document, text = (show_plan if plan else run_install)(opened, options, host, output.progress)

@@ -13,6 +13,7 @@ from bundles.errors import UsageError
 _LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _PORT = re.compile("[0-9]{1,5}")
+_WITH_PORT = re.compile(":[0-9]+$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,15 @@ class Address:
                 hint="give the address that the others use, such as 192.168.10.10:5000",
             )
         return cls(host, int(port))
+
+    @classmethod
+    def of_host(cls, text: str) -> Address:
+        """Read `HOST` or `HOST:PORT` of a registry that speaks TLS, where the port is 443 unless it is given.
+
+        Raises:
+            UsageError: see `parse`.
+        """
+        return cls.parse(text if _WITH_PORT.search(text) else f"{text}:443")
 
     @property
     def is_loopback(self) -> bool:

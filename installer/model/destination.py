@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any, Optional
 
 from bundles.errors import UsageError
 from bundles.oci.reference import Reference
@@ -58,6 +59,14 @@ class Destination:
                 hint=_HINT,
             )
         return cls(host, prefix, flat)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> Optional[Destination]:
+        """Read what `to_json` gives, or null."""
+        return None if value is None else cls(**value)
 
     def __str__(self) -> str:
         return f"{self.host}/{self.prefix}" if self.prefix else self.host

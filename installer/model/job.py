@@ -17,6 +17,7 @@ from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from installer.host.labels import REGISTRY_VOLUME
+from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.naming import local_name, mirrors
@@ -33,6 +34,8 @@ _BUILDER = re.compile(r"[a-z][a-z0-9._-]*", re.ASCII)
 class Options:
     """What the command line says. `data` and `registry` are None when they were not given.
 
+    With `site` images go to a registry that is there already, below its prefix; `access` is how that one is spoken to.
+
     With `succeeds` the archive takes the place of what is installed, also where its name is another. Without `replay`
     recorded builds are not replayed; `direct` are the hosts that builds then reach by themselves.
     """
@@ -46,6 +49,8 @@ class Options:
     succeeds: bool = False
     replay: bool = True
     direct: tuple[str, ...] = ()
+    site: Optional[Destination] = None
+    access: Access = PLAIN
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":
@@ -113,8 +118,10 @@ class Tool:
 class DesiredState:
     """A host as it is to be, but for the content of the registry: the archive is not needed to see whether it is so.
 
-    `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory. `mirrors` maps
-    every registry that an image comes from to its mirror. `replay` is None when nothing is to be replayed.
+    `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory; empty where the
+    registry is the site's. `mirrors` maps every registry that an image comes from to its mirror. `replay` is None when
+    nothing is to be replayed. `site` is a registry that was there before, and where in it the images are; None when the
+    registry is a container of this installation. `access` is how the registry is spoken to.
     """
 
     address: Address
@@ -125,6 +132,13 @@ class DesiredState:
     tools: Mapping[str, Tool]
     mirrors: Mapping[str, str]
     replay: Optional[Replay]
+    site: Optional[Destination]
+    access: Access
+
+    @property
+    def destination(self) -> Destination:
+        """Where images are: what their names begin with."""
+        return self.site or Destination.of(self.address)
 
     def tool(self, role: str) -> Optional[Tool]:
         """Return the toolchain image of that role for this host, or None when there is none."""
@@ -152,10 +166,13 @@ class Job(DesiredState):
 
         Reads the archive's documents, which must have been checked. Whether anything is replayed is left open.
         """
-        address = options.registry or installed_address or Address.parse(DEFAULT_REGISTRY)
-        data = options.data or installed_data or REGISTRY_VOLUME
-        images = select(archive, Destination.of(address), options.platforms)
-        found = ((role, _tool(archive, role, host_platform, address)) for role in TOOLS)
+        if options.site:
+            address, data, destination = Address.of_host(options.site.host), "", options.site
+        else:
+            address = options.registry or installed_address or Address.parse(DEFAULT_REGISTRY)
+            data, destination = options.data or installed_data or REGISTRY_VOLUME, Destination.of(address)
+        images = select(archive, destination, options.platforms)
+        found = ((role, _tool(archive, role, host_platform, destination)) for role in TOOLS)
         return cls(
             archive=archive,
             options=options,
@@ -165,9 +182,11 @@ class Job(DesiredState):
             host_platform=host_platform,
             platforms=options.platforms or archive.manifest.platforms or (host_platform,),
             tools={role: tool for role, tool in found if tool},
-            mirrors=mirrors((item.image.reference for item in images), Destination.of(address)),
+            mirrors=mirrors((item.image.reference for item in images), destination),
             replay=None,
             images=images,
+            site=options.site,
+            access=options.access,
         )
 
     def base_images(self) -> Sequence[Selected]:
@@ -175,13 +194,13 @@ class Job(DesiredState):
         return [item for item in self.images if item.image.role == "base"]
 
 
-def _tool(archive: Archive, role: str, host_platform: Platform, address: Address) -> Optional[Tool]:
+def _tool(archive: Archive, role: str, host_platform: Platform, destination: Destination) -> Optional[Tool]:
     for image in archive.manifest.with_role(role):
         offered = {content.platform: content for content in image.platforms if content.platform}
         best = host_platform.best_of(list(offered))
         if best is not None:
             manifest = offered[best].manifest
             config = parse_manifest(archive.read_document(manifest)).config
-            name = local_name(image.reference, image.root.digest, Destination.of(address))
+            name = local_name(image.reference, image.root.digest, destination)
             return Tool(image.reference, image.root.digest, manifest, config, name)
     return None

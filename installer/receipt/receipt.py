@@ -3,7 +3,9 @@
 It is receipt.json in the user's state directory, and what `install --json` prints. It has these keys:
 
     bundle     name, digest, archive: what was installed
-    registry   address, container, image, digest, data: where it is, and the volume or directory that holds its data
+    registry   address, container, image, digest, data: where it is, and the volume or directory that holds its data;
+               tls, ca (a PEM file) and password (a file): how it is spoken to; site, of a registry that was there
+               before: host, prefix, flat, aliases, and then there is no container and no data
     host       the platform of the host
     tools      role to reference, root (digest), manifest and config (descriptors), name: toolchain images in Docker
     mirrors    registry that images come from to its mirror
@@ -48,7 +50,9 @@ from installer.host.files import lock, read_json_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.host.paths import Places
+from installer.model.access import Access
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.installed_registry import installed_address
 from installer.model.job import DesiredState, Tool
 from installer.model.replay import Replay
@@ -235,7 +239,7 @@ class Receipt:
                 beside.setdefault(entry.bundle, {})[name] = entry.digest
         for names in reversed(list(beside.values())):
             for name, digest in names.items():
-                found.setdefault(digest, f"{self.state.address}/{name}")
+                found.setdefault(digest, f"{self.state.destination.host}/{name}")
         return tuple(f"type=registry,ref={name}@{digest}" for digest, name in found.items())
 
     def cache_of(self, build: Optional[str]) -> Optional[str]:
@@ -261,7 +265,9 @@ class Receipt:
             bundle=BundleName(str(bundle["name"]), str(bundle["digest"]), str(bundle["archive"])),
             state=DesiredState(
                 address=Address.parse(registry["address"]),
-                data=str(registry["data"]),
+                data=str(registry["data"] or ""),
+                site=Destination.from_json(registry.get("site")),
+                access=Access.from_json(registry),
                 builder=str(builder["name"]),
                 host_platform=Platform.parse(document["host"]),
                 platforms=_platforms(builder["platforms"]),
@@ -305,10 +311,12 @@ class Receipt:
             "bundle": dataclasses.asdict(self.bundle),
             "registry": {
                 "address": str(state.address),
-                "container": REGISTRY_CONTAINER,
+                "container": None if state.site else REGISTRY_CONTAINER,
                 "image": registry and str(registry.reference),
                 "digest": registry and str(registry.root),
-                "data": state.data,
+                "data": state.data or None,
+                "site": state.site and state.site.to_json(),
+                **state.access.to_json(),
             },
             "builder": {
                 "name": state.builder,

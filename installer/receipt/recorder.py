@@ -94,7 +94,7 @@ class InstallRecorder(Recorder):
         this one's too, where it lists the same: neither may lose it when the other is pruned.
         """
         name, brought = self.receipt.bundle.name, before.brought
-        if before.state.data != self._job.data:
+        if (before.state.data, before.state.site) != (self._job.data, self._job.site):
             # Under these names another registry has nothing, or something else.
             brought = tuple(dataclasses.replace(entry, role="") for entry in brought)
         if self._job.options.succeeds:
@@ -155,7 +155,7 @@ class InstallRecorder(Recorder):
             results: what each step did, in the order of the steps; they may have ended in another.
             rebuilt: the places that serve another index than the origin's, and its digest.
         """
-        names = {f"{self._job.address}/{place.name}": digest for place, digest in rebuilt.items()}
+        names = {f"{self._job.destination.host}/{place.name}": digest for place, digest in rebuilt.items()}
         self._bring(rebuilt)
         self._replace(
             steps=tuple(results),

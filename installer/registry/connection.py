@@ -2,14 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
+from bundles.errors import HostError, reason
+from bundles.registry.auth import Credential
 from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials
 from bundles.registry.transport import Settings, Transport, silent
+from installer.model.access import USER
 from installer.model.address import Address
+from installer.model.job import DesiredState
+
+
+def transport_to(state: DesiredState, *, attempts: int = 4, say: Callable[[str], None] = silent) -> Transport:
+    """Return a transport to the registry of an installation; the caller closes it.
+
+    Args:
+        state: says which registry it is, and how it is spoken to.
+        attempts: how often in all a request is tried.
+        say: tells people what is waited for.
+
+    Raises:
+        UsageError: the CA file, or a proxy variable, cannot be used.
+    """
+    access, authority = state.access, Path(state.access.authority) if state.access.authority else None
+    if state.site:
+        insecure = () if access.tls else (state.site.host,)
+        return site_transport(ca_file=authority, insecure=insecure, attempts=attempts, say=say)
+    if not access.tls:
+        return local_transport(state.address, attempts=attempts)
+    settings = Settings(
+        direct=frozenset({str(state.address)}),
+        ca_file=authority,
+        timeout=(5.0, 300.0),
+        attempts=attempts,
+        backoff=0.2,
+    )
+    if access.password:
+        settings = dataclasses.replace(settings, credentials=_Password(Path(access.password)))
+    return Transport(settings)
+
+
+class _Password:
+    """The login of our own registry."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __call__(self, host: str, repository: str) -> Sequence[Credential]:
+        try:
+            return [Credential(USER, self._file.read_text().strip())]
+        except OSError as error:
+            raise HostError(f"the password in `{self._file}` cannot be read: {reason(error)}") from None
 
 
 def local_transport(address: Address, *, attempts: int = 4) -> Transport:

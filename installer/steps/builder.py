@@ -29,7 +29,7 @@ from installer.host.docker_cli import CommandError
 from installer.host.files import is_writable, read_json_file, read_optional, remove_tree, write_atomically
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
-from installer.model.address import Address
+from installer.model.access import Access
 from installer.model.job import DesiredState, Tool
 from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
@@ -115,14 +115,16 @@ class Builder(Step):
     @property
     def mark(self) -> str:
         """The name of the wanted state."""
+        authority = self._job.access.authority
         return fingerprint(
             {
                 "image": self._tool.pinned,
                 "config": _config(self._job, self._host),
                 "options": self._options(),
                 "platforms": self._platforms,
-                # Of the file that is copied into the container.
+                # Of the files that are copied into the container.
                 **({"ca": file_digest(authority_file(self._host))} if self._job.replay else {}),
+                **({"registry": file_digest(Path(authority))} if authority else {}),
             }
         )
 
@@ -357,11 +359,11 @@ def authority_file(host: Host) -> Path:
 
 
 def _config(job: DesiredState, host: Host) -> str:
-    return config_text(job.address, job.mirrors, authority_file(host) if job.replay else None)
+    return config_text(job.destination.host, job.access, job.mirrors, authority_file(host) if job.replay else None)
 
 
-def config_text(address: Address, mirrors: Mapping[str, str], authority: Optional[Path] = None) -> str:
-    """Return the content of buildkitd.toml for the registry at `address`; the same input gives the same text.
+def config_text(registry: str, access: Access, mirrors: Mapping[str, str], authority: Optional[Path] = None) -> str:
+    """Return the content of buildkitd.toml for a registry, HOST or HOST:PORT; the same input gives the same text.
 
     With an `authority`, the file of the replay service's CA, what RUN steps fetch goes through BuildKit's proxy.
     """
@@ -372,10 +374,10 @@ def config_text(address: Address, mirrors: Mapping[str, str], authority: Optiona
         *(["proxyNetwork = true"] if authority else []),
         "",
         *([f"[registry.{json.dumps(_CA_HOST)}]", f"  ca = [{json.dumps(str(authority))}]", ""] if authority else []),
-        f"[registry.{json.dumps(str(address))}]",
-        "  http = true",
-        "  insecure = true",
+        f"[registry.{json.dumps(registry)}]",
+        *([] if access.tls else ["  http = true", "  insecure = true"]),
+        *([f"  ca = [{json.dumps(access.authority)}]"] if access.authority else []),
     ]
-    for registry, mirror in mirrors.items():
-        lines += ["", f"[registry.{json.dumps(registry)}]", f"  mirrors = [{json.dumps(mirror)}]"]
+    for source, mirror in mirrors.items():
+        lines += ["", f"[registry.{json.dumps(source)}]", f"  mirrors = [{json.dumps(mirror)}]"]
     return "\n".join(lines) + "\n"

@@ -15,6 +15,7 @@ from bundles.runtime.progress import Silent
 from installer.diagnosis import Diagnosis, Finding
 from installer.host.host import Host
 from installer.host.paths import Places
+from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.model.replay import Replay, ReplayedTape
@@ -29,7 +30,9 @@ AMD64 = Platform("linux", "amd64")
 
 def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(engine: FakeEngine, tmp_path: Path) -> None:
     archive = "/media/my stick/off'line.tar"
-    state = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None)
+    state = DesiredState(
+        Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN
+    )
     receipt = Receipt(BundleName("x", "sha256:1", archive), state)
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
@@ -44,7 +47,9 @@ def test_a_tool_that_became_another_image_is_named_with_both_digests_and_nothing
     """The frontend is not started on the host: a newer one is anybody's to push."""
     address = Address.parse(registry.host)
     buildkit = tool("moby/buildkit:1")
-    state = DesiredState(address, "bundle-registry", "b", AMD64, (AMD64,), {"buildkit": buildkit}, {}, None)
+    state = DesiredState(
+        address, "bundle-registry", "b", AMD64, (AMD64,), {"buildkit": buildkit}, {}, None, None, PLAIN
+    )
     pushed = {
         role: registry.tag(name, "1", registry.image("linux/amd64", seed=role)).digest
         for role, name in (("buildkit", "moby/buildkit"), ("frontend", "docker/dockerfile"))
@@ -81,7 +86,7 @@ def test_a_replay_that_does_not_do_its_work_is_found(
     digest = Digest.of(b"tape")
     replay = Replay(5080, (ReplayedTape("app", (digest,)),))
     tools = {"python": tool("library/python:3")}
-    state = DesiredState(Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), tools, {}, replay)
+    state = DesiredState(Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), tools, {}, replay, None, PLAIN)
     receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
@@ -109,7 +114,9 @@ def test_a_replay_that_does_not_do_its_work_is_found(
 
 
 def test_what_another_users_builds_missed_is_not_this_ones(engine: FakeEngine, tmp_path: Path) -> None:
-    state = DesiredState(Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, Replay(5080, ()))
+    state = DesiredState(
+        Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, Replay(5080, ()), None, PLAIN
+    )
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
     diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]

@@ -7,12 +7,15 @@ from typing import Any
 
 from bundles.oci.platform import Platform
 from installer.commands import status
+from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.receipt.receipt import BundleName, Receipt
 
 AMD64 = Platform("linux", "amd64")
-STATE = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None)
+STATE = DesiredState(
+    Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN
+)
 RECEIPT = Receipt(BundleName("x", "sha256:1", "/x.tar"), STATE)
 
 

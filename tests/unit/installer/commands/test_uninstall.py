@@ -18,6 +18,7 @@ from bundles.oci.reference import Reference
 from installer.commands.uninstall import _steps
 from installer.host.host import Host
 from installer.host.paths import Places
+from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.job import DesiredState, Tool
 from installer.receipt.ledger import LedgerEntry
@@ -43,7 +44,7 @@ def host(engine: FakeEngine, tmp_path: Path) -> Host:
 
 def installed(*made: tuple[str, str]) -> Receipt:
     state = DesiredState(
-        Address.parse("localhost:5000"), "bundle-registry", "cross-builder", AMD64, (AMD64,), {}, {}, None
+        Address.parse("localhost:5000"), "bundle-registry", "cross-builder", AMD64, (AMD64,), {}, {}, None, None, PLAIN
     )
     return Receipt(BundleName("x", "sha256:1", "x.tar"), state, made=tuple(LedgerEntry(*entry) for entry in made))
 

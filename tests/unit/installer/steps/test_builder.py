@@ -14,6 +14,7 @@ from bundles.errors import HostError
 from bundles.oci.reference import Reference
 from installer.host.labels import ENVIRONMENT
 from installer.host.paths import Places
+from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.naming import mirrors
@@ -32,7 +33,7 @@ LOCAL = Address("localhost", 5000)
 
 def test_buildkitd_toml_reads_back() -> None:
     references = map(Reference.parse, ["debian:12", "ghcr.io/a/b:1", "registry.corp:5001/a:1", "ghcr.io/c:2"])
-    text = config_text(LOCAL, mirrors(references, Destination.of(LOCAL)))
+    text = config_text(str(LOCAL), PLAIN, mirrors(references, Destination.of(LOCAL)))
     assert tomllib.loads(text) == {
         "registry": {
             "localhost:5000": {"http": True, "insecure": True},
@@ -47,13 +48,15 @@ def test_docker_hub_is_always_mirrored_and_the_registry_never_mirrors_itself() -
     lan = Address.parse("192.168.10.10:5000")
     found = mirrors([Reference.parse("192.168.10.10:5000/tools/x:1")], Destination.of(lan))
     assert found == {"docker.io": "192.168.10.10:5000"}
-    assert tomllib.loads(config_text(lan, found))["registry"]["docker.io"] == {"mirrors": ["192.168.10.10:5000"]}
+    assert tomllib.loads(config_text(str(lan), PLAIN, found))["registry"]["docker.io"] == {
+        "mirrors": ["192.168.10.10:5000"]
+    }
 
 
 def test_with_a_replay_what_steps_fetch_goes_through_buildkits_proxy(tmp_path: Path) -> None:
     found = mirrors([], Destination.of(LOCAL))
-    plain = config_text(LOCAL, found)
-    text = config_text(LOCAL, found, tmp_path / "ca.pem")
+    plain = config_text(str(LOCAL), PLAIN, found)
+    text = config_text(str(LOCAL), PLAIN, found, tmp_path / "ca.pem")
     assert tomllib.loads(text) == {
         "proxyNetwork": True,
         "registry": {"replay.invalid": {"ca": [str(tmp_path / "ca.pem")]}, **tomllib.loads(plain)["registry"]},
@@ -67,7 +70,7 @@ def places(root: Path) -> Places:
 
 def config_step(root: Path) -> BuildkitdConfig:
     job: Any = SimpleNamespace(
-        address=Address.parse("localhost:5000"), builder="cross-builder", mirrors={}, replay=None
+        destination=Destination("localhost:5000"), access=PLAIN, builder="cross-builder", mirrors={}, replay=None
     )
     host: Any = SimpleNamespace(places=places(root))
     return BuildkitdConfig(job, host)
@@ -106,6 +109,8 @@ BUILDKIT = tool("moby/buildkit:1")
 def builder(engine: FakeEngine, root: Path, replay: Optional[Replay] = None, address: Address = LOCAL) -> Builder:
     job: Any = SimpleNamespace(
         address=address,
+        destination=Destination.of(address),
+        access=PLAIN,
         builder="cross-builder",
         mirrors={},
         replay=replay,

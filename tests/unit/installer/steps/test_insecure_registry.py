@@ -14,6 +14,7 @@ from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from installer.host.host import Host
 from installer.host.paths import Places
+from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.receipt.ledger import remember
@@ -47,7 +48,9 @@ class Place:
         monkeypatch.setattr(os, "kill", lambda pid, _: self.signals.append(pid))
         monkeypatch.setattr(insecure_registry, "_RELOAD_SECONDS", 0.0)
         self.places = Places(root / "docker", root / "buildx", root / "state", self.file, root / "proc")
-        self.wanted = DesiredState(Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None)
+        self.wanted = DesiredState(
+            Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN
+        )
 
     def sees(self, root: str | Path) -> None:
         """Have dockerd see that directory as its root."""

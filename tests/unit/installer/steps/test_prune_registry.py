@@ -16,6 +16,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from installer.host.host import Host
+from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.model.step import Change
@@ -222,7 +223,9 @@ def test_garbage_is_not_collected_while_the_registry_runs(state: str, engine: Fa
     engine.images[container.image] = {}
     engine.after("POST /containers/registry/stop", lambda: setattr(container, "state", state))
     amd64 = Platform("linux", "amd64")
-    desired = DesiredState(Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {}, None)
+    desired = DesiredState(
+        Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {}, None, None, PLAIN
+    )
     host: Any = Host(engine.engine, None, None)  # type: ignore[arg-type]
     step = CollectGarbage(Receipt(BundleName("x", "sha256:1", "x.tar"), desired), host, None, registry, True)  # type: ignore[arg-type]
     if state == "running":

@@ -235,7 +235,7 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(engine: FakeEngine,
     assert [problem for problem in step.problems() if "--data" in problem.subject] == []
     # It may be somebody's, who would lose it with an uninstallation if it counted as made for us.
     assert [change.action for change in step.look()] == ["start"]
-    job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"))
+    job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"), site=None)
     info = EngineInfo("29.0", Platform("linux", "amd64"), data, (), ())
     host: Any = SimpleNamespace(engine=engine.engine, places=places(tmp_path))
     big: Any = SimpleNamespace(look=lambda: [Change("x", "y", "z", size=1)])

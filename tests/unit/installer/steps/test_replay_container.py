@@ -23,6 +23,7 @@ from bundles.runtime.progress import Silent
 from installer.host.host import Host
 from installer.host.labels import LABEL_PORT, LABEL_ROLE, REPLAY_CONTAINER
 from installer.host.paths import Places
+from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.model.replay import Replay, ReplayedTape, check_direct, join_pieces
@@ -84,7 +85,9 @@ def runs(engine: FakeEngine, tmp_path: Path) -> Iterator[None]:
 
 def state(replay: Optional[Replay], registry: str = "localhost:5000") -> DesiredState:
     tools = {"python": PYTHON}
-    return DesiredState(Address.parse(registry), "bundle-registry", "b", AMD64, (AMD64,), tools, {}, replay)
+    return DesiredState(
+        Address.parse(registry), "bundle-registry", "b", AMD64, (AMD64,), tools, {}, replay, None, PLAIN
+    )
 
 
 def step(host: Host, replay: Optional[Replay], registry: str = "localhost:5000", **more: Any) -> ReplayContainer:

@@ -12,7 +12,7 @@ from bundles.runtime.progress import Silent
 from installer.model.address import Address
 from installer.model.selection import select
 from installer.registry.client import Registry
-from installer.steps.push import Push
+from installer.steps.registry.push import Push
 
 
 def main() -> None:

@@ -31,8 +31,8 @@ from installer.registry.client import Registry
 from installer.registry.tree import content
 from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.emulation import Emulation
-from installer.steps.insecure_registry import InsecureRegistry
-from installer.steps.registry_container import RegistryContainer
+from installer.steps.registry.container import RegistryContainer
+from installer.steps.registry.insecure import InsecureRegistry
 from installer.steps.replay_container import ReplayContainer, misses, service_state
 from installer.steps.restart_policies import RestartPolicies
 from installer.steps.toolchain_images import local_image

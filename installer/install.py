@@ -24,9 +24,9 @@ from installer.runner import Beside, Runner, by_name
 from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.buildx_plugin import BuildxPlugin
 from installer.steps.emulation import Emulation
-from installer.steps.insecure_registry import InsecureRegistry
-from installer.steps.push import Push
-from installer.steps.registry_container import RegistryContainer
+from installer.steps.registry.container import RegistryContainer
+from installer.steps.registry.insecure import InsecureRegistry
+from installer.steps.registry.push import Push
 from installer.steps.replay_container import ReplayContainer, with_replay
 from installer.steps.smoke_test import SmokeTest
 from installer.steps.toolchain_images import LoadImage

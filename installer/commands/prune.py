@@ -28,8 +28,8 @@ from installer.receipt.recorder import Recorder
 from installer.registry.client import Registry
 from installer.registry.connection import transport_to
 from installer.runner import Runner, plan_lines, to_json
-from installer.steps.prune_registry import CollectGarbage, PruneImages
-from installer.steps.push import Push
+from installer.steps.registry.prune import CollectGarbage, PruneImages
+from installer.steps.registry.push import Push
 from installer.steps.replay_container import ReplayContainer
 from installer.steps.toolchain_images import RemoveImages
 

@@ -22,8 +22,8 @@ from installer.model.selection import Selected, places, select
 from installer.registry.client import Registry
 from installer.registry.connection import site_transport
 from installer.runner import Runner, plan_lines, questioner, to_json
-from installer.steps.destination import DestinationCheck
-from installer.steps.push import Push
+from installer.steps.registry.check import DestinationCheck
+from installer.steps.registry.push import Push
 
 
 @click.command()

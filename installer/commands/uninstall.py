@@ -18,9 +18,9 @@ from installer.receipt.receipt import Receipt
 from installer.runner import Runner, plan_lines, questioner, to_json
 from installer.steps.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
-from installer.steps.insecure_registry import ForbidInsecureRegistry
 from installer.steps.leftovers import RemoveFiles, RemovePassing
-from installer.steps.registry_container import RemoveRegistry
+from installer.steps.registry.container import RemoveRegistry
+from installer.steps.registry.insecure import ForbidInsecureRegistry
 from installer.steps.replay_container import RemoveReplay
 from installer.steps.toolchain_images import RemoveImages
 

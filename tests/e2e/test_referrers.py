@@ -20,7 +20,7 @@ from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.selection import select
 from installer.registry.client import Registry
-from installer.steps.push import Push
+from installer.steps.registry.push import Push
 from tests.support.real_registry import RealRegistry
 from tests.testbed import ORIGIN, debian, start_origin
 

@@ -28,7 +28,7 @@ from installer.model.destination import Destination
 from installer.model.selection import select
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
-from installer.steps.push import Push
+from installer.steps.registry.push import Push
 from tests.support.archives import AMD64, ContentSource, Made, image, made
 from tests.support.fake_registry import FakeRegistry
 from tests.support.images import Content

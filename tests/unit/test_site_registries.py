@@ -28,8 +28,8 @@ from bundles.runtime.progress import Silent
 from installer.model.destination import Destination
 from installer.model.selection import Place, select
 from installer.registry.client import Registry
-from installer.steps.destination import DestinationCheck
-from installer.steps.push import Push
+from installer.steps.registry.check import DestinationCheck
+from installer.steps.registry.push import Push
 from tests.support.archives import AMD64, ARM64, Made, example, image, made
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.images import noise

@@ -20,7 +20,7 @@ from installer.model.job import Options
 from installer.preflight import settle
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
-from installer.steps.prune_registry import PruneImages
+from installer.steps.registry.prune import PruneImages
 from tests.support.archives import example
 
 

@@ -26,7 +26,7 @@ from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.selection import select
 from installer.registry.client import Registry
-from installer.steps.push import Push
+from installer.steps.registry.push import Push
 from tests.support.archives import PROGRAM
 from tests.support.fake_registry import FakeRegistry
 

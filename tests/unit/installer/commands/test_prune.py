@@ -23,8 +23,8 @@ from installer.model.replay import Replay, ReplayedTape
 from installer.model.selection import places
 from installer.receipt.receipt import BundleName, InstalledImage, PushedName, Receipt
 from installer.registry.client import Registry
-from installer.steps.prune_registry import PruneImages
-from installer.steps.push import Push
+from installer.steps.registry.prune import PruneImages
+from installer.steps.registry.push import Push
 from tests.support.archives import AMD64, Made, example
 from tests.support.fake_registry import FakeRegistry
 

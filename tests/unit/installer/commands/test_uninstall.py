@@ -26,7 +26,7 @@ from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.leftovers import RemoveFiles, RemovePassing
-from installer.steps.registry_container import RemoveRegistry
+from installer.steps.registry.container import RemoveRegistry
 from installer.steps.toolchain_images import RemoveImages
 from tests.support.fake_engine import FakeEngine
 from tests.support.tools import give, tool

@@ -18,8 +18,8 @@ from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.receipt.ledger import remember
-from installer.steps import insecure_registry
-from installer.steps.insecure_registry import ForbidInsecureRegistry, InsecureRegistry
+from installer.steps.registry import insecure
+from installer.steps.registry.insecure import ForbidInsecureRegistry, InsecureRegistry
 from tests.support.fake_engine import FakeEngine
 
 ADDRESS = "192.168.10.10:5000"
@@ -46,7 +46,7 @@ class Place:
         engine.insecure = self._insecure
         self.signals: list[int] = []
         monkeypatch.setattr(os, "kill", lambda pid, _: self.signals.append(pid))
-        monkeypatch.setattr(insecure_registry, "_RELOAD_SECONDS", 0.0)
+        monkeypatch.setattr(insecure, "_RELOAD_SECONDS", 0.0)
         self.places = Places(root / "docker", root / "buildx", root / "state", self.file, root / "proc")
         self.wanted = DesiredState(
             Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN
@@ -157,7 +157,7 @@ def test_a_broken_file_is_said_when_docker_does_not_run(place: Place) -> None:
 
 
 def test_the_commands_for_root_make_the_directory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(insecure_registry, "is_writable", lambda _: False)
+    monkeypatch.setattr(insecure, "is_writable", lambda _: False)
     place.etc.rmdir()
     (problem,) = place.allow().problems()
     assert problem.hint is not None
@@ -169,7 +169,7 @@ def test_the_commands_for_root_make_the_directory(place: Place, monkeypatch: pyt
 
 
 def test_the_commands_for_root_show_no_proxies(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(insecure_registry, "is_writable", lambda _: False)
+    monkeypatch.setattr(insecure, "is_writable", lambda _: False)
     place.file.write_text('{"proxies": {"http-proxy": "http://user:S3cret@proxy.corp:3128"}}')
     (problem,) = place.allow().problems()
     assert problem.hint is not None
@@ -229,7 +229,7 @@ def test_rootless_docker_reads_another_file(place: Place, tmp_path: Path) -> Non
 def test_the_commands_for_root_show_nothing_that_may_be_secret(
     place: Place, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(insecure_registry, "is_writable", lambda _: False)
+    monkeypatch.setattr(insecure, "is_writable", lambda _: False)
     place.file.write_text(json.dumps(settings))
     (problem,) = place.allow().problems()
     assert "S3cret" not in str(problem)

@@ -27,7 +27,7 @@ from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.selection import Place, left_out, places, select
 from installer.registry.client import Registry
-from installer.steps.push import Push
+from installer.steps.registry.push import Push
 from tests.support.archives import AMD64, ARM64, Made, example, image, made
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import ARTIFACT_NOT_FOUND, MANIFEST_BLOB_UNKNOWN, FakeRegistry, Fault, Refusal

@@ -31,7 +31,7 @@ from installer.model.step import Change, Step
 from installer.receipt.receipt import PushedName, Receipt
 from installer.registry.client import Registry
 from installer.registry.tree import Content, content
-from installer.steps.registry_container import RegistryContainer
+from installer.steps.registry.container import RegistryContainer
 
 
 class PruneImages(Step):

@@ -21,7 +21,7 @@ from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_W
 from installer.host.paths import Places
 from installer.model.address import Address
 from installer.model.step import Change
-from installer.steps.registry_container import RegistryContainer
+from installer.steps.registry.container import RegistryContainer
 from tests.support.fake_engine import FakeEngine
 from tests.support.tools import give, tool
 

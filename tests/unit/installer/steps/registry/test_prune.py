@@ -22,7 +22,7 @@ from installer.model.job import DesiredState
 from installer.model.step import Change
 from installer.receipt.receipt import BundleName, PushedName, Receipt, ReplacedTag
 from installer.registry.client import Registry
-from installer.steps.prune_registry import CollectGarbage, PruneImages
+from installer.steps.registry.prune import CollectGarbage, PruneImages
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import FakeRegistry
 
@@ -194,7 +194,7 @@ def test_why_delete_untagged_is_never_used(tmp_path: Path, flags: tuple[str, ...
     """distribution 3: an index that is sparse in one repository costs the other one, which has it whole, its layers.
 
     When this fails for `--delete-untagged` the registry has been fixed, and its workaround in
-    installer/steps/prune_registry.py may go.
+    installer/steps/registry/prune.py may go.
     """
     from tests.support.real_registry import RealRegistry, registry_program
 

@@ -229,7 +229,10 @@ def works(usb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Air]:
 
 def test_a_token_server_that_the_system_does_not_trust(works: Air) -> None:
     works.log_in()
+    # Docker's CA is for the registry alone.
     (problem,) = works.bundle("install", "--into", INTO, code=4)["error"]["problems"]
+    assert f"TLS with `{NAME}:{TOKENS_PORT}` failed" in problem["message"]
+    (problem,) = works.bundle("install", "--into", INTO, "--ca", "/srv/ca.pem", code=4)["error"]["problems"]
     assert problem["subject"] == f"`{NAME}:{TOKENS_PORT}`, which gives the tokens for `{SITE}`"
     assert "sudo update-ca-certificates" in problem["hint"]
     directory = "/usr/local/share/ca-certificates"

@@ -27,12 +27,13 @@ LEEWAY = 60
 
 
 class TokenServer:
-    """Serves HTTPS on 127.0.0.1, as `registry.example`.
+    """Serves HTTPS on 127.0.0.1.
 
     Args:
         directory: for the key that signs, and its certificate.
         tls: what it shows.
         accounts: name -> password, and what it may do with any repository.
+        host: its name, as clients are told it.
         lifetime: how many seconds distribution takes a token; what it tells clients is 300 in any case.
     """
 
@@ -42,6 +43,7 @@ class TokenServer:
         tls: Certificate,
         accounts: Mapping[str, tuple[str, Collection[str]]],
         lifetime: float = 300,
+        host: str = "registry.example",
     ) -> None:
         self.accounts, self.lifetime = accounts, lifetime
         self.key, self.bundle = directory / "signing.key", directory / "signing.pem"
@@ -54,7 +56,7 @@ class TokenServer:
         handler = type("Handler", (_Handler,), {"tokens": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.realm = f"https://registry.example:{self._server.server_address[1]}/token"
+        self.realm = f"https://{host}:{self._server.server_address[1]}/token"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property

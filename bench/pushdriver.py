@@ -10,16 +10,17 @@ from bundles.archive.verify import check_documents
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.progress import Silent
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.selection import select
 from installer.registry.client import Registry
 from installer.steps.registry.push import Push
 
 
 def main() -> None:
-    address = Address.parse(sys.argv[2])
+    destination = Destination.of(Address.parse(sys.argv[2]))
     with Archive(Path(sys.argv[1])) as archive, Transport(Settings()) as transport:
         check_documents(archive)
-        push = Push(archive, select(archive, address, ()), Registry(transport, str(address)), Silent())
+        push = Push(archive, select(archive, destination, ()), Registry(transport, destination.host), Silent())
         changes = push.look()
         if changes:
             push.apply(changes)

@@ -91,6 +91,7 @@ class TemporaryBuilder(Closeable):
 
     def __init__(self, docker: Docker, settings: BuilderSettings, directory: Path) -> None:
         self._docker, self._settings = docker, settings
+        self._is_closed = False
         self._before = _image(docker, settings.image)
         self.name = _NAME.format(os.getpid(), "b" if self._before else "i")
         config = directory / "buildkitd.toml"
@@ -116,8 +117,11 @@ class TemporaryBuilder(Closeable):
         return match[1]
 
     def close(self) -> None:
+        if self._is_closed:
+            return
         with contextlib.suppress(HostError):
             self._docker.run(["buildx", "rm", "--force", self.name])
+            self._is_closed = True
         now = _image(self._docker, self._settings.image)
         with contextlib.suppress(HostError):
             if now and self._before is None:

@@ -24,6 +24,7 @@ _BLOCK = 1 << 20
 _MOST_MANIFEST = 4 << 20
 # Seconds without a byte.
 _TIMEOUT = 600
+_ASK = 0.05  # seconds between two looks whether the server is to end: whoever closes it waits for that
 
 
 class CacheRegistry(Closeable):
@@ -37,7 +38,7 @@ class CacheRegistry(Closeable):
         self._repository = secrets.token_hex(16)
         self._server = _Server(record, f"/v2/{self._repository}/")
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="caches", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_ASK,), name="caches", daemon=True)
         self._thread.start()
 
     def reference(self, host: str, build: str) -> str:

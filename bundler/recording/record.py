@@ -10,6 +10,7 @@ import dataclasses
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Optional
 
@@ -115,7 +116,11 @@ def record(builds: Sequence[Build], path: Path, name: str, options: Options, pro
         notes = (*recorder.notes(), *_missing(found, directory.tape), *_several(found), *unknown)
         platforms = tuple(dict.fromkeys(platform for build in builds for platform in build.platforms))
         recorded = Recorded(name, builder.version, platforms, found.images, notes, tuple(described))
-        cache_size = directory.finish(recorded)
+        with ThreadPoolExecutor(1, "builder") as aside:
+            # Docker takes a second or two to remove it, and nothing more is wanted of it.
+            removal = aside.submit(builder.close)
+            cache_size = directory.finish(recorded)
+            removal.result()
         size = sum(content.size for content in directory.tape.contents)
         return Result(recorded, len(directory.tape), size, cache_size)
 

@@ -99,6 +99,8 @@ def _words(error: BaseException) -> str:
         return f"the name does not resolve ({reason(error)})"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {_tls_reason(error)}"
+    if isinstance(error, (socket.timeout, TimeoutError)) and not error.strerror:
+        return "timed out"
     if isinstance(error, OSError):
         text = str(error)
         return (error.strerror or (text[:100] if text.startswith("Tunnel connection failed") else "")).lower()

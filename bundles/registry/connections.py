@@ -27,9 +27,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError, reason
+from bundles.registry import early_answers
 from bundles.registry.certificates import HostCertificates, find
 from bundles.registry.connection_errors import translated
-from bundles.registry.early_answers import Tls, has_answered
 from bundles.registry.proxies import Proxies, Proxy
 from bundles.registry.urls import Origin, describe, is_loopback
 from bundles.runtime.closeable import Closeable
@@ -41,8 +41,8 @@ logging.getLogger("urllib3").setLevel(logging.INFO)
 _WORKERS = 16
 # One read from an upload body: larger than urllib3's 16 KiB, so that a worker spends its time in the kernel.
 BLOCK_SIZE = 512 << 10
-# Before so much of a body is sent it is seen whether there is an answer already.
-_LOOK_BEFORE = 64 << 10
+# While so much of a body is sent, it is looked whether there is an answer already.
+_LOOK_FROM = 64 << 10
 # An answer nobody wants is read to its end up to this size, because a new connection costs more than that.
 _DRAIN_LIMIT = 64 << 10
 # Bytes per second. A server that sends less for as long as a silent one may be silent is as good as gone.
@@ -216,8 +216,13 @@ class _Sockets:
         with self._lock:
             return self._shut
 
-    def note(self, manager: urllib3.PoolManager) -> None:
-        """Have all connections of the manager noted here, from their first moment on."""
+    def note(self, manager: urllib3.PoolManager, patience: float) -> None:
+        """Have all connections of the manager noted here, from their first moment on.
+
+        Args:
+            manager: makes them.
+            patience: seconds for which the other end may take nothing of a body.
+        """
         add = self.add
 
         class Http(HTTPConnection):
@@ -228,11 +233,13 @@ class _Sockets:
                 return sock
 
             def send(self, data: Any) -> None:
-                if len(data) >= _LOOK_BEFORE and has_answered(self.sock):
+                sock: object = self.sock  # no socket: TLS in the TLS of a proxy
+                if len(data) < _LOOK_FROM or not isinstance(sock, socket.socket):
+                    super().send(data)
+                elif not early_answers.send(sock, data, patience):
                     # As when the other end has closed: urllib3 goes on to read the answer.
                     self.response_class = _LastResponse
                     raise BrokenPipeError
-                super().send(data)
 
         class Https(Http, HTTPSConnection):
             pass
@@ -249,7 +256,7 @@ class _Sockets:
         """Have all TLS sockets of the context noted here: each takes the place of one that was noted before."""
         add = self.add
 
-        class Noted(Tls):
+        class Noted(early_answers.Tls):
             def do_handshake(self, block: bool = False) -> None:
                 add(self)
                 super().do_handshake(block)
@@ -401,7 +408,7 @@ class Connections:
             login = {"proxy-authorization": proxy.authorization} if proxy.authorization else None
             address = f"{proxy.scheme}://{proxy.host_port}"
             manager = urllib3.ProxyManager(address, proxy_headers=login, proxy_ssl_context=self._verified, **options)
-        self._sockets.note(manager)
+        self._sockets.note(manager, self._timeout[1])
         return manager
 
 

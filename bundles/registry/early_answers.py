@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from typing import Any, Optional
+import time
+from typing import Any, Optional, Union
 
-from urllib3.util.wait import wait_for_read
+from urllib3.util.wait import wait_for_read, wait_for_socket
 
 # `HTTP/1.1 413`: enough to tell an answer from a "100 Continue" that nobody asked for, after which the body is wanted.
 _HEAD = 12
 _FIRST_DIGIT = 9
+# Seconds between two looks for an answer while the other end takes nothing.
+_LOOK_EVERY = 0.1
 
 
 class Tls(ssl.SSLSocket):
@@ -22,9 +25,9 @@ class Tls(ssl.SSLSocket):
 
     _kept = b""
 
-    def sendall(self, data: Any, flags: int = 0) -> None:
+    def send(self, data: Any, flags: int = 0) -> int:
         try:
-            super().sendall(data, flags)
+            return super().send(data, flags)
         except (ssl.SSLEOFError, ConnectionResetError):
             # Why the server hung up, such as that it wants a certificate, is still to be read: as an error.
             self._kept += super().recv(1)
@@ -50,10 +53,42 @@ class Tls(ssl.SSLSocket):
         return self._kept
 
 
-def has_answered(sock: object) -> bool:
+def send(sock: socket.socket, data: Union[bytes, memoryview], patience: float) -> bool:
+    """Send `data`, or less when the other end begins an answer meanwhile, and tell whether all of it was sent.
+
+    Args:
+        sock: a connection.
+        data: what to send.
+        patience: seconds for which the other end may take nothing.
+
+    Raises:
+        TimeoutError: it took nothing for longer than that.
+        OSError: the connection broke.
+    """
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        left = memoryview(data)
+        while left and not has_answered(sock):
+            try:
+                left = left[sock.send(left) :]
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                _wait(sock, isinstance(error, ssl.SSLWantReadError), patience)
+        return not left
+    finally:
+        sock.settimeout(timeout)
+
+
+def _wait(sock: socket.socket, read: bool, patience: float) -> None:
+    """Wait until it is worth trying to send again, or until there is an answer."""
+    end = time.monotonic() + patience
+    while not wait_for_socket(sock, read=read, write=not read, timeout=_LOOK_EVERY) and not has_answered(sock):
+        if time.monotonic() > end:
+            raise TimeoutError
+
+
+def has_answered(sock: socket.socket) -> bool:
     """Tell whether the other end has begun an answer. A connection that merely ended has not."""
-    if not isinstance(sock, socket.socket):
-        return False  # TLS in the TLS of a proxy
     if isinstance(sock, Tls):
         head = sock.peek(_HEAD) if wait_for_read(sock, 0) or sock.peek(0) else b""
     elif wait_for_read(sock, 0):

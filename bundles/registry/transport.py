@@ -144,7 +144,7 @@ class Transport(Closeable):
             scope: the access needed, see `bundles.registry.auth.pull_scope`.
             headers: more headers.
             body: what to upload.
-            expect: the statuses that are no error.
+            expect: the statuses that are no error. With 401 among them nobody logs in anew.
             retry: False when the caller repeats more than this one request, with `retrying`.
 
         Raises:
@@ -285,7 +285,7 @@ class Transport(Closeable):
         with self._lock:
             self._reached.add(host)
         fresh = False
-        while response.status == 401 and ours and Origin.of(response.url) == home:
+        while response.status == 401 and 401 not in request.expect and ours and Origin.of(response.url) == home:
             with response:
                 demand = Demand(host, scope, response.url, response.headers.get("WWW-Authenticate", ""))
                 if not demand.challenges:

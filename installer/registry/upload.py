@@ -37,7 +37,8 @@ _HELD = re.compile(r"(?:bytes[ =])?0-(\d{1,18})")
 _ACCEPTED = frozenset({202})
 _TAKEN = frozenset({202, 204})
 _CREATED = frozenset({201})
-_CANCELLED = frozenset({200, 202, 204})
+# distribution wants the right to delete for it, and what a token lacks is not asked for.
+_CANCELLED = frozenset({200, 202, 204, 401, 403})
 _STATUS = frozenset({200, 202, 204})
 
 

@@ -28,12 +28,13 @@ LEEWAY = 60
 
 
 class TokenServer:
-    """Serves HTTPS on 127.0.0.1, as `registry.example`.
+    """Serves HTTPS on 127.0.0.1.
 
     Args:
         directory: for the key that signs, and its certificate.
         tls: what it shows.
         accounts: name -> password, and what it may do with any repository.
+        host: its name, as clients are told it.
         lifetime: how many seconds distribution takes a token; what it tells clients is 300 in any case.
         listener: a socket to serve at instead.
     """
@@ -45,6 +46,7 @@ class TokenServer:
         accounts: Mapping[str, tuple[str, Collection[str]]],
         lifetime: float = 300,
         listener: Optional[socket.socket] = None,
+        host: str = "registry.example",
     ) -> None:
         self.accounts, self.lifetime = accounts, lifetime
         self.key, self.bundle = directory / "signing.key", directory / "signing.pem"
@@ -59,7 +61,7 @@ class TokenServer:
         self._server = http.server.ThreadingHTTPServer(listener.getsockname(), handler, bind_and_activate=False)
         self._server.socket.close()
         self._server.socket = listener
-        self.realm = f"https://registry.example:{listener.getsockname()[1]}/token"
+        self.realm = f"https://{host}:{listener.getsockname()[1]}/token"
         self._server.socket = context.wrap_socket(listener, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Optional, Union
 
 import pytest
@@ -30,6 +31,7 @@ from bundles.registry.auth import Credential, pull_scope, push_scope
 from bundles.registry.read import fetch_list, fetch_manifest
 from bundles.registry.transport import Settings, Transport
 from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.stall import Stall
 
 SECRET = "hunter2-secret"
 Make = Callable[..., FakeRegistry]
@@ -215,12 +217,14 @@ def test_a_registry_token_is_used_as_it_is(fake: Make, connect: Connect) -> None
     assert registry.seen("", "/token") == []
 
 
-def test_a_token_that_ran_out_is_replaced_before_anything_is_sent(fake: Make, connect: Connect) -> None:
-    registry = fake(auth="bearer", token_lifetime=0.2)
+def test_a_token_that_ran_out_is_replaced_before_anything_is_sent(
+    fake: Make, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = fake(auth="bearer", token_lifetime=300)
     blob = registry.blob("app", b"abc")
     transport = connect()
     get(transport, registry, blob.digest)
-    time.sleep(0.25)
+    monkeypatch.setattr("bundles.registry.auth.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 300))
     get(transport, registry, blob.digest)
     assert len(registry.seen("GET", "/token")) == 2
     asked, first, second = (request.authorization for request in registry.seen("GET", "/blobs/"))
@@ -737,10 +741,10 @@ def test_a_connection_that_breaks_is_retried(registry: FakeRegistry, connect: Co
     assert get(connect(attempts=3), registry, blob.digest) == b"abc"
 
 
-def test_silence_is_retried(registry: FakeRegistry, connect: Connect) -> None:
+def test_silence_is_retried(registry: FakeRegistry, connect: Connect, stall: Stall) -> None:
     blob = registry.blob("app", b"abc")
-    registry.fault("GET", "/blobs/", before=lambda: time.sleep(0.5), times=1)
-    assert get(connect(timeout=(5.0, 0.2)), registry, blob.digest) == b"abc"
+    registry.fault("GET", "/blobs/", before=stall.wait, times=1)
+    assert get(connect(timeout=(5.0, 0.5)), registry, blob.digest) == b"abc"
     assert len(registry.seen()) == 2
 
 

@@ -322,3 +322,13 @@ def test_a_full_project(fake: Make, connect: Connect, largest: int | None) -> No
     assert "opened an upload to `team/app`, and then refused its content: DENIED: adding 29.0 MiB" in str(caught.value)
     assert "quota" in str(caught.value.hint)
     assert "docker login" not in str(caught.value)
+
+
+def test_no_new_token_is_asked_for_to_end_an_upload(fake: Make, connect: Connect) -> None:
+    """distribution wants the right to delete for it, which who may only push does not have."""
+    registry = fake(auth="bearer", users={"me": "secret"})
+    challenge = f'Bearer realm="{registry.scheme}://{registry.host}/token",service="fake",error="insufficient_scope"'
+    registry.fault("DELETE", "/uploads/", times=-1, status=401, headers={"WWW-Authenticate": challenge})
+    Registry(connect(**LOGIN), registry.host).check_write("team/app")
+    assert [each.method for each in registry.seen(part="/uploads/")] == ["POST", "POST", "DELETE"]
+    assert len(registry.seen("GET", "/token")) == 1

@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# They wait as much as they work: three processes keep two cores busy.
+UNIT := $(RUN) -m pytest -q -m "not e2e" -n 3 --dist loadfile
 
 .PHONY: help setup demo unit testbed test bench check clean
 
@@ -28,13 +30,13 @@ demo: $(VENV)/tool ## the main job: create, carry, install on an air-gapped host
 	@status=0; $(RUN) -m tests.demo || status=$$?; $(RUN) -m tests.testbed down; exit $$status
 
 unit: setup ## the tests that need neither root nor the testbed
-	@$(RUN) -m pytest -q -m "not e2e" -n 2 --dist loadfile
+	@$(UNIT)
 
 testbed: setup ## bring up what the tests need: the origin registry and the air-gapped hosts (cached; as root)
 	@$(RUN) -m tests.testbed up
 
 test: testbed ## all tests, unit and end to end (as root)
-	@status=0; $(RUN) -m pytest || status=$$?; $(RUN) -m tests.testbed down; exit $$status
+	@status=0; $(UNIT) || status=$$?; $(RUN) -m pytest -m e2e || status=$$?; $(RUN) -m tests.testbed down; exit $$status
 
 bench: setup ## create and install beside their peers; writes docs/performance.md (30 minutes, wants a quiet machine)
 	@$(RUN) -m tests.testbed up bench

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
+import hypothesis
 import pytest
 
 from bundles.registry.transport import Settings, Transport
@@ -16,6 +17,10 @@ from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.real_registry import RealRegistry
 from tests.support.stall import Stall
+
+# A busy machine takes its time, for one example as for making it up.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:

@@ -5,16 +5,17 @@ The test tells it what to do in state.json beside it; what it was called with is
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import signal
 import sys
-import time
-from pathlib import Path
-from typing import Any
 
-HERE = Path(sys.argv[0]).parent
+# A recording starts this program ten times: what takes longer to import than these is imported where it is needed.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+HERE = sys.argv[0].rpartition("/")[0]
 # Images are ids by name. `buildx create` pulls `pulled`, which containers have then: images' names by builder.
 _STATE: dict[str, Any] = {
     "urls": [],
@@ -29,7 +30,10 @@ _STATE: dict[str, Any] = {
 def install(directory: Path, **state: Any) -> Path:
     """Put the command into a directory, for PATH; returns it."""
     directory.mkdir()
-    (directory / "docker").write_text(f"#!{sys.executable} -IS\n{Path(__file__).read_text()}\nmain()\n")
+    # As a module it is compiled once.
+    here = __file__.rpartition("/")[0]
+    program = f"import sys\nsys.path.insert(0, {here!r})\nfrom fake_docker import main\nmain()\n"
+    (directory / "docker").write_text(f"#!{sys.executable} -IS\n{program}")
     (directory / "docker").chmod(0o755)
     (directory / "state.json").write_text(json.dumps({**_STATE, **state}))
     return directory
@@ -40,15 +44,24 @@ def calls(directory: Path) -> list[list[str]]:
     return [json.loads(line) for line in (directory / "calls.jsonl").read_text().splitlines()]
 
 
-def state_of(directory: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((directory / "state.json").read_text())
+def state_of(directory: Path | str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(_read(f"{directory}/state.json"))
     return value
+
+
+def _read(path: str) -> str:
+    with open(path) as file:  # noqa: PTH123  pathlib is one of those that take long
+        return file.read()
+
+
+def _write(path: str, text: str, mode: str = "w") -> None:
+    with open(path, mode) as file:  # noqa: PTH123
+        file.write(text)
 
 
 def main() -> None:
     arguments, state = sys.argv[1:], state_of(HERE)
-    with (HERE / "calls.jsonl").open("a") as file:
-        file.write(json.dumps(arguments) + "\n")
+    _write(f"{HERE}/calls.jsonl", json.dumps(arguments) + "\n", "a")
     command, builds = " ".join(arguments[:2]), False
     if command in state.get("fails", ()):
         sys.exit(f"{command} does not work")
@@ -60,7 +73,7 @@ def main() -> None:
         state["builders"].append(_value(arguments, "--name"))
         options = [arguments[n + 1] for n, each in enumerate(arguments) if each == "--driver-opt"]
         state["options"] = dict(option.split("=", 1) for option in options)
-        state["config"] = Path(_value(arguments, "--buildkitd-config")).read_text()
+        state["config"] = _read(_value(arguments, "--buildkitd-config"))
         state["images"][state["options"]["image"]] = state["pulled"]
         state["containers"][arguments[3]] = state["options"]["image"]
     elif command == "buildx inspect":
@@ -92,7 +105,7 @@ def main() -> None:
         builds = True
         state["built"] = [*state.get("built", ()), _built(arguments)]
         _build(arguments, state)
-    (HERE / "state.json").write_text(json.dumps(state))
+    _write(f"{HERE}/state.json", json.dumps(state))
     sys.exit(state.get("code", 0) if builds and arguments[-1] != state.get("good") else 0)
 
 
@@ -102,9 +115,9 @@ def _value(arguments: list[str], option: str) -> str:
 
 def _built(arguments: list[str]) -> dict[str, Any]:
     """What is built: the directory, Bake's file, which is gone afterwards, and the names in the environment."""
-    file = Path(_value(arguments, "--file")).read_text() if arguments[1] == "bake" else "null"
+    file = _read(_value(arguments, "--file")) if arguments[1] == "bake" else "null"
     return {
-        "directory": str(Path.cwd()),
+        "directory": os.getcwd(),  # noqa: PTH109
         "name": arguments[-1],
         "bake": json.loads(file),
         "environment": sorted(os.environ),
@@ -112,8 +125,10 @@ def _built(arguments: list[str]) -> dict[str, Any]:
 
 
 def _build(arguments: list[str], state: dict[str, Any]) -> None:
-    # Here, since a recording starts this program seven times and only one of them fetches.
+    import hashlib
+    import signal
     import ssl
+    import time
     import urllib.error
     import urllib.request
 
@@ -135,23 +150,24 @@ def _build(arguments: list[str], state: dict[str, Any]) -> None:
         os.kill(os.getppid(), signal.SIGKILL)
     if state.get("hangs"):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-        (HERE / "hanging").touch()
+        _write(f"{HERE}/hanging", "")
         time.sleep(60)
     found += state.get("materials", [])
     _write_cache(arguments)
-    Path(_value(arguments, "--metadata-file")).write_text(json.dumps({"buildx.build.provenance": {"materials": found}}))
+    _write(_value(arguments, "--metadata-file"), json.dumps({"buildx.build.provenance": {"materials": found}}))
 
 
 def _write_cache(arguments: list[str]) -> None:
     """Push a cache as BuildKit does, whose one layer is the name of what was built."""
     if arguments[1] == "bake":
-        target = json.loads(Path(_value(arguments, "--file")).read_text())["target"][arguments[-1]]
+        target = json.loads(_read(_value(arguments, "--file")))["target"][arguments[-1]]
         export = target["cache-to"][0]
     else:
         export = _value(arguments, "--cache-to")
     host, _, name = export.partition("ref=")[2].partition("/")
     repository, _, tag = name.partition(":")
-    import urllib.request  # it takes longer than all the rest, and few calls need it
+    import hashlib
+    import urllib.request
 
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

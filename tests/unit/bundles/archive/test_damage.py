@@ -39,7 +39,7 @@ _ANY_JSON = strategies.recursive(
     lambda inner: strategies.lists(inner) | strategies.dictionaries(strategies.text(), inner),
     max_leaves=10,
 )
-_FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_FAST = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def test_a_split_signed_archive(sample: Made, tmp_path: Path, keys: Path) -> Non
         verify_archive(opened)
 
 
-@pytest.mark.parametrize("options", [("-t", "rsa", "-b", "4096"), ("-t", "ecdsa")])
+@pytest.mark.parametrize("options", [("-t", "rsa", "-b", "2048"), ("-t", "ecdsa")])
 def test_other_kinds_of_keys(sample: Made, tmp_path: Path, options: tuple[str, ...]) -> None:
     key = make_key(tmp_path, "key", *options)
     allowed = allow(tmp_path / "allowed", ("someone", tmp_path / "key.pub"))

@@ -106,22 +106,11 @@ class Spec:
     layouts: Mapping[Reference, LayoutContent] = dataclasses.field(default_factory=dict)
 
     @property
-    def registries(self) -> tuple[str, ...]:
-        """The registries that have what is asked for, by the names that `mirrors` has for them."""
+    def asked(self) -> tuple[Reference, ...]:
+        """What registries are asked for: a merged image is its sources, and what is in layouts is here."""
         sources = [reference for item in self.images for _, reference in item.merge]
         names = [item.reference for item in self.images if not item.merge and item.reference not in self.layouts]
-        names += sources
-        return tuple(dict.fromkeys(registry_name(reference.registry) for reference in names))
-
-    def idle_mirrors(self) -> list[str]:
-        """Say which mirrors stand for a registry of which nothing is asked for: the name is likely mistyped."""
-        notes = []
-        for registry in self.mirrors:
-            if registry not in self.registries:
-                close = difflib.get_close_matches(registry, self.registries, 1)
-                meant = f": did you mean `{close[0]}`?" if close else ""
-                notes.append(f"the mirror for `{registry}` is not used, no image comes from there{meant}")
-        return notes
+        return (*names, *sources)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +183,23 @@ def mirrored(text: str) -> str:
             f"`{text}` is not a registry that can have a mirror: expected HOST[:PORT], such as {name or 'docker.io'}"
         )
     return name
+
+
+def idle_mirrors(mirrors: Iterable[str], references: Iterable[Reference]) -> list[str]:
+    """Say which mirrors stand for a registry of which nothing is asked for: the name is likely mistyped.
+
+    Args:
+        mirrors: the registries that have some.
+        references: what is asked for.
+    """
+    asked = list(dict.fromkeys(registry_name(reference.registry) for reference in references))
+    notes = []
+    for registry in mirrors:
+        if registry not in asked:
+            close = difflib.get_close_matches(registry, asked, 1)
+            meant = f": did you mean `{close[0]}`?" if close else ""
+            notes.append(f"the mirror for `{registry}` is not used, no image comes from there{meant}")
+    return notes
 
 
 def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:

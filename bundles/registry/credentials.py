@@ -140,7 +140,7 @@ class LoginFile:
 
     def _helper(self, document: Mapping[str, Any], host: str) -> Optional[str]:
         helpers = document.get("credHelpers") or {}
-        name = next((helpers[key] for key in helpers if _Key.parse(key) == _Key(host, "") and helpers[key]), None)
+        name = next((helpers[key] for key in helpers if _Key.parse(key) == _Key.parse(host) and helpers[key]), None)
         name = name or document.get("credsStore")
         if name is not None and (not isinstance(name, str) or "/" in name):
             raise self._broken("a credential helper's name is not the end of a program's name")

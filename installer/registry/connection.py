@@ -9,6 +9,7 @@ from typing import Optional
 from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials
 from bundles.registry.transport import Settings, Transport, silent
+from bundles.registry.urls import insecure_hosts
 from installer.model.address import Address
 
 
@@ -44,7 +45,7 @@ def site_transport(
     """
     return Transport(
         Settings(
-            insecure=frozenset(insecure),
+            insecure=insecure_hosts(insecure),
             ca_file=ca_file,
             certs_d=standard_directories(),
             credentials=Credentials().get,

@@ -120,8 +120,8 @@ def test_a_file_that_is_not_there_is_wrong_use(arguments: list[str], tmp_path: P
 
 @pytest.mark.parametrize(
     "arguments",
-    [["create", "debian:12", "-o", "-"], ["inspect", "x.tar", "--html", "-"], ["want", "-o", "-"],
-     ["inspect", "x.tar", "--log-file", "-"]],
+    [["create", "debian:12", "-o", "-"], ["record", ".", "-o", "-"], ["inspect", "x.tar", "--html", "-"],
+     ["want", "-o", "-"], ["inspect", "x.tar", "--log-file", "-"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_dash_is_no_file_to_write(arguments: list[str], tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from bundles.errors import (
 from bundles.registry.auth import Credential, pull_scope, push_scope
 from bundles.registry.read import fetch_list, fetch_manifest
 from bundles.registry.transport import Settings, Transport
+from bundles.registry.urls import Origin, insecure_hosts
 from tests.support.fake_registry import Certificate, FakeRegistry
 
 SECRET = "hunter2-secret"
@@ -406,6 +407,35 @@ def test_a_named_host_is_verified(fake: Make, connect: Connect, certificate: Cer
         get(connect(ca_file=certificate.file), registry, blob.digest, host=wrong)
     assert get(connect(insecure=frozenset({host})), registry, blob.digest, host=host) == b"abc"
     assert get(connect(insecure=frozenset({"unknown.example"})), registry, blob.digest, host=wrong) == b"abc"
+
+
+@pytest.mark.parametrize(
+    "text", ["registry.example:{}", "Registry.Example:{}", "https://registry.example:{}/", "http://registry.example"]
+)
+def test_an_insecure_registry_is_known_however_it_is_written(
+    fake: Make, connect: Connect, names: None, text: str
+) -> None:
+    registry = fake()
+    blob, host = registry.blob("app", b"abc"), f"registry.example:{registry.port}"
+    insecure = insecure_hosts([text.format(registry.port)])
+    assert get(connect(insecure=insecure), registry, blob.digest, host=host) == b"abc"
+
+
+def test_what_names_no_insecure_registry() -> None:
+    assert insecure_hosts(["Index.docker.io", "[FD00::1]:5000", "h:443"]) == {"docker.io", "[fd00::1]:5000", "h:443"}
+    for text in ("", "mirror.corp:5000/hub", "https://", "a b", "*"):
+        with pytest.raises(UsageError, match=r"names no registry: expected HOST\[:PORT\]"):
+            insecure_hosts([text])
+    with pytest.raises(UsageError) as caught:
+        insecure_hosts(["anna:S3CRET@mirror.corp:5000"])
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_docker_hub_is_insecure_by_any_of_its_names() -> None:
+    with Transport(Settings(insecure=insecure_hosts(["https://index.docker.io/"]))) as transport:
+        connections = transport._connections  # no test asks Docker Hub itself
+        assert connections.is_insecure(Origin.of("https://registry-1.docker.io"))
+        assert not connections.is_insecure(Origin.of("https://auth.docker.io"))
 
 
 def test_a_plain_registry_must_be_named_as_such(fake: Make, connect: Connect, names: None) -> None:

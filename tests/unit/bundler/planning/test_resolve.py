@@ -529,3 +529,29 @@ def test_refused_logins_are_one_line_too(registry: FakeRegistry, look: Callable[
     (problem,) = caught.value.problems
     assert problem.subject == "a:1, b:1, c:1"
     assert problem.message == f"`{registry.host}` wants a login"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "`{}` refused access: HTTP status 401"),
+        (403, "`{}` refused access: HTTP status 403"),
+        (451, "`{}` answers: HTTP status 451"),
+    ],
+)
+def test_whatever_a_registry_says_to_all_is_one_line(
+    registry: FakeRegistry, look: Callable[..., Plan], status: int, message: str
+) -> None:
+    registry.fault("GET", "/manifests/", times=-1, status=status)
+    with pytest.raises(NetworkError) as caught:
+        look("a:1", "b:1")
+    (problem,) = caught.value.problems
+    assert (problem.subject, problem.message) == ("a:1, b:1", message.format(registry.host))
+
+
+def test_a_refusal_of_one_image_alone_says_of_what(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
+    registry.fault("GET", "/library/a/", times=-1, status=403)
+    with pytest.raises(AuthenticationError) as caught:
+        look("a:1")
+    (problem,) = caught.value.problems
+    assert problem.message == f"cannot get `a:1`: `{registry.host}` refused access to `library/a`: HTTP status 403"

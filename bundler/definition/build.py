@@ -12,6 +12,7 @@ from typing import Any, Optional
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError, reason
 from bundles.oci.platform import Platform
+from bundles.runtime.program import own_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +151,7 @@ def not_here(context: object) -> UsageError:
     """Return the error for a build whose context is no directory of this machine."""
     return UsageError(
         f"`{context}` is not a directory here: a build from elsewhere is not recorded",
-        hint="fetch it, and name the directory that has the Dockerfile: bundle record app/",
+        hint=f"fetch it, and name the directory that has the Dockerfile: {own_command('record')} app/",
     )
 
 

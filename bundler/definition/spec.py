@@ -16,6 +16,7 @@ from bundles.dockerfile.images import DEFAULT_SCANNER
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference, registry_name
+from bundles.runtime.program import own_command
 
 TOOLCHAIN = {
     "registry": "registry:3",
@@ -251,7 +252,7 @@ def combine(file: Definition, line: Definition, default_name: str, records: Sequ
             raise UsageError(f"`{reference.familiar}` is named twice: expected from Docker or from a registry, once")
     # Without bundle.toml a toolchain alone is a slip; with one it is a choice.
     if not names or (file == Definition() and not local and all(item.role in TOOLS for item in wanted)):
-        raise UsageError("nothing to bundle: no image is named", hint="bundle create debian:12 -o offline.tar")
+        raise UsageError("nothing to bundle: no image is named", hint=own_command("create debian:12 -o offline.tar"))
     # Docker 29 pulls the attestations with an image, and no image whose index names some that are not there.
     attestations = line.attestations if line.attestations is not None else file.attestations is not False
     name = line.name or file.name or default_name

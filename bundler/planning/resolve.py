@@ -26,6 +26,7 @@ from bundles.oci.image import MAX_CONFIG_SIZE, Entry, config_platform, index_ent
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.urls import Origin, is_address
+from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
 from bundles.runtime.workers import in_parallel
 
@@ -392,7 +393,7 @@ def _check_cache(wanted: ImageRequest, root: Descriptor, data: bytes) -> None:
     if wanted.role == "cache" and not is_cache:
         raise ContentError(
             f"`{name}` is not a build cache of BuildKit",
-            hint=f"take it along as an image: bundle create {name}; an image with an inline cache is a cache, too",
+            hint=f"take it along as an image: {own_command('create')} {name}; one with an inline cache is a cache, too",
         )
 
 

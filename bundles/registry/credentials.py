@@ -19,6 +19,7 @@ from typing import Any, Optional
 from bundles.errors import AuthenticationError, UsageError, reason
 from bundles.oci.reference import DOCKER_HUB, registry_name
 from bundles.registry.auth import Credential
+from bundles.runtime.program import quote
 
 # The key of Docker Hub in config.json and in credential helpers, for historical reasons.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
@@ -152,7 +153,7 @@ class LoginFile:
         from docker.credentials import CredentialsNotFound, Store, StoreError
 
         program = f"docker-credential-{helper}"
-        hint = f"run the helper's own login, or take `{helper}` out of {self._path}"
+        hint = f"run the helper's own login, or take `{helper}` out of {quote(self._path)}"
         # docker-py only warns, and then fails with the same words for every host.
         if shutil.which(program) is None:
             raise AuthenticationError(
@@ -189,7 +190,7 @@ class LoginFile:
                 yield key, login
 
     def _broken(self, why: str) -> UsageError:
-        return UsageError(f"`{self._path}` cannot be used: {why}", hint="fix it, or log in anew with docker login")
+        return UsageError(f"`{self._path}` cannot be used: {why}", hint="fix it, or remove it and log in anew")
 
 
 def _login(entry: Mapping[str, Any]) -> Optional[Credential]:

@@ -72,6 +72,12 @@ class Build:
             return f"{self.bake.file}[{self.bake.target}]"
         return Path(os.path.relpath(self.dockerfile or self.context / "Dockerfile", self.context)).as_posix()
 
+    @property
+    def file(self) -> Optional[Path]:
+        """The Dockerfile's; None when it stands in the Bake or Compose file."""
+        inline = self.bake is not None and self.bake.inline is not None
+        return None if inline else self.dockerfile or self.context / "Dockerfile"
+
     def text(self) -> str:
         """Return the Dockerfile.
 

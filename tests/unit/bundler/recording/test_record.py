@@ -274,6 +274,15 @@ def test_a_mirror_that_means_nothing_is_said(app: Path) -> None:
     assert said.count("is not used") == 1
 
 
+def test_a_dockerfile_that_is_not_there_is_wrong_use(app: Path) -> None:
+    docker = fake_docker.install(app / "bin")
+    error = record(app, docker, "-f", "app/nowhere", code=2)["error"]
+    assert (error["message"], error["hint"]) == ("`app/nowhere` is not there", "name the Dockerfile with -f FILE")
+    assert not (app / "bin" / "calls.jsonl").exists()
+    (app / "app" / "Dockerfile").rename(app / "app" / "dockerfile")
+    assert record(app, docker)["images"]
+
+
 def test_the_builder_is_led_to_the_recorder(app: Path, origin: WebOrigin) -> None:
     docker = fake_docker.install(app / "bin")
     record(

@@ -96,6 +96,9 @@ def _missing_right(host: str, scope: str, login: Login) -> str:
 
 
 def _patience(host: str, scope: str) -> str:
+    if not scope:
+        # A token server, or a registry as such: a login there is not what helps.
+        return f"`{host}` limits how often it is asked: run this again later"
     if scope_writes(scope):
         return f"`{host}` limits how much it takes: run this again later, and what is there is not sent again"
     return f"`{host}` limits how much it serves: {login_command(host)}, or use a mirror"

@@ -735,6 +735,21 @@ def test_a_wait_for_a_registry_that_limits_is_said_once_while_it_lasts(
     assert len(failures) == 5
 
 
+@pytest.mark.parametrize(
+    ("asked", "limits"), [("/token", "how often it is asked: run"), ("/blobs/", "how much it serves: ")]
+)
+def test_what_helps_against_a_limit_depends_on_who_limits(
+    fake: Make, connect: Connect, asked: str, limits: str
+) -> None:
+    registry = fake(auth="bearer", users={"me": "secret"})
+    blob = registry.blob("app", b"abc")
+    registry.fault("GET", asked, times=-1, status=429)
+    with pytest.raises(UnavailableError) as caught:
+        get(connect(attempts=1, credentials=login()), registry, blob.digest)
+    assert f"`{registry.host}` limits {limits}" in str(caught.value.hint)
+    assert ("docker login" in str(caught.value.hint)) is (asked == "/blobs/")
+
+
 def test_a_short_wait_is_not_worth_a_word(registry: FakeRegistry, connect: Connect) -> None:
     registry.fault("GET", "/blobs/", status=503, times=2)
     said: list[str] = []

@@ -39,11 +39,15 @@ def own_signals() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No proxy, no Docker setting and no login of the machine that runs the tests."""
+    """No proxy, no Docker setting and no login of the machine that runs the tests; some docker to type the name of."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(("DOCKER_", "BUILDKIT_", "BUILDX_", "REGISTRY_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    docker = tmp_path_factory.mktemp("bin") / "docker"
+    docker.write_text("#!/bin/sh\nexit 1\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{docker.parent}")
 
 
 @pytest.fixture

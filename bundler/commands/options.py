@@ -15,6 +15,7 @@ from bundles.errors import UsageError
 from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials
 from bundles.registry.transport import Settings
+from bundles.registry.urls import insecure_hosts
 from bundles.runtime.progress import Progress
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -51,7 +52,7 @@ def registry_options(function: _F) -> Callable[..., Any]:
             name = mirrored(host)
             hosts[name] = (*hosts.get(name, ()), mirror)
         settings = Settings(
-            insecure=frozenset(insecure),
+            insecure=insecure_hosts(insecure),
             ca_file=ca_file,
             certs_d=standard_directories(),
             credentials=Credentials().get,

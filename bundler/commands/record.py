@@ -12,9 +12,10 @@ from bundler.commands.docker_options import check_options
 from bundler.commands.options import Registries, registry_options
 from bundler.definition.build import Build, CommandLine, name_of, not_here
 from bundler.definition.builds import Wanted, is_file_of_builds, read_builds
-from bundler.definition.spec import DEFAULT_PLATFORMS, TOOLCHAIN
+from bundler.definition.spec import DEFAULT_PLATFORMS, TOOLCHAIN, idle_mirrors
 from bundler.recording import record as api
-from bundles.cli.output import Output, common_options
+from bundler.sources.mirrors import Endpoint
+from bundles.cli.output import Output, OutputFile, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command, quote
@@ -32,7 +33,7 @@ from bundles.runtime.sizes import human_size
     type=click.Path(path_type=Path),
     help="The Dockerfile; only for a directory.  [default: WHAT/Dockerfile]",
 )
-@click.option("-o", "--output", "path", type=click.Path(path_type=Path), help="The record.  [default: NAME.record]")
+@click.option("-o", "--output", "path", type=OutputFile(), metavar="DIR", help="The record.  [default: NAME.record]")
 @click.option("--name", help="The record's name.  [default: the bundle's or the directory's]")
 @click.option(
     "--platform",
@@ -96,9 +97,13 @@ def record(
         tuple(secrets),
         tuple(ssh),
     )
+    mirrors = {
+        registry: tuple(str(Endpoint.parse(text)) for text in texts)
+        for registry, texts in {**wanted.mirrors, **registries.mirrors}.items()
+    }
     options = api.Options(
         buildkit_image,
-        {**wanted.mirrors, **registries.mirrors},
+        mirrors,
         registries.settings,
         not cache_only,
         isinstance(output.progress, Silent),
@@ -107,6 +112,8 @@ def record(
         output.progress.message(f"note: {note}")
     builds = [build.with_line(line) for build in wanted.builds]
     result = api.record(builds, path.absolute(), name, options, output.progress)
+    for note in idle_mirrors(mirrors, (image.reference for image in result.recorded.images)):
+        output.progress.message(f"note: {note}")
     document = {
         "record": str(path.absolute()),
         **result.recorded.to_json(),

@@ -12,6 +12,7 @@ from typing import Any, Optional
 from bundles.archive.manifest import check_name
 from bundles.errors import UsageError, reason
 from bundles.oci.platform import Platform
+from bundles.runtime.program import own_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,12 @@ class Build:
         if self.bake and self.bake.inline is not None:
             return f"{self.bake.file}[{self.bake.target}]"
         return Path(os.path.relpath(self.dockerfile or self.context / "Dockerfile", self.context)).as_posix()
+
+    @property
+    def file(self) -> Optional[Path]:
+        """The Dockerfile's; None when it stands in the Bake or Compose file."""
+        inline = self.bake is not None and self.bake.inline is not None
+        return None if inline else self.dockerfile or self.context / "Dockerfile"
 
     def text(self) -> str:
         """Return the Dockerfile.
@@ -150,7 +157,7 @@ def not_here(context: object) -> UsageError:
     """Return the error for a build whose context is no directory of this machine."""
     return UsageError(
         f"`{context}` is not a directory here: a build from elsewhere is not recorded",
-        hint="fetch it, and name the directory that has the Dockerfile: bundle record app/",
+        hint=f"fetch it, and name the directory that has the Dockerfile: {own_command('record')} app/",
     )
 
 

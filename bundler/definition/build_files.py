@@ -22,7 +22,9 @@ _COMPOSE_LIKE = re.compile(r"(?:docker-)?compose(?:[._-].*)?\.ya?ml", re.IGNOREC
 _BAKE_LIKE = re.compile(r"docker-bake(?:[._-].*)?\.(?:hcl|json)", re.IGNORECASE)
 # `Dockerfile`, and the word with something before or behind it: Dockerfile-worker, api.Containerfile, Dockerfile2.
 _DOCKERFILE = re.compile(r"(?:.*[._-])?(?:docker|container)file(?:\d+|[._-].*)?", re.IGNORECASE)
-_COMPOSE_FILE_LINE = re.compile(rb"^\s*(?:export\s+)?COMPOSE_FILE\s*[=:]", re.MULTILINE)
+_COMPOSE_FILE_LINE = re.compile(
+    r"""^[ \t]*(?:export[ \t]+)?COMPOSE_FILE[ \t]*[=:][ \t]*(["']?)(.*?)\1(?:[ \t]+#.*)?[ \t\r]*$""", re.MULTILINE
+)
 # Directories that hold no sources: what tools keep for themselves. .devcontainer, .github and the like do.
 _SKIPPED = frozenset({".git", ".hg", ".svn", ".jj", "node_modules", "__pycache__", ".tox", ".nox", ".terraform"})
 # Files that mark a directory as one that a tool has filled: Python's virtual environments, and caches.
@@ -47,7 +49,8 @@ class Folder:
 
     def compose(self, environment: Mapping[str, str]) -> Optional[list[str]]:
         """Return the files that `docker compose` reads here; an empty list leaves it to Compose, None is none."""
-        if (self.is_named and environment.get("COMPOSE_FILE")) or self._is_told_in_env():
+        told = environment if self.is_named else {}
+        if compose_files_told(self.path if ".env" in self.names else None, told):
             return []
         chosen = [name for name in COMPOSE if name in self.names][:1]
         if not chosen:
@@ -79,14 +82,17 @@ class Folder:
         ]
         return [self.path / name for name in sorted(likely)]
 
-    def _is_told_in_env(self) -> bool:
-        """Tell whether a .env here names the Compose files."""
-        if ".env" not in self.names:
-            return False
+
+def compose_files_told(directory: Optional[Path], environment: Mapping[str, str]) -> list[str]:
+    """Return the Compose files that COMPOSE_FILE names, in the environment, else in a directory's .env; else none."""
+    text = environment.get("COMPOSE_FILE", "")
+    if not text and directory:
         try:
-            return bool(_COMPOSE_FILE_LINE.search((self.path / ".env").read_bytes()))
+            found = _COMPOSE_FILE_LINE.search((directory / ".env").read_text(encoding="utf-8", errors="replace"))
         except OSError:
-            return False
+            found = None
+        text = found[2] if found else ""
+    return [name for name in text.split(environment.get("COMPOSE_PATH_SEPARATOR") or os.pathsep) if name]
 
 
 def folders(directory: Path, exclude: Sequence[str]) -> Iterator[Folder]:

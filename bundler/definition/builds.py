@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from bundler.definition.bundle_toml import read_definition
 from bundler.definition.docker_tools import MissingToolError, Tool, read_bake, read_compose
 from bundles.errors import Problem, UsageError
 from bundles.oci.platform import Platform
+from bundles.runtime.program import own_command, quote
 
 # As buildx tells what is elsewhere from a directory (build/utils.go, IsRemoteURL).
 _ELSEWHERE = re.compile(r"(?:https?|git|ssh)://|git@|github\.com/", re.IGNORECASE)
@@ -66,7 +66,7 @@ def read_builds(path: Path, names: Sequence[str]) -> Wanted:
     Raises:
         UsageError: the file is not there or not understood, has no such build, or one that cannot be recorded.
     """
-    place, file = shlex.quote(str(path.parent)), shlex.quote(str(path))
+    place, file = quote(path.parent), quote(path)
     if not path.is_file():
         raise UsageError(
             f"`{path}` is not there", hint="name a directory, a bundle.toml, a Bake file or a Compose file"
@@ -81,7 +81,7 @@ def read_builds(path: Path, names: Sequence[str]) -> Wanted:
         raise UsageError(
             f"`{path}` is no file that names builds: expected bundle.toml, a Bake file (.hcl, .json) or a Compose file "
             "(.yaml, .yml)",
-            hint=f"for a Dockerfile name its context, too: bundle record {place} -f {file}",
+            hint=f"for a Dockerfile name its context, too: {own_command('record')} {place} -f {file}",
         )
     if not wanted.builds:
         raise UsageError(f"`{path}` has nothing to build")
@@ -146,7 +146,7 @@ def _tool(name: str, path: Path) -> Tool:
     try:
         return Tool.find(name)
     except MissingToolError as error:
-        hint = "install it, or record the directories one by one: bundle record app/"
+        hint = f"install it, or record the directories one by one: {own_command('record')} app/"
         raise MissingToolError(f"`{path}`: {error.message}", hint=hint) from None
 
 
@@ -191,7 +191,7 @@ def _builds(path: Path, names: Sequence[str], targets: Mapping[str, Mapping[str,
         refused = {problem.subject for problem in problems}
         # A target is no way out when one that it takes as a context is none.
         good = [n for n in names if not refused.intersection(f"{path}[{each}]" for each in _needed(n, targets))]
-        others = f"record the others: bundle record {shlex.quote(str(path))} {' '.join(good)}" if good else None
+        others = f"record the others: {own_command('record')} {quote(path)} {' '.join(good)}" if good else None
         raise UsageError(f"{len(refused)} of {len(names)} builds cannot be recorded", hint=others, problems=problems)
     builds = []
     for name in names:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from bundler.definition.build_files import compose_files_told
 from bundles.errors import UsageError
 
 _TIMEOUT = 120
@@ -24,6 +25,8 @@ _VERSIONS = {
     "buildx": re.compile(r"github\.com/docker/buildx"),
     "compose": re.compile(r"Docker Compose version v?(?P<major>\d+|dev)(?:\.(?P<minor>\d+))?"),
 }
+# What Compose says of a variable without a value in `${NAME:?}` (compose-go, template.go).
+_REQUIRED = re.compile(rb"required variable (\w+) is missing a value")
 # The first version of Compose that can leave `env_file` alone by itself (`config --no-env-resolution`).
 _WITHOUT_ENVIRONMENT = (2, 35)
 
@@ -85,20 +88,51 @@ def read_bake(
 
 
 def read_compose(tool: Tool, directory: Path, files: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return what Compose makes of `files` in `directory`, or without any of those that it takes by itself."""
+    """Return what Compose makes of `files` in `directory`, or without any of those that it takes by itself.
+
+    A variable that must have a value (`${PASSWORD:?}`) needs none where only running asks for it.
+    """
+    first = done = _config(tool, directory, files, environment)
+    unset: list[str] = []
+    while done.returncode and (missing := _REQUIRED.search(done.stderr)) and missing[1].decode() not in unset:
+        unset.append(missing[1].decode())
+        done = _config(tool, directory, files, {**environment, **dict.fromkeys(unset, "1")})
+    if not unset or done.returncode:
+        return _plain(first, directory)
+    # What is the same for any value has nothing to do with it.
+    other = _config(tool, directory, files, {**environment, **dict.fromkeys(unset, "2")})
+    document = _plain(done, directory)
+    same = _needed_to_build(document) == _needed_to_build(_plain(other, directory))
+    return document if same else _plain(first, directory)
+
+
+def _needed_to_build(document: Mapping[str, Any]) -> list[Any]:
+    """Return what of a project is asked for here: what its services build, and which images they are made of."""
+    kept: list[Any] = []
+    for service in (document.get("services") or {}).values():
+        images = [volume for volume in service.get("volumes") or () if volume.get("type") == "image"]
+        kept += [images, *(service.get(key) for key in ("build", "image", "platform", "pre_start"))]
+    return kept
+
+
+def _config(
+    tool: Tool, directory: Path, files: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[bytes]:
+    """Ask Compose, and when it may have missed a file that only running needs, once more without those."""
     start = [*tool.command, *_file_options(files), "--profile", "*"]
     config = ["config", "--format", "json"]
     if tool.version is None or tool.version >= _WITHOUT_ENVIRONMENT:
         config.append("--no-env-resolution")
     done = _run([*start, *config], directory, environment)
+    files = files or compose_files_told(directory, environment)
     if done.returncode and files:
-        # It may have missed a file that only running needs: they are taken back by one that is read last.
+        # They are taken back by a file that is read last.
         services = _services(_run([*start, "config", "--format", "json", "--no-interpolate"], directory, environment))
         if services:
             command = [*tool.command, *_file_options([*files, "-"]), "--profile", "*", *config]
             again = _run(command, directory, environment, stdin=_without_run_files(services))
             done = done if again.returncode else again
-    return _plain(done, directory)
+    return done
 
 
 def _services(done: subprocess.CompletedProcess[bytes]) -> list[str]:

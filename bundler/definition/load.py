@@ -11,7 +11,7 @@ from bundler.definition.build import name_of
 from bundler.definition.bundle_toml import read_definition
 from bundler.definition.dockerfiles import Scan, scan
 from bundler.definition.record import Record
-from bundler.definition.spec import Definition, ImageRequest, Spec, combine, platforms_of
+from bundler.definition.spec import Definition, ImageRequest, Spec, combine, idle_mirrors, platforms_of
 from bundles.dockerfile.images import BuildSettings, Use
 from bundles.errors import Problem, UsageError
 from bundles.oci.platform import Platform
@@ -40,7 +40,7 @@ class Defined:
     def notes(self) -> list[str]:
         """Say what a user should know before anything is fetched."""
         skipped = [f"{problem.subject} was not looked at: {_sentence(problem)}" for problem in self.scan.skipped]
-        return [*self.scan.notes, *skipped, *self._empty(), *self.spec.idle_mirrors()]
+        return [*self.scan.notes, *skipped, *self._empty(), *idle_mirrors(self.spec.mirrors, self.spec.asked)]
 
     def skipped(self) -> list[str]:
         """Name what was found by its name and could not be looked at."""

@@ -101,5 +101,5 @@ def read_record(directory: Path) -> Recorded:
     except OSError as error:
         raise UsageError(
             f"`{directory}` is not a record: {FILE} cannot be read ({reason(error)})",
-            hint="make one: bundle record app/ -o app.record",
+            hint=f"make one: {own_command('record')} app/ -o app.record",
         ) from None

@@ -16,6 +16,7 @@ from bundles.dockerfile.images import DEFAULT_SCANNER
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference, registry_name
+from bundles.runtime.program import own_command
 
 TOOLCHAIN = {
     "registry": "registry:3",
@@ -106,22 +107,11 @@ class Spec:
     layouts: Mapping[Reference, LayoutContent] = dataclasses.field(default_factory=dict)
 
     @property
-    def registries(self) -> tuple[str, ...]:
-        """The registries that have what is asked for, by the names that `mirrors` has for them."""
+    def asked(self) -> tuple[Reference, ...]:
+        """What registries are asked for: a merged image is its sources, and what is in layouts is here."""
         sources = [reference for item in self.images for _, reference in item.merge]
         names = [item.reference for item in self.images if not item.merge and item.reference not in self.layouts]
-        names += sources
-        return tuple(dict.fromkeys(registry_name(reference.registry) for reference in names))
-
-    def idle_mirrors(self) -> list[str]:
-        """Say which mirrors stand for a registry of which nothing is asked for: the name is likely mistyped."""
-        notes = []
-        for registry in self.mirrors:
-            if registry not in self.registries:
-                close = difflib.get_close_matches(registry, self.registries, 1)
-                meant = f": did you mean `{close[0]}`?" if close else ""
-                notes.append(f"the mirror for `{registry}` is not used, no image comes from there{meant}")
-        return notes
+        return (*names, *sources)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +186,23 @@ def mirrored(text: str) -> str:
     return name
 
 
+def idle_mirrors(mirrors: Iterable[str], references: Iterable[Reference]) -> list[str]:
+    """Say which mirrors stand for a registry of which nothing is asked for: the name is likely mistyped.
+
+    Args:
+        mirrors: the registries that have some.
+        references: what is asked for.
+    """
+    asked = list(dict.fromkeys(registry_name(reference.registry) for reference in references))
+    notes = []
+    for registry in mirrors:
+        if registry not in asked:
+            close = difflib.get_close_matches(registry, asked, 1)
+            meant = f": did you mean `{close[0]}`?" if close else ""
+            notes.append(f"the mirror for `{registry}` is not used, no image comes from there{meant}")
+    return notes
+
+
 def platforms_of(file: Definition, line: Definition) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:
     """Return the platforms of base images and of hosts: the command line's, else bundle.toml's, else the defaults."""
     platforms = line.platforms or file.platforms or DEFAULT_PLATFORMS
@@ -245,7 +252,7 @@ def combine(file: Definition, line: Definition, default_name: str, records: Sequ
             raise UsageError(f"`{reference.familiar}` is named twice: expected from Docker or from a registry, once")
     # Without bundle.toml a toolchain alone is a slip; with one it is a choice.
     if not names or (file == Definition() and not local and all(item.role in TOOLS for item in wanted)):
-        raise UsageError("nothing to bundle: no image is named", hint="bundle create debian:12 -o offline.tar")
+        raise UsageError("nothing to bundle: no image is named", hint=own_command("create debian:12 -o offline.tar"))
     # Docker 29 pulls the attestations with an image, and no image whose index names some that are not there.
     attestations = line.attestations if line.attestations is not None else file.attestations is not False
     name = line.name or file.name or default_name

@@ -171,5 +171,5 @@ def _disagreements(tapes: Mapping[str, Tape]) -> Iterator[str]:
         yield (
             f"{' and '.join(names)} were recorded at different times and differ in {shown}: "
             f"the host answers with those of {names[0]}, and a build of the others may miss what belongs to its own; "
-            "record them together: bundle record bundle.toml"
+            f"record them together: {own_command('record')} bundle.toml"
         )

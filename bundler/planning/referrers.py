@@ -3,6 +3,8 @@
 Two customs are followed: cosign's tags (`sha256-<hex>.sig`, `.att`, `.sbom`), and the referrers of distribution-spec
 v1.1, from its API or, where a registry has none, under the tag `sha256-<hex>`. Everything found travels under the tag
 that its custom says, so that a destination without the API (distribution is one) serves it, too.
+
+What is attached is not what was asked for: one that is refused, or that means nothing here, is noted and left out.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any, Optional
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources.source import Source
 from bundles.archive.manifest import Image, PlatformContent
-from bundles.errors import ContentError, UsageError
+from bundles.errors import ContentError, NetworkError, UnavailableError, UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, index_entries, parse_index, parse_json, parse_manifest
@@ -27,6 +29,47 @@ _COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
 _WORKERS = 16
 # A signature of an SBOM of an image is two levels away.
 _LEVELS = 4
+
+
+class _Search:
+    """Asks for what may be attached to images, and keeps in mind what was not to be had. Thread-safe."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._missed: list[tuple[str, str]] = []
+
+    def find(self, reference: Reference) -> Optional[tuple[Descriptor, bytes]]:
+        """Return a manifest or index that is understood here; None when there is none.
+
+        Raises:
+            NetworkError: whether there is one is not known: the registry failed, or sent wrong bytes.
+        """
+        try:
+            found = self.source.find_manifest(reference)
+            if found and found[0].is_manifest:
+                parse_manifest(found[1])
+            elif found:
+                parse_index(found[1])
+            return found
+        except UsageError as error:  # a document that no registry should serve
+            why = error.message
+        except NetworkError as error:
+            if error.status is None or isinstance(error, UnavailableError):
+                raise
+            why = error.cause or error.said or error.message
+        self._missed.append((why, reference.familiar))
+        return None
+
+    def notes(self) -> list[str]:
+        """Say what was not to be had, each reason once."""
+        alike: dict[str, list[str]] = {}
+        for why, name in sorted(self._missed, key=lambda missed: missed[1]):
+            alike.setdefault(why, []).append(name)
+        return [
+            f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}, where something may be attached to an "
+            f"image, cannot be taken along: {why}"
+            for why, names in alike.items()
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +108,9 @@ def with_referrers(plan: Plan, source: Source) -> Plan:
         for digest in (image.root.digest, *(content.manifest.digest for content in image.platforms))
     }
     found: dict[Reference, Resolved] = {}
+    search = _Search(source)
     for _ in range(_LEVELS):
-        groups = in_parallel(lambda one: _look(one, source), subjects, _WORKERS, source.cancel)
+        groups = in_parallel(lambda one: _look(one, search), subjects, _WORKERS, source.cancel)
         attached = [each for group in groups for each in group]
         subjects = {
             _Subject(each.image.reference, content.manifest.digest): None
@@ -78,33 +122,34 @@ def with_referrers(plan: Plan, source: Source) -> Plan:
             break
     names = {image.reference for image in plan.images}
     more = [each for reference, each in sorted(found.items(), key=_name) if reference not in names]
-    return plan.and_also(more, notes)
+    return plan.and_also(more, [*notes, *search.notes()])
 
 
 def _name(item: tuple[Reference, Resolved]) -> str:
     return str(item[0])
 
 
-def _look(subject: _Subject, source: Source) -> list[Resolved]:
+def _look(subject: _Subject, search: _Search) -> list[Resolved]:
     try:
-        return list(_attached(subject, source))
+        return list(_attached(subject, search))
     except UsageError as error:  # a document that no registry should serve
         raise ContentError(f"what is attached to {subject.at(subject.digest).familiar}: {error.message}") from None
 
 
-def _attached(subject: _Subject, source: Source) -> Iterator[Resolved]:
+def _attached(subject: _Subject, search: _Search) -> Iterator[Resolved]:
     """Find what is attached to one manifest."""
     base = f"sha256-{subject.digest.hex}"
     for suffix in _COSIGN_SUFFIXES:
         reference = subject.tagged(base + suffix)
-        known = source.find_manifest(reference)
+        known = search.find(reference)
         if known:
             children = parse_index(known[1]) if known[0].is_index else ()
-            manifests = [known] if known[0].is_manifest else _found(subject, children, source)
-            yield _resolved(reference, *known, manifests, source)
+            manifests = [known] if known[0].is_manifest else _found(subject, children, search)
+            if manifests:
+                yield _resolved(reference, *known, manifests, search.source)
     reference = subject.tagged(base)
-    listed = source.referrers(subject.repository, subject.digest)
-    tagged = source.find_manifest(reference)
+    listed = search.source.referrers(subject.repository, subject.digest)
+    tagged = search.find(reference)
     # GitLab keeps the image itself under this tag.
     if tagged and (tagged[0].digest == subject.digest or not tagged[0].is_index):
         tagged = None
@@ -113,19 +158,18 @@ def _attached(subject: _Subject, source: Source) -> Iterator[Resolved]:
     for entry in (entry for data in lists for entry in index_entries(data)):
         if entry.descriptor:
             entries.setdefault(entry.descriptor.digest, entry.value)
-    found = _found(subject, map(Descriptor.from_json, entries.values()), source)
-    for descriptor, data in found:
-        if _subject_of(data) != subject.digest:
-            del entries[descriptor.digest]
-    if not entries:
+    found = _found(subject, map(Descriptor.from_json, entries.values()), search)
+    found = [(descriptor, data) for descriptor, data in found if _subject_of(data) == subject.digest]
+    taken = sorted(descriptor.digest for descriptor, _ in found)
+    if not taken:
         return
-    if tagged and {child.digest for child in parse_index(tagged[1])} == set(entries):
+    if tagged and {child.digest for child in parse_index(tagged[1])} == set(taken):
         root, data = tagged
     else:
-        listing = [entries[digest] for digest in sorted(entries)]
+        listing = [entries[digest] for digest in taken]
         data = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listing}, indent=3).encode()
         root = Descriptor.of(OCI_INDEX, data)
-    yield _resolved(reference, root, data, [each for each in found if each[0].digest in entries], source)
+    yield _resolved(reference, root, data, found, search.source)
 
 
 def _subject_of(data: bytes) -> Optional[Digest]:
@@ -134,7 +178,7 @@ def _subject_of(data: bytes) -> Optional[Digest]:
     return digest_or_none(str(subject.get("digest"))) if isinstance(subject, dict) else None
 
 
-def _found(subject: _Subject, children: Iterable[Descriptor], source: Source) -> list[tuple[Descriptor, bytes]]:
+def _found(subject: _Subject, children: Iterable[Descriptor], search: _Search) -> list[tuple[Descriptor, bytes]]:
     """Return those manifests that are there: a list of referrers may have some that were deleted.
 
     Raises:
@@ -142,7 +186,7 @@ def _found(subject: _Subject, children: Iterable[Descriptor], source: Source) ->
     """
     found = []
     for child in children:
-        known = source.find_manifest(subject.at(child.digest))
+        known = search.find(subject.at(child.digest))
         if known and known[0].is_manifest:
             if known[0].size != child.size:
                 raise ContentError(f"it is listed with {child.size} bytes, and has {known[0].size}: {child.digest}")

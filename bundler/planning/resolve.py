@@ -26,6 +26,7 @@ from bundles.oci.image import MAX_CONFIG_SIZE, Entry, config_platform, index_ent
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.urls import Origin, is_address
+from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
 from bundles.runtime.workers import in_parallel
 
@@ -124,7 +125,7 @@ class _Resolution:
         self._layers: dict[Descriptor, Reference] = {}
         self._notes: list[str] = []
         self._opened: set[Digest] = set()
-        self._odd: list[str] = []
+        self._odd: list[tuple[Optional[Platform], str]] = []
 
     def resolve(self) -> Resolved:
         wanted = self._wanted
@@ -181,18 +182,13 @@ class _Resolution:
         if root.is_manifest:
             content = self._take(reference, root, data)
             if content.platform is not None:
-                _match(platforms, [content.platform], self._wanted)
+                self._choose(reference, platforms, [content.platform])
             return [content], False
         offered: dict[Platform, Descriptor] = {}
         attestations: list[Descriptor] = []
         self._opened, self._odd = {root.digest}, []
         left_out = self._survey(reference, data, offered, attestations)
-        chosen = _match(platforms, list(offered), self._wanted, self._odd)
-        self._notes += [
-            f"{reference.familiar}: {platform} is served by {match}"
-            for platform, match in zip(platforms, chosen)
-            if match != platform
-        ]
+        chosen = self._choose(reference, platforms, list(offered))
         contents = []
         for match in dict.fromkeys(chosen):
             contents.append(self._fetch(reference, offered[match], match))
@@ -203,6 +199,22 @@ class _Resolution:
         self._drop_empty_indexes(root, taken)
         everything = {leaf.digest for leaf in (*offered.values(), *attestations)}
         return contents, left_out or not everything <= taken
+
+    def _choose(
+        self, reference: Reference, platforms: Sequence[Platform], offered: Sequence[Platform]
+    ) -> list[Platform]:
+        """Choose the offered platform for each wanted one, and note where that is another.
+
+        Raises:
+            NotFoundError: for some there is none.
+        """
+        chosen = _match(platforms, offered, self._wanted, self._odd)
+        self._notes += [
+            f"{reference.familiar}: {platform} is served by {match}"
+            for platform, match in zip(platforms, chosen)
+            if match != platform
+        ]
+        return chosen
 
     def _survey(
         self,
@@ -234,7 +246,7 @@ class _Resolution:
                 try:
                     left_out |= self._consider(reference, child, offered, attestations, depth)
                 except (NotFoundError, ContentError, UsageError) as error:
-                    self._odd.append(error.message)
+                    self._odd.append((child.platform, error.message))
                     left_out = True
             else:
                 left_out = True
@@ -337,6 +349,7 @@ class _Resolution:
 
         Raises:
             ContentError: it is nowhere else, or nobody allowed to fetch it from there.
+            NetworkError: it is not there either.
         """
         urls = tuple(url for url in layer.urls if is_address(url))
         origins = ", ".join(dict.fromkeys(f"`{Origin.of(url).host_port}`" for url in urls)) or "no usable address"
@@ -350,8 +363,11 @@ class _Resolution:
                     f"the layer {layer.digest} of `{name}` is not in its registry, only at {origins}",
                     hint="--foreign-layers fetches it from there; see whether its licence lets you" if urls else None,
                 ) from None
+            placed = dataclasses.replace(layer.plain, urls=urls)
+            with self._source.open_blob(BlobRequest(reference, placed)):
+                pass
             self._notes.append(f"{name}: a layer of {human_size(layer.size)} comes from {origins}, not from a registry")
-            return dataclasses.replace(layer.plain, urls=urls)
+            return placed
         if not self._foreign:
             self._notes.append(
                 f"{name}: a layer of {human_size(layer.size)} has a type or addresses of its own: registries may "
@@ -377,31 +393,35 @@ def _check_cache(wanted: ImageRequest, root: Descriptor, data: bytes) -> None:
     if wanted.role == "cache" and not is_cache:
         raise ContentError(
             f"`{name}` is not a build cache of BuildKit",
-            hint=f"take it along as an image: bundle create {name}; an image with an inline cache is a cache, too",
+            hint=f"take it along as an image: {own_command('create')} {name}; one with an inline cache is a cache, too",
         )
 
 
-def _odd(entry: Entry) -> str:
-    """Say what an entry is of that is not understood, and why it is not."""
+def _odd(entry: Entry) -> tuple[Optional[Platform], str]:
+    """Return the platform of an entry that is not understood, and why it is not."""
     value = entry.value if isinstance(entry.value, dict) else {}
     platform = Platform.from_json(value.get("platform"))
-    return f"{platform or 'an entry'} cannot be used, {entry.problem}"
+    return platform, f"{platform or 'an entry'} cannot be used, {entry.problem}"
 
 
 def _match(
-    wanted: Sequence[Platform], offered: Sequence[Platform], image: ImageRequest, odd: Sequence[str] = ()
+    wanted: Sequence[Platform],
+    offered: Sequence[Platform],
+    image: ImageRequest,
+    odd: Sequence[tuple[Optional[Platform], str]],
 ) -> list[Platform]:
     """Choose the offered platform for each wanted one.
 
     Raises:
-        NotFoundError: for some there is none; the message has what is odd besides.
+        NotFoundError: for some there is none; the message has what is odd besides, what may be the reason first.
     """
     matches = [platform.best_of(offered) for platform in wanted]
-    missing = [str(platform) for platform, match in zip(wanted, matches) if match is None]
+    missing = [platform for platform, match in zip(wanted, matches) if match is None]
     if missing:
         has = ", ".join(map(str, offered)) or "no platform at all"
+        reasons = [text for _, text in sorted(odd, key=lambda entry: entry[0] not in missing)]
         raise NotFoundError(
-            "; ".join((f"has no {' and no '.join(missing)}: it has {has}", *list(odd)[:3])),
+            "; ".join((f"has no {' and no '.join(map(str, missing))}: it has {has}", *reasons[:3])),
             hint=_way_out(image, [platform for platform, match in zip(wanted, matches) if match is not None]),
         )
     return [match for match in matches if match is not None]

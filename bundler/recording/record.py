@@ -175,12 +175,22 @@ def _several(found: Materials) -> Iterator[str]:
 
 
 def _check(builds: Sequence[Build]) -> None:
-    away = [(build.name, not_here(build.context)) for build in builds if not build.context.is_dir()]
+    away = [(build.name, error) for build in builds if (error := _what_is_missing(build))]
     if len(away) == 1:
         raise away[0][1]
     if away:
         problems = [error.as_problem(name) for name, error in away]
-        raise UsageError(f"{len(away)} builds have no directory here", problems=problems)
+        raise UsageError(f"{len(away)} builds have no directory or no Dockerfile here", problems=problems)
+
+
+def _what_is_missing(build: Build) -> Optional[UsageError]:
+    if not build.context.is_dir():
+        return not_here(build.context)
+    file = build.file
+    # BuildKit takes one whose name is in lower case, too.
+    if file is None or file.is_file() or file.with_name(file.name.lower()).is_file():
+        return None
+    return UsageError(f"`{file}` is not there", hint=None if build.bake else "name the Dockerfile with -f FILE")
 
 
 def _failure(code: int, recorder: Recorder, build: Optional[Build], before: Optional[Path]) -> BundleError:

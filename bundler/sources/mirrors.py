@@ -76,7 +76,7 @@ def all_failed(what: str, failures: Mapping[Endpoint, NetworkError]) -> NetworkE
         message = f"{what}: " + "; ".join(f"from {endpoint}: {error.message}" for endpoint, error in failures.items())
     causes = [error.cause for error in errors if error.cause]
     cause = "; ".join(dict.fromkeys(causes)) if len(causes) == len(errors) else None
-    return kind(message, hint=telling.hint, status=telling.status, codes=telling.codes, cause=cause)
+    return kind(message, hint=telling.hint, status=telling.status, codes=telling.codes, cause=cause, said=telling.said)
 
 
 def _kind(errors: Sequence[NetworkError]) -> type[NetworkError]:

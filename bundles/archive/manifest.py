@@ -22,6 +22,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_json
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.runtime.program import own_command
 
 FORMAT = 1
 # A bundle of 1,000 images has about 3 MB of bundle.json; the limit keeps a hostile one from filling the memory.
@@ -194,14 +195,15 @@ class BundleManifest:
             )
             _check_consistent(manifest)
         except UsageError as error:
-            raise DamagedArchiveError(f"{MANIFEST_NAME} cannot be used: {error.message}", hint=_COPY_AGAIN) from None
+            raise DamagedArchiveError(f"{MANIFEST_NAME} cannot be used: {error.message}", hint=_copy_again()) from None
         except (KeyError, TypeError, AttributeError) as error:
             message = f"{MANIFEST_NAME} cannot be used: a field is missing or of the wrong kind ({error})"
-            raise DamagedArchiveError(message[:300], hint=_COPY_AGAIN) from None
+            raise DamagedArchiveError(message[:300], hint=_copy_again()) from None
         return manifest
 
 
-_COPY_AGAIN = "copy the archive again from where it was created, then run: bundle verify ARCHIVE"
+def _copy_again() -> str:
+    return f"copy the archive again from where it was created, then run: {own_command('verify')} ARCHIVE"
 
 
 def check_name(name: Any) -> None:

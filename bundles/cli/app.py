@@ -23,7 +23,7 @@ import click
 import bundles
 from bundles.cli.output import show, show_error
 from bundles.errors import BundleError, DiskFullError, UsageError, reason
-from bundles.runtime.program import own_command, program_name
+from bundles.runtime.program import own_command, program_name, quote
 from bundles.runtime.signals import Interruption, explained
 
 # name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
@@ -84,7 +84,7 @@ class _Commands(click.Group):
         except click.UsageError:
             names = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
             meant = f"did you mean `{names[0]}`?" if names else f"expected one of {', '.join(self.list_commands(ctx))}"
-            hint = own_command(names[0] if names else "--help")
+            hint = own_command(" ".join(map(quote, [names[0], *args[1:]])) if names else "--help")
             raise UsageError(f"there is no command `{args[0]}`: {meant}", hint=hint) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -93,6 +93,9 @@ class Descriptor:
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 63:
             raise UsageError(f"a descriptor has the size `{str(size)[:40]}`: expected a number of bytes")
         annotations = value.get("annotations") or {}
+        if isinstance(annotations, dict):
+            # As Go reads them, null is a text that was never set.
+            annotations = {key: text for key, text in annotations.items() if text is not None}
         if not isinstance(annotations, dict) or not all(isinstance(text, str) for text in annotations.values()):
             raise UsageError("a descriptor has annotations that are not strings")
         platform = Platform.from_json(value.get("platform"))

@@ -24,11 +24,12 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
 
 def registry_name(text: str) -> str:
-    """Return the name under which a registry is known here, of what people write: `https://INDEX.docker.io/v1/`.
+    """Return the name under which a registry is known here, of what people write: `https://INDEX.docker.io:443/v1/`.
 
-    What stands in front of the host, and behind it, is left out; nothing is checked.
+    What stands in front of the host, and behind it, is left out, and so is the port that a registry has without saying;
+    nothing is checked.
     """
-    host = text.rpartition("://")[2].partition("/")[0].lower()
+    host = text.rpartition("://")[2].partition("/")[0].lower().removesuffix(":443")
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 

@@ -6,7 +6,10 @@ import base64
 import dataclasses
 import functools
 import itertools
+import json
+import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -128,8 +131,14 @@ def scope_subject(scope: str) -> str:
 
 
 def login_command(host: str) -> str:
-    """Return the command that logs in to `host`."""
-    return "docker login" if host == DOCKER_HUB else f"docker login {host}"
+    """Return how to log in to `host`: by docker or podman, or where neither is installed by hand."""
+    if shutil.which("docker"):
+        return "docker login" if host == DOCKER_HUB else f"docker login {host}"
+    if shutil.which("podman"):
+        return f"podman login {host}"
+    login = json.dumps({"auths": {host: {"username": "NAME", "password": "PASSWORD"}}})
+    place = "$DOCKER_CONFIG" if os.environ.get("DOCKER_CONFIG") else "~/.docker"
+    return f"put {login} into {place}/config.json"
 
 
 def parse_challenges(header: str) -> list[Challenge]:

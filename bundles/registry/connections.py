@@ -27,6 +27,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError, reason
+from bundles.oci.reference import registry_name
 from bundles.registry import early_answers
 from bundles.registry.certificates import HostCertificates, find
 from bundles.registry.connection_errors import translated
@@ -313,7 +314,8 @@ class Connections:
 
     def is_named_insecure(self, origin: Origin) -> bool:
         """Tell whether the user allowed them."""
-        return not self._insecure.isdisjoint({origin.host, origin.host_port, f"[{origin.host}]"})
+        names = {origin.host, origin.host_port, f"[{origin.host}]", registry_name(origin.host)}
+        return not self._insecure.isdisjoint(names)
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: Union[bytes, Body, None] = None

@@ -19,6 +19,7 @@ from typing import Any, Optional
 from bundles.errors import AuthenticationError, UsageError, reason
 from bundles.oci.reference import DOCKER_HUB, registry_name
 from bundles.registry.auth import Credential
+from bundles.runtime.program import quote
 
 # The key of Docker Hub in config.json and in credential helpers, for historical reasons.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
@@ -142,7 +143,7 @@ class LoginFile:
 
     def _helper(self, document: Mapping[str, Any], host: str) -> Optional[str]:
         helpers = document.get("credHelpers") or {}
-        name = next((helpers[key] for key in helpers if _Key.parse(key) == _Key(host, "") and helpers[key]), None)
+        name = next((helpers[key] for key in helpers if _Key.parse(key) == _Key.parse(host) and helpers[key]), None)
         name = name or document.get("credsStore")
         if name is not None and (not isinstance(name, str) or "/" in name):
             raise self._broken("a credential helper's name is not the end of a program's name")
@@ -154,7 +155,7 @@ class LoginFile:
         from docker.credentials import CredentialsNotFound, Store, StoreError
 
         program = f"docker-credential-{helper}"
-        hint = f"run the helper's own login, or take `{helper}` out of {self._path}"
+        hint = f"run the helper's own login, or take `{helper}` out of {quote(self._path)}"
         # docker-py only warns, and then fails with the same words for every host.
         if shutil.which(program) is None:
             raise AuthenticationError(
@@ -191,7 +192,7 @@ class LoginFile:
                 yield key, login
 
     def _broken(self, why: str) -> UsageError:
-        return UsageError(f"`{self._path}` cannot be used: {why}", hint="fix it, or log in anew with docker login")
+        return UsageError(f"`{self._path}` cannot be used: {why}", hint="fix it, or remove it and log in anew")
 
 
 def _login(entry: Mapping[str, Any]) -> Optional[Credential]:

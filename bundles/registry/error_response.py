@@ -62,8 +62,8 @@ def refusal(
             hint=_missing_login(host) if login is Login.MISSING else _missing_right(host, scope, login),
             status=status,
             codes=codes,
-            # Of all repositories of a project that is written to it is said once.
-            cause=f"`{host}` refused access: {words}" if scope_writes(scope) else None,
+            # Of all repositories there it is said once.
+            cause=f"`{host}` refused access: {words}",
             said=words,
         )
     if status in TEMPORARY:
@@ -73,7 +73,8 @@ def refusal(
         return UnavailableError(text, hint=hint, status=status, codes=codes, retry_after=wait, cause=cause, said=words)
     if status == 413:
         return _too_large(response, text, codes, words)
-    return NetworkError(text, status=status, codes=codes, said=words)
+    cause = f"`{origin.host_port}` answers: {words}"
+    return NetworkError(text, status=status, codes=codes, cause=cause, said=words)
 
 
 def _missing_login(host: str) -> str:
@@ -95,6 +96,9 @@ def _missing_right(host: str, scope: str, login: Login) -> str:
 
 
 def _patience(host: str, scope: str) -> str:
+    if not scope:
+        # A token server, or a registry as such: a login there is not what helps.
+        return f"`{host}` limits how often it is asked: run this again later"
     if scope_writes(scope):
         return f"`{host}` limits how much it takes: run this again later, and what is there is not sent again"
     return f"`{host}` limits how much it serves: {login_command(host)}, or use a mirror"

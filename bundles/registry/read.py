@@ -49,7 +49,8 @@ def fetch_manifest(transport: Transport, host: str, repository: str, selector: s
     try:
         media_type = media_type_of(answer.data, answer.headers.get("Content-Type", ""))
     except UsageError as error:
-        raise ContentError(f"{what} cannot be used: {error.message}") from None
+        why = error.message
+        raise ContentError(f"{what} cannot be used: {why}", status=answer.status, cause=why) from None
     return Descriptor(media_type, computed, len(answer.data)), answer.data
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
+from collections.abc import Iterable
 from urllib.parse import urljoin, urlsplit
 
-from bundles.errors import NetworkError
+from bundles.errors import NetworkError, UsageError
+from bundles.oci.reference import DOCKER_HUB, registry_name
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST = re.compile(r"(?:[a-z0-9][a-z0-9._-]*|\[[0-9a-f:]+\])(?::[0-9]{1,5})?", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,27 @@ def describe(method: str, url: str) -> str:
     """Name a request for people, without the query string."""
     parts = urlsplit(url)
     return f"{method} {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def insecure_hosts(texts: Iterable[str]) -> frozenset[str]:
+    """Return `host[:port]` of each text that --insecure-registry was given, however it is written.
+
+    The port stays: without one a host stands for all its ports.
+
+    Raises:
+        UsageError: a text is no host, or has more behind it.
+    """
+    hosts = set()
+    for text in texts:
+        host = text.strip().rpartition("://")[2].removesuffix("/").lower()
+        if not _HOST.fullmatch(host):
+            # What stands before an @ is a login, which is nobody's business.
+            shown = text.rpartition("@")[2][:100]
+            raise UsageError(
+                f"`--insecure-registry {shown}` names no registry: expected HOST[:PORT], such as mirror.corp:5000"
+            )
+        hosts.add(DOCKER_HUB if registry_name(host) == DOCKER_HUB else host)
+    return frozenset(hosts)
 
 
 def is_loopback(host: str) -> bool:

@@ -60,13 +60,13 @@ def check(
     And of each RUN and ADD that asks the network whether it was recorded. A directory stands for the Dockerfile in it.
     Exit code 0 when everything is there, 5 when something is missing.
     """
+    files = [_Dockerfile.read(path) for path in dockerfiles]
     # The engine is not asked, nor is the docker command, which would take longer than all the rest.
     environment = environment_of_invoker(os.environ)
     receipt = Receipt.read(Host(Engine(EngineEndpoint()), DockerCLI(environment), Places.of(environment)))
     state = receipt.state
     targets = Platform.parse_list(",".join(platforms)) or state.platforms
     settings = BuildSettings(targets, (state.host_platform,), dict(map(_argument, arguments)))
-    files = [_Dockerfile.read(path) for path in dockerfiles]
     found = [use for file in files for use in uses(file.text, file.name, settings)]
     with transport_to(state, attempts=1) as transport:
         registry = Registry(transport, state.destination.host)

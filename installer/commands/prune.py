@@ -48,10 +48,11 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
     """
     host = Host.this(os.environ, None)
     with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(Archive(archive)) if archive else None
         receipt = Receipt.read(host) if plan else stack.enter_context(Receipt.locked(host))
         transport = stack.enter_context(transport_to(receipt.state))
         registry = Registry(transport, receipt.state.destination.host)
-        name, keep = _of_archive(archive, receipt, registry) if archive else _of_receipt(receipt)
+        name, keep = _of_archive(opened, receipt, registry) if opened else _of_receipt(receipt)
         others = () if every else _of_others(receipt, {name, receipt.bundle.name}, keep)
         keep += others
         images = PruneImages(receipt, registry, keep)
@@ -146,31 +147,30 @@ def _of_receipt(receipt: Receipt) -> tuple[str, list[PushedName]]:
     return receipt.bundle.name, [entry for entry in receipt.brought if entry.digest in names.get(str(entry), ())]
 
 
-def _of_archive(path: Path, receipt: Receipt, registry: Registry) -> tuple[str, list[PushedName]]:
+def _of_archive(archive: Archive, receipt: Receipt, registry: Registry) -> tuple[str, list[PushedName]]:
     """Return an archive's name and what stays: what it lists.
 
     Unless the last installation ended, the registry is asked whether it has it all: else what still works would go, and
     what is to take its place is not there.
     """
-    state = receipt.state
-    with Archive(path) as archive:
-        check_documents(archive)
-        options = Options(
-            registry=state.address,
-            builder=state.builder,
-            platforms=receipt.chosen,
-            site=state.site,
-            access=state.access,
-        )
-        job = Job.of(archive, options, state.host_platform)
-        roots = {place.name: place.image.root.digest for place in places(job.images)}
-        if not receipt.finished:
-            registry.ping()
-            if Push(archive, job.images, registry, Silent()).look():
-                raise HostError(
-                    f"the last installation did not end, and the registry does not have all that `{path}` lists",
-                    hint=f"python3 {quote(path)} upgrade, then prune",
-                )
+    state, path = receipt.state, archive.path
+    check_documents(archive)
+    options = Options(
+        registry=state.address,
+        builder=state.builder,
+        platforms=receipt.chosen,
+        site=state.site,
+        access=state.access,
+    )
+    job = Job.of(archive, options, state.host_platform)
+    roots = {place.name: place.image.root.digest for place in places(job.images)}
+    if not receipt.finished:
+        registry.ping()
+        if Push(archive, job.images, registry, Silent()).look():
+            raise HostError(
+                f"the last installation did not end, and the registry does not have all that `{path}` lists",
+                hint=f"python3 {quote(path)} upgrade, then prune",
+            )
     kept = [entry for entry in receipt.brought if roots.get(str(entry)) == entry.digest]
     if not kept and receipt.brought:
         raise HostError(

@@ -15,7 +15,7 @@ from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
-from bundles.runtime.program import running_archive
+from bundles.runtime.program import own_command, running_archive
 from installer.model.destination import Destination
 from installer.model.naming import mirrors
 from installer.model.selection import Selected, places, select
@@ -86,7 +86,8 @@ def _both(archive: ArchiveArgument, destination: Optional[str]) -> tuple[Archive
         return archive, destination
     running = running_archive()
     if running is None or archive.path == running:
-        raise UsageError("the destination is missing", hint="bundle push ARCHIVE HOST[:PORT]/PROJECT")
+        named = "" if running else "ARCHIVE "
+        raise UsageError("the destination is missing", hint=own_command(f"push {named}HOST[:PORT]/PROJECT"))
     return dataclasses.replace(archive, path=running), str(archive.path)
 
 

@@ -37,8 +37,8 @@ def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) 
     Images that ARCHIVE does not list stay until `prune`.
     """
     host = Host.this(os.environ, questioner())
-    before = Receipt.read(host)
     with archive.open() as opened:
+        before = Receipt.read(host)
         check_documents(opened)
         options = Options(
             registry=before.state.address,

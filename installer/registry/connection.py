@@ -13,6 +13,7 @@ from bundles.registry.auth import Credential
 from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials
 from bundles.registry.transport import Settings, Transport, silent
+from bundles.registry.urls import insecure_hosts
 from installer.host.sudo import environment_of_invoker
 from installer.model.access import USER
 from installer.model.address import Address
@@ -99,7 +100,7 @@ def site_transport(
     """
     return Transport(
         Settings(
-            insecure=frozenset(insecure),
+            insecure=insecure_hosts(insecure),
             ca_file=ca_file,
             certs_d=standard_directories(),
             # Under sudo, too, those of who goes on to build.

@@ -23,7 +23,7 @@ from typing import Any, Optional
 from bundles.errors import HostError, Problem
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import certificate_of, new_key
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from installer.host.container import Container, NewContainer
 from installer.host.files import read_optional, remove_file, write_atomically
@@ -293,7 +293,7 @@ class ReplayContainer(Step):
             try:
                 write_atomically(self._certificate, [certificate_of(key)], 0o644)
             except ValueError:
-                hint = f"rm {self._key}, then run this again"
+                hint = f"rm {quote(self._key)}, then run this again"
                 raise HostError(f"`{self._key}` holds no key", hint=hint) from None
 
     def _settings(self, replay: Replay) -> Settings:

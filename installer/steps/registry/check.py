@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from bundles.errors import AuthenticationError, NetworkError, NotFoundError, Problem
+from bundles.registry.auth import login_command
 from installer.model.destination import Destination
 from installer.model.step import Change, Step
 from installer.registry.client import Registry
@@ -39,7 +40,7 @@ class DestinationCheck(Step):
         try:
             self._registry.ping()
         except AuthenticationError as error:
-            return [Problem(f"`{host}`", error.message, error.hint or f"docker login {host}")]
+            return [Problem(f"`{host}`", error.message, error.hint or login_command(host))]
         except NetworkError as error:
             return [Problem(f"`{host}`", error.message, error.hint or f"curl -v https://{host}/v2/")]
         if self._tls is False and self._registry.speaks_tls():
@@ -62,7 +63,7 @@ class DestinationCheck(Step):
     def _hint(self, error: NetworkError) -> str:
         project = self._destination.prefix.partition("/")[0]
         if isinstance(error, AuthenticationError):
-            return f"docker login {self._destination.host}, with an account that may push to it"
+            return f"{login_command(self._destination.host)}, with an account that may push to it"
         if isinstance(error, NotFoundError):
             return f"see whether the project `{project}` exists there" if project else "name a project: HOST/PROJECT"
         return "whoever runs the registry knows why; its log says more"

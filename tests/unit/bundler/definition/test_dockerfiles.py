@@ -381,6 +381,68 @@ else:
         look("other.yaml")
 
 
+@pytest.mark.parametrize("told", ["environment", ".env"])
+def test_what_only_running_needs_does_not_stop_the_files_that_compose_file_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    program(
+        tmp_path,
+        "docker-compose",
+        f"""
+if sys.argv[1] == "version":
+    print("Docker Compose version v2.26.1")
+elif "--no-interpolate" in sys.argv:
+    print(json.dumps({{"services": {{"web": {{}}}}}}))
+elif sys.argv[1:7] == ["--file", "a.yaml", "--file", "b.yaml", "--file", "-"] and sys.stdin.read() == {RESET!r}:
+    print(json.dumps({{"services": {{"web": {{"image": "web:1"}}}}}}))
+else:
+    sys.exit("file x.env not found")
+""",
+    )
+    if told == "environment":
+        monkeypatch.setenv("COMPOSE_FILE", "a.yaml:b.yaml")
+    else:
+        Path(".env").write_text('A=1\nexport COMPOSE_FILE="a.yaml:b.yaml"  # two\n')
+    assert images(look(".")) == {"web:1"}
+
+
+@pytest.mark.parametrize(
+    ("service", "bundled"),
+    [
+        ({"image": "web:1", "environment": {"PASSWORD": "$PW"}, "ports": ["$PORT:80"]}, True),
+        ({"image": "web:1", "volumes": [{"type": "bind", "source": "$PW"}]}, True),
+        ({"image": "web:$PW"}, False),
+        ({"image": "web:1", "volumes": [{"type": "image", "source": "data:$PW"}]}, False),
+        ({"image": "web", "build": {"dockerfile_inline": "FROM web:1", "args": {"V": "$PW"}}}, False),
+    ],
+)
+def test_a_variable_that_only_running_needs_may_lack_a_value(
+    tmp_path: Path, service: dict[str, Any], bundled: bool
+) -> None:
+    """As Compose has it for `${PW:?no password}`."""
+    program(
+        tmp_path,
+        "docker-compose",
+        f"""
+if sys.argv[1] == "version":
+    print("Docker Compose version v2.40.3")
+else:
+    text = json.dumps({{"services": {{"web": {service!r}}}}})
+    for name in ("PW", "PORT"):
+        if not os.environ.get(name):
+            sys.exit(f"error while interpolating x: required variable {{name}} is missing a value: no password")
+        text = text.replace("$" + name, os.environ[name])
+    print(text)
+""",
+    )
+    Path("compose.yaml").touch()
+    if bundled:
+        assert images(look("compose.yaml")) == {"web:1"}
+    else:
+        with pytest.raises(UsageError, match="required variable PW is missing a value: no password"):
+            look("compose.yaml")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

@@ -10,7 +10,7 @@ import pytest
 
 from bundler.definition.build import Build
 from bundler.definition.bundle_toml import read_definition
-from bundler.definition.spec import Definition, ImageRequest, combine, mirrored, read_images
+from bundler.definition.spec import Definition, ImageRequest, combine, idle_mirrors, mirrored, read_images
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
@@ -279,15 +279,15 @@ def test_the_scanner_goes_along_when_asked_for(tmp_path: Path, text: str, line: 
 def test_keys_of_mirrors_are_the_names_of_registries(tmp_path: Path) -> None:
     path = tmp_path / "bundle.toml"
     path.write_text(
-        'images = ["debian:12", "GHCR.io/org/app:1"]\n[mirrors]\n"https://Index.docker.io/v1/" = ["a.corp"]\n'
-        '"docker.io" = ["b.corp"]\n"ghcr.io" = ["c.corp"]\n'
+        'images = ["debian:12", "GHCR.io/org/app:1"]\n[mirrors]\n"https://Index.docker.io:443/v1/" = ["a.corp"]\n'
+        '"docker.io" = ["b.corp"]\n"ghcr.io:443/" = ["c.corp"]\n'
     )
     file = read_definition(path)
     assert file.mirrors == {"docker.io": ("a.corp", "b.corp"), "ghcr.io": ("c.corp",)}
     line = Definition(mirrors={mirrored("registry-1.docker.io"): ("d.corp",)})
     spec = combine(file, line, "test")
     assert spec.mirrors == {"docker.io": ("d.corp",), "ghcr.io": ("c.corp",)}
-    assert spec.idle_mirrors() == []
+    assert idle_mirrors(spec.mirrors, spec.asked) == []
 
 
 def test_a_mirror_of_which_nothing_is_asked_is_said() -> None:
@@ -295,7 +295,8 @@ def test_a_mirror_of_which_nothing_is_asked_is_said() -> None:
         images=(Reference.parse("debian:12"),),
         mirrors={"dokcer.io": ("a.corp",), "quay.io": ("b.corp",), "docker.io": ("c.corp",)},
     )
-    assert combine(Definition(), line, "test").idle_mirrors() == [
+    spec = combine(Definition(), line, "test")
+    assert idle_mirrors(spec.mirrors, spec.asked) == [
         "the mirror for `dokcer.io` is not used, no image comes from there: did you mean `docker.io`?",
         "the mirror for `quay.io` is not used, no image comes from there",
     ]
@@ -309,7 +310,7 @@ def test_the_sources_of_a_merge_have_mirrors_too() -> None:
         Definition(),
         "test",
     )
-    assert [note.split("`")[1] for note in spec.idle_mirrors()] == ["docker.io"]
+    assert [note.split("`")[1] for note in idle_mirrors(spec.mirrors, spec.asked)] == ["docker.io"]
 
 
 @pytest.mark.parametrize("key", ["docker.io/library", "https://ghcr.io/org", "", "https://"])

@@ -11,12 +11,13 @@ import pytest
 
 from bundler.create import Options, create
 from bundler.definition.spec import Definition, FromDaemon, ImageRequest, Spec, combine
+from bundler.planning.plan import Plan
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
 from bundler.sources.registry import RegistrySource
 from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
-from bundles.errors import NetworkError
+from bundles.errors import ContentError, NetworkError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
@@ -157,12 +158,71 @@ def test_registries_are_not_asked_about_local_images(
     assert [path for path in paths if "secret" in path] == []
 
 
-def notes_of(registry: FakeRegistry, connect: Connect) -> tuple[str, ...]:
-    """Plan with --referrers; what the source says then."""
+ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
+ODD = [
+    ({"body": b"<html><title>Sign in</title></html>"}, "sent a web page, `Sign in`"),
+    ({"body": json.dumps({"mediaType": ARTIFACT, "blobs": []}).encode()}, f"has the media type `{ARTIFACT}`"),
+    ({"body": b'{"schemaVersion": 1}'}, "schema 1"),
+    ({"body": b'{"config": {}, "layers": []}'}, "a descriptor has no mediaType"),
+    ({"status": 401}, "HTTP status 401"),
+    ({"status": 403, "body": b'{"errors": [{"code": "DENIED"}]}'}, "DENIED"),
+    ({"status": 501}, "HTTP status 501"),
+]
+
+
+@pytest.mark.parametrize(("answer", "why"), ODD, ids=[why for _, why in ODD])
+@pytest.mark.parametrize("place", ["tag", "list"])
+def test_an_odd_thing_that_is_attached_is_noted_and_the_others_go_along(
+    registry: FakeRegistry, connect: Connect, image: Descriptor, place: str, answer: Any, why: str
+) -> None:
+    sbom = registry.link("app", attach(registry, image, "sbom"))
+    odd = Descriptor.of(sbom.media_type, answer.get("body", b"what it is nobody learns"))
+    name = str(odd.digest) if place == "list" else f"sha256-{image.digest.hex}.att"
+    registry.fault("GET", f"/manifests/{name}", times=-1, **{"status": 200, **answer})
+    entries = [(sbom, "sbom"), (odd, "odd")] if place == "list" else [(sbom, "sbom")]
+    registry.fault("GET", f"/referrers/{image.digest}", times=-1, status=200, body=listing(*entries))
+    plan = with_referrers(*planned(registry, connect))
+    assert [content.manifest.digest for each in plan.images[1:] for content in each.platforms] == [sbom.digest]
+    index = json.loads(plan.document(plan.images[1].root.digest))
+    assert [entry["digest"] for entry in index["manifests"]] == [str(sbom.digest)]
+    (note,) = plan.notes
+    assert note.startswith(f"{registry.host}/app{'@' if place == 'list' else ':'}{name}, where something may be")
+    assert why in note
+
+
+def test_what_is_refused_everywhere_for_one_reason_is_said_once(
+    registry: FakeRegistry, connect: Connect, image: Descriptor
+) -> None:
+    registry.fault("GET", "/manifests/sha256-", times=-1, status=403)
+    plan = with_referrers(*planned(registry, connect))
+    assert len(plan.images) == 1
+    # Four tags each of the index and of a platform.
+    (note,) = plan.notes
+    assert " and 7 more, " in note
+
+
+def test_an_attachment_with_wrong_bytes_is_not_passed_over(
+    registry: FakeRegistry, connect: Connect, image: Descriptor
+) -> None:
+    sbom = registry.link("app", attach(registry, image, "sbom"))
+    registry.fault("GET", f"/referrers/{image.digest}", times=-1, status=200, body=listing((sbom, "sbom")))
+    registry.fault("GET", f"/manifests/{sbom.digest}", times=-1, corrupt=True)
+    with pytest.raises(ContentError, match="digest"):
+        with_referrers(*planned(registry, connect))
+
+
+def planned(registry: FakeRegistry, connect: Connect) -> tuple[Plan, RegistrySource]:
+    """Plan the image for one platform, without what is attached."""
     amd64 = Platform.parse("linux/amd64")
     wanted = (ImageRequest(Reference.parse(f"{registry.host}/app:1"), "base", (amd64,)),)
     source = RegistrySource(connect(), {})
-    with_referrers(resolve(Spec("test", (amd64,), (amd64,), wanted, {}, False), source), source)
+    return resolve(Spec("test", (amd64,), (amd64,), wanted, {}, False), source), source
+
+
+def notes_of(registry: FakeRegistry, connect: Connect) -> tuple[str, ...]:
+    """Plan with --referrers; what the source says then."""
+    plan, source = planned(registry, connect)
+    with_referrers(plan, source)
     return source.notes
 
 

@@ -359,6 +359,19 @@ def test_what_is_asked_for_must_be_understood(registry: FakeRegistry, look: Call
     assert "has no linux/arm/v7: it has linux/amd64; linux/arm/v7 cannot be used, `sha512:0" in str(caught.value)
 
 
+def test_the_odd_entry_that_is_missed_is_named_first(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
+    registry.tag("library/odd", "1", index_with(registry, *ODD[1:8], ODD[0], registry.image("linux/amd64")))
+    with pytest.raises(NotFoundError, match=r"it has linux/amd64; linux/arm/v7 cannot be used, `sha512:0"):
+        look("odd:1", platforms=[AMD64, ARMV7])
+
+
+def test_an_annotation_without_a_value_is_nothing_odd(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
+    image = registry.image("linux/amd64")
+    entry = {**image.to_json(), "annotations": {"org.example.a": None, "org.example.b": "text"}}
+    index = registry.tag("library/null", "1", index_with(registry, entry))
+    assert digests(look("null:1", platforms=[AMD64])) == {index.digest} | below(registry, image)
+
+
 def test_a_registry_that_fails_is_not_taken_for_an_odd_entry(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
     inner = registry.index(registry.image("linux/arm/v7"))
     index = registry.index(registry.image("linux/amd64"), inner)
@@ -399,6 +412,10 @@ def test_a_plain_platform_serves_its_variants(
     plan = look("plain:1", platforms=[Platform.parse(wanted)])
     assert digests(plan) == {index.digest} | below(registry, image)
     assert plan.notes == (f"plain:1: {wanted} is served by {offered}",)
+    # Also where it is the only one, and there is no index.
+    registry.tag("library/plain", "2", image)
+    plan = look("plain:2", platforms=[Platform.parse(wanted)])
+    assert plan.notes == (f"plain:2: {wanted} is served by {offered}",)
 
 
 # Layers at other addresses
@@ -446,16 +463,29 @@ def test_a_layer_that_is_nowhere_is_refused_whatever_is_allowed(
 
 
 def test_a_layer_that_is_in_no_registry_is_planned_with_its_addresses_when_allowed(
-    registry: FakeRegistry, look: Callable[..., Plan]
+    registry: FakeRegistry, fake: Callable[..., FakeRegistry], look: Callable[..., Plan]
 ) -> None:
-    urls = ["https://layers.example/windows", "//["]
-    image, layer = with_urls(registry, urls)
+    vendor = fake()
+    vendor.blob("any", b"not in any registry")
+    image, layer = with_urls(registry, [])
+    url = f"{vendor.url}/v2/any/blobs/{layer.digest}"
+    image, layer = with_urls(registry, [f"{vendor.url}/gone", url, "//["])
     plan = look("win:1", platforms=[AMD64], foreign_layers=True)
     ((planned, _),) = plan.layers
-    assert (planned.digest, planned.urls) == (layer.digest, ("https://layers.example/windows",))
+    assert (planned.digest, planned.urls) == (layer.digest, (f"{vendor.url}/gone", url))
     assert plan.images[0].root.digest == image.digest
     (note,) = plan.notes
-    assert note == "win:1: a layer of 19 B comes from `layers.example:443`, not from a registry"
+    assert note == f"win:1: a layer of 19 B comes from `{vendor.host}`, not from a registry"
+
+
+def test_a_layer_that_is_gone_from_its_addresses_is_refused_while_planning(
+    registry: FakeRegistry, fake: Callable[..., FakeRegistry], look: Callable[..., Plan]
+) -> None:
+    vendor = fake()
+    with_urls(registry, [f"{vendor.url}/gone"])
+    with pytest.raises(NotFoundError) as caught:
+        look("win:1", platforms=[AMD64], foreign_layers=True)
+    assert f"from {vendor.url}/gone: GET {vendor.url}/gone: NAME_UNKNOWN" in str(caught.value)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -499,3 +529,29 @@ def test_refused_logins_are_one_line_too(registry: FakeRegistry, look: Callable[
     (problem,) = caught.value.problems
     assert problem.subject == "a:1, b:1, c:1"
     assert problem.message == f"`{registry.host}` wants a login"
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (401, "`{}` refused access: HTTP status 401"),
+        (403, "`{}` refused access: HTTP status 403"),
+        (451, "`{}` answers: HTTP status 451"),
+    ],
+)
+def test_whatever_a_registry_says_to_all_is_one_line(
+    registry: FakeRegistry, look: Callable[..., Plan], status: int, message: str
+) -> None:
+    registry.fault("GET", "/manifests/", times=-1, status=status)
+    with pytest.raises(NetworkError) as caught:
+        look("a:1", "b:1")
+    (problem,) = caught.value.problems
+    assert (problem.subject, problem.message) == ("a:1, b:1", message.format(registry.host))
+
+
+def test_a_refusal_of_one_image_alone_says_of_what(registry: FakeRegistry, look: Callable[..., Plan]) -> None:
+    registry.fault("GET", "/library/a/", times=-1, status=403)
+    with pytest.raises(AuthenticationError) as caught:
+        look("a:1")
+    (problem,) = caught.value.problems
+    assert problem.message == f"cannot get `a:1`: `{registry.host}` refused access to `library/a`: HTTP status 403"

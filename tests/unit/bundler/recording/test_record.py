@@ -265,17 +265,35 @@ def test_contexts_that_are_not_here_are_named_at_once(app: Path) -> None:
     assert [problem["subject"] for problem in error["problems"]] == ["x", "y"]
 
 
+def test_a_mirror_that_means_nothing_is_said(app: Path) -> None:
+    docker = fake_docker.install(app / "bin")
+    error = record(app, docker, "--mirror", "docker.io=https://m.corp", code=2)["error"]
+    assert "`https://m.corp` is not a mirror" in error["message"]
+    said = record(app, docker, "--mirror", "dokcer.io=m.corp", "--mirror", "docker.io=m.corp")["said"]
+    assert "the mirror for `dokcer.io` is not used, no image comes from there: did you mean `docker.io`?" in said
+    assert said.count("is not used") == 1
+
+
+def test_a_dockerfile_that_is_not_there_is_wrong_use(app: Path) -> None:
+    docker = fake_docker.install(app / "bin")
+    error = record(app, docker, "-f", "app/nowhere", code=2)["error"]
+    assert (error["message"], error["hint"]) == ("`app/nowhere` is not there", "name the Dockerfile with -f FILE")
+    assert not (app / "bin" / "calls.jsonl").exists()
+    (app / "app" / "Dockerfile").rename(app / "app" / "dockerfile")
+    assert record(app, docker)["images"]
+
+
 def test_the_builder_is_led_to_the_recorder(app: Path, origin: WebOrigin) -> None:
     docker = fake_docker.install(app / "bin")
     record(
         app,
         docker,
         "--mirror",
-        "docker.io=127.0.0.1:5555",
+        "https://index.docker.io/=127.0.0.1:5555/",
         "--mirror",
         "docker.io=m.corp",
         "--insecure-registry",
-        "m.corp",
+        "https://M.corp/",
     )
     state = fake_docker.state_of(docker)
     proxy = state["options"]["env.HTTPS_PROXY"]

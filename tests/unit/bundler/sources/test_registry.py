@@ -500,7 +500,10 @@ def test_a_login_in_the_name_of_a_mirror_is_not_shown() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["docker.io", "DOCKER.IO", "index.docker.io", "registry-1.docker.io", "https://docker.io", "https://Docker.io/v2/"],
+    [
+        *("docker.io", "DOCKER.IO", "index.docker.io", "registry-1.docker.io", "https://docker.io"),
+        *("https://Docker.io/v2/", "docker.io/", "docker.io:443", "https://Index.Docker.io:443/v1/"),
+    ],
 )
 def test_docker_hub_has_many_names(registry: FakeRegistry, connect: Connect, key: str) -> None:
     image = registry.tag("library/debian", "12", registry.image())
@@ -508,10 +511,11 @@ def test_docker_hub_has_many_names(registry: FakeRegistry, connect: Connect, key
     assert source.manifest(Reference.parse("debian:12"))[0].digest == image.digest
 
 
-def test_a_mirror_s_registry_has_no_upper_case(registry: FakeRegistry, connect: Connect) -> None:
+def test_a_registry_is_one_however_it_is_written(registry: FakeRegistry, connect: Connect) -> None:
     image = registry.tag("org/app", "1", registry.image())
-    source = RegistrySource(connect(), {"ghcr.io": [registry.host]})
-    assert source.manifest(Reference.parse("GHCR.io/org/app:1"))[0].digest == image.digest
+    source = RegistrySource(connect(), {"ghcr.io": [registry.host], "reg.corp:4430": ["127.0.0.1:1"]})
+    for name in ("GHCR.io", "ghcr.io:443"):
+        assert source.manifest(Reference.parse(f"{name}/org/app:1"))[0].digest == image.digest
 
 
 def test_a_mirror_that_serves_nothing_is_said(registry: FakeRegistry, fake: Make, connect: Connect, dead: str) -> None:

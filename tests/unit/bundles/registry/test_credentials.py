@@ -89,6 +89,8 @@ def test_the_file_is_where_docker_looks_for_it(tmp_path: Path, monkeypatch: pyte
         (HUB, "docker.io"),
         ("docker.io", "docker.io"),
         ("index.docker.io", "docker.io"),
+        ("GHCR.io:443", "ghcr.io"),
+        ("ghcr.io", "ghcr.io:443"),
     ],
 )
 def test_hosts_are_found_under_their_names(tmp_path: Path, key: str, host: str) -> None:

@@ -30,6 +30,7 @@ from bundles.errors import (
 from bundles.registry.auth import Credential, pull_scope, push_scope
 from bundles.registry.read import fetch_list, fetch_manifest
 from bundles.registry.transport import Settings, Transport
+from bundles.registry.urls import Origin, insecure_hosts
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.stall import Stall
 
@@ -412,6 +413,35 @@ def test_a_named_host_is_verified(fake: Make, connect: Connect, certificate: Cer
     assert get(connect(insecure=frozenset({"unknown.example"})), registry, blob.digest, host=wrong) == b"abc"
 
 
+@pytest.mark.parametrize(
+    "text", ["registry.example:{}", "Registry.Example:{}", "https://registry.example:{}/", "http://registry.example"]
+)
+def test_an_insecure_registry_is_known_however_it_is_written(
+    fake: Make, connect: Connect, names: None, text: str
+) -> None:
+    registry = fake()
+    blob, host = registry.blob("app", b"abc"), f"registry.example:{registry.port}"
+    insecure = insecure_hosts([text.format(registry.port)])
+    assert get(connect(insecure=insecure), registry, blob.digest, host=host) == b"abc"
+
+
+def test_what_names_no_insecure_registry() -> None:
+    assert insecure_hosts(["Index.docker.io", "[FD00::1]:5000", "h:443"]) == {"docker.io", "[fd00::1]:5000", "h:443"}
+    for text in ("", "mirror.corp:5000/hub", "https://", "a b", "*"):
+        with pytest.raises(UsageError, match=r"names no registry: expected HOST\[:PORT\]"):
+            insecure_hosts([text])
+    with pytest.raises(UsageError) as caught:
+        insecure_hosts(["anna:S3CRET@mirror.corp:5000"])
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_docker_hub_is_insecure_by_any_of_its_names() -> None:
+    with Transport(Settings(insecure=insecure_hosts(["https://index.docker.io/"]))) as transport:
+        connections = transport._connections  # no test asks Docker Hub itself
+        assert connections.is_insecure(Origin.of("https://registry-1.docker.io"))
+        assert not connections.is_insecure(Origin.of("https://auth.docker.io"))
+
+
 def test_a_plain_registry_must_be_named_as_such(fake: Make, connect: Connect, names: None) -> None:
     registry = fake()
     blob, host = registry.blob("app", b"abc"), f"registry.example:{registry.port}"
@@ -707,6 +737,21 @@ def test_a_wait_for_a_registry_that_limits_is_said_once_while_it_lasts(
         thread.join()
     assert said == [f"`{registry.host}` limits how much it serves (429): next try in 60 s"]
     assert len(failures) == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "limits"), [("/token", "how often it is asked: run"), ("/blobs/", "how much it serves: ")]
+)
+def test_what_helps_against_a_limit_depends_on_who_limits(
+    fake: Make, connect: Connect, asked: str, limits: str
+) -> None:
+    registry = fake(auth="bearer", users={"me": "secret"})
+    blob = registry.blob("app", b"abc")
+    registry.fault("GET", asked, times=-1, status=429)
+    with pytest.raises(UnavailableError) as caught:
+        get(connect(attempts=1, credentials=login()), registry, blob.digest)
+    assert f"`{registry.host}` limits {limits}" in str(caught.value.hint)
+    assert ("docker login" in str(caught.value.hint)) is (asked == "/blobs/")
 
 
 def test_a_short_wait_is_not_worth_a_word(registry: FakeRegistry, connect: Connect) -> None:

@@ -68,16 +68,15 @@ def test_an_archive_is_asked_for_in_the_registry_when_the_last_installation_did_
     tmp_path: Path, registry: FakeRegistry, connect: Connect
 ) -> None:
     client = Registry(connect(insecure=frozenset({registry.host})), registry.host)
-    path = tmp_path / "offline.tar"
-    with archive_of(path, example()) as archive:
+    with archive_of(tmp_path / "offline.tar", example()) as archive:
         check_documents(archive)
         job = job_of(archive, registry.host)
         unfinished = receipt_of(job, None)
         with pytest.raises(HostError, match="does not have all"):
-            _of_archive(path, unfinished, client)
+            _of_archive(archive, unfinished, client)
         push = Push(archive, job.images, client, Silent())
         push.apply(push.look())
-        assert _of_archive(path, unfinished, client) == (archive.manifest.name, list(unfinished.brought))
+        assert _of_archive(archive, unfinished, client) == (archive.manifest.name, list(unfinished.brought))
 
 
 def test_what_bundles_of_other_names_brought_stays_and_is_said() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, reason
-from bundles.registry.auth import Credential
+from bundles.registry.auth import Credential, Credentials
 from bundles.registry.certificates import standard_directories
-from bundles.registry.credentials import Credentials
-from bundles.registry.transport import Settings, Transport, silent
+from bundles.registry.credentials import Credentials as StoredCredentials
+from bundles.registry.transport import Settings, Transport, anonymous, silent
 from installer.model.access import USER
 from installer.model.address import Address
 from installer.model.job import DesiredState
@@ -40,16 +39,23 @@ def transport_to(state: DesiredState, *, attempts: int = 4, say: Callable[[str],
         return site_transport(ca_file=authority, insecure=insecure, attempts=attempts, say=say)
     if not access.tls:
         return local_transport(state.address, attempts=attempts)
-    settings = Settings(
-        direct=frozenset({str(state.address)}),
-        ca_file=authority,
-        timeout=(5.0, 300.0),
-        attempts=attempts,
-        backoff=0.2,
+    return Transport(
+        Settings(
+            direct=frozenset({str(state.address)}),
+            ca_file=authority,
+            credentials=credentials_of(state),
+            timeout=(5.0, 300.0),
+            attempts=attempts,
+            backoff=0.2,
+        )
     )
-    if access.password:
-        settings = dataclasses.replace(settings, credentials=_Password(Path(access.password)))
-    return Transport(settings)
+
+
+def credentials_of(state: DesiredState) -> Credentials:
+    """Return what gives the logins for the registry of an installation: those that `transport_to` uses."""
+    if state.site:
+        return StoredCredentials().get
+    return _Password(Path(state.access.password)) if state.access.tls and state.access.password else anonymous
 
 
 class _Password:
@@ -100,7 +106,7 @@ def site_transport(
             insecure=frozenset(insecure),
             ca_file=ca_file,
             certs_d=standard_directories(),
-            credentials=Credentials().get,
+            credentials=StoredCredentials().get,
             attempts=attempts,
             say=say,
         )

@@ -15,6 +15,7 @@ from installer import preflight
 from installer.host.files import usable_size
 from installer.host.host import Host
 from installer.model.job import Job, Options
+from installer.model.selection import places
 from installer.model.step import Step, StepResult
 from installer.receipt.receipt import Receipt
 from installer.receipt.recorder import InstallRecorder
@@ -24,6 +25,8 @@ from installer.runner import Beside, Runner, by_name
 from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.buildx_plugin import BuildxPlugin
 from installer.steps.emulation import Emulation
+from installer.steps.registry.authority import SiteAuthority
+from installer.steps.registry.check import DestinationCheck
 from installer.steps.registry.container import RegistryContainer
 from installer.steps.registry.insecure import InsecureRegistry
 from installer.steps.registry.push import Push
@@ -69,10 +72,10 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
     check_documents(archive)
     settled, info, problems = preflight.settle(archive, options, host)
     job = with_replay(settled, host)
-    with transport_to(job, say=progress.message) as transport:
+    with transport_to(_as_given(job), say=progress.message) as transport:
         registry = Registry(transport, job.destination.host)
         recorder = InstallRecorder(job, host)
-        roles = ("registry", "buildkit", *(["python"] if job.replay and settled.tool("python") else []))
+        roles = ["buildkit", *(["python"] if job.replay and settled.tool("python") else [])]
         images = [LoadImage(job, host, progress, role) for role in roles]
         push = Push(
             archive,
@@ -82,19 +85,28 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             is_outgoing=lambda: preflight.has_other_data(job, host),
             is_ours=recorder.has_pushed,
             yes=options.yes,
+            prefix=job.destination.prefix,
         )
         builder = Builder(job, host)
+        if job.site:
+            repositories = list(dict.fromkeys(place.repository for place in places(job.images)))
+            before: list[Step] = [DestinationCheck(job.site, registry, repositories), SiteAuthority(job, host)]
+            own: list[Step] = []
+        else:
+            before = [LoadImage(job, host, progress, "registry")]
+            own = [RegistryContainer(job, host, registry)]
         steps: list[Union[Step, Beside]] = [
-            images[0],
+            *before,
             # While the registry is filled, Docker unpacks what the builder needs.
             Beside(
-                [RegistryContainer(job, host, registry), push],
-                [*images[1:], BuildxPlugin(job, host, progress), Emulation(job, host, progress)],
+                [*own, push],
+                [*images, BuildxPlugin(job, host, progress), Emulation(job, host, progress)],
                 cancel=transport.close,
             ),
             ReplayContainer(job, host, progress, drops=recorder.had_replay),
             BuildkitdConfig(job, host),
-            InsecureRegistry(job, host),
+            # Docker's own settings for a registry of the site are the site's.
+            *([] if job.site else [InsecureRegistry(job, host)]),
             builder,
             SmokeTest(job, host, builder, recorder),
         ]
@@ -103,7 +115,7 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             yes=yes,
             problems=problems,
             engine=info is not None,
-            last=lambda: preflight.space_problems(job, info, host, images, push) if info else [],
+            last=lambda: preflight.space_problems(job, info, host, [*before, *images], push) if info else [],
         )
         try:
             yield _Run(job, runner, recorder, push)
@@ -111,8 +123,17 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             raise _explain(error, job, host) from None
 
 
+def _as_given(job: Job) -> Job:
+    """Return the job with its CA where it is as long as nothing has been done: in the file that was given."""
+    if not job.options.ca_file:
+        return job
+    return dataclasses.replace(job, access=dataclasses.replace(job.access, authority=str(job.options.ca_file)))
+
+
 def _explain(error: NetworkError, job: Job, host: Host) -> NetworkError | DiskFullError:
     """Say why the registry failed, where the host shows it: its disk is full, or its container has ended."""
+    if job.site:
+        return error
     with contextlib.suppress(HostError):
         info = host.engine.info()
         free = usable_size(host.places.seen(preflight.data_place(job, info)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.installed_registry import installed_address, installed_data
 from installer.model.job import Job, Options, is_directory
 from installer.model.step import Step
+from installer.receipt.receipt import Receipt
 
 # Docker copies an image it loads to a temporary directory first, and its layers grow when they are unpacked.
 _UNPACKED = 4
@@ -42,11 +44,29 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
     except HostError as error:
         problems.append(error.as_problem("Docker"))
     platform = info.platform if info else Platform("linux", os.uname().machine)
+    options = _as_before(options, host)
     job = Job.of(archive, options, platform, installed_address(container), installed_data(container))
     if info is not None:
         problems += _engine_problems(archive, host, info)
     problems += _platform_problems(archive, options) + _clashes(job)
     return job, info, problems
+
+
+def _as_before(options: Options, host: Host) -> Options:
+    """Complete what was asked for with what was installed before: a registry of the site, and its CA."""
+    before: Optional[Receipt] = None
+    with contextlib.suppress(HostError):
+        before = Receipt.find(host.places)
+    known = before.state if before and before.state.site else None
+    if known and not (options.site or options.registry or options.data):
+        options = dataclasses.replace(options, site=known.site, access=known.access)
+    if options.site and options.ca_file:
+        access = dataclasses.replace(options.access, authority=str(host.places.authority))
+    elif options.site and known and known.site and options.site.host == known.site.host and options.access.tls:
+        access = dataclasses.replace(options.access, authority=known.access.authority)
+    else:
+        return options
+    return dataclasses.replace(options, access=access)
 
 
 def _refuse_remote(host: Host, archive: Archive) -> None:
@@ -135,6 +155,8 @@ def _clashes(job: Job) -> list[Problem]:
 
 def has_other_data(job: Job, host: Host) -> bool:
     """Tell whether our registry keeps its data elsewhere than the job wants: then the step `registry` replaces it."""
+    if job.site:
+        return False
     with contextlib.suppress(HostError):
         data = installed_data(host.engine.container(REGISTRY_CONTAINER))
         return data is not None and data != job.data

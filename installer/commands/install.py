@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 import click
@@ -13,17 +14,20 @@ from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from installer import install as installation
 from installer.host.host import Host
+from installer.model.access import PLAIN, Access
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.job import Options
 from installer.model.replay import check_direct
 from installer.receipt.receipt import Receipt
 from installer.runner import plan_lines, questioner, to_json
 
 _T = TypeVar("_T")
+_INTO = "bundle install ARCHIVE --into HOST/PROJECT"
 
 
 @click.command()
@@ -34,6 +38,15 @@ _T = TypeVar("_T")
     help="Where the registry serves: localhost:5000 for this host only (default), or an address of this host for the "
     "LAN. Without it, an installed one stays where it is.",
 )
+@click.option(
+    "--into",
+    metavar="HOST[:PORT]/PROJECT",
+    help="A registry of the site, and where in it: images go there, and no registry is started here. Without it and "
+    "--registry, what was installed stays where it is.",
+)
+@click.option("--ca", "ca_file", type=click.Path(path_type=Path), help="With --into: its CA, a PEM file.")
+@click.option("--insecure-registry", "insecure", metavar="HOST", help="With --into: it speaks plain HTTP.")
+@click.option("--flat", is_flag=True, hidden=True)
 @click.option("--builder", metavar="NAME", default="cross-builder", show_default=True, help="Name of the builder.")
 @click.option("--platform", "platforms", metavar="P,P", multiple=True, help="Install only these platforms.")
 @click.option(
@@ -59,6 +72,10 @@ def install(
     *,
     archive: ArchiveArgument,
     registry: Optional[str],
+    into: Optional[str],
+    ca_file: Optional[Path],
+    insecure: Optional[str],
+    flat: bool,
     builder: str,
     platforms: tuple[str, ...],
     data: Optional[str],
@@ -71,8 +88,13 @@ def install(
 ) -> None:
     """Turn ARCHIVE into a registry, its images and a multi-platform builder on this host.
 
+    With --into the images go to a registry that is there already, with the logins of `docker login` or podman.
+
     Only what is missing is done: a second run changes nothing, and an interrupted one goes on.
     """
+    site = _site(into, archive, flat=flat, others={"--registry": registry, "--data": data})
+    if not site and (ca_file or insecure):
+        raise UsageError(f"{'--ca' if ca_file else '--insecure-registry'} needs --into", hint=_INTO)
     options = Options(
         registry=_option("--registry", Address.parse, registry) if registry else None,
         builder=builder,
@@ -82,6 +104,9 @@ def install(
         system=system,
         replay=not no_replay,
         direct=tuple(_option("--direct", check_direct, host) for host in direct),
+        site=site,
+        access=_access(site, ca_file, insecure) if site else PLAIN,
+        ca_file=ca_file and ca_file.absolute(),
     )
     host = Host.this(os.environ, questioner())
     with archive.open() as opened:
@@ -89,17 +114,56 @@ def install(
         output.result(document, text)
 
 
+def _site(
+    into: Optional[str], archive: ArchiveArgument, *, flat: bool, others: Mapping[str, Optional[str]]
+) -> Optional[Destination]:
+    """Read --into.
+
+    Raises:
+        UsageError: it is no place for images, or something else was given that does not go with it.
+    """
+    if into is None:
+        if flat:
+            raise UsageError("--flat is for `push`", hint=f"bundle push {quote(archive.path)} HOST/PROJECT --flat")
+        return None
+    for option, value in others.items():
+        if value is not None:
+            raise UsageError(
+                f"{option} does not go with --into: no registry is started here", hint=f"leave out {option}"
+            )
+    if flat:
+        raise UsageError(
+            "--flat does not go with --into: flat names have no mirror, and only through one a builder finds what "
+            "`FROM debian:12` means",
+            hint=f"bundle push {quote(archive.path)} {quote(into)} --flat; its output has the names for the Dockerfile",
+        )
+    site = _option("--into", Destination.parse, into)
+    _option("--into", Address.of_host, site.host)
+    return site
+
+
+def _access(site: Destination, ca_file: Optional[Path], insecure: Optional[str]) -> Access:
+    """Return how a registry of the site is spoken to: by TLS, unless plain HTTP was asked for, or it is this host."""
+    if insecure is None:
+        return Access(tls=ca_file is not None or not Address.of_host(site.host).is_loopback)
+    if insecure not in (site.host, Address.of_host(site.host).host):
+        raise UsageError(f"--insecure-registry: `{insecure}` is not the registry of --into", hint=f"give {site.host}")
+    if ca_file:
+        raise UsageError("--ca does not go with --insecure-registry: plain HTTP has no certificates")
+    return PLAIN
+
+
 def show_plan(archive: Archive, options: Options, host: Host, _: Progress) -> tuple[dict[str, Any], str]:
     """Return what installing would do: the document, and the text for people. Nothing is touched."""
     job, results = installation.plan(archive, options, host)
     document = {
         "bundle": str(archive.digest),
-        "registry": str(job.address),
+        "registry": str(job.destination),
         "builder": job.builder,
         "steps": to_json(results)["steps"],
         "receipt": str(host.places.receipt),
     }
-    lines = [f"bundle {archive.digest} to {job.address}, builder {job.builder}", "", *plan_lines(results)]
+    lines = [f"bundle {archive.digest} to {job.destination}, builder {job.builder}", "", *plan_lines(results)]
     if any(result.changes for result in results):
         return document, "\n".join([*lines, f"receipt        write {host.places.receipt}"])
     return document, "\n".join([*lines, "", "nothing to do"])
@@ -110,7 +174,7 @@ def run_install(archive: Archive, options: Options, host: Host, progress: Progre
     receipt = installation.install(archive, options, host, progress)
     state = receipt.state
     lines = [
-        f"ready          {len(receipt.images)} images on {state.address} ({own_command('status')} names them)",
+        f"ready          {len(receipt.images)} images on {state.destination} ({own_command('status')} names them)",
         f"builder        {state.builder} for {', '.join(map(str, state.platforms))}",
         *_replayed(receipt),
         f"bundle         {receipt.bundle.digest}",
@@ -121,7 +185,7 @@ def run_install(archive: Archive, options: Options, host: Host, progress: Progre
     ]
     if receipt.changed:
         platforms = ",".join(map(str, state.platforms))
-        lines.append(f"next: docker buildx build --platform {platforms} -t {state.address}/app:1 --push .")
+        lines.append(f"next: docker buildx build --platform {platforms} -t {state.destination}/app:1 --push .")
         if receipt.caches:
             lines.append("with a recorded build, what is unchanged is not built again when this is added, too:")
             lines += [f"      --cache-from {cache}" for cache in receipt.caches]

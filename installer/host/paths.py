@@ -76,5 +76,15 @@ class Places:
         return self.state / "replay"
 
     @property
+    def registry(self) -> Path:
+        """The directory with the certificates of the registry: ca.pem; and of our own the keys and the password."""
+        return self.state / "registry"
+
+    @property
+    def authority(self) -> Path:
+        """The CA of the registry."""
+        return self.registry / "ca.pem"
+
+    @property
     def binfmt(self) -> Path:
         return self.proc / "sys/fs/binfmt_misc"

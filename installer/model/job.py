@@ -34,7 +34,8 @@ _BUILDER = re.compile(r"[a-z][a-z0-9._-]*", re.ASCII)
 class Options:
     """What the command line says. `data` and `registry` are None when they were not given.
 
-    With `site` images go to a registry that is there already, below its prefix; `access` is how that one is spoken to.
+    With `site` images go to a registry that is there already, below its prefix; `access` is how that one is spoken to,
+    and `ca_file` the certificates that are to be its authority from now on; None where they stay what they are.
 
     With `succeeds` the archive takes the place of what is installed, also where its name is another. Without `replay`
     recorded builds are not replayed; `direct` are the hosts that builds then reach by themselves.
@@ -51,6 +52,7 @@ class Options:
     direct: tuple[str, ...] = ()
     site: Optional[Destination] = None
     access: Access = PLAIN
+    ca_file: Optional[Path] = None
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":

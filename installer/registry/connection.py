@@ -27,9 +27,15 @@ def transport_to(state: DesiredState, *, attempts: int = 4, say: Callable[[str],
 
     Raises:
         UsageError: the CA file, or a proxy variable, cannot be used.
+        HostError: the CA file of a site is gone.
     """
     access, authority = state.access, Path(state.access.authority) if state.access.authority else None
     if state.site:
+        if authority and not authority.is_file():
+            raise HostError(
+                f"the CA of `{state.site.host}` is gone from `{authority}`",
+                hint=f"python3 ARCHIVE install --into {state.site} --ca FILE",
+            )
         insecure = () if access.tls else (state.site.host,)
         return site_transport(ca_file=authority, insecure=insecure, attempts=attempts, say=say)
     if not access.tls:

@@ -81,7 +81,7 @@ def with_replay(job: Job, host: Host) -> Job:
 
 def _of_others(job: Job, before: Optional[Receipt]) -> Iterator[ReplayedTape]:
     """Give the tapes of bundles with other names, the newest bundle first; what it once had under a name is passed."""
-    if before is None or before.state.data != job.data:
+    if before is None or (before.state.data, before.state.site) != (job.data, job.site):
         return
     replaced = {job.archive.manifest.name, *([before.bundle.name] if job.options.succeeds else [])}
     found: dict[str, dict[str, Digest]] = {}

@@ -28,7 +28,7 @@ class RestartPolicies(Step):
         self._host = host
         # buildx gives its containers `unless-stopped`.
         self._policies = {
-            REGISTRY_CONTAINER: "always",
+            **({} if job.site else {REGISTRY_CONTAINER: "always"}),
             EMULATION_CONTAINER: "always",
             REPLAY_CONTAINER: "always",
             builder_container(job.builder): "unless-stopped",

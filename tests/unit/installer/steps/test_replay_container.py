@@ -25,6 +25,7 @@ from installer.host.labels import LABEL_PORT, LABEL_ROLE, REPLAY_CONTAINER
 from installer.host.paths import Places
 from installer.model.access import PLAIN
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.job import DesiredState
 from installer.model.replay import Replay, ReplayedTape, check_direct, join_pieces
 from installer.receipt.receipt import BundleName, PushedName, Receipt
@@ -366,6 +367,7 @@ class _Job:
     tools: Any = dataclasses.field(default_factory=dict)
     address: Any = dataclasses.field(default_factory=lambda: Address("localhost", 5000))
     data: str = "bundle-registry"
+    site: Optional[Destination] = None
     replay: Optional[Replay] = None
 
 

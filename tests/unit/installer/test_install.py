@@ -1,0 +1,144 @@
+"""Installing into a registry of the site: what is done here, what is not, and what is said before the first byte."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from bundles.cli.app import run
+from tests.support import fake_docker
+from tests.support.archives import AMD64, Made, image, made
+from tests.support.fake_engine import FakeEngine
+from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.site_registries import PASSWORD
+
+Make = Callable[..., FakeRegistry]
+USER = "robot$team"
+
+
+class Site:
+    """A host with a fake engine, an archive, and a registry of the site that wants TLS and a login."""
+
+    def __init__(self, directory: Path, engine: FakeEngine, registry: FakeRegistry, environment: Any) -> None:
+        self.directory, self.engine, self.registry = directory, engine, registry
+        self.archive = _archive().write(directory / "offline.tar").path
+        self.into = f"{registry.host}/team"
+        self.ca = directory / "certificate.pem"
+        endpoint = {"Name": "default", "Endpoints": {"docker": {"Host": f"unix://{engine.socket}"}}}
+        self.docker = fake_docker.install(directory / "bin", endpoint=json.dumps([endpoint]))
+        engine.root = str(directory)
+        for name, value in {"HOME": directory, "PATH": self.docker}.items():
+            environment.setenv(name, str(value))
+        self.log_in()
+
+    def log_in(self, password: str = PASSWORD) -> None:
+        auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
+        (self.directory / ".docker").mkdir(exist_ok=True)
+        (self.directory / ".docker/config.json").write_text(json.dumps({"auths": {self.registry.host: {"auth": auth}}}))
+
+    def run(self, command: str, *arguments: object, code: int = 0) -> Any:
+        """Run a command; gives its JSON document."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            done = run([command, *map(str, arguments), "--json"])
+        assert done == code, out.getvalue() + err.getvalue()
+        assert PASSWORD not in out.getvalue() + err.getvalue()
+        return json.loads(out.getvalue())
+
+
+def _archive() -> Made:
+    """As a bundle has them: the toolchain for this host, and a base image."""
+    return made(
+        image("registry:3", "registry", (AMD64,), (9,)),
+        image("moby/buildkit:buildx-stable-1", "buildkit", (AMD64,), (8,)),
+        image("docker/buildx-bin:latest", "buildx", (AMD64,), (7,)),
+        image("tonistiigi/binfmt:latest", "binfmt", (AMD64,), (6,)),
+        image("debian:12", seeds=(1,)),
+    )
+
+
+@pytest.fixture
+def site(tmp_path: Path, engine: FakeEngine, fake: Make, monkeypatch: pytest.MonkeyPatch) -> Site:
+    registry = fake(
+        tls=Certificate.make(tmp_path), auth="bearer", users={USER: PASSWORD}, anonymous_pull=False,
+        projects=frozenset({"team"}),
+    )  # fmt: skip
+    return Site(tmp_path, engine, registry, monkeypatch)
+
+
+def changes_of(document: Any) -> dict[str, list[tuple[str, str, str]]]:
+    return {
+        step["step"]: [(each["action"], each["kind"], each["name"]) for each in step["changes"]]
+        for step in document["steps"]
+    }
+
+
+def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
+    plan = site.run("install", site.archive, "--into", site.into, "--ca", site.ca, "--plan")
+    steps = changes_of(plan)
+    assert plan["registry"] == site.into
+    assert list(steps) == [
+        "destination", "authority", "push", "images", "buildx", "emulation", "replay", "configuration", "builder",
+        "test build",
+    ]  # fmt: skip
+    authority = str(site.directory / ".local/state/bundle/registry/ca.pem")
+    assert steps["authority"] == [("write", "file", authority)]
+    assert ("push", "tag", "team/library/debian:12") in steps["push"]
+    assert ("load", "image", f"{site.into}/moby/buildkit:buildx-stable-1") in steps["images"]
+    # Nobody starts it here, and in the site's registry it is for other hosts.
+    assert ("push", "tag", "team/library/registry:3") in steps["push"]
+    assert not [change for change in steps["images"] if "registry:3" in change[2]]
+    assert site.engine.done == []
+    assert not Path(authority).exists()
+    assert site.registry.uploads == {}
+    assert {each.method for each in site.registry.seen()} <= {"GET", "HEAD", "POST", "DELETE"}
+
+
+def test_what_is_wrong_there_and_here_is_said_together(site: Site) -> None:
+    """The project does not exist, and an instance of somebody else has the builder's name."""
+    instances = site.directory / ".docker/buildx/instances"
+    instances.mkdir(parents=True)
+    (instances / "cross-builder").write_text(json.dumps({"Driver": "kubernetes", "Nodes": [{"Name": "a"}]}))
+    elsewhere = f"{site.registry.host}/nowhere"
+    document = site.run("install", site.archive, "--into", elsewhere, "--ca", site.ca, code=4)
+    problems = {problem["subject"]: problem for problem in document["error"]["problems"]}
+    assert len(problems) == 2
+    (there,) = [text for text in problems if "nowhere" in text]
+    assert there == f"`{site.registry.host}/nowhere/library/registry` and 4 more"
+    assert "builder `cross-builder`" in problems
+    assert site.engine.done == []
+    assert site.registry.repositories == {}
+
+
+def test_a_wrong_login_is_one_problem(site: Site) -> None:
+    site.log_in("wrong")
+    document = site.run("install", site.archive, "--into", site.into, "--ca", site.ca, code=4)
+    (problem,) = document["error"]["problems"]
+    assert problem["hint"].startswith(f"docker login {site.registry.host}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--registry", "localhost:5000"), "--registry does not go with --into"),
+        (("--data", "/srv/x"), "--data does not go with --into"),
+        (("--flat",), "--flat does not go with --into: flat names have no mirror"),
+        (("--insecure-registry", "other.corp"), "`other.corp` is not the registry of --into"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(site: Site, arguments: tuple[str, ...], message: str) -> None:
+    document = site.run("install", site.archive, "--into", "harbor.corp/team", *arguments, code=2)
+    assert message in document["error"]["message"]
+    assert document["error"]["hint"]
+
+
+@pytest.mark.parametrize("option", ["--ca", "--insecure-registry"])
+def test_what_is_about_the_registry_of_a_site_needs_one(site: Site, option: str) -> None:
+    document = site.run("install", site.archive, option, "harbor.corp", code=2)
+    assert document["error"]["message"] == f"{option} needs --into"

@@ -657,7 +657,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         media_type = repository.manifests.get(digest) if digest else None
         if not digest or not media_type:
             return self.error(404, "MANIFEST_UNKNOWN", "manifest unknown")
-        if media_type not in self.headers.get("Accept", ""):
+        if media_type not in ",".join(self.headers.get_all("Accept", [])):
             return self.error(404, "MANIFEST_UNKNOWN", f"{media_type} found, but accept header does not support it")
         return self.answer(
             200, self.registry.content[digest], {"Content-Type": media_type, **self.digest_header(digest)}

@@ -28,6 +28,7 @@ from installer.steps.emulation import Emulation
 from installer.steps.registry.authority import SiteAuthority
 from installer.steps.registry.check import DestinationCheck
 from installer.steps.registry.container import RegistryContainer
+from installer.steps.registry.held import HeldCheck
 from installer.steps.registry.insecure import InsecureRegistry
 from installer.steps.registry.push import Push
 from installer.steps.replay_container import ReplayContainer, with_replay
@@ -63,7 +64,7 @@ class _Run:
     job: Job
     runner: Runner
     recorder: InstallRecorder
-    push: Push
+    push: Union[Push, HeldCheck]
 
 
 @contextlib.contextmanager
@@ -72,12 +73,12 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
     check_documents(archive)
     settled, info, problems = preflight.settle(archive, options, host)
     job = with_replay(settled, host)
-    with transport_to(_as_given(job), say=progress.message) as transport:
+    with transport_to(_as_given(job), login=options.login, say=progress.message) as transport:
         registry = Registry(transport, job.destination.host)
         recorder = InstallRecorder(job, host)
         roles = ["buildkit", *(["python"] if job.replay and settled.tool("python") else [])]
         images = [LoadImage(job, host, progress, role) for role in roles]
-        push = Push(
+        push: Union[Push, HeldCheck] = Push(
             archive,
             job.images,
             registry,
@@ -88,10 +89,14 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             prefix=job.destination.prefix,
         )
         builder = Builder(job, host)
-        if job.site:
-            repositories = list(dict.fromkeys(place.repository for place in places(job.images)))
-            before: list[Step] = [DestinationCheck(job.site, registry, repositories), SiteAuthority(job, host)]
+        if job.site and job.site.joined:
+            push = HeldCheck(archive, job.images, job.site, registry)
+            before: list[Step] = [SiteAuthority(job, host)]
             own: list[Step] = []
+        elif job.site:
+            repositories = list(dict.fromkeys(place.repository for place in places(job.images)))
+            before = [DestinationCheck(job.site, registry, repositories), SiteAuthority(job, host)]
+            own = []
         else:
             before = [LoadImage(job, host, progress, "registry")]
             own = [RegistryContainer(job, host, registry)]
@@ -105,8 +110,7 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             ),
             ReplayContainer(job, host, progress, drops=recorder.had_replay),
             BuildkitdConfig(job, host),
-            # Docker's own settings for a registry of the site are the site's.
-            *([] if job.site else [InsecureRegistry(job, host)]),
+            *_docker_settings(job, host),
             builder,
             SmokeTest(job, host, builder, recorder),
         ]
@@ -121,6 +125,13 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             yield _Run(job, runner, recorder, push)
         except UnavailableError as error:
             raise _explain(error, job, host) from None
+
+
+def _docker_settings(job: Job, host: Host) -> list[Step]:
+    """Return what has Docker itself speak to the registry. For one of the site that is the site's own matter."""
+    if job.site and not job.site.joined:
+        return []
+    return [] if job.access.tls else [InsecureRegistry(job, host)]
 
 
 def _as_given(job: Job) -> Job:

@@ -9,19 +9,28 @@ from typing import Optional
 
 from bundles.errors import HostError, reason
 from bundles.registry.auth import Credential
+from bundles.registry.auth import Credentials as LoginsOf
 from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials
-from bundles.registry.transport import Settings, Transport, silent
+from bundles.registry.transport import Settings, Transport, anonymous, silent
 from installer.model.access import USER
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.job import DesiredState
 
 
-def transport_to(state: DesiredState, *, attempts: int = 4, say: Callable[[str], None] = silent) -> Transport:
+def transport_to(
+    state: DesiredState,
+    *,
+    login: Optional[Credential] = None,
+    attempts: int = 4,
+    say: Callable[[str], None] = silent,
+) -> Transport:
     """Return a transport to the registry of an installation; the caller closes it.
 
     Args:
         state: says which registry it is, and how it is spoken to.
+        login: for a registry of the site, in the place of those that docker and podman have.
         attempts: how often in all a request is tried.
         say: tells people what is waited for.
 
@@ -37,7 +46,8 @@ def transport_to(state: DesiredState, *, attempts: int = 4, say: Callable[[str],
                 hint=f"python3 ARCHIVE install --into {state.site} --ca FILE",
             )
         insecure = () if access.tls else (state.site.host,)
-        return site_transport(ca_file=authority, insecure=insecure, attempts=attempts, say=say)
+        credentials = logins(state.site, login, tls=access.tls)
+        return site_transport(ca_file=authority, insecure=insecure, credentials=credentials, attempts=attempts, say=say)
     if not access.tls:
         return local_transport(state.address, attempts=attempts)
     settings = Settings(
@@ -65,6 +75,16 @@ class _Password:
             raise HostError(f"the password in `{self._file}` cannot be read: {reason(error)}") from None
 
 
+def logins(site: Destination, login: Optional[Credential], *, tls: bool) -> Optional[LoginsOf]:
+    """Return what gives the logins for a registry of the site; None for those that docker and podman have.
+
+    Where another host fills it, none goes over plain HTTP: nobody has said that it may.
+    """
+    if login:
+        return lambda host, repository: [login] if host == site.host else []
+    return anonymous if site.joined and not tls else None
+
+
 def local_transport(address: Address, *, attempts: int = 4) -> Transport:
     """Return a transport that speaks plain HTTP to `address`, which is on this very host; the caller closes it.
 
@@ -78,6 +98,7 @@ def site_transport(
     *,
     ca_file: Optional[Path] = None,
     insecure: Iterable[str] = (),
+    credentials: Optional[LoginsOf] = None,
     attempts: int = 6,
     say: Callable[[str], None] = silent,
 ) -> Transport:
@@ -89,6 +110,7 @@ def site_transport(
     Args:
         ca_file: a CA to trust besides the system's.
         insecure: `host[:port]` where plain HTTP and any certificate will do.
+        credentials: gives the logins; None for those that docker and podman have.
         attempts: how often in all a request is tried.
         say: tells people what is waited for.
 
@@ -100,7 +122,7 @@ def site_transport(
             insecure=frozenset(insecure),
             ca_file=ca_file,
             certs_d=standard_directories(),
-            credentials=Credentials().get,
+            credentials=credentials or Credentials().get,
             attempts=attempts,
             say=say,
         )

@@ -38,17 +38,19 @@ def first_contact(
     *,
     ca_file: Optional[Path] = None,
     expected: Optional[str] = None,
+    kept: Optional[Path] = None,
     ask: Optional[Ask] = None,
 ) -> Contact:
     """Find out how a registry is spoken to.
 
-    A certificate that this machine trusts, by the system's CAs or by certs.d, needs no word. Of another the last one
-    that the server presents is its CA: a person compares its fingerprint, or has named it before.
+    A certificate that this machine trusts, by the system's CAs, by certs.d, or since an earlier time, needs no word. Of
+    another the last one that the server presents is its CA: a person compares its fingerprint, or has named it before.
 
     Args:
         address: where the registry is.
         ca_file: the CA, as somebody brought it here.
         expected: the fingerprint of a certificate, the server's or its CA's, as `fingerprint` gives it.
+        kept: the CA that was trusted here before; None for none.
         ask: puts a yes-or-no question to the person who is there; None when nobody is.
 
     Raises:
@@ -77,9 +79,14 @@ def first_contact(
                 hint="compare it with what `install` says on the registry's host: somebody may be in between",
             )
         return _verified(address, ssl.DER_cert_to_PEM_cert(found), "the certificate of that fingerprint does not prove")
-    refused = refusal(address.host, address.port, _known(address))
+    refused = refusal(address.host, address.port, ssl.create_default_context())
     if refused is None:
         return Contact(tls=True)
+    # BuildKit knows neither: it is given the file.
+    files = [*find(standard_directories(), Origin.of(f"https://{address}")).authorities, *([kept] if kept else [])]
+    known = "".join(map(_read, files))
+    if known and refusal(address.host, address.port, ssl.create_default_context(cadata=known)) is None:
+        return Contact(True, known)
     if not chain:
         raise NetworkError(f"the certificate of `{address}` is not trusted: {refused}", hint=_BY_FILE)
     authority = ssl.DER_cert_to_PEM_cert(chain[-1])
@@ -120,18 +127,6 @@ def _verified(address: Address, authority: str, otherwise: str) -> Contact:
             hint=f"{_BY_FILE}; or see what it presents: openssl s_client -showcerts -connect {quote(str(address))}",
         )
     return Contact(True, authority)
-
-
-def _known(address: Address) -> ssl.SSLContext:
-    """Return what this machine trusts: the system's CAs, and those that certs.d has for the registry.
-
-    Raises:
-        UsageError: they cannot be read.
-    """
-    context = ssl.create_default_context()
-    for file in find(standard_directories(), Origin.of(f"https://{address}")).authorities:
-        context.load_verify_locations(cadata=_read(file))
-    return context
 
 
 def _read(file: Path) -> str:

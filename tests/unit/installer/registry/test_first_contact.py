@@ -134,8 +134,16 @@ def test_what_certs_d_trusts_needs_no_word(site: FakeRegistry, authority: Certif
     directory.mkdir(parents=True)
     (directory / "ca.crt").write_text(authority.file.read_text())
     person = Person(False)
-    assert first_contact(at(site), ask=person) == Contact(tls=True)
+    assert first_contact(at(site), ask=person) == Contact(True, authority.file.read_text())
     assert person.asked == []
+
+
+def test_what_was_trusted_before_needs_no_word(site: FakeRegistry, authority: Certificate, tmp_path: Path) -> None:
+    assert first_contact(at(site), kept=authority.file).authority == authority.file.read_text()
+    (tmp_path / "other").mkdir()
+    other = Certificate.make(tmp_path / "other")
+    with pytest.raises(HostError, match="is not known here"):
+        first_contact(at(site), kept=other.file)
 
 
 def test_the_ca_file_may_hold_more_than_certificates(

@@ -73,7 +73,7 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
     check_documents(archive)
     settled, info, problems = preflight.settle(archive, options, host)
     job = with_replay(settled, host)
-    with transport_to(_as_given(job), login=options.login, say=progress.message) as transport:
+    with transport_to(_as_given(job), credential=options.credential, say=progress.message) as transport:
         registry = Registry(transport, job.destination.host)
         recorder = InstallRecorder(job, host)
         roles = ["buildkit", *(["python"] if job.replay and settled.tool("python") else [])]

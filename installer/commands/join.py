@@ -124,7 +124,7 @@ def join(
                 "it; `install --tls` on its host ends that"
             )
         with _file_of(contact) as authority:
-            login, aliases = _logged_in(opened, site, contact, authority, given)
+            credential, aliases = _logged_in(opened, site, contact, authority, given)
             options = Options(
                 builder=builder,
                 platforms=Platform.parse_list(",".join(platforms)),
@@ -135,7 +135,7 @@ def join(
                 site=dataclasses.replace(site, aliases=aliases),
                 access=Access(tls=contact.tls),
                 ca_file=authority,
-                login=login,
+                credential=credential,
             )
             document, text = (show_plan if plan else run_install)(opened, options, host, output.progress)
     output.result(document, text)
@@ -207,11 +207,11 @@ def _hidden(username: str) -> str:
 
 
 def _ask(
-    archive: Archive, site: Destination, contact: Contact, authority: Optional[Path], login: Optional[Credential]
+    archive: Archive, site: Destination, contact: Contact, authority: Optional[Path], credential: Optional[Credential]
 ) -> bool:
     """Make sure that a registry answers and takes the login; tell whether it has short names, as our own has."""
     insecure = () if contact.tls else (site.host,)
-    credentials = logins(site, login, tls=contact.tls)
+    credentials = logins(site, credential, tls=contact.tls)
     with site_transport(ca_file=authority, insecure=insecure, credentials=credentials, attempts=2) as transport:
         registry = Registry(transport, site.host)
         registry.ping()

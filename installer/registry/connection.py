@@ -22,7 +22,7 @@ from installer.model.job import DesiredState
 def transport_to(
     state: DesiredState,
     *,
-    login: Optional[Credential] = None,
+    credential: Optional[Credential] = None,
     attempts: int = 4,
     say: Callable[[str], None] = silent,
 ) -> Transport:
@@ -30,7 +30,7 @@ def transport_to(
 
     Args:
         state: says which registry it is, and how it is spoken to.
-        login: for a registry of the site, in the place of those that docker and podman have.
+        credential: for a registry of the site, in the place of the logins that docker and podman have.
         attempts: how often in all a request is tried.
         say: tells people what is waited for.
 
@@ -46,7 +46,7 @@ def transport_to(
                 hint=f"python3 ARCHIVE install --into {state.site} --ca FILE",
             )
         insecure = () if access.tls else (state.site.host,)
-        credentials = logins(state.site, login, tls=access.tls)
+        credentials = logins(state.site, credential, tls=access.tls)
         return site_transport(ca_file=authority, insecure=insecure, credentials=credentials, attempts=attempts, say=say)
     if not access.tls:
         return local_transport(state.address, attempts=attempts)
@@ -75,13 +75,13 @@ class _Password:
             raise HostError(f"the password in `{self._file}` cannot be read: {reason(error)}") from None
 
 
-def logins(site: Destination, login: Optional[Credential], *, tls: bool) -> Optional[LoginsOf]:
+def logins(site: Destination, credential: Optional[Credential], *, tls: bool) -> Optional[LoginsOf]:
     """Return what gives the logins for a registry of the site; None for those that docker and podman have.
 
     Where another host fills it, none goes over plain HTTP: nobody has said that it may.
     """
-    if login:
-        return lambda host, repository: [login] if host == site.host else []
+    if credential:
+        return lambda host, repository: [credential] if host == site.host else []
     return anonymous if site.joined and not tls else None
 
 

@@ -139,9 +139,12 @@ class Certificate:
         return self
 
     def issue(self, directory: Path, *names: str, with_authority: bool = True) -> Certificate:
-        """Make another one for `names` that this one has signed; it presents this one too, as its CA, if so wanted."""
+        """Make another one for `names` that this one has signed; it presents this one too, as its CA, if so wanted.
+
+        An address is written `IP:192.168.10.10`.
+        """
         issued = Certificate(directory / "issued.pem", directory / "issued-key.pem")
-        subjects = "subjectAltName=" + ",".join(f"DNS:{name}" for name in names)
+        subjects = "subjectAltName=" + ",".join(name if ":" in name else f"DNS:{name}" for name in names)
         command = ["openssl", "req", "-x509", "-CA", str(self.file), "-CAkey", str(self.key), "-newkey", "ec"]
         command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=issued"]
         command += ["-keyout", str(issued.key), "-out", str(issued.file), "-addext", subjects]

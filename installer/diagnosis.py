@@ -115,12 +115,12 @@ class Diagnosis:
         except HostError as error:
             return [Finding("docker", error.message, error.hint or "docker info")]
         checks: Sequence[Callable[[], Iterator[Finding]]] = (
-            self._registry_container,
+            self._site_registry if self._state.site else self._registry_container,
             lambda: self._images(thorough),
             self._tools,
             *(functools.partial(self._of_step, step) for step in self._others),
             self._replaying,
-            self._daemon_settings,
+            *(() if self._state.site else (self._daemon_settings,)),
             functools.partial(self._of_step, self._builder),
             self._clock,
             self._disk,
@@ -131,6 +131,8 @@ class Diagnosis:
                 found += check()
             except HostError as error:
                 found.append(Finding("host", error.message, error.hint or "docker info"))
+            except NetworkError as error:
+                found.append(Finding("registry", error.message, error.hint or self._asking))
         return found
 
     def answers(self) -> Optional[str]:
@@ -165,6 +167,19 @@ class Diagnosis:
                 yield Finding(step.name, message, hint, step.name)
             for problem in problems:
                 yield Finding(step.name, f"{message}; {problem.subject}: {problem.message}", problem.hint or self._fix)
+
+    @property
+    def _asking(self) -> str:
+        """The command that shows more of what the registry says."""
+        site = self._state.site
+        return f"curl -v https://{site.host}/v2/" if site else f"docker logs {REGISTRY_CONTAINER}"
+
+    def _site_registry(self) -> Iterator[Finding]:
+        """Find whether a registry of the site answers, and takes the login."""
+        try:
+            self._registry.ping()
+        except NetworkError as error:
+            yield Finding("registry", f"`{self._registry.host}`: {error.message}", error.hint or self._asking)
 
     def _registry_container(self) -> Iterator[Finding]:
         container = self._host.engine.container(REGISTRY_CONTAINER)
@@ -275,10 +290,10 @@ class Diagnosis:
                 f"docker logs {REPLAY_CONTAINER}; docker restart {REPLAY_CONTAINER}",
             )
         elif not state.get("loaded"):
-            yield Finding("replay", "the tapes are not read yet: the registry does not answer", "docker logs registry")
+            yield Finding("replay", "the tapes are not read yet: the registry does not answer", self._asking)
         for why, message, hint in (
             ("missing", "is gone from the registry", self._install),
-            ("unavailable", "cannot be read: the registry does not give it", f"docker logs {REGISTRY_CONTAINER}"),
+            ("unavailable", "cannot be read: the registry does not give it", self._asking),
             # A registry keeps what it has by its digest, damaged or not: pushing it again changes nothing.
             ("damaged", "is damaged in the registry's data", f"{own_command('uninstall --data')}; {self._anew}"),
         ):

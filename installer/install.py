@@ -27,10 +27,11 @@ from installer.steps.buildx_plugin import BuildxPlugin
 from installer.steps.emulation import Emulation
 from installer.steps.registry.authority import SiteAuthority
 from installer.steps.registry.check import DestinationCheck
-from installer.steps.registry.container import RegistryContainer
+from installer.steps.registry.container import FormerRegistry, RegistryContainer
 from installer.steps.registry.held import HeldCheck
 from installer.steps.registry.insecure import InsecureRegistry
 from installer.steps.registry.push import Push
+from installer.steps.registry.tokens import TokenServer
 from installer.steps.replay_container import ReplayContainer, with_replay
 from installer.steps.smoke_test import SmokeTest
 from installer.steps.toolchain_images import LoadImage
@@ -89,22 +90,24 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             prefix=job.destination.prefix,
         )
         builder = Builder(job, host)
-        if job.site and job.site.joined:
-            push = HeldCheck(archive, job.images, job.site, registry)
-            before: list[Step] = [SiteAuthority(job, host)]
-            own: list[Step] = []
-        elif job.site:
-            repositories = list(dict.fromkeys(place.repository for place in places(job.images)))
-            before = [DestinationCheck(job.site, registry, repositories), SiteAuthority(job, host)]
-            own = []
+        if job.site:
+            before: list[Step] = []
+            if job.site.joined:
+                push = HeldCheck(archive, job.images, job.site, registry)
+                before = [push]
+            else:
+                repositories = list(dict.fromkeys(place.repository for place in places(job.images)))
+                before = [DestinationCheck(job.site, registry, repositories, tls=job.access.tls)]
+            before += [TokenServer(registry, host), SiteAuthority(job, host), FormerRegistry(host)]
+            own: list[Step] = [] if isinstance(push, HeldCheck) else [push]
         else:
             before = [LoadImage(job, host, progress, "registry")]
-            own = [RegistryContainer(job, host, registry)]
+            own = [RegistryContainer(job, host, registry), push]
         steps: list[Union[Step, Beside]] = [
             *before,
             # While the registry is filled, Docker unpacks what the builder needs.
             Beside(
-                [*own, push],
+                own,
                 [*images, BuildxPlugin(job, host, progress), Emulation(job, host, progress)],
                 cancel=transport.close,
             ),
@@ -135,10 +138,12 @@ def _docker_settings(job: Job, host: Host) -> list[Step]:
 
 
 def _as_given(job: Job) -> Job:
-    """Return the job with its CA where it is as long as nothing has been done: in the file that was given."""
-    if not job.options.ca_file:
+    """Return the job with its CA where it is as long as nothing has been done: in the file that was given, or where
+    everybody looks."""
+    if job.options.authorities is None:
         return job
-    return dataclasses.replace(job, access=dataclasses.replace(job.access, authority=str(job.options.ca_file)))
+    given = job.options.ca_file
+    return dataclasses.replace(job, access=dataclasses.replace(job.access, authority=str(given) if given else None))
 
 
 def _explain(error: NetworkError, job: Job, host: Host) -> NetworkError | DiskFullError:

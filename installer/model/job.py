@@ -36,8 +36,9 @@ class Options:
     """What the command line says. `data` and `registry` are None when they were not given.
 
     With `site` images go to a registry that is there already, below its prefix; `access` is how that one is spoken to,
-    and `ca_file` the certificates that are to be its authority from now on; None where they stay what they are.
-    `credential` is what docker is to log in there with; None where it has a login, or needs none.
+    `ca_file` what of that was given now, and `authorities` the certificates that are to be its authority from now on;
+    None where they stay what they are. `credential` is what docker is to log in there with; None where it has a login,
+    or needs none.
 
     With `succeeds` the archive takes the place of what is installed, also where its name is another. Without `replay`
     recorded builds are not replayed; `direct` are the hosts that builds then reach by themselves.
@@ -55,6 +56,7 @@ class Options:
     site: Optional[Destination] = None
     access: Access = PLAIN
     ca_file: Optional[Path] = None
+    authorities: Optional[bytes] = None
     credential: Optional[Credential] = None
 
     def __post_init__(self) -> None:

@@ -6,12 +6,18 @@ import base64
 import contextlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
 from bundles.cli.app import run
+from installer import preflight
+from installer.host.host import Host
+from installer.model.access import Access
+from installer.model.destination import Destination
+from installer.model.job import Options
 from tests.support import fake_docker
 from tests.support.archives import AMD64, Made, image, made
 from tests.support.fake_engine import FakeEngine
@@ -66,8 +72,7 @@ def _archive() -> Made:
 @pytest.fixture
 def site(tmp_path: Path, engine: FakeEngine, fake: Make, monkeypatch: pytest.MonkeyPatch) -> Site:
     registry = fake(
-        tls=Certificate.make(tmp_path), auth="bearer", users={USER: PASSWORD}, anonymous_pull=False,
-        projects=frozenset({"team"}),
+        tls=Certificate.make(tmp_path), auth="basic", users={USER: PASSWORD}, anonymous_pull=False,
     )  # fmt: skip
     return Site(tmp_path, engine, registry, monkeypatch)
 
@@ -84,8 +89,8 @@ def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
     steps = changes_of(plan)
     assert plan["registry"] == site.into
     assert list(steps) == [
-        "destination", "authority", "push", "images", "buildx", "emulation", "replay", "configuration", "builder",
-        "test build",
+        "destination", "token server", "authority", "registry", "push", "images", "buildx", "emulation", "replay",
+        "configuration", "builder", "test build",
     ]  # fmt: skip
     authority = str(site.directory / ".local/state/bundle/registry/ca.pem")
     assert steps["authority"] == [("write", "file", authority)]
@@ -101,19 +106,39 @@ def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
 
 
 def test_what_is_wrong_there_and_here_is_said_together(site: Site) -> None:
-    """The project does not exist, and an instance of somebody else has the builder's name."""
+    """The project does not exist, an instance of somebody else has the builder's name, and the tokens come from a
+    server with the same private CA, which buildx does not know."""
+    site.registry.auth, site.registry.projects = "bearer", frozenset({"team"})
     instances = site.directory / ".docker/buildx/instances"
     instances.mkdir(parents=True)
     (instances / "cross-builder").write_text(json.dumps({"Driver": "kubernetes", "Nodes": [{"Name": "a"}]}))
-    elsewhere = f"{site.registry.host}/nowhere"
-    document = site.run("install", site.archive, "--into", elsewhere, "--ca", site.ca, code=4)
+    host = site.registry.host
+    document = site.run("install", site.archive, "--into", f"{host}/nowhere", "--ca", site.ca, code=4)
     problems = {problem["subject"]: problem for problem in document["error"]["problems"]}
-    assert len(problems) == 2
-    (there,) = [text for text in problems if "nowhere" in text]
-    assert there == f"`{site.registry.host}/nowhere/library/registry` and 4 more"
-    assert "builder `cross-builder`" in problems
+    assert list(problems) == [
+        f"`{host}/nowhere/library/registry` and 4 more",
+        f"`{host}`, which gives the tokens for `{host}`",
+        "builder `cross-builder`",
+    ]
+    hint = problems[f"`{host}`, which gives the tokens for `{host}`"]["hint"]
+    assert "sudo update-ca-certificates; on RHEL and Fedora: sudo cp ca.pem /etc/pki/ca-trust/" in hint
     assert site.engine.done == []
     assert site.registry.repositories == {}
+
+
+def test_the_builder_gets_the_ca_that_docker_has(site: Site) -> None:
+    """From certs.d, where administrators put it; and none where everybody trusts who answers."""
+    directory = site.directory / ".docker/certs.d" / site.registry.host
+    directory.mkdir(parents=True)
+    (directory / "ca.crt").write_bytes(site.ca.read_bytes())
+    options = Options(site=Destination.parse(site.into), access=Access(tls=True))
+    host = Host.this(os.environ, None)
+    found = preflight._as_before(options, host)
+    assert found.authorities == site.ca.read_bytes()
+    assert found.access.authority == str(host.places.authority)
+    (directory / "ca.crt").unlink()
+    # Nobody here trusts it: the check of the destination says so, and no builder is given anything.
+    assert preflight._as_before(options, host).authorities is None
 
 
 def test_a_wrong_login_is_one_problem(site: Site) -> None:

@@ -137,12 +137,14 @@ class Certificate:
     Args:
         end: when it ends, in seconds since the epoch.
         names: the hosts it is for, IP addresses as Python writes them.
+        issuer: the name of the CA that signed it, in DER.
         public: the bits of its public key.
         fingerprint: SHA-256 of the whole, as openssl and browsers show it: `AB:CD:...`.
     """
 
     end: float
     names: tuple[str, ...]
+    issuer: bytes
     public: bytes
     fingerprint: str
 
@@ -172,6 +174,7 @@ def _read(data: bytes) -> Certificate:
         return Certificate(
             end=der.read_moment(*end),
             names=tuple(_read_names(fields[6:])),
+            issuer=fields[2][1],
             public=public[1:],
             fingerprint=":".join(digest[at : at + 2] for at in range(0, len(digest), 2)),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 
 import click
 
@@ -19,8 +18,10 @@ from installer.runner import Runner, plan_lines, questioner, to_json
 from installer.steps.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.leftovers import RemoveFiles, RemovePassing
+from installer.steps.registry.certificates import RemoveCertificates
 from installer.steps.registry.container import RemoveRegistry
-from installer.steps.registry.insecure import ForbidInsecureRegistry
+from installer.steps.registry.insecure import ForbidInsecureRegistry, copies_of_settings
+from installer.steps.registry.login import RemoveLogin
 from installer.steps.replay_container import RemoveReplay
 from installer.steps.toolchain_images import RemoveImages
 
@@ -61,7 +62,7 @@ def uninstall(*, data: bool, yes: bool, plan: bool, output: Output) -> None:
 
 
 def _steps(receipt: Receipt, host: Host, data: bool) -> list[Step]:
-    copies = [Path(name) for name in receipt.names_made("file") if ".before-bundle" in Path(name).name]
+    copies = copies_of_settings(receipt)
     daemon = [
         ForbidInsecureRegistry(dataclasses.replace(receipt.state, address=Address.parse(name)), host, copies)
         for name in receipt.names_made("insecure registry")
@@ -73,6 +74,8 @@ def _steps(receipt: Receipt, host: Host, data: bool) -> list[Step]:
         RemoveEmulation(receipt.state.tool("binfmt"), host),
         RemoveRegistry(receipt, host, data=data),
         *daemon,
+        RemoveLogin(receipt, host),
+        RemoveCertificates(receipt, host),
         RemoveImages(receipt, host),
         RemoveFiles(receipt, host),
     ]

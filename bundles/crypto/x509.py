@@ -137,18 +137,25 @@ class Certificate:
     Args:
         end: when it ends, in seconds since the epoch.
         names: the hosts it is for, IP addresses as Python writes them.
+        issuer: the name of the CA that signed it, in DER.
         public: the bits of its public key.
         fingerprint: SHA-256 of the whole, as openssl and browsers show it: `AB:CD:...`.
     """
 
     end: float
     names: tuple[str, ...]
+    issuer: bytes
     public: bytes
     fingerprint: str
 
     def has_key(self, key: int) -> bool:
         """Tell whether this private key is the one that it belongs to."""
         return self.public == public_key(key)
+
+
+def fingerprint(data: bytes) -> str:
+    """Return the SHA-256 of a certificate in DER, in the form that `openssl x509 -fingerprint -sha256` prints."""
+    return hashlib.sha256(data).digest().hex(":").upper()
 
 
 def read_certificates(text: bytes) -> list[Certificate]:
@@ -161,7 +168,6 @@ def read_certificates(text: bytes) -> list[Certificate]:
 
 
 def _read(data: bytes) -> Certificate:
-    digest = hashlib.sha256(data).hexdigest().upper()
     try:
         ((_, whole),) = der.values(data)
         (_, body), *_ = der.values(whole)
@@ -172,8 +178,9 @@ def _read(data: bytes) -> Certificate:
         return Certificate(
             end=der.read_moment(*end),
             names=tuple(_read_names(fields[6:])),
+            issuer=fields[2][1],
             public=public[1:],
-            fingerprint=":".join(digest[at : at + 2] for at in range(0, len(digest), 2)),
+            fingerprint=fingerprint(data),
         )
     except (IndexError, UnicodeError) as error:
         raise ValueError(f"it is no certificate: {error}") from None

@@ -7,7 +7,6 @@ Python before 3.13 does not give them out unless they are trusted. Up to TLS 1.2
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import socket
 import ssl
@@ -25,11 +24,6 @@ _CERTIFICATE = 11
 _RECORDS = range(20, 25)
 _PEM = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _FINGERPRINT = re.compile("(?:sha-?256(?: fingerprint)?[:=/]?)?((?:[0-9a-f]{2}[: -]?){31}[0-9a-f]{2})", re.IGNORECASE)
-
-
-def fingerprint(certificate: bytes) -> str:
-    """Return the SHA-256 of a certificate in DER, in the form that `openssl x509 -fingerprint -sha256` prints."""
-    return hashlib.sha256(certificate).digest().hex(":").upper()
 
 
 def parse_fingerprint(text: str) -> str:

@@ -17,10 +17,11 @@ from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument, archive_before
 from bundles.cli.output import Output, common_options
+from bundles.crypto.x509 import fingerprint
 from bundles.errors import AuthenticationError, HostError, UsageError
 from bundles.oci.platform import Platform
 from bundles.registry.auth import Credential
-from bundles.registry.server_certificates import certificates_of, fingerprint, parse_fingerprint
+from bundles.registry.server_certificates import certificates_of, parse_fingerprint
 from bundles.runtime.program import own_command
 from installer.commands.install import run_install, show_plan
 from installer.host.host import Host

@@ -40,6 +40,10 @@ class Options:
     None where they stay what they are. `credential` is what docker is to log in there with; None where it has a login,
     or needs none.
 
+    Without it the registry is our own: `tls` and `login` are None where they stay what they are. `certificate` and
+    `key` are files that it is to show, of the CA in `ca_file`, else of one that the system trusts; without them it has
+    a CA of its own.
+
     With `succeeds` the archive takes the place of what is installed, also where its name is another. Without `replay`
     recorded builds are not replayed; `direct` are the hosts that builds then reach by themselves.
     """
@@ -58,6 +62,10 @@ class Options:
     ca_file: Optional[Path] = None
     authorities: Optional[bytes] = None
     credential: Optional[Credential] = None
+    tls: Optional[bool] = None
+    login: Optional[bool] = None
+    certificate: Optional[Path] = None
+    key: Optional[Path] = None
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":

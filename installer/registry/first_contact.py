@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from bundles.crypto.x509 import fingerprint
 from bundles.errors import HostError, NetworkError, UsageError, reason
 from bundles.registry.certificates import find, standard_directories
-from bundles.registry.server_certificates import certificates_of, fingerprint, presented, refusal
+from bundles.registry.server_certificates import certificates_of, presented, refusal
 from bundles.registry.urls import Origin
 from bundles.runtime.program import quote
 from installer.host.host import Ask

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from bundles.crypto.x509 import fingerprint
 from bundles.errors import NetworkError, UnavailableError, UnreachableError, UsageError
 from bundles.registry.server_certificates import (
     certificates_of,
-    fingerprint,
     parse_fingerprint,
     presented,
     refusal,

@@ -15,8 +15,9 @@ import pytest
 
 from bundles.archive.reader import Archive
 from bundles.cli.app import run
+from bundles.crypto.x509 import fingerprint
 from bundles.registry.auth import Credential
-from bundles.registry.server_certificates import certificates_of, fingerprint
+from bundles.registry.server_certificates import certificates_of
 from bundles.runtime.progress import Silent
 from installer.model.destination import Destination
 from installer.model.selection import select

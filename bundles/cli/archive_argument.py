@@ -73,6 +73,28 @@ def archive_argument(*, signers: bool) -> Callable[[_F], Callable[..., Any]]:
     return decorate
 
 
+def archive_before(
+    archive: ArchiveArgument, value: Optional[str], what: str, usage: str
+) -> tuple[ArchiveArgument, str]:
+    """Tell the archive from what follows it: of one argument alone, given to an archive that runs, it is the latter.
+
+    Args:
+        archive: the first argument.
+        value: the second one, None when it is missing.
+        what: the second one is, for people.
+        usage: how the command is called.
+
+    Raises:
+        UsageError: it is missing.
+    """
+    if value is not None:
+        return archive, value
+    running = running_archive()
+    if running is None or archive.path == running:
+        raise UsageError(f"{what} is missing", hint=usage)
+    return dataclasses.replace(archive, path=running), str(archive.path)
+
+
 def _archive_or_self(ctx: click.Context, parameter: click.Parameter, value: Optional[Path]) -> Path:
     path = value or running_archive()
     if path is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -11,11 +10,9 @@ import click
 
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
-from bundles.cli.archive_argument import ArchiveArgument, archive_argument
+from bundles.cli.archive_argument import ArchiveArgument, archive_argument, archive_before
 from bundles.cli.output import Output, common_options
-from bundles.errors import UsageError
 from bundles.oci.platform import Platform
-from bundles.runtime.program import own_command, running_archive
 from installer.model.destination import Destination
 from installer.model.naming import mirrors
 from installer.model.selection import Selected, places, select
@@ -56,7 +53,8 @@ def push(
     bundle push offline.tar harbor.corp/team
     python3 offline.tar push harbor.corp/team --ca corp-ca.pem
     """
-    archive, place = _both(archive, destination)
+    usage = "bundle push ARCHIVE HOST[:PORT]/PROJECT"
+    archive, place = archive_before(archive, destination, "the destination", usage)
     target = Destination.parse(place, flat=flat)
     chosen = Platform.parse_list(",".join(platforms))
     way = site_transport(ca_file=ca_file, insecure=insecure, say=output.progress.message)
@@ -78,17 +76,6 @@ def push(
         }
         text = plan_lines(results) if plan else _text(opened, target, images, step.notes())
     output.result(document, "\n".join(text))
-
-
-def _both(archive: ArchiveArgument, destination: Optional[str]) -> tuple[ArchiveArgument, str]:
-    """Tell the archive from the destination: of one argument alone, given to an archive that runs, it is the latter."""
-    if destination is not None:
-        return archive, destination
-    running = running_archive()
-    if running is None or archive.path == running:
-        named = "" if running else "ARCHIVE "
-        raise UsageError("the destination is missing", hint=own_command(f"push {named}HOST[:PORT]/PROJECT"))
-    return dataclasses.replace(archive, path=running), str(archive.path)
 
 
 def _names(images: Sequence[Selected], step: Push) -> dict[str, Any]:

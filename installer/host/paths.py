@@ -25,6 +25,7 @@ class Places:
     daemon_json: Path = Path("/etc/docker/daemon.json")
     proc: Path = Path("/proc")
     root: Path = Path("/")
+    certs_d: Path = Path("/etc/docker/certs.d")
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Places:
@@ -84,6 +85,11 @@ class Places:
     def authority(self) -> Path:
         """The CA of the registry."""
         return self.registry / "ca.pem"
+
+    @property
+    def password(self) -> Path:
+        """The password of the user that our own registry has."""
+        return self.registry / "password"
 
     @property
     def binfmt(self) -> Path:

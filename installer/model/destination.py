@@ -23,12 +23,14 @@ class Destination:
         prefix: the project and what else comes before every name; empty for the registry as a whole.
         flat: names below the prefix have one component.
         aliases: images of Docker Hub's library have a short name, too.
+        joined: another host, or `push`, brings images there; from here nothing is pushed.
     """
 
     host: str
     prefix: str = ""
     flat: bool = False
     aliases: bool = False
+    joined: bool = False
 
     @classmethod
     def of(cls, address: Address) -> Destination:

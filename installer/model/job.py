@@ -16,6 +16,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.registry.auth import Credential
 from installer.host.labels import REGISTRY_VOLUME
 from installer.model.access import PLAIN, Access
 from installer.model.address import Address
@@ -36,7 +37,12 @@ class Options:
 
     With `site` images go to a registry that is there already, below its prefix; `access` is how that one is spoken to,
     `ca_file` what of that was given now, and `authorities` the certificates that are to be its authority from now on;
-    None where they stay what they are.
+    None where they stay what they are. `credential` is what docker is to log in there with; None where it has a login,
+    or needs none.
+
+    Without it the registry is our own: `tls` and `login` are None where they stay what they are. `certificate` and
+    `key` are files that it is to show, of the CA in `ca_file`, else of one that the system trusts; without them it has
+    a CA of its own.
 
     With `succeeds` the archive takes the place of what is installed, also where its name is another. Without `replay`
     recorded builds are not replayed; `direct` are the hosts that builds then reach by themselves.
@@ -55,6 +61,11 @@ class Options:
     access: Access = PLAIN
     ca_file: Optional[Path] = None
     authorities: Optional[bytes] = None
+    credential: Optional[Credential] = None
+    tls: Optional[bool] = None
+    login: Optional[bool] = None
+    certificate: Optional[Path] = None
+    key: Optional[Path] = None
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":

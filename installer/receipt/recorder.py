@@ -165,7 +165,8 @@ class InstallRecorder(Recorder):
             rebuilt: the places that serve another index than the origin's, and its digest.
         """
         names = {f"{self._job.destination.host}/{place.name}": digest for place, digest in rebuilt.items()}
-        self._bring(rebuilt)
+        if not (self._job.site and self._job.site.joined):
+            self._bring(rebuilt)
         self._replace(
             steps=tuple(results),
             notes=tuple(note for result in results for note in result.notes),

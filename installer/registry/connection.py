@@ -16,14 +16,22 @@ from bundles.registry.urls import insecure_hosts
 from installer.host.sudo import environment_of_invoker
 from installer.model.access import USER
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.job import DesiredState
 
 
-def transport_to(state: DesiredState, *, attempts: int = 4, say: Callable[[str], None] = silent) -> Transport:
+def transport_to(
+    state: DesiredState,
+    *,
+    credential: Optional[Credential] = None,
+    attempts: int = 4,
+    say: Callable[[str], None] = silent,
+) -> Transport:
     """Return a transport to the registry of an installation; the caller closes it.
 
     Args:
         state: says which registry it is, and how it is spoken to.
+        credential: for a registry of the site, in the place of the logins that docker and podman have.
         attempts: how often in all a request is tried.
         say: tells people what is waited for.
 
@@ -39,31 +47,59 @@ def transport_to(state: DesiredState, *, attempts: int = 4, say: Callable[[str],
                 hint=f"python3 ARCHIVE install --into {state.site} --ca FILE",
             )
         insecure = () if access.tls else (state.site.host,)
-        return site_transport(ca_file=authority, insecure=insecure, attempts=attempts, say=say)
+        logins = credentials_of(state, credential)
+        return site_transport(ca_file=authority, insecure=insecure, credentials=logins, attempts=attempts, say=say)
     if not access.tls:
         return local_transport(state.address, attempts=attempts)
-    return Transport(
-        Settings(
-            direct=frozenset({str(state.address)}),
-            ca_file=authority,
-            credentials=credentials_of(state),
-            timeout=(5.0, 300.0),
-            attempts=attempts,
-            backoff=0.2,
-        )
+    own = str(state.address)
+    settings = Settings(
+        direct=frozenset({own}),
+        verified={own: authority},
+        credentials=credentials_of(state),
+        timeout=(5.0, 300.0),
+        attempts=attempts,
+        backoff=0.2,
     )
+    return Transport(settings)
 
 
-def credentials_of(state: DesiredState) -> Credentials:
+def credentials_of(state: DesiredState, credential: Optional[Credential] = None) -> Credentials:
     """Return what gives the logins for the registry of an installation: those that `transport_to` uses."""
     if state.site:
-        return _stored()
+        return logins_at(state.site, credential, tls=state.access.tls)
     return _Password(Path(state.access.password)) if state.access.tls and state.access.password else anonymous
+
+
+def logins_at(site: Destination, credential: Optional[Credential], *, tls: bool) -> Credentials:
+    """Return what gives the logins for a registry of the site: the one that is given, else those that docker and podman
+    have.
+
+    Where another host fills it, none goes over plain HTTP: nobody has said that it may.
+    """
+    if credential:
+        return lambda host, repository: [credential] if host == site.host else []
+    return anonymous if site.joined and not tls else _stored()
 
 
 def _stored() -> Credentials:
     """Return the logins of docker and podman; under sudo, too, those of who goes on to build."""
     return StoredCredentials(environment=environment_of_invoker(os.environ)).get
+
+
+def login_to(state: DesiredState) -> Optional[tuple[str, str]]:
+    """Return user and password of our own registry; None where there is no login, or where Docker has it.
+
+    Raises:
+        HostError: the password cannot be read.
+    """
+    return (USER, _password(Path(state.access.password))) if state.access.password else None
+
+
+def _password(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise HostError(f"the password in `{file}` cannot be read: {reason(error)}") from None
 
 
 class _Password:
@@ -73,10 +109,7 @@ class _Password:
         self._file = file
 
     def __call__(self, host: str, repository: str) -> Sequence[Credential]:
-        try:
-            return [Credential(USER, self._file.read_text().strip())]
-        except OSError as error:
-            raise HostError(f"the password in `{self._file}` cannot be read: {reason(error)}") from None
+        return [Credential(USER, _password(self._file))]
 
 
 def local_transport(address: Address, *, attempts: int = 4) -> Transport:
@@ -92,6 +125,7 @@ def site_transport(
     *,
     ca_file: Optional[Path] = None,
     insecure: Iterable[str] = (),
+    credentials: Optional[Credentials] = None,
     attempts: int = 6,
     say: Callable[[str], None] = silent,
 ) -> Transport:
@@ -103,6 +137,7 @@ def site_transport(
     Args:
         ca_file: a CA to trust besides the system's.
         insecure: `host[:port]` where plain HTTP and any certificate will do.
+        credentials: gives the logins; None for those that docker and podman have.
         attempts: how often in all a request is tried.
         say: tells people what is waited for.
 
@@ -114,7 +149,7 @@ def site_transport(
             insecure=insecure_hosts(insecure),
             ca_file=ca_file,
             certs_d=standard_directories(),
-            credentials=_stored(),
+            credentials=credentials or _stored(),
             attempts=attempts,
             say=say,
         )

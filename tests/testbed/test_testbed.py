@@ -366,6 +366,22 @@ def test_hosts_do_not_meet_and_leave_nothing_behind() -> None:
 
 
 @pytest.mark.e2e
+def test_a_cable_leads_from_one_host_to_the_other_and_nowhere_else() -> None:
+    serve = (
+        "import socket; s = socket.create_server(('192.168.10.10', 8000)); print('ready', flush=True); "
+        "c, a = s.accept(); c.sendall(a[0].encode())"
+    )
+    ask = "import socket; print(socket.create_connection(('192.168.10.10', 8000), 5).recv(99).decode())"
+    with Host(engine=False) as one, Host(name="two", address="192.168.10.20", engine=False) as two:
+        one.connect(two)
+        with one.popen("python3", "-c", serve, stdout=subprocess.PIPE) as server:
+            assert server.stdout is not None and server.stdout.readline() == "ready\n"
+            assert two.run("python3", "-c", ask).stdout == "192.168.10.20\n"
+        for host in (one, two):
+            assert "default" not in host.run("ip", "route").stdout
+
+
+@pytest.mark.e2e
 def test_host_ends_with_its_owner() -> None:
     script = (
         "import time; from tests.testbed import Host; host = Host(); host.start();"

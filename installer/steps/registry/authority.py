@@ -21,7 +21,8 @@ class SiteAuthority(Step):
     def __init__(self, job: Job, host: Host) -> None:
         self._wanted, self._registry = job.options.authorities, job.destination.host
         self._path = host.places.authority
-        self._is_needed = job.access.authority is not None
+        # To join tells Docker, too.
+        self._is_needed = job.access.authority is not None and not (job.site and job.site.joined)
         self._certs_d = host.places.seen(Path("/etc/docker/certs.d")) / self._registry
 
     def problems(self) -> Sequence[Problem]:

@@ -166,10 +166,10 @@ def test_what_does_not_go_with_it_is_refused(site: Site, arguments: tuple[str, .
     assert document["error"]["hint"]
 
 
-@pytest.mark.parametrize("option", ["--ca", "--insecure-registry"])
-def test_what_is_about_the_registry_of_a_site_needs_one(site: Site, option: str) -> None:
+@pytest.mark.parametrize(("option", "needs"), [("--ca", "--into or --cert"), ("--insecure-registry", "--into")])
+def test_what_is_about_the_registry_of_a_site_needs_one(site: Site, option: str, needs: str) -> None:
     document = site.run("install", site.archive, option, "harbor.corp", code=2)
-    assert document["error"]["message"] == f"{option} needs --into"
+    assert document["error"]["message"] == f"{option} needs {needs}"
 
 
 def test_tags_of_others_are_moved_with_consent_only(site: Site) -> None:

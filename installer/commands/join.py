@@ -1,0 +1,244 @@
+"""`bundle join`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+import click
+
+from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
+from bundles.cli.archive_argument import ArchiveArgument, archive_argument, archive_before
+from bundles.cli.output import Output, common_options
+from bundles.crypto.x509 import fingerprint
+from bundles.errors import AuthenticationError, HostError, UsageError
+from bundles.oci.platform import Platform
+from bundles.registry.auth import Credential
+from bundles.registry.server_certificates import certificates_of, parse_fingerprint
+from bundles.runtime.program import own_command
+from installer.commands.install import run_install, show_plan
+from installer.host.host import Host
+from installer.model.access import USER, Access
+from installer.model.address import Address
+from installer.model.client_files import KINDS, client_files
+from installer.model.destination import Destination
+from installer.model.job import Options
+from installer.model.naming import mirrors, repositories
+from installer.model.replay import check_direct
+from installer.model.selection import select
+from installer.receipt.receipt import Receipt
+from installer.registry.client import Registry
+from installer.registry.connection import logins_at, site_transport
+from installer.registry.first_contact import Contact, first_contact
+from installer.runner import questioner
+
+_USAGE = "bundle join ARCHIVE HOST:PORT"
+
+
+@click.command()
+@archive_argument(signers=True)
+@click.argument("registry", metavar="HOST[:PORT][/PROJECT]", required=False)
+@click.option("--ca", "ca_file", type=click.Path(path_type=Path), help="The registry's CA, a PEM file.")
+@click.option(
+    "--fingerprint", "expected", metavar="SHA256", help="The fingerprint of its CA, as `install` says on its host."
+)
+@click.option("--username", help="Log in with this name.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")
+@click.option("--builder", metavar="NAME", default="cross-builder", show_default=True, help="Name of the builder.")
+@click.option("--platform", "platforms", metavar="P,P", multiple=True, help="Use only these platforms.")
+@click.option("--no-replay", is_flag=True, help="Do not replay what recorded builds took from the network.")
+@click.option(
+    "--direct",
+    metavar="HOST",
+    multiple=True,
+    help="With recorded builds: a host that builds reach themselves, such as a mirror of the site.",
+)
+@click.option("--system", is_flag=True, help="Put the buildx plugin where all users of this host have it (as root).")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Agree to changes below /etc/docker, and to taking the replay from another user; not to a CA.",
+)
+@click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
+@click.option(
+    "--print",
+    "kind",
+    type=click.Choice(KINDS),
+    help="Print the files with which this client finds the images, and touch nothing. No Docker is needed.",
+)
+@common_options
+def join(
+    *,
+    archive: ArchiveArgument,
+    registry: Optional[str],
+    ca_file: Optional[Path],
+    expected: Optional[str],
+    username: Optional[str],
+    password_stdin: bool,
+    builder: str,
+    platforms: tuple[str, ...],
+    no_replay: bool,
+    direct: tuple[str, ...],
+    system: bool,
+    yes: bool,
+    plan: bool,
+    kind: Optional[str],
+    output: Output,
+) -> None:
+    """Make a builder here for a registry that another host has filled with ARCHIVE. No image is pushed.
+
+    \b
+    python3 offline.tar join 192.168.10.10:5000 --fingerprint AB:CD:...
+    bundle join offline.tar harbor.corp/team --ca corp-ca.pem
+    python3 offline.tar join 192.168.10.10:5000 --print k3s
+    """
+    archive, place = archive_before(archive, registry, "the registry", _USAGE)
+    site = dataclasses.replace(Destination.parse(place), joined=True)
+    address = Address.of_host(site.host)
+    if address.is_loopback:
+        raise UsageError(
+            f"`{site.host}` is this host: expected the address at which the LAN has the registry",
+            hint=f"{own_command('install')} makes a registry and a builder on this host",
+        )
+    given = _given_login(username, password_stdin)
+    person = questioner()
+    with archive.open() as opened:
+        check_documents(opened)
+        wanted = expected and parse_fingerprint(expected)
+        if kind:
+            contact = first_contact(address, ca_file=ca_file, expected=wanted, ask=person)
+            output.result(*_files(kind, opened, site, contact))
+            return
+        host = Host.this(os.environ, person)
+        kept = _kept(host, site)
+        contact = first_contact(address, ca_file=ca_file, expected=wanted, kept=kept, ask=person)
+        if not contact.tls:
+            output.progress.message(
+                f"`{address}` speaks plain HTTP: who is on the network in between can read and change what comes from "
+                "it; `install --tls` on its host ends that"
+            )
+        with _file_of(contact) as authority:
+            credential, aliases = _logged_in(opened, site, contact, authority, given)
+            options = Options(
+                builder=builder,
+                platforms=Platform.parse_list(",".join(platforms)),
+                yes=yes,
+                system=system,
+                replay=not no_replay,
+                direct=tuple(map(check_direct, direct)),
+                site=dataclasses.replace(site, aliases=aliases),
+                access=Access(tls=contact.tls),
+                ca_file=authority,
+                credential=credential,
+            )
+            document, text = (show_plan if plan else run_install)(opened, options, host, output.progress)
+    output.result(document, text)
+
+
+def _given_login(username: Optional[str], password_stdin: bool) -> Optional[Credential]:
+    if not password_stdin:
+        if username and not sys.stdin.isatty():
+            raise UsageError("--username needs a password, and nobody is there to be asked", hint="--password-stdin")
+        return Credential(username, _hidden(username)) if username else None
+    password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise UsageError("there is no password on stdin", hint="... --password-stdin < FILE")
+    return Credential(username or USER, password)
+
+
+def _kept(host: Host, site: Destination) -> Optional[Path]:
+    """Return the CA that this host trusts since it was joined, or installed into the registry."""
+    before = None
+    with contextlib.suppress(HostError):
+        before = Receipt.find(host.places)
+    known = before.state if before and before.state.site and before.state.site.host == site.host else None
+    file = Path(known.access.authority) if known and known.access.authority else None
+    return file if file and file.is_file() else None
+
+
+@contextlib.contextmanager
+def _file_of(contact: Contact) -> Iterator[Optional[Path]]:
+    """Give the CA as a file, as long as nothing has been done here."""
+    if not contact.authority:
+        yield None
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="bundle-ca-", suffix=".pem") as file:
+        file.write(contact.authority)
+        file.flush()
+        yield Path(file.name)
+
+
+def _logged_in(
+    archive: Archive, site: Destination, contact: Contact, authority: Optional[Path], given: Optional[Credential]
+) -> tuple[Optional[Credential], bool]:
+    """Return a login that the registry takes, None where none is needed or docker has it, and whether it has aliases.
+
+    Raises:
+        HostError: it wants one, and none is to be had, or it must not be sent.
+        NetworkError: it is refused, or no registry answers.
+    """
+    in_the_clear = HostError(
+        f"`{site.host}` speaks plain HTTP, where everybody could read a password: no login was sent",
+        hint="install --tls --login on its host, then join again",
+    )
+    if given and not contact.tls:
+        raise in_the_clear
+    try:
+        return given, _ask(archive, site, contact, authority, given)
+    except AuthenticationError as error:
+        if not contact.tls:
+            raise in_the_clear from None
+        if given or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            hint = own_command(f"join {site} --username {USER} --password-stdin < FILE")
+            raise AuthenticationError(error.message, status=error.status, hint=hint) from None
+    username = click.prompt(f"User name for {site.host}", default=USER, err=True)
+    asked = Credential(username, _hidden(username))
+    return asked, _ask(archive, site, contact, authority, asked)
+
+
+def _hidden(username: str) -> str:
+    return str(click.prompt(f"Password of {username}", hide_input=True, err=True))
+
+
+def _ask(
+    archive: Archive, site: Destination, contact: Contact, authority: Optional[Path], credential: Optional[Credential]
+) -> bool:
+    """Make sure that a registry answers and takes the login; tell whether it has short names, as our own has."""
+    insecure = () if contact.tls else (site.host,)
+    credentials = logins_at(site, credential, tls=contact.tls)
+    with site_transport(ca_file=authority, insecure=insecure, credentials=credentials, attempts=2) as transport:
+        registry = Registry(transport, site.host)
+        registry.ping()
+        if site.prefix:
+            return False
+        short = dataclasses.replace(site, aliases=True)
+        for image in archive.manifest.images:
+            names = repositories(image.reference, short)
+            if names[1:] and image.reference.tag:
+                return registry.manifest_digest(names[1], image.reference.tag) is not None
+    return False
+
+
+def _files(kind: str, archive: Archive, site: Destination, contact: Contact) -> tuple[dict[str, Any], str]:
+    """Return the files for a client: the document, and the text for people."""
+    references = (image.image.reference for image in select(archive, site, ()))
+    found = client_files(kind, site, mirrors(references, site), tls=contact.tls, authority=contact.authority)
+    prints = [fingerprint(each) for each in certificates_of(contact.authority)] if contact.authority else []
+    document = {
+        "registry": str(site),
+        "tls": contact.tls,
+        "fingerprints": prints,
+        "files": [dataclasses.asdict(file) for file in found.files],
+        "advice": list(found.advice),
+    }
+    lines: list[str] = []
+    for file in found.files:
+        lines += [f"# {file.path}", file.content]
+    return document, "\n".join([*lines, *(f"# {line}" for line in found.advice)])

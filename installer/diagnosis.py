@@ -27,6 +27,7 @@ from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.model.job import is_directory
 from installer.model.replay import tape_repository
 from installer.model.step import Step
+from installer.preflight import network_problems
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.registry.tree import content
@@ -130,6 +131,7 @@ class Diagnosis:
         except HostError as error:
             return [Finding("docker", error.message, error.hint or "docker info")]
         checks: Sequence[Callable[[], Iterator[Finding]]] = (
+            self._network,
             *((self._site_registry,) if self._state.site else (self._of_certificates, self._registry_container)),
             lambda: self._images(thorough),
             self._tools,
@@ -173,6 +175,10 @@ class Diagnosis:
             return repository, digest
         repository, _, tag = name.rpartition(":")
         return repository, tag
+
+    def _network(self) -> Iterator[Finding]:
+        for problem in network_problems(self._state, self._host, self._host.engine.info()):
+            yield Finding("network", f"{problem.subject}: {problem.message}", problem.hint or self._install)
 
     def _of_step(self, step: Step) -> Iterator[Finding]:
         """Find what a step fixes, unless something else is in its way."""

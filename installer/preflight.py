@@ -13,6 +13,7 @@ from bundles.archive.reader import Archive
 from bundles.errors import HostError, Problem, UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.registry.certificates import find, standard_directories
+from bundles.registry.proxies import Proxies
 from bundles.registry.urls import Origin
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.sizes import human_size
@@ -22,7 +23,7 @@ from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.access import PLAIN, Access
 from installer.model.installed_registry import installed_access, installed_address, installed_data, own_access
-from installer.model.job import Job, Options, is_directory
+from installer.model.job import DesiredState, Job, Options, is_directory
 from installer.model.step import Step
 from installer.receipt.receipt import Receipt
 from installer.registry.trust import is_trusted, public_authorities, system_authorities
@@ -54,6 +55,7 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
         job = dataclasses.replace(job, access=_own_access(options, installed_access(container, host.places), host))
     if info is not None:
         problems += _engine_problems(archive, host, info)
+        problems += network_problems(job, host, info)
     problems += _platform_problems(archive, options) + _clashes(job)
     return job, info, problems
 
@@ -194,6 +196,38 @@ def _engine_problems(archive: Archive, host: Host, info: EngineInfo) -> list[Pro
                 "this host",
                 f"it is {info.platform}, and the archive is for hosts of {', '.join(map(str, offered))}",
                 f"bundle create ... --host-platform {info.platform}, where there is internet",
+            )
+        )
+    return problems
+
+
+def network_problems(state: DesiredState, host: Host, info: EngineInfo) -> list[Problem]:
+    """Find what keeps the engine's containers from the registry, or the engine itself."""
+    problems = []
+    if not host.engine.has_bridge():
+        problems.append(
+            Problem(
+                "Docker",
+                'the engine has no network `bridge` (`"bridge": "none"` in its settings): no port can be '
+                "published, and no builder reaches the registry",
+                f"take `bridge` out of {quote(host.places.daemon_json)}, then: sudo systemctl restart docker",
+            )
+        )
+    address, proxy = state.address, None
+    asked = Origin("https" if state.access.tls else "http", address.host.strip("[]"), address.port)
+    with contextlib.suppress(UsageError):
+        # A registry of the site may well be behind the proxy.
+        proxy = None if state.site else Proxies(variables=info.proxies).find(asked)
+    if proxy is not None:
+        without = ",".join(filter(None, (info.proxies.get("NO_PROXY"), asked.host)))
+        problems.append(
+            Problem(
+                "Docker",
+                f"the engine asks for everything through the proxy {proxy.host_port}, and {address} is not among "
+                "what it asks directly: pulls from the registry and pushes to it would go there",
+                f"add {asked.host} to its NO_PROXY ({quote(without)}), where HTTP_PROXY is: systemctl cat docker, or "
+                f"`proxies` in {quote(host.places.daemon_json)}; then: sudo systemctl daemon-reload && sudo systemctl "
+                "restart docker",
             )
         )
     return problems

@@ -49,13 +49,16 @@ class Proxies:
 
     Args:
         direct: `host:port` to which none of them is on the way.
+        variables: what names them in place of the environment: HTTP_PROXY, HTTPS_PROXY, NO_PROXY.
 
     Raises:
         UsageError: one of them cannot be used.
     """
 
-    def __init__(self, direct: frozenset[str] = frozenset()) -> None:
+    def __init__(self, direct: frozenset[str] = frozenset(), variables: Optional[Mapping[str, str]] = None) -> None:
         environment: Mapping[str, str] = getproxies_environment()
+        if variables is not None:
+            environment = {name.lower().partition("_")[0]: value for name, value in variables.items()}
         self._environment, self._direct = environment, direct
         self._proxies = {
             scheme: Proxy.parse(environment[scheme], f"{scheme.upper()}_PROXY")

@@ -32,6 +32,7 @@ _SYSTEM_CONTAINERD = ("/run/containerd/containerd.sock", "/var/run/containerd/co
 _CONTAINERD_ROOT = "/var/lib/containerd"
 # With containerd's store, an image that could not be unpacked counts as loaded; a line of the progress has the reason.
 _NOT_UNPACKED = "Error unpacking image "
+_PROXIES = {"HTTP_PROXY": "HttpProxy", "HTTPS_PROXY": "HttpsProxy", "NO_PROXY": "NoProxy"}
 # What Docker shows where a port is published on every address.
 _EVERY = ("0.0.0.0", "::")  # noqa: S104  nothing is bound here
 _WITHOUT_RIGHTS: Mapping[str, Any] = {
@@ -46,7 +47,10 @@ _WITHOUT_RIGHTS: Mapping[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class EngineInfo:
-    """What the engine says of itself. `containerd_root` is set when the system's own containerd has the images."""
+    """What the engine says of itself. `containerd_root` is set when the system's own containerd has the images.
+
+    `proxies` are the variables of those through which it pulls and pushes, as it was given them; without passwords.
+    """
 
     version: str
     platform: Platform
@@ -54,6 +58,7 @@ class EngineInfo:
     security: tuple[str, ...]
     insecure_registries: tuple[str, ...]
     containerd_root: Optional[str] = None
+    proxies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def image_root(self) -> str:
@@ -68,6 +73,11 @@ class EngineInfo:
     @property
     def is_rootless(self) -> bool:
         return any(option.startswith("name=rootless") for option in self.security)
+
+    @property
+    def remaps_users(self) -> bool:
+        """Tell whether root in a container is nobody on the host (`userns-remap`), unless it says otherwise."""
+        return any(option.startswith("name=userns") for option in self.security)
 
     @property
     def has_selinux(self) -> bool:
@@ -136,7 +146,17 @@ class Engine:
             security=tuple(value.get("SecurityOptions") or ()),
             insecure_registries=(*insecure, *(registries.get("InsecureRegistryCIDRs") or ())),
             containerd_root=_CONTAINERD_ROOT if _uses_system_containerd(value) else None,
+            proxies={name: str(value[key]) for name, key in _PROXIES.items() if value.get(key)},
         )
+
+    def has_bridge(self) -> bool:
+        """Tell whether there is the network in which a container's ports can be published."""
+        with self._translated("list the networks"):
+            return any(network.get("Name") == "bridge" for network in self._client.networks(names=["bridge"]))
+
+    def _user_namespace(self, shares: bool) -> Optional[str]:
+        """Return Docker's word for the users of a container: the host's where it shares more than they may have."""
+        return "host" if shares and self.info().remaps_users else None
 
     def image_id(self, name: str) -> Optional[str]:
         """Return the id of a local image, None when it is not there.
@@ -274,6 +294,10 @@ class Engine:
                 restart_policy={"Name": "always"},
                 privileged=wanted.privileged,
                 network_mode=wanted.network,
+                # A directory of the host is not writable, either, for a root that is nobody there.
+                userns_mode=self._user_namespace(
+                    wanted.privileged or wanted.network == "host" or any(bind.startswith("/") for bind in wanted.binds)
+                ),
                 **({} if wanted.user is None else _WITHOUT_RIGHTS),
             )
             client.create_container(
@@ -398,7 +422,10 @@ class Engine:
             if name is not None:
                 self.remove_passing(name)
             host = client.create_host_config(
-                privileged=privileged, network_mode="none", volumes_from=[volumes_from] if volumes_from else None
+                privileged=privileged,
+                network_mode="none",
+                volumes_from=[volumes_from] if volumes_from else None,
+                userns_mode=self._user_namespace(privileged),
             )
             identity = client.create_container(
                 image=image,

@@ -404,3 +404,62 @@ def test_an_engine_elsewhere_is_refused_and_another_local_context_works(usb: Pat
         host.run("ln", "-s", "/var/run/docker.sock", "/srv/other.sock")
         host.run("docker", "context", "create", "other", "--docker", "host=unix:///srv/other.sock")
         Site(host, None, None, {"DOCKER_CONTEXT": "other"}).bundle("install")
+
+
+@pytest.mark.parametrize("address", [LOCAL, LAN])
+@pytest.mark.parametrize("data", ["bundle-registry", "/srv/registry"])
+def test_an_engine_that_maps_the_users_of_containers(usb: Path, address: str, data: str) -> None:
+    with Host(name="userns", daemon_config={"userns-remap": "default"}) as host:
+        put_in(host, usb)
+        site = Site(host)
+        assert "name=userns" in site.out("docker", "info", "-f", "{{.SecurityOptions}}")
+        before = site.state()
+        assert site.bundle("install", "--registry", address, "--data", data, "--yes")["changed"]
+        site.works(address)
+        site.changes_nothing()
+        assert site.bundle("doctor")["healthy"]
+        # The registry is for others: it is nobody on the host as long as its data is Docker's own.
+        mode = site.out("docker", "inspect", "-f", "{{.HostConfig.UsernsMode}}", "registry")
+        assert mode == ("host" if data.startswith("/") else "")
+        assert site.bundle("uninstall", "--data", "--yes")["notes"] == []
+        assert site.state() == before
+
+
+def test_an_engine_that_asks_a_proxy_for_everything_is_named_until_it_asks_the_registry_itself(usb: Path) -> None:
+    proxies = {"http-proxy": "http://192.168.10.77:3128", "https-proxy": "http://192.168.10.77:3128"}
+    with Host(name="proxy", daemon_config={"proxies": proxies}) as host:
+        put_in(host, usb)
+        site = Site(host)
+        before = site.state()
+        done = host.run("python3", ARCHIVE, "install", "--registry", LAN, "--yes", check=False)
+        assert done.returncode == 4
+        assert "through the proxy 192.168.10.77:3128, and 192.168.10.10:5000 is not among" in done.stderr
+        assert site.state() == before
+        # As the message says.
+        proxies["no-proxy"] = "192.168.10.10"
+        host.path("/etc/docker/daemon.json").write_text(json.dumps({"proxies": proxies}))
+        host.stop_docker()
+        host.start_docker()
+        assert site.bundle("install", "--registry", LAN, "--yes")["changed"]
+        site.works(LAN)
+        assert site.bundle("doctor")["healthy"]
+        # Somebody takes it away again, and doctor does not call that mended.
+        settings = json.loads(host.path("/etc/docker/daemon.json").read_text())
+        del settings["proxies"]["no-proxy"]
+        host.path("/etc/docker/daemon.json").write_text(json.dumps(settings))
+        host.stop_docker()
+        host.start_docker()
+        for command in (("doctor",), ("doctor", "--fix", "--yes")):
+            assert [finding["check"] for finding in site.bundle(*command, code=4)["findings"]] == ["network"]
+
+
+def test_an_engine_without_a_bridge_is_named(usb: Path) -> None:
+    with Host(name="nobridge", daemon_config={"bridge": "none"}) as host:
+        put_in(host, usb)
+        site = Site(host)
+        before = site.state()
+        for address in (LOCAL, LAN):
+            done = host.run("python3", ARCHIVE, "install", "--registry", address, "--yes", check=False)
+            assert done.returncode == 4
+            assert '`"bridge": "none"`' in done.stderr
+        assert site.state() == before

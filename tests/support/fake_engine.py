@@ -66,7 +66,8 @@ class FakeEngine:
     `commands` has the command of each container that was created, `created` by name what Docker was asked for then,
     `files` what was put into them: mode, owner and bytes. All have written `log`.
     `exit_code` and `command` are those of every container and image.
-    `insecure` gives the registries that may be asked without TLS; `security` is Docker's SecurityOptions.
+    `insecure` gives the registries that may be asked without TLS; `security` is Docker's SecurityOptions, and
+    `proxies` what it says of proxies: HttpProxy, HttpsProxy, NoProxy.
     """
 
     def __init__(self) -> None:
@@ -83,6 +84,8 @@ class FakeEngine:
         self.command: Sequence[str] = ("serve", "/etc/config.yml")
         self.root = "/var/lib/docker"
         self.security: Sequence[str] = ()
+        self.networks: Sequence[str] = ("bridge", "host", "none")
+        self.proxies: Mapping[str, str] = {}
         self.insecure: Callable[[], Sequence[str]] = lambda: ()
         self.refused: dict[str, str] = {}
         self._after: dict[str, Callable[[], None]] = {}
@@ -150,6 +153,7 @@ class FakeEngine:
             "Architecture": "x86_64",
             "DockerRootDir": self.root,
             "SecurityOptions": list(self.security),
+            **self.proxies,
             "RegistryConfig": {"IndexConfigs": {name: {"Secure": False} for name in self.insecure()}},
         }
 
@@ -272,6 +276,9 @@ class FakeEngine:
         del self.volumes[name]
         self.done.append(f"remove {name}")
 
+    def _networks(self, **_: Any) -> Any:
+        return [{"Name": name} for name in self.networks]
+
     def _sizes(self, **_: Any) -> Any:
         return {"Volumes": []}
 
@@ -285,6 +292,7 @@ _NAME = "([^/]+)"
 _ROUTES: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("GET /version", FakeEngine._version),
     ("GET /info", FakeEngine._info),
+    ("GET /networks", FakeEngine._networks),
     ("GET /system/df", FakeEngine._sizes),
     ("GET /containers/json", FakeEngine._list),
     ("POST /containers/create", FakeEngine._create),

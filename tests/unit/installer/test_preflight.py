@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
@@ -16,12 +16,18 @@ from bundles.registry.transport import Settings, Transport
 from bundles.runtime import program
 from installer import preflight
 from installer.host.host import Host
-from installer.model.job import Options
-from installer.preflight import settle
+from installer.model.access import PLAIN
+from installer.model.address import Address
+from installer.model.destination import Destination
+from installer.model.job import DesiredState, Options
+from installer.preflight import network_problems, settle
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.steps.registry.prune import PruneImages
 from tests.support.archives import example
+from tests.support.fake_engine import FakeEngine
+
+AMD64 = Platform("linux", "amd64")
 
 
 @pytest.mark.parametrize(
@@ -61,3 +67,56 @@ def test_next_steps_name_the_archive_as_it_was_called(
     options = Options(platforms=(Platform("linux", "s390x"),))
     (problem,) = preflight._platform_problems(archive, options)
     assert problem.hint == f"{called} inspect 'a b.tar'"
+
+
+LAN = Address.parse("192.168.10.10:5000")
+PROXY = {"HttpProxy": "http://user:xxxxx@proxy.corp:3128", "HttpsProxy": "http://proxy.corp:3128"}
+
+
+def network(engine: FakeEngine, address: Address, site: Optional[Destination] = None) -> list[str]:
+    state = DesiredState(address, "v", "b", AMD64, (AMD64,), {}, {}, None, site, PLAIN)
+    host: Any = SimpleNamespace(
+        engine=engine.engine, places=SimpleNamespace(daemon_json=Path("/etc/docker/daemon.json"))
+    )
+    found = network_problems(state, host, engine.engine.info())
+    return [f"{problem.message}; {problem.hint}" for problem in found]
+
+
+@pytest.mark.parametrize(
+    ("past", "is_named"),
+    [
+        ("", True),
+        ("localhost,10.0.0.0/8", True),
+        ("192.168.10.10", False),
+        ("localhost, 192.168.0.0/16", False),
+        ("192.168.10.10:5000", False),
+        ("192.168.10.10:5001", True),
+        ("*", False),
+    ],
+)
+def test_an_engine_that_would_ask_a_proxy_for_the_registry_is_named(
+    engine: FakeEngine, past: str, is_named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What this program itself is to use says nothing about the engine.
+    monkeypatch.setenv("no_proxy", "192.168.10.10")
+    engine.proxies = {**PROXY, "NoProxy": past}
+    found = network(engine, LAN)
+    assert bool(found) is is_named
+    if is_named:
+        (text,) = found
+        assert "through the proxy proxy.corp:3128" in text
+        assert "xxxxx" not in text
+        assert ",".join(filter(None, (past, "192.168.10.10"))) in text
+
+
+def test_no_proxy_is_on_the_way_to_the_host_itself_and_one_to_a_site_is_the_sites_own(engine: FakeEngine) -> None:
+    engine.proxies = PROXY
+    assert network(engine, Address.parse("localhost:5000")) == []
+    assert network(engine, Address.of_host("harbor.corp"), Destination("harbor.corp", "team")) == []
+
+
+def test_an_engine_without_a_bridge_is_named(engine: FakeEngine) -> None:
+    engine.networks = ("host", "none")
+    (text,) = network(engine, LAN)
+    assert 'no network `bridge` (`"bridge": "none"`' in text
+    assert "/etc/docker/daemon.json" in text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bundles.errors import DiskFullError, HostError
+from installer.host.container import NewContainer
 from installer.host.docker_engine import Engine
 from installer.host.engine_endpoint import EngineEndpoint
 from tests.support.fake_engine import FakeEngine
@@ -126,3 +127,32 @@ def test_a_file_of_an_image_is_looked_for_without_being_sent(engine: FakeEngine)
     engine.refuse("GET /containers/bundle-copy/archive", "it would be sent")
     assert [engine.engine.has_file("image", path) for path in ("/bin/qemu", "/bin/other")] == [True, False]
     assert engine.containers == {}
+
+
+@pytest.mark.parametrize("security", [(), ("name=userns",)])
+@pytest.mark.parametrize(
+    ("what", "shares"),
+    [
+        ({}, False),
+        ({"binds": ("volume:/data",)}, False),
+        ({"binds": ("/srv/registry:/data",)}, True),
+        ({"privileged": True}, True),
+        ({"network": "host"}, True),
+    ],
+)
+def test_what_shares_with_the_host_has_its_users(
+    engine: FakeEngine, security: Sequence[str], what: Mapping[str, Any], shares: bool
+) -> None:
+    """Docker refuses privileged containers and those in the host's network where it maps users to others."""
+    engine.security = security
+    engine.images["image"] = {}
+    engine.engine.create_container(NewContainer("x", "image", {}, **what), lambda _: True)
+    host = engine.created["x"]["HostConfig"]
+    assert (host.get("UsernsMode") or "") == ("host" if security and shares else "")
+
+
+@pytest.mark.parametrize("privileged", [False, True])
+def test_what_runs_privileged_has_the_hosts_users(engine: FakeEngine, privileged: bool) -> None:
+    engine.security = ("name=userns",)
+    engine.engine.run("image", [], privileged=privileged, name="x")
+    assert (engine.created["x"]["HostConfig"].get("UsernsMode") or "") == ("host" if privileged else "")

@@ -49,16 +49,23 @@ class DestinationCheck(Step):
         if self._tls and not self._registry.speaks_tls():
             return [Problem(f"`{host}`", "it speaks plain HTTP, and not TLS", f"--insecure-registry {host}")]
         problems: dict[tuple[str, str], list[str]] = {}
-        for repository in self._repositories:
-            try:
-                self._registry.check_write(repository)
-            except NetworkError as error:
-                hint = error.hint or self._hint(error)
-                problems.setdefault((error.cause or error.message, hint), []).append(repository)
+        found = self._registry.in_parallel(self._refusal, self._repositories)
+        for repository, refused in zip(self._repositories, found):
+            if refused is not None:
+                hint = refused.hint or self._hint(refused)
+                problems.setdefault((refused.cause or refused.message, hint), []).append(repository)
         return [
             Problem(f"`{host}/{names[0]}`" + (f" and {len(names) - 1} more" if names[1:] else ""), message, hint)
             for (message, hint), names in problems.items()
         ]
+
+    def _refusal(self, repository: str) -> Optional[NetworkError]:
+        """Return why a repository cannot be written to; None when it can."""
+        try:
+            self._registry.check_write(repository)
+        except NetworkError as error:
+            return error
+        return None
 
     def _hint(self, error: NetworkError) -> str:
         project = self._destination.prefix.partition("/")[0]

@@ -6,7 +6,6 @@ archive. The rest is looked at here: the content of the registry, the clock, the
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
 import functools
@@ -31,8 +30,9 @@ from installer.registry.client import Registry
 from installer.registry.tree import content
 from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.emulation import Emulation
+from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.container import RegistryContainer
-from installer.steps.registry.insecure import InsecureRegistry
+from installer.steps.registry.login import docker_access
 from installer.steps.replay_container import ReplayContainer, misses, service_state
 from installer.steps.restart_policies import RestartPolicies
 from installer.steps.toolchain_images import local_image
@@ -40,6 +40,8 @@ from installer.steps.toolchain_images import local_image
 # A clock may be a little off; certificates, image times and logs only suffer from hours.
 _CLOCK_SLACK = datetime.timedelta(hours=1)
 _LITTLE_SPACE = 1 << 30
+# What OpenSSL says of an answer that is no TLS.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"})
 # The images that are started with rights on the host.
 _STARTED = ("registry", "buildkit", "binfmt")
 
@@ -69,7 +71,8 @@ class Diagnosis:
         self._receipt, self._host, self._registry = receipt, host, registry
         self._state = receipt.state
         self._container = RegistryContainer(self._state, host, registry)
-        self._daemon = InsecureRegistry(self._state, host)
+        self._certificates = Certificates(self._state, host)
+        self._daemon, *self._docker = docker_access(self._state, host, receipt)
         self._replay = ReplayContainer(self._state, host, progress)
         self._others = (
             RestartPolicies(self._state, host),
@@ -88,7 +91,17 @@ class Diagnosis:
         if self.is_tampered(findings):
             return []
         names = {finding.fixed_by for finding in findings}
-        steps: Sequence[Step] = (self._container, *self._others, self._daemon, self._builder)
+        steps: Sequence[Step] = (
+            self._certificates,
+            self._container,
+            self._daemon,
+            *self._docker,
+            *self._others,
+            self._builder,
+        )
+        if self._certificates.name in names:
+            # What goes by these files finds others there then.
+            names |= {step.name for step in (self._container, *self._docker, *self._others[2:], self._builder)}
         return [step for step in steps if step.name in names]
 
     def is_tampered(self, findings: Sequence[Finding]) -> bool:
@@ -115,12 +128,13 @@ class Diagnosis:
         except HostError as error:
             return [Finding("docker", error.message, error.hint or "docker info")]
         checks: Sequence[Callable[[], Iterator[Finding]]] = (
-            self._site_registry if self._state.site else self._registry_container,
+            *((self._site_registry,) if self._state.site else (self._of_certificates, self._registry_container)),
             lambda: self._images(thorough),
             self._tools,
             *(functools.partial(self._of_step, step) for step in self._others),
             self._replaying,
             *(() if self._state.site else (self._daemon_settings,)),
+            *(functools.partial(self._of_step, step) for step in self._docker),
             functools.partial(self._of_step, self._builder),
             self._clock,
             self._disk,
@@ -196,11 +210,15 @@ class Diagnosis:
                 for problem in self._container.held_by_others()
             ]
         yield from findings
-        trouble = None if findings else self.answers()
-        if trouble and self._speaks_tls():
+        # As long as its files are not as they are to be, nothing follows from what is said of TLS.
+        trouble = None if findings or self._certificates.look() else self.answers()
+        wanted = self._state.access.tls
+        speaks_tls = self._speaks_tls() if trouble else None
+        if speaks_tls is not None and speaks_tls != wanted:
+            speaks, uses = ("plain HTTP", "TLS") if wanted else ("TLS", "plain HTTP")
             yield Finding(
                 "certificates",
-                f"what answers at {self._registry.host} speaks TLS, and this installation uses plain HTTP",
+                f"what answers at {self._registry.host} speaks {speaks}, and this installation uses {uses}",
                 f"docker ps --filter publish={self._state.address.port}; {self._install}",
             )
         elif trouble:
@@ -210,14 +228,30 @@ class Diagnosis:
                 f"docker logs {REGISTRY_CONTAINER}; docker restart {REGISTRY_CONTAINER}",
             )
 
-    def _speaks_tls(self) -> bool:
+    def _of_certificates(self) -> Iterator[Finding]:
+        """Find what is wrong with the files that the registry shows, and what only a person can renew."""
+        problems = self._certificates.problems()
+        for problem in problems:
+            yield Finding("certificates", f"{problem.subject}: {problem.message}", problem.hint or self._fix)
+        soon = None if problems else self._certificates.ends_soon()
+        if soon:
+            yield Finding("certificates", soon, f"{self._anew} --cert FILE --key FILE")
+        if not problems:
+            yield from self._of_step(self._certificates)
+
+    def _speaks_tls(self) -> Optional[bool]:
+        """Tell whether what answers at the address speaks TLS; None when nothing does."""
         address = self._state.address
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with contextlib.suppress(OSError), socket.create_connection((address.listen_ip(), address.port), 5) as plain:
-            context.wrap_socket(plain, server_hostname=address.host).close()
-            return True
-        return False
+        try:
+            with socket.create_connection((address.listen_ip(), address.port), 5) as plain:
+                context.wrap_socket(plain, server_hostname=address.host.strip("[]")).close()
+        except ssl.SSLError as error:
+            return False if error.reason in _NO_TLS else None
+        except OSError:
+            return None
+        return True
 
     def _images(self, thorough: bool) -> Iterator[Finding]:
         if self.answers():

@@ -9,7 +9,7 @@ from typing import Union
 
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
-from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError
+from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError, UnreachableError
 from bundles.runtime.progress import Progress, Silent
 from installer import preflight
 from installer.host.files import usable_size
@@ -26,9 +26,10 @@ from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.buildx_plugin import BuildxPlugin
 from installer.steps.emulation import Emulation
 from installer.steps.registry.authority import SiteAuthority
+from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.check import DestinationCheck
 from installer.steps.registry.container import FormerRegistry, RegistryContainer
-from installer.steps.registry.insecure import InsecureRegistry
+from installer.steps.registry.login import docker_access
 from installer.steps.registry.push import Push
 from installer.steps.registry.tokens import TokenServer
 from installer.steps.replay_container import ReplayContainer, with_replay
@@ -73,8 +74,13 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
     check_documents(archive)
     settled, info, problems = preflight.settle(archive, options, host)
     job = with_replay(settled, host)
-    with transport_to(_as_given(job), say=progress.message) as transport:
-        registry = Registry(transport, job.destination.host)
+    with contextlib.ExitStack() as stack:
+        transport = stack.enter_context(transport_to(_as_given(job), say=progress.message))
+        running = preflight.as_it_runs(job, host)
+        # Until its container is made anew, the registry speaks as before.
+        now = transport if running is None else stack.enter_context(transport_to(running, say=progress.message))
+        registry = Registry(now, job.destination.host)
+        certificates = Certificates(job, host)
         recorder = InstallRecorder(job, host)
         roles = ["buildkit", *(["python"] if job.replay and settled.tool("python") else [])]
         images = [LoadImage(job, host, progress, role) for role in roles]
@@ -83,7 +89,7 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             job.images,
             registry,
             progress,
-            is_outgoing=lambda: preflight.has_other_data(job, host),
+            is_outgoing=lambda: preflight.has_other_data(job, host) or _is_mistrusted(registry, certificates),
             is_ours=recorder.has_pushed,
             yes=options.yes,
             prefix=job.destination.prefix,
@@ -99,20 +105,20 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             ]
             own: list[Step] = []
         else:
-            before = [LoadImage(job, host, progress, "registry")]
-            own = [RegistryContainer(job, host, registry)]
+            before = [LoadImage(job, host, progress, "registry"), *certificates.if_of_use()]
+            own = [RegistryContainer(job, host, registry, transport)]
         steps: list[Union[Step, Beside]] = [
             *before,
             # While the registry is filled, Docker unpacks what the builder needs.
             Beside(
                 [*own, push],
                 [*images, BuildxPlugin(job, host, progress), Emulation(job, host, progress)],
-                cancel=transport.close,
+                cancel=stack.close,
             ),
             ReplayContainer(job, host, progress, drops=recorder.had_replay),
             BuildkitdConfig(job, host),
             # Docker's own settings for a registry of the site are the site's.
-            *([] if job.site else [InsecureRegistry(job, host)]),
+            *([] if job.site else docker_access(job, host, recorder.receipt)),
             builder,
             SmokeTest(job, host, builder, recorder),
         ]
@@ -127,6 +133,17 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             yield _Run(job, runner, recorder, push)
         except UnavailableError as error:
             raise _explain(error, job, host) from None
+
+
+def _is_mistrusted(registry: Registry, certificates: Certificates) -> bool:
+    """Tell whether the registry shows a certificate that is not good any more, and has another one soon."""
+    try:
+        registry.ping()
+    except UnreachableError:
+        return False
+    except NetworkError:
+        return bool(certificates.look())
+    return False
 
 
 def _as_given(job: Job) -> Job:

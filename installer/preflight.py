@@ -20,7 +20,8 @@ from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
 from installer.host.files import device_of, is_seen, read_optional, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.model.installed_registry import installed_address, installed_data
+from installer.model.access import PLAIN, Access
+from installer.model.installed_registry import installed_access, installed_address, installed_data, own_access
 from installer.model.job import Job, Options, is_directory
 from installer.model.step import Step
 from installer.receipt.receipt import Receipt
@@ -49,10 +50,35 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
     platform = info.platform if info else Platform("linux", os.uname().machine)
     options = _as_before(options, host)
     job = Job.of(archive, options, platform, installed_address(container), installed_data(container))
+    if not job.site:
+        job = dataclasses.replace(job, access=_own_access(options, installed_access(container, host.places), host))
     if info is not None:
         problems += _engine_problems(archive, host, info)
     problems += _platform_problems(archive, options) + _clashes(job)
     return job, info, problems
+
+
+def _own_access(options: Options, installed: Optional[Access], host: Host) -> Access:
+    """Settle how our own registry is spoken to: as was asked for, else as before.
+
+    Raises:
+        UsageError: a login is wanted, and no TLS.
+    """
+    before = installed
+    if before is None:
+        receipt: Optional[Receipt] = None
+        with contextlib.suppress(HostError):
+            receipt = Receipt.find(host.places)
+        before = receipt.state.access if receipt and not receipt.state.site else PLAIN
+    tls = options.tls if options.tls is not None else before.tls or options.certificate is not None
+    if not tls:
+        if options.login:
+            raise UsageError("--login needs --tls: over plain HTTP everybody on the way reads the password")
+        return PLAIN
+    login = options.login if options.login is not None else before.password is not None
+    if options.certificate:
+        return own_access(host.places, authority=options.ca_file is not None, login=login)
+    return own_access(host.places, authority=not before.tls or before.authority is not None, login=login)
 
 
 def _as_before(options: Options, host: Host) -> Options:
@@ -61,14 +87,14 @@ def _as_before(options: Options, host: Host) -> Options:
     with contextlib.suppress(HostError):
         before = Receipt.find(host.places)
     known = before.state if before and before.state.site else None
-    if known and not (options.site or options.registry or options.data):
+    if known and not (options.site or options.registry or options.data or options.tls):
         options = dataclasses.replace(options, site=known.site, access=known.access)
     if options.site is None or not options.access.tls:
         return options
     is_same = known is not None and known.site is not None and known.site.host == options.site.host
     kept = known.access.authority if known and is_same else None
     found = _authorities(options.site.host, options.ca_file, Path(kept) if kept else None, host)
-    access = dataclasses.replace(options.access, authority=str(host.places.authority) if found else None)
+    access = dataclasses.replace(options.access, authority=str(host.places.site_authority) if found else None)
     return dataclasses.replace(options, access=access, authorities=found or None)
 
 
@@ -105,6 +131,14 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise UsageError(f"the CA file `{file}` cannot be read: {reason(error)}") from None
+
+
+def as_it_runs(job: Job, host: Host) -> Optional[Job]:
+    """Return the job with our own registry spoken to as it is now; None where that is as it is to be."""
+    access: Optional[Access] = None
+    with contextlib.suppress(HostError):
+        access = None if job.site else installed_access(host.engine.container(REGISTRY_CONTAINER), host.places)
+    return None if access is None or access == job.access else dataclasses.replace(job, access=access)
 
 
 def _refuse_remote(host: Host, archive: Archive) -> None:

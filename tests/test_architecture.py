@@ -14,7 +14,7 @@ MODULES = sorted(path for package in ("bundles", "bundler", "installer") for pat
 # The rooms of each package, from the top down: a room imports what stands below it. Rooms in one set stand side by
 # side and do not import each other. What is not named here stands at the bottom (`errors`, the version).
 ROOMS: dict[str, tuple[set[str], ...]] = {
-    "bundles": ({"cli", "proxy"}, {"archive", "dockerfile", "registry"}, {"oci", "runtime"}, {"errors"}),
+    "bundles": ({"cli", "proxy"}, {"archive", "dockerfile", "registry"}, {"oci", "runtime", "crypto"}, {"errors"}),
     "bundler": ({"commands"}, {"create", "recording"}, {"writing"}, {"planning"}, {"sources"}, {"definition"}),
     "installer": (
         {"commands"},

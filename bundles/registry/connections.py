@@ -26,7 +26,16 @@ from urllib3 import exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from bundles.errors import ContentError, InterruptedByUser, NetworkError, ReadError, TooSlowError, UsageError, reason
+from bundles.errors import (
+    ContentError,
+    InterruptedByUser,
+    NetworkError,
+    ReadError,
+    TooSlowError,
+    UnreachableError,
+    UsageError,
+    reason,
+)
 from bundles.registry.certificates import HostCertificates, find
 from bundles.registry.connection_errors import translated
 from bundles.registry.early_answers import Tls, has_answered
@@ -273,6 +282,7 @@ class Connections:
         certs_d: directories with the certificates of single hosts, see `bundles.registry.certificates`.
         timeout: seconds to connect, and seconds without a byte.
         proxies: those that may be on the way.
+        verified: `host:port` whose certificate is always checked, to the file of the CAs that alone are trusted there.
 
     Raises:
         UsageError: the CA file cannot be read.
@@ -285,6 +295,8 @@ class Connections:
         certs_d: Sequence[Path],
         timeout: tuple[float, float],
         proxies: Proxies,
+        *,
+        verified: Optional[Mapping[str, Optional[Path]]] = None,
     ) -> None:
         # Whoever named a host insecure need not be told so at every request.
         urllib3.disable_warnings(exceptions.InsecureRequestWarning)
@@ -294,14 +306,19 @@ class Connections:
         if ca_file:
             _add_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca_file)
         self._proxies = proxies
+        self._verified_hosts = verified or {}
         self._sockets = _Sockets()
         self._lock = threading.Lock()
         self._certs_d = certs_d
         self._certificates: dict[Origin, HostCertificates] = {}
         self._managers: dict[tuple[Optional[Proxy], bool, HostCertificates], urllib3.PoolManager] = {}
+        # By the file and when it was written: a CA may be made, and made anew, while this runs.
+        self._verifying: dict[tuple[Optional[Proxy], Path, int], urllib3.PoolManager] = {}
 
     def is_insecure(self, origin: Origin) -> bool:
         """Tell whether unverified TLS and plain HTTP are allowed there."""
+        if origin.host_port in self._verified_hosts:
+            return False
         return is_loopback(origin.host) or self.is_named_insecure(origin)
 
     def is_named_insecure(self, origin: Origin) -> bool:
@@ -349,11 +366,14 @@ class Connections:
         """Drop all connections: idle ones, and those on which other threads wait. There are no more afterwards."""
         self._sockets.shut()
         with self._lock:
-            managers = list(self._managers.values())
+            managers = [*self._managers.values(), *self._verifying.values()]
         for manager in managers:
             manager.clear()
 
     def _manager(self, proxy: Optional[Proxy], origin: Origin) -> urllib3.PoolManager:
+        authority = self._verified_hosts.get(origin.host_port)
+        if authority:
+            return self._manager_that_verifies(proxy, authority)
         verify = not self.is_insecure(origin)
         with self._lock:
             if origin not in self._certificates:
@@ -364,6 +384,19 @@ class Connections:
             if key not in self._managers:
                 self._managers[key] = self._new_manager(proxy, self._context(verify, certificates))
             return self._managers[key]
+
+    def _manager_that_verifies(self, proxy: Optional[Proxy], authority: Path) -> urllib3.PoolManager:
+        """Return the pool of a host that is trusted by the CAs in one file alone."""
+        with self._lock:
+            try:
+                key = (proxy, authority, authority.stat().st_mtime_ns)
+                if key not in self._verifying:
+                    context = ssl.create_default_context(cafile=str(authority))
+                    self._verifying[key] = self._new_manager(proxy, self._sockets.note_tls(context))
+            except OSError as error:  # ssl.SSLError is one
+                why = "it holds no certificate" if isinstance(error, ssl.SSLError) else reason(error)
+                raise UnreachableError(f"the CA file `{authority}` cannot be used: {why}") from None
+            return self._verifying[key]
 
     def _context(self, verify: bool, certificates: HostCertificates) -> ssl.SSLContext:
         if verify and certificates == HostCertificates():

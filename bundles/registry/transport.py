@@ -69,6 +69,8 @@ class Settings:
         attempts: how often in all a request is tried when the failure is temporary.
         backoff: seconds before the second try; it doubles with each one, and is spread by chance.
         direct: `host:port` to which no proxy is on the way, whatever the environment says.
+        verified: `host:port` where only TLS will do, on this machine too, to a PEM file of the CAs that alone are
+            trusted there, which is read when the host is asked; None for the system's.
         say: tells people what is waited for while that lasts.
     """
 
@@ -80,6 +82,7 @@ class Settings:
     attempts: int = 6
     backoff: float = 1.0
     direct: frozenset[str] = frozenset()
+    verified: Mapping[str, Optional[Path]] = dataclasses.field(default_factory=dict)
     say: Callable[[str], None] = silent
 
 
@@ -111,7 +114,12 @@ class Transport(Closeable):
         self._settings = settings
         proxies = Proxies(settings.direct)
         self._connections = Connections(
-            settings.insecure, settings.ca_file, settings.certs_d, settings.timeout, proxies
+            settings.insecure,
+            settings.ca_file,
+            settings.certs_d,
+            settings.timeout,
+            proxies,
+            verified=settings.verified,
         )
         self._authenticator = Authenticator(
             settings.credentials, self._send_for_token, self._connections.is_named_insecure

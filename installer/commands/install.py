@@ -17,16 +17,20 @@ from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from installer import install as installation
+from installer.host.files import read_optional
 from installer.host.host import Host
-from installer.model.access import PLAIN, Access
+from installer.model.access import PLAIN, USER, Access
 from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.job import Options
 from installer.model.replay import check_direct
 from installer.receipt.receipt import Receipt
+from installer.registry.certificates import readable
 from installer.runner import plan_lines, questioner, to_json
+from installer.steps.registry.certificates import Files
 
 _T = TypeVar("_T")
+_CERT = "bundle install ARCHIVE --cert FILE --key FILE --ca FILE"
 _INTO = "bundle install ARCHIVE --into HOST/PROJECT"
 
 
@@ -44,7 +48,34 @@ _INTO = "bundle install ARCHIVE --into HOST/PROJECT"
     help="A registry of the site, and where in it: images go there, and no registry is started here. Without it and "
     "--registry, what was installed stays where it is.",
 )
-@click.option("--ca", "ca_file", type=click.Path(path_type=Path), help="With --into: its CA, a PEM file.")
+@click.option(
+    "--tls/--no-tls",
+    "tls",
+    default=None,
+    help="Whether the registry speaks TLS, with a CA that is made here. Without either an installed one goes on as it "
+    "does; the data stays.",
+)
+@click.option(
+    "--login/--no-login",
+    "login",
+    default=None,
+    help="With TLS: whether only the user `bundle` gets in, with a password that is made here and shown once.",
+)
+@click.option(
+    "--cert",
+    "certificate",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --key: the registry's certificate, and those between it and its CA, a PEM file.",
+)
+@click.option("--key", type=click.Path(path_type=Path), metavar="FILE", help="The key of --cert, without a passphrase.")
+@click.option(
+    "--ca",
+    "ca_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The CA of the registry of --into, or of --cert, a PEM file; without it the system has to trust it.",
+)
 @click.option("--insecure-registry", "insecure", metavar="HOST", help="With --into: it speaks plain HTTP.")
 @click.option("--flat", is_flag=True, hidden=True)
 @click.option("--builder", metavar="NAME", default="cross-builder", show_default=True, help="Name of the builder.")
@@ -63,8 +94,8 @@ _INTO = "bundle install ARCHIVE --into HOST/PROJECT"
 @click.option(
     "--yes",
     is_flag=True,
-    help="Agree to changes of /etc/docker/daemon.json, needed for a LAN address, to moving tags of others, and to "
-    "taking the replay from another user.",
+    help="Agree to changes of /etc/docker/daemon.json or certs.d, needed for a LAN address, to moving tags of others, "
+    "and to taking the replay from another user.",
 )
 @click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
 @common_options
@@ -74,6 +105,10 @@ def install(
     registry: Optional[str],
     into: Optional[str],
     ca_file: Optional[Path],
+    tls: Optional[bool],
+    login: Optional[bool],
+    certificate: Optional[Path],
+    key: Optional[Path],
     insecure: Optional[str],
     flat: bool,
     builder: str,
@@ -92,9 +127,13 @@ def install(
 
     Only what is missing is done: a second run changes nothing, and an interrupted one goes on.
     """
-    site = _site(into, archive, flat=flat, others={"--registry": registry, "--data": data})
-    if not site and (ca_file or insecure):
-        raise UsageError(f"{'--ca' if ca_file else '--insecure-registry'} needs --into", hint=_INTO)
+    own = {"--registry": registry, "--data": data, "--tls": tls, "--login": login, "--cert": certificate, "--key": key}
+    site = _site(into, archive, flat=flat, others=own)
+    if not site and insecure:
+        raise UsageError("--insecure-registry needs --into", hint=_INTO)
+    if not site and ca_file and not certificate:
+        raise UsageError("--ca needs --into or --cert", hint=_INTO)
+    _check_own(tls, login, certificate, key)
     options = Options(
         registry=_option("--registry", Address.parse, registry) if registry else None,
         builder=builder,
@@ -107,6 +146,10 @@ def install(
         site=site,
         access=_access(site, ca_file, insecure) if site else PLAIN,
         ca_file=ca_file and ca_file.absolute(),
+        tls=tls,
+        login=login,
+        certificate=certificate and certificate.absolute(),
+        key=key and key.absolute(),
     )
     host = Host.this(os.environ, questioner())
     with archive.open() as opened:
@@ -115,7 +158,7 @@ def install(
 
 
 def _site(
-    into: Optional[str], archive: ArchiveArgument, *, flat: bool, others: Mapping[str, Optional[str]]
+    into: Optional[str], archive: ArchiveArgument, *, flat: bool, others: Mapping[str, object]
 ) -> Optional[Destination]:
     """Read --into.
 
@@ -140,6 +183,18 @@ def _site(
     site = _option("--into", Destination.parse, into)
     _option("--into", Address.of_host, site.host)
     return site
+
+
+def _check_own(tls: Optional[bool], login: Optional[bool], certificate: Optional[Path], key: Optional[Path]) -> None:
+    """Look at how our own registry is to be spoken to.
+
+    Raises:
+        UsageError: the options do not go together.
+    """
+    if (certificate is None) != (key is None):
+        raise UsageError("--cert and --key go together", hint=_CERT)
+    if tls is False and (certificate or login):
+        raise UsageError(f"{'--cert' if certificate else '--login'} does not go with --no-tls")
 
 
 def _access(site: Destination, ca_file: Optional[Path], insecure: Optional[str]) -> Access:
@@ -176,6 +231,7 @@ def run_install(archive: Archive, options: Options, host: Host, progress: Progre
     lines = [
         f"ready          {len(receipt.images)} images on {state.destination} ({own_command('status')} names them)",
         f"builder        {state.builder} for {', '.join(map(str, state.platforms))}",
+        *_secured(receipt, host),
         *_replayed(receipt),
         f"bundle         {receipt.bundle.digest}",
         f"receipt        {host.places.receipt}",
@@ -192,6 +248,23 @@ def run_install(archive: Archive, options: Options, host: Host, progress: Progre
     else:
         lines.append("nothing to do: everything was already there")
     return receipt.to_json(), "\n".join(lines)
+
+
+def _secured(receipt: Receipt, host: Host) -> list[str]:
+    """Say by what the registry is known, and how to get in; the password only when it was just made."""
+    access, files = receipt.state.access, Files.of(host.places)
+    if receipt.state.site or not access.tls:
+        return []
+    lines = []
+    authority = readable(read_optional(files.authority)) if access.authority else ()
+    if authority:
+        lines += [f"CA             {files.authority}", f"               SHA-256 {authority[0].fingerprint}"]
+    if access.password:
+        made = (change.name for step in receipt.steps for change in step.changes if change.action != "remove")
+        secret = (read_optional(files.password) or b"").decode().strip()
+        said = f"password {secret} (shown this once, and kept in" if str(files.password) in made else "(password in"
+        lines.append(f"login          user {USER}, {said} {files.password})")
+    return lines
 
 
 def _replayed(receipt: Receipt) -> list[str]:

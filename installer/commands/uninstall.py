@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from pathlib import Path
 from typing import Optional
 
 import click
@@ -23,8 +22,10 @@ from installer.runner import Runner, plan_lines, questioner, to_json
 from installer.steps.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.leftovers import RemoveFiles, RemovePassing
+from installer.steps.registry.certificates import RemoveCertificates
 from installer.steps.registry.container import RemoveRegistry
-from installer.steps.registry.insecure import ForbidInsecureRegistry
+from installer.steps.registry.insecure import ForbidInsecureRegistry, copies_of_settings
+from installer.steps.registry.login import RemoveLogin
 from installer.steps.registry.prune import PruneImages
 from installer.steps.replay_container import RemoveReplay
 from installer.steps.toolchain_images import RemoveImages
@@ -93,7 +94,7 @@ def _uninstall(
 
 
 def _steps(receipt: Receipt, host: Host, data: bool, registry: Optional[Registry] = None) -> list[Step]:
-    copies = [Path(name) for name in receipt.names_made("file") if ".before-bundle" in Path(name).name]
+    copies = copies_of_settings(receipt)
     daemon = [
         ForbidInsecureRegistry(dataclasses.replace(receipt.state, address=Address.parse(name)), host, copies)
         for name in receipt.names_made("insecure registry")
@@ -107,6 +108,8 @@ def _steps(receipt: Receipt, host: Host, data: bool, registry: Optional[Registry
         RemoveEmulation(receipt.state.tool("binfmt"), host),
         RemoveRegistry(receipt, host, data=data),
         *daemon,
+        RemoveLogin(receipt, host),
+        RemoveCertificates(receipt, host),
         RemoveImages(receipt, host),
         RemoveFiles(receipt, host),
     ]

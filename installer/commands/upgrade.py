@@ -24,8 +24,8 @@ from installer.runner import questioner
 @click.option(
     "--yes",
     is_flag=True,
-    help="Agree to changes of /etc/docker/daemon.json, to moving tags of others, and to taking the replay from another "
-    "user.",
+    help="Agree to changes of /etc/docker/daemon.json or certs.d, to moving tags of others, and to taking the replay "
+    "from another user.",
 )
 @click.option("--plan", is_flag=True, help="Say what would be done, and touch nothing.")
 @common_options
@@ -51,6 +51,8 @@ def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) 
             direct=before.direct,
             site=before.state.site,
             access=before.state.access,
+            tls=None if before.state.site else before.state.access.tls,
+            login=None if before.state.site else before.state.access.password is not None,
         )
         moves = _moves(before, Job.of(opened, options, before.state.host_platform))
         document, text = (show_plan if plan else run_install)(opened, options, host, output.progress)

@@ -36,7 +36,7 @@ class NewContainer:
     own when they are None. `files` are put into it before it starts; a name that ends in / is a directory's. `network`
     is Docker's word: None for one of its own, `none`, which is for the kernel or the disk only, or `host`. What runs as
     another `user` than root has no rights beside that, none to gain, a /tmp that is its own, and at most 1 GiB of
-    memory, 1,024 threads and 8 MB of log; the files are that user's alone to read.
+    memory, 1,024 threads and 8 MB of log; the files are that user's alone to read, as root's are with `private`.
     """
 
     name: str
@@ -48,6 +48,7 @@ class NewContainer:
     entrypoint: Optional[Sequence[str]] = None
     command: Optional[Sequence[str]] = None
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    private: bool = False
     privileged: bool = False
     network: Optional[str] = None
     user: Optional[int] = None

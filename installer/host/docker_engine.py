@@ -150,11 +150,17 @@ class Engine:
         """Return the names of a local image; none when it is not there."""
         return tuple(self._inspect_image(image_id).get("RepoTags") or ())
 
-    def pull(self, name: str) -> None:
-        """Fetch an image by its name, which has a tag or a digest, for this host's platform."""
+    def pull(self, name: str, login: Optional[tuple[str, str]] = None) -> None:
+        """Fetch an image by its name, which has a tag or a digest, for this host's platform.
+
+        Args:
+            name: of the image.
+            login: user and password; without one Docker's config.json may have one.
+        """
         repository, _, tag = name.partition("@") if "@" in name else name.rpartition(":")
         with self._translated(f"pull `{name}`"):
-            for event in self._client.pull(repository, tag, stream=True, decode=True):
+            user = None if login is None else dict(zip(("username", "password"), login))
+            for event in self._client.pull(repository, tag, stream=True, decode=True, auth_config=user):
                 if event.get("error"):
                     raise _refused(f"pull `{name}`", str(event["error"]))
 
@@ -285,7 +291,7 @@ class Engine:
                 use_config_proxy=False,
             )
             if wanted.files:
-                client.put_archive(wanted.name, "/", _tar(wanted.files, wanted.user or 0))
+                client.put_archive(wanted.name, "/", _tar(wanted.files, wanted.user or 0, wanted.private))
         made = self.container(wanted.name)
         if made is None or not is_image(made.image_id):
             self.remove_container(wanted.name)
@@ -511,14 +517,15 @@ def _uses_system_containerd(info: Mapping[str, Any]) -> bool:
     )
 
 
-def _tar(files: Mapping[str, bytes], owner: int) -> bytes:
-    """Return a tar with files, root's as programs for everybody, those of another owner for nobody else."""
+def _tar(files: Mapping[str, bytes], owner: int, private: bool) -> bytes:
+    """Return a tar with files, root's as programs for everybody, private ones and another owner's for nobody else."""
+    is_open = owner == 0 and not private
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path, data in files.items():
             member = tarfile.TarInfo(path.strip("/"))
             member.type = tarfile.DIRTYPE if path.endswith("/") else tarfile.REGTYPE
-            member.size, member.mode = len(data), 0o755 if owner == 0 or member.isdir() else 0o400
+            member.size, member.mode = len(data), 0o755 if is_open or member.isdir() else 0o400
             member.uid = member.gid = owner
             tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()

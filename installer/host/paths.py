@@ -25,6 +25,7 @@ class Places:
     daemon_json: Path = Path("/etc/docker/daemon.json")
     proc: Path = Path("/proc")
     root: Path = Path("/")
+    certs_d: Path = Path("/etc/docker/certs.d")
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Places:
@@ -82,8 +83,18 @@ class Places:
 
     @property
     def authority(self) -> Path:
-        """The CA of the registry."""
+        """The CA of our own registry."""
         return self.registry / "ca.pem"
+
+    @property
+    def site_authority(self) -> Path:
+        """The CA of the registry of a site: our own may still serve others with its own."""
+        return self.registry / "site.pem"
+
+    @property
+    def password(self) -> Path:
+        """The password of the user that our own registry has."""
+        return self.registry / "password"
 
     @property
     def binfmt(self) -> Path:

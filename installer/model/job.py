@@ -38,6 +38,10 @@ class Options:
     `ca_file` what of that was given now, and `authorities` the certificates that are to be its authority from now on;
     None where they stay what they are.
 
+    Without it the registry is our own: `tls` and `login` are None where they stay what they are. `certificate` and
+    `key` are files that it is to show, of the CA in `ca_file`, else of one that the system trusts; without them it has
+    a CA of its own.
+
     With `succeeds` the archive takes the place of what is installed, also where its name is another. Without `replay`
     recorded builds are not replayed; `direct` are the hosts that builds then reach by themselves.
     """
@@ -55,6 +59,10 @@ class Options:
     access: Access = PLAIN
     ca_file: Optional[Path] = None
     authorities: Optional[bytes] = None
+    tls: Optional[bool] = None
+    login: Optional[bool] = None
+    certificate: Optional[Path] = None
+    key: Optional[Path] = None
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":

@@ -48,6 +48,10 @@ class Registry:
         self._limit = SizeLimit(host)
         self._mounts = _Mounts()
 
+    def speak_through(self, transport: Transport) -> None:
+        """Go on with another transport: the registry speaks otherwise from now on."""
+        self._transport = transport
+
     def ping(self) -> None:
         """Make sure that a registry answers there now, and takes our login. Whoever waits for one asks again.
 

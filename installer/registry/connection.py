@@ -42,16 +42,29 @@ def transport_to(state: DesiredState, *, attempts: int = 4, say: Callable[[str],
         return site_transport(ca_file=authority, insecure=insecure, attempts=attempts, say=say)
     if not access.tls:
         return local_transport(state.address, attempts=attempts)
+    own = str(state.address)
     settings = Settings(
-        direct=frozenset({str(state.address)}),
-        ca_file=authority,
-        timeout=(5.0, 300.0),
-        attempts=attempts,
-        backoff=0.2,
+        direct=frozenset({own}), verified={own: authority}, timeout=(5.0, 300.0), attempts=attempts, backoff=0.2
     )
     if access.password:
         settings = dataclasses.replace(settings, credentials=_Password(Path(access.password)))
     return Transport(settings)
+
+
+def login_to(state: DesiredState) -> Optional[tuple[str, str]]:
+    """Return user and password of our own registry; None where there is no login, or where Docker has it.
+
+    Raises:
+        HostError: the password cannot be read.
+    """
+    return (USER, _password(Path(state.access.password))) if state.access.password else None
+
+
+def _password(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise HostError(f"the password in `{file}` cannot be read: {reason(error)}") from None
 
 
 class _Password:
@@ -61,10 +74,7 @@ class _Password:
         self._file = file
 
     def __call__(self, host: str, repository: str) -> Sequence[Credential]:
-        try:
-            return [Credential(USER, self._file.read_text().strip())]
-        except OSError as error:
-            raise HostError(f"the password in `{self._file}` cannot be read: {reason(error)}") from None
+        return [Credential(USER, _password(self._file))]
 
 
 def local_transport(address: Address, *, attempts: int = 4) -> Transport:

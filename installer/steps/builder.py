@@ -35,6 +35,7 @@ from installer.model.job import DesiredState, Tool
 from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
 from installer.receipt.receipt import Receipt
+from installer.registry.connection import login_to
 from installer.steps.toolchain_images import local_image
 
 FIRST_LINE = "# Written by `bundle install`."
@@ -259,7 +260,7 @@ class Builder(Step):
         """
         tool, engine = self._tool, self._host.engine
         with contextlib.suppress(HostError):
-            engine.pull(tool.pinned)
+            engine.pull(tool.pinned, login_to(self._job))
         if tool.is_image(engine.image_id(tool.pinned)):
             return tool.pinned
         local = local_image(self._host, tool)

@@ -31,6 +31,7 @@ from installer.host.kernel import Emulator
 from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
 from installer.model.job import DesiredState, Job, Tool
 from installer.model.step import Change, Step
+from installer.registry.connection import login_to
 from installer.steps.emulation_init import PATH, init_program
 from installer.steps.toolchain_images import load, loading, local_image
 
@@ -190,7 +191,7 @@ class Emulation(Step):
         return container.labels.get(LABEL_WANTED) != wanted or not tool.is_image(container.image_id)
 
     def _pull(self, tool: Tool) -> None:
-        self._host.engine.pull(tool.pinned)
+        self._host.engine.pull(tool.pinned, login_to(self._job))
         self._host.engine.tag(self._image_id(tool, tool.pinned), tool.name)
 
     def _image_id(self, tool: Tool, name: str) -> str:

@@ -41,6 +41,7 @@ from installer.model.job import DesiredState, Job, Tool
 from installer.model.replay import Replay, ReplayedTape, join_pieces
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
+from installer.registry.connection import login_to
 from installer.registry.listener import listener
 from installer.replay.program import program
 from installer.replay.replayer import MISS
@@ -264,7 +265,7 @@ class ReplayContainer(Step):
         if isinstance(self._job, Job) and self._is_inside(tool):
             load(self._job, self._host, tool, self._progress)
         elif self._fetching():
-            engine.pull(tool.pinned)
+            engine.pull(tool.pinned, login_to(self._job))
             found = engine.image_id(tool.pinned)
             if found is None or not tool.is_image(found):
                 raise HostError(

@@ -20,7 +20,7 @@ class SiteAuthority(Step):
 
     def __init__(self, job: Job, host: Host) -> None:
         self._wanted, self._registry = job.options.authorities, job.destination.host
-        self._path = host.places.authority
+        self._path = host.places.site_authority
         self._is_needed = job.access.authority is not None
         self._certs_d = host.places.seen(Path("/etc/docker/certs.d")) / self._registry
 

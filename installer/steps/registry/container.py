@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import ipaddress
 import os
 import socket
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, NetworkError, Problem, reason
+from bundles.registry.transport import Transport
 from bundles.runtime.program import quote
 from installer.host.container import Container, NewContainer
-from installer.host.files import is_seen, remove_tree
+from installer.host.files import is_seen, read_optional, remove_tree
 from installer.host.host import Host
 from installer.host.labels import (
     GARBAGE_CONTAINER,
@@ -29,17 +31,26 @@ from installer.host.labels import (
     fingerprint,
 )
 from installer.host.paths import is_in_hosts
-from installer.model.installed_registry import installed_address, installed_data, is_ours
+from installer.model.installed_registry import (
+    access_labels,
+    installed_address,
+    installed_data,
+    is_ours,
+    other_owner,
+)
 from installer.model.job import DesiredState, is_directory
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.registry.listener import listener
+from installer.steps.registry.certificates import Files
 from installer.steps.toolchain_images import local_image
 
 # The port on which the registry image listens, inside its container.
 _PORT = 5000
 _START_SECONDS = 30.0
+# Where it finds its certificate, the key and the hashes of passwords, inside its container.
+_DIRECTORY = "/bundle-registry"
 
 
 def _is_absent(path: Path) -> bool:
@@ -53,6 +64,10 @@ def _is_absent(path: Path) -> bool:
     return False
 
 
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _stopping(name: str) -> str:
     """Return the command that stops a container for good: one that is always restarted comes back with Docker."""
     return f"docker update --restart=no {name} && docker stop {name}"
@@ -63,12 +78,20 @@ class RegistryContainer(Step):
 
     A stopped one of ours is started. One that was made with another image or other settings is replaced; the data stays
     where it is.
+
+    Args:
+        job: what is wanted.
+        host: where.
+        registry: the way to what runs now.
+        transport: how it is spoken to once it runs as it is wanted; None when that is no other way.
     """
 
     name = "registry"
 
-    def __init__(self, job: DesiredState, host: Host, registry: Registry) -> None:
-        self._job, self._host, self._registry = job, host, registry
+    def __init__(
+        self, job: DesiredState, host: Host, registry: Registry, transport: Optional[Transport] = None
+    ) -> None:
+        self._job, self._host, self._registry, self._transport = job, host, registry, transport
 
     def _wanted(self) -> NewContainer:
         tool = self._job.tool("registry")
@@ -82,9 +105,11 @@ class RegistryContainer(Step):
             "REGISTRY_STORAGE_DELETE_ENABLED": "true",
             # Without it distribution 3 tries to send traces to a collector, and logs that it cannot.
             "OTEL_TRACES_EXPORTER": "none",
+            **self._environment(),
         }
         publish = [(ip, self._job.address.port) for ip in self._job.address.listen_ips()]
         bind = f"{data}:{REGISTRY_DIRECTORY}{relabel}"
+        files = self._files()
         wanted = fingerprint(
             {
                 "image": str(tool.manifest.digest),
@@ -93,6 +118,7 @@ class RegistryContainer(Step):
                 "address": str(self._job.address),
                 "publish": publish,
                 "bind": bind,
+                **({"files": {name: _digest(data) for name, data in files.items()}} if files else {}),
             }
         )
         return NewContainer(
@@ -103,11 +129,40 @@ class RegistryContainer(Step):
                 LABEL_WANTED: wanted,
                 LABEL_ADDRESS: str(self._job.address),
                 LABEL_DATA: data,
+                **access_labels(self._job.access, self._host.places),
             },
             environment=environment,
             publish={_PORT: publish},
             binds=(bind,),
+            files=files,
+            private=True,
         )
+
+    def _environment(self) -> dict[str, str]:
+        """Return the settings for TLS and for the login."""
+        access, values = self._job.access, {}
+        if access.tls:
+            files = Files.of(self._host.places)
+            values["REGISTRY_HTTP_TLS_CERTIFICATE"] = f"{_DIRECTORY}/{files.chain.name}"
+            values["REGISTRY_HTTP_TLS_KEY"] = f"{_DIRECTORY}/{files.key.name}"
+            if access.password:
+                values["REGISTRY_AUTH"] = "htpasswd"
+                values["REGISTRY_AUTH_HTPASSWD_REALM"] = "bundle"
+                values["REGISTRY_AUTH_HTPASSWD_PATH"] = f"{_DIRECTORY}/{files.hashes.name}"
+        return values
+
+    def _files(self) -> dict[str, bytes]:
+        """Return what is put into the container: there it survives whatever becomes of the user's directory.
+
+        Without the file of the hashes a registry would invent a user and write the password into its log.
+        """
+        access = self._job.access
+        if not access.tls:
+            return {}
+        own = Files.of(self._host.places)
+        paths = [own.chain, own.key, *([own.hashes] if access.password else [])]
+        contents = {f"{_DIRECTORY}/{path.name}": read_optional(path) or b"" for path in paths}
+        return {f"{_DIRECTORY}/": b"", **contents}
 
     def problems(self) -> Sequence[Problem]:
         problems = []
@@ -121,6 +176,17 @@ class RegistryContainer(Step):
                     f"container `{container.name}`",
                     f"it is not one that this program made ({container.state}), and the registry needs the name",
                     f"{_stopping(container.name)} && docker rename {container.name} {container.name}-old",
+                )
+            )
+        owner = other_owner(container, self._host.places) if container is not None else None
+        if owner:
+            problems.append(
+                Problem(
+                    f"container `{REGISTRY_CONTAINER}`",
+                    f"it speaks TLS with the keys of the installation that has its receipt in `{owner}`, and they are "
+                    "not for others to read",
+                    f"run this as that user; or, for a registry with keys of your own over the same data: docker rm -f "
+                    f"{REGISTRY_CONTAINER}",
                 )
             )
         data = self._job.data
@@ -231,6 +297,8 @@ class RegistryContainer(Step):
         if container is not None and self._is_outdated(container, wanted):
             engine.remove_container(wanted.name)
             container = None
+        if self._transport:
+            self._registry.speak_through(self._transport)
         # Left by a `prune` that was killed: it must not go on deleting while others push.
         engine.remove_passing(GARBAGE_CONTAINER)
         if container is None:
@@ -247,6 +315,9 @@ class RegistryContainer(Step):
         return tool is not None and tool.is_image(image_id)
 
     def _is_outdated(self, container: Container, wanted: NewContainer) -> bool:
+        if wanted.files and container.state == "created":
+            # It may lack the files, which are put into it after it is made.
+            return True
         return container.labels.get(LABEL_WANTED) != wanted.labels[LABEL_WANTED] or not self._is_image(
             container.image_id
         )

@@ -24,6 +24,7 @@ from installer.host.files import is_writable, read_optional, write_atomically
 from installer.host.host import Host
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
+from installer.receipt.receipt import Receipt
 
 _RELOAD_SECONDS = 15.0
 _AS_ROOT = "run this with sudo"
@@ -48,6 +49,10 @@ class InsecureRegistry(Step):
         self._address = str(job.address)
 
     def _is_needed(self) -> bool:
+        return not self._job.access.tls and self._is_refused()
+
+    def _is_refused(self) -> bool:
+        """Tell whether Docker speaks nothing but verified TLS with the registry."""
         if self._job.address.is_loopback:
             return False
         try:
@@ -118,7 +123,7 @@ class InsecureRegistry(Step):
         return [problem] if problem else []
 
     def _problem(self) -> Optional[Problem]:  # noqa: PLR0911  one return for each thing that can be wrong
-        if self._job.address.is_loopback:
+        if self._job.address.is_loopback or self._job.access.tls:
             return None
         silent: Optional[HostError] = None
         try:
@@ -234,6 +239,18 @@ class InsecureRegistry(Step):
         return True
 
 
+def insecure_registry(job: DesiredState, host: Host, receipt: Receipt) -> InsecureRegistry:
+    """Return the step that lets Docker speak plain HTTP; with TLS the reverse, where an earlier run has allowed it."""
+    if job.access.tls and str(job.address) in receipt.names_made("insecure registry"):
+        return ForbidInsecureRegistry(job, host, copies_of_settings(receipt))
+    return InsecureRegistry(job, host)
+
+
+def copies_of_settings(receipt: Receipt) -> list[Path]:
+    """Return what installing kept of daemon.json."""
+    return [Path(name) for name in receipt.names_made("file") if ".before-bundle" in Path(name).name]
+
+
 class ForbidInsecureRegistry(InsecureRegistry):
     """The reverse: takes our entry out of daemon.json again.
 
@@ -259,7 +276,7 @@ class ForbidInsecureRegistry(InsecureRegistry):
             hidden = hidden or Problem(str(path), error.message, error.hint)
         if hidden:
             # What cannot be seen matters only as long as the daemon goes by it.
-            return [] if self._is_needed() else [hidden]
+            return [] if self._is_refused() else [hidden]
         if not self.look() or (is_writable(path) and _may_signal(pid)):
             return []
         return [Problem(str(path), "it cannot be written, or dockerd cannot be told", _AS_ROOT)]
@@ -274,6 +291,9 @@ class ForbidInsecureRegistry(InsecureRegistry):
             return []
         detail = "the file goes" if self._before() is None else f"from {path}"
         return [Change("remove", "insecure registry", self._address, f"{detail}, then SIGHUP to dockerd")]
+
+    def explain(self, change: Change) -> str:
+        return f"Docker may speak plain HTTP with {self._address}, which has TLS: it is still in `{SETTING}`"
 
     def _rest(self) -> str:
         """Return the file without our entry, and without the empty list that an interrupted `apply` has left.
@@ -317,7 +337,7 @@ class ForbidInsecureRegistry(InsecureRegistry):
         told = {**value, SETTING: value.get(SETTING, [])}
         write_atomically(path, [json.dumps(told, indent=2).encode()], mode)
         self._tell(path, pid)
-        self._comes_true(self._is_needed)
+        self._comes_true(self._is_refused)
         if final is None:
             path.unlink()
         else:

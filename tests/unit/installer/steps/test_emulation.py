@@ -10,6 +10,7 @@ from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer.host.labels import EMULATION_CONTAINER
 from installer.host.paths import Places
+from installer.model.access import PLAIN
 from installer.steps.emulation import Emulation
 from tests.support.fake_engine import FakeEngine
 from tests.support.tools import give, tool
@@ -20,7 +21,7 @@ BINFMT = tool("tonistiigi/binfmt:latest")
 
 def emulation(engine: FakeEngine) -> Emulation:
     """The step without an archive, as `doctor` has it."""
-    job: Any = SimpleNamespace(host_platform=AMD64, platforms=(AMD64, ARM64), tool=lambda role: BINFMT)
+    job: Any = SimpleNamespace(host_platform=AMD64, platforms=(AMD64, ARM64), access=PLAIN, tool=lambda role: BINFMT)
     host: Any = SimpleNamespace(engine=engine.engine)
     return Emulation(job, host, Silent(), lambda platform: False)
 

@@ -19,6 +19,7 @@ from installer import preflight
 from installer.host.docker_engine import EngineInfo
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
 from installer.host.paths import Places
+from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.step import Change
 from installer.steps.registry.container import RegistryContainer
@@ -42,7 +43,7 @@ def registry_problems(root: Path, address: str, engine: FakeEngine) -> list[Prob
 def registry_step(
     root: Path, engine: FakeEngine, *, address: str = "localhost:5000", data: str = "volume"
 ) -> RegistryContainer:
-    job: Any = SimpleNamespace(address=Address.parse(address), data=data, tool=lambda role: REGISTRY)
+    job: Any = SimpleNamespace(address=Address.parse(address), data=data, access=PLAIN, tool=lambda role: REGISTRY)
     host: Any = SimpleNamespace(engine=engine.engine, places=places(root))
     unused: Any = None
     return RegistryContainer(job, host, unused)

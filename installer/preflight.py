@@ -94,14 +94,14 @@ def _as_before(options: Options, host: Host) -> Options:
     is_same = known is not None and known.site is not None and known.site.host == options.site.host
     kept = known.access.authority if known and is_same else None
     found = _authorities(options.site.host, options.ca_file, Path(kept) if kept else None, host)
-    access = dataclasses.replace(options.access, authority=str(host.places.authority) if found else None)
+    access = dataclasses.replace(options.access, authority=str(host.places.site_authority) if found else None)
     return dataclasses.replace(options, access=access, authorities=found or None)
 
 
 def _authorities(registry: str, given: Optional[Path], kept: Optional[Path], host: Host) -> bytes:
     """Choose what the builder has to trust to reach a registry of the site, besides what everybody trusts.
 
-    The CA that was given, else the first that is enough of: none, the one from before, Docker's own for that registry,
+    The CA that was given, else the first that is enough of: the one from before, none, Docker's own for that registry,
     all of this system's. A builder has a system of its own, which trusts nobody because this one does.
     """
     if given:
@@ -110,8 +110,8 @@ def _authorities(registry: str, given: Optional[Path], kept: Optional[Path], hos
     before = (read_optional(kept) or b"") if kept else b""
     public = public_authorities()
     candidates: tuple[Callable[[], bytes], ...] = (
-        lambda: b"",
         lambda: before,
+        lambda: b"",
         lambda: b"\n".join(_read(file) for file in find(standard_directories(), origin).authorities),
         lambda: system_authorities(host.places.root),
     )

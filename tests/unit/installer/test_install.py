@@ -16,8 +16,11 @@ from bundles.cli.app import run
 from installer import preflight
 from installer.host.host import Host
 from installer.model.access import Access
+from installer.model.address import Address
 from installer.model.destination import Destination
-from installer.model.job import Options
+from installer.model.job import DesiredState, Options
+from installer.receipt.receipt import BundleName, Receipt
+from installer.steps.registry.container import FormerRegistry
 from tests.support import fake_docker
 from tests.support.archives import AMD64, Made, image, made
 from tests.support.fake_engine import FakeEngine
@@ -92,7 +95,7 @@ def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
         "destination", "token server", "authority", "registry", "push", "images", "buildx", "emulation", "replay",
         "configuration", "builder", "test build",
     ]  # fmt: skip
-    authority = str(site.directory / ".local/state/bundle/registry/ca.pem")
+    authority = str(site.directory / ".local/state/bundle/registry/site.pem")
     assert steps["authority"] == [("write", "file", authority)]
     assert ("push", "tag", "team/library/debian:12") in steps["push"]
     assert ("load", "image", f"{site.into}/moby/buildkit:buildx-stable-1") in steps["images"]
@@ -135,7 +138,7 @@ def test_the_builder_gets_the_ca_that_docker_has(site: Site) -> None:
     host = Host.this(os.environ, None)
     found = preflight._as_before(options, host)
     assert found.authorities == site.ca.read_bytes()
-    assert found.access.authority == str(host.places.authority)
+    assert found.access.authority == str(host.places.site_authority)
     (directory / "ca.crt").unlink()
     # Nobody here trusts it: the check of the destination says so, and no builder is given anything.
     assert preflight._as_before(options, host).authorities is None
@@ -167,3 +170,70 @@ def test_what_does_not_go_with_it_is_refused(site: Site, arguments: tuple[str, .
 def test_what_is_about_the_registry_of_a_site_needs_one(site: Site, option: str, needs: str) -> None:
     document = site.run("install", site.archive, option, "harbor.corp", code=2)
     assert document["error"]["message"] == f"{option} needs {needs}"
+
+
+def test_tags_of_others_are_moved_with_consent_only(site: Site) -> None:
+    """The plan names what each was; installing without --yes and nobody to ask is refused."""
+    repository = site.registry.repository("team/library/debian")
+    other = site.registry.index(site.registry.image("linux/amd64", seed="other"))
+    site.registry.tag("team/library/debian", "12", other)
+    arguments = ("install", site.archive, "--into", site.into, "--ca", site.ca)
+    (problem,) = site.run(*arguments, code=4)["error"]["problems"]
+    assert problem["subject"] == "consent"
+    assert f"team/library/debian:12 ({other.digest} -> " in problem["message"]
+    plan = site.run(*arguments, "--plan")
+    replaced = [change for step in plan["steps"] for change in step["changes"] if change["replaces"]]
+    assert [(change["name"], change["replaces"]) for change in replaced] == [
+        ("team/library/debian:12", str(other.digest))
+    ]
+    assert repository.tags == {"12": other.digest}
+
+
+def test_a_registry_of_ours_from_before_is_left_alone_and_said(site: Site) -> None:
+    labels = {"role": "registry", "address": "localhost:5000", "data": "bundle-registry"}
+    site.engine.add("registry", {f"offline-bundle.{name}": value for name, value in labels.items()})
+    step = FormerRegistry(Host.this(os.environ, None))
+    assert step.look() == []
+    (note,) = step.notes()
+    assert note.endswith("when nobody else does: docker rm -f registry; docker volume rm bundle-registry")
+    plan = site.run("install", site.archive, "--into", site.into, "--ca", site.ca, "--plan")
+    assert changes_of(plan)["registry"] == []
+    site.engine.add("registry", {})
+    assert step.notes() == []
+
+
+def test_without_an_option_it_goes_where_it_went(site: Site) -> None:
+    """As an address of our own registry stays; and --registry is another place."""
+    host = Host.this(os.environ, None)
+    state = DesiredState(
+        Address.of_host(site.registry.host), "", "b", AMD64, (AMD64,), {}, {}, None, Destination.parse(site.into),
+        Access(tls=True, authority=str(host.places.site_authority)),
+    )  # fmt: skip
+    Receipt(BundleName("x", "sha256:1", "/x.tar"), state).save(host.places)
+    host.places.registry.mkdir()
+    host.places.site_authority.write_bytes(site.ca.read_bytes())
+    found = preflight._as_before(Options(), host)
+    assert (found.site, found.access) == (state.site, state.access)
+    assert site.run("install", site.archive, "--plan")["registry"] == site.into
+    own = Options(registry=Address.parse("localhost:5000"))
+    assert preflight._as_before(own, host) == own
+    assert preflight._as_before(Options(data="/srv/x"), host).site is None
+    # The CA of then is that of one registry.
+    other = Options(site=Destination.parse("harbor.invalid/team"), access=Access(tls=True))
+    assert preflight._as_before(other, host).access.authority is None
+
+
+def test_who_asks_for_the_wrong_protocol_is_told(site: Site, fake: Make) -> None:
+    plain = fake()
+    document = site.run("install", site.archive, "--into", f"{plain.host}/team", "--ca", site.ca, code=4)
+    (problem,) = document["error"]["problems"]
+    assert (problem["message"], problem["hint"]) == (
+        "it speaks plain HTTP, and not TLS",
+        f"--insecure-registry {plain.host}",
+    )
+    document = site.run("install", site.archive, "--into", site.into, "--insecure-registry", site.registry.host, code=4)
+    (problem,) = document["error"]["problems"]
+    assert (problem["message"], problem["hint"]) == (
+        "it speaks TLS, and not plain HTTP",
+        "give its CA instead: --ca FILE",
+    )

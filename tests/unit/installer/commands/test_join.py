@@ -190,7 +190,7 @@ def test_a_login_that_docker_has_is_used(lan: Lan) -> None:
     registry = lan.secured()
     lan.log_in(registry)
     plan = lan.join(registry, "--plan", "--fingerprint", lan.print)
-    authority = str(lan.directory / ".local/state/bundle/registry/ca.pem")
+    authority = str(lan.directory / ".local/state/bundle/registry/site.pem")
     assert changes_of(plan)["authority"] == [("write", "file", authority)]
     assert lan.engine.done == [] and not Path(authority).exists()
 

@@ -13,11 +13,13 @@ import pytest
 
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
+from bundles.registry.auth import Credential
 from installer.host.docker_cli import CommandError
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.access import Access
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.installed_registry import own_access
 from installer.model.job import DesiredState
 from installer.receipt.ledger import remember
@@ -143,3 +145,18 @@ def test_a_config_that_is_not_dockers_is_said_to_be_so(place: Place) -> None:
     place.config.write_text("nonsense")
     with pytest.raises(HostError, match="it is not JSON"):
         place.step().look()
+
+
+def test_a_login_that_was_given_is_made_for_its_own_user(place: Place) -> None:
+    state = dataclasses.replace(place.state, site=Destination(LAN, joined=True), access=Access(tls=True))
+    given = Credential("robot$team", "Another-Passw0rd")
+    step = Login(state, place.host, given=given)
+    step.apply(step.look())
+    auth = json.loads(place.config.read_text())["auths"][LAN]["auth"]
+    assert base64.b64decode(auth).decode() == "robot$team:Another-Passw0rd"
+    assert Login(state, place.host, given=given).look() == []
+    assert not [word for words in place.cli.done for word in words if "Another" in word]
+    place.cli.refuses = True
+    with pytest.raises(HostError, match="cannot log in") as caught:
+        step.apply(step.look())
+    assert "Another" not in str(caught.value)

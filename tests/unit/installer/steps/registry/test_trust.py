@@ -15,11 +15,13 @@ from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.access import PLAIN, Access
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.installed_registry import own_access
 from installer.model.job import DesiredState
 from installer.steps.registry import trust
 from installer.steps.registry.trust import Trust
 from tests.support.fake_engine import FakeEngine
+from tests.support.fake_registry import Certificate
 
 LAN = "192.168.10.10:5000"
 AMD64 = Platform("linux", "amd64")
@@ -49,6 +51,13 @@ class Place:
             Address.parse(address), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access
         )
         return Trust(state, self.host, drops=drops)
+
+    def joined(self, given: bytes | None) -> Trust:
+        """The same for a registry that another host has."""
+        site = Destination(LAN, joined=True)
+        access = Access(tls=True, authority=str(self.places.site_authority))
+        state = DesiredState(Address.parse(LAN), "", "b", AMD64, (AMD64,), {}, {}, None, site, access)
+        return Trust(state, self.host, given=given)
 
 
 @pytest.fixture
@@ -136,3 +145,21 @@ def test_an_engine_in_a_container_looks_elsewhere(
     (tmp_path / "elsewhere").mkdir()
     (problem,) = place.step().problems()
     assert f"process {os.getpid()}, has another directory there" in problem.message
+
+
+def test_a_ca_that_was_given_is_known_before_its_file_is_written(place: Place) -> None:
+    step = place.joined(CA)
+    step.apply(step.look())
+    assert place.file.read_bytes().endswith(CA)
+    assert place.joined(CA).look() == []
+    assert [change.action for change in place.joined(CA.replace(b"AAAA", b"BBBB")).look()] == ["rewrite"]
+
+
+def test_a_ca_that_somebody_else_has_docker_trust_is_left_to_them(place: Place, certificate: Certificate) -> None:
+    ca = certificate.file.read_bytes()
+    place.file.parent.mkdir(parents=True)
+    place.file.with_name("corp.crt").write_bytes(b"# the site's\n" + ca)
+    step = place.joined(ca)
+    assert (step.look(), step.problems(), step.question()) == ([], [], None)
+    place.file.with_name("corp.crt").write_bytes(CA)
+    assert [change.action for change in place.joined(ca).look()] == ["write"]

@@ -18,10 +18,11 @@ from typing import Any, Optional
 from bundles.errors import HostError, NetworkError, UsageError
 from bundles.oci.digest import Digest
 from bundles.registry.auth import login_command
+from bundles.registry.urls import Origin
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
-from installer.host.files import device_of, usable_size
+from installer.host.files import device_of, read_optional, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.model.job import is_directory
@@ -31,11 +32,13 @@ from installer.preflight import network_problems
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.registry.tree import content
+from installer.registry.trust import is_trusted, public_authorities
 from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.emulation import Emulation
 from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.container import RegistryContainer
 from installer.steps.registry.login import docker_access
+from installer.steps.registry.tokens import TokenServer
 from installer.steps.replay_container import ReplayContainer, misses, service_state
 from installer.steps.restart_policies import RestartPolicies
 from installer.steps.toolchain_images import local_image
@@ -198,11 +201,25 @@ class Diagnosis:
         return f"curl -v https://{site.host}/v2/" if site else f"docker logs {REGISTRY_CONTAINER}"
 
     def _site_registry(self) -> Iterator[Finding]:
-        """Find whether a registry of the site answers, and takes the login."""
+        """Find whether a registry of the site answers, takes the login, and is trusted by what builds."""
         try:
             self._registry.ping()
         except NetworkError as error:
             yield Finding("registry", f"`{self._registry.host}`: {error.message}", error.hint or self._asking)
+            return
+        for problem in TokenServer(self._registry, self._host).problems():
+            yield Finding("token server", f"{problem.subject}: {problem.message}", problem.hint or self._fix)
+        access = self._state.access
+        if access.tls:
+            origin = Origin.of(f"https://{self._registry.host}")
+            own = read_optional(Path(access.authority)) if access.authority else None
+            if is_trusted(origin, public_authorities() + (own or b"")) is False:
+                yield Finding(
+                    "certificates",
+                    f"the certificate of `{self._registry.host}` is trusted here, and not by the builder, which has "
+                    "another CA",
+                    self._install,
+                )
 
     def _registry_container(self) -> Iterator[Finding]:
         container = self._host.engine.container(REGISTRY_CONTAINER)

@@ -96,7 +96,7 @@ def _as_before(options: Options, host: Host) -> Options:
     is_same = known is not None and known.site is not None and known.site.host == options.site.host
     kept = known.access.authority if known and is_same else None
     found = _authorities(options.site.host, options.ca_file, Path(kept) if kept else None, host)
-    access = dataclasses.replace(options.access, authority=str(host.places.authority) if found else None)
+    access = dataclasses.replace(options.access, authority=str(host.places.site_authority) if found else None)
     return dataclasses.replace(options, access=access, authorities=found or None)
 
 

@@ -83,8 +83,13 @@ class Places:
 
     @property
     def authority(self) -> Path:
-        """The CA of the registry."""
+        """The CA of our own registry."""
         return self.registry / "ca.pem"
+
+    @property
+    def site_authority(self) -> Path:
+        """The CA of the registry of a site: our own may still serve others with its own."""
+        return self.registry / "site.pem"
 
     @property
     def password(self) -> Path:

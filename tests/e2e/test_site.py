@@ -219,6 +219,30 @@ def test_with_data_goes_what_was_brought(usb: Path, plant: Air) -> None:
     assert plant.state() == before
 
 
+def test_from_a_registry_of_ours_to_the_sites_and_back(plant: Air) -> None:
+    """What was there stays, with its data; and no tag of one is taken for the other's."""
+    before = plant.state()
+    plant.bundle("install", "--registry", "localhost:5000")
+    receipt = plant.bundle("install", "--into", f"{SITE}/third")
+    (note,) = [note for note in receipt["notes"] if "container registry" in note]
+    assert "with its images in bundle-registry" in note
+    assert [each["registry"] for each in receipt["elsewhere"]] == [""]
+    assert plant.out("docker", "inspect", "-f", "{{.State.Status}}", "registry").strip() == "running"
+    assert plant.bundle("prune")["steps"][0]["changes"] == []
+    plant.build("--no-cache", "--pull")
+    receipt = plant.bundle("install", "--registry", "localhost:5000")
+    assert [each["registry"] for each in receipt["elsewhere"]] == [SITE]
+    (push,) = [step for step in receipt["steps"] if step["step"] == "push"]
+    assert push["changes"] == []
+    assert plant.bundle("status")["registry"]["site"] is None
+    plant.bundle("install", "--into", f"{SITE}/third")
+    notes = plant.bundle("uninstall", "--data", "--yes")["notes"]
+    assert [note for note in notes if "docker volume rm bundle-registry" in note]
+    assert plant.bundle("want", "-o", "/tmp/want.json", "--registry", f"{SITE}/third")["images"] == 0
+    plant.out("sh", "-c", "rm /tmp/want.json; docker volume rm bundle-registry")
+    assert plant.state() == before
+
+
 @pytest.fixture(scope="module")
 def works(usb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Air]:
     """A registry that wants tokens, of a server with a private CA, and deletes nothing."""
@@ -260,6 +284,8 @@ def test_what_buildx_does_without_the_systems_trust(works: Air) -> None:
     """Why the certificate of a token server has to be trusted by the system: without that no build gets a token."""
     works.bundle("install", "--into", INTO)
     works.out("sh", "-c", f"rm /usr/local/share/ca-certificates/{NAME}.crt && update-ca-certificates --fresh")
+    (finding,) = works.bundle("doctor", code=4)["findings"]
+    assert (finding["check"], "update-ca-certificates" in finding["hint"]) == ("token server", True)
     with pytest.raises(CommandError, match="certificate signed by unknown authority"):
         works.build("--no-cache", "--pull")
     done = works.host.run(

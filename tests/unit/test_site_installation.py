@@ -255,6 +255,20 @@ def test_status_and_doctor_speak_of_no_container(plant: Plant) -> None:
     assert "docker" not in found["registry"]["hint"]
 
 
+def test_the_doctor_sees_whom_builds_do_not_trust(plant: Plant, certificate: Certificate) -> None:
+    """Docker has the new CA in its own place, and the builder the one from before."""
+    plant.install("debian:12")
+    directory = plant.directory / ".docker/certs.d" / plant.registry.host
+    directory.mkdir(parents=True)
+    (directory / "ca.crt").write_bytes((plant.directory / "certificate.pem").read_bytes())
+    (plant.directory / "certificate.pem").write_bytes(certificate.file.read_bytes())
+    found = {finding["check"]: finding for finding in plant.run("doctor", code=4)["findings"]}
+    assert "not by the builder" in found["certificates"]["message"]
+    assert found["certificates"]["hint"] == f"python3 {plant.directory}/offline.tar upgrade"
+    # The fake gives its tokens itself, and buildx knows the system's CAs alone.
+    assert ("token server" in found) == (plant.registry.auth == "bearer")
+
+
 def test_a_ca_that_is_gone_is_named_with_what_brings_it_back(plant: Plant) -> None:
     plant.install("debian:12")
     (plant.directory / "certificate.pem").unlink()

@@ -20,7 +20,7 @@ class SiteAuthority(Step):
 
     def __init__(self, job: Job, host: Host) -> None:
         self._wanted, self._registry = job.options.authorities, job.destination.host
-        self._path = host.places.authority
+        self._path = host.places.site_authority
         # To join tells Docker, too.
         self._is_needed = job.access.authority is not None and not (job.site and job.site.joined)
         self._certs_d = host.places.seen(Path("/etc/docker/certs.d")) / self._registry

@@ -95,7 +95,7 @@ def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
         "destination", "token server", "authority", "registry", "push", "images", "buildx", "emulation", "replay",
         "configuration", "builder", "test build",
     ]  # fmt: skip
-    authority = str(site.directory / ".local/state/bundle/registry/ca.pem")
+    authority = str(site.directory / ".local/state/bundle/registry/site.pem")
     assert steps["authority"] == [("write", "file", authority)]
     assert ("push", "tag", "team/library/debian:12") in steps["push"]
     assert ("load", "image", f"{site.into}/moby/buildkit:buildx-stable-1") in steps["images"]
@@ -138,7 +138,7 @@ def test_the_builder_gets_the_ca_that_docker_has(site: Site) -> None:
     host = Host.this(os.environ, None)
     found = preflight._as_before(options, host)
     assert found.authorities == site.ca.read_bytes()
-    assert found.access.authority == str(host.places.authority)
+    assert found.access.authority == str(host.places.site_authority)
     (directory / "ca.crt").unlink()
     # Nobody here trusts it: the check of the destination says so, and no builder is given anything.
     assert preflight._as_before(options, host).authorities is None
@@ -207,11 +207,11 @@ def test_without_an_option_it_goes_where_it_went(site: Site) -> None:
     host = Host.this(os.environ, None)
     state = DesiredState(
         Address.of_host(site.registry.host), "", "b", AMD64, (AMD64,), {}, {}, None, Destination.parse(site.into),
-        Access(tls=True, authority=str(host.places.authority)),
+        Access(tls=True, authority=str(host.places.site_authority)),
     )  # fmt: skip
     Receipt(BundleName("x", "sha256:1", "/x.tar"), state).save(host.places)
     host.places.registry.mkdir()
-    host.places.authority.write_bytes(site.ca.read_bytes())
+    host.places.site_authority.write_bytes(site.ca.read_bytes())
     found = preflight._as_before(Options(), host)
     assert (found.site, found.access) == (state.site, state.access)
     assert site.run("install", site.archive, "--plan")["registry"] == site.into

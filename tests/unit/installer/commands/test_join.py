@@ -32,6 +32,7 @@ from tests.support.fake_registry import Certificate, FakeRegistry
 Fake = Callable[..., FakeRegistry]
 PASSWORD = "hunter2-lan"
 HOST = "registry.example"
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="Docker trusts what stands in /etc/docker/certs.d")
 
 
 class Lan:
@@ -186,19 +187,24 @@ def test_nothing_is_sent_before_the_ca_is_known(lan: Lan) -> None:
     assert registry.requests == []
 
 
+@AS_ROOT
 def test_a_login_that_docker_has_is_used(lan: Lan) -> None:
     registry = lan.secured()
     lan.log_in(registry)
     plan = lan.join(registry, "--plan", "--fingerprint", lan.print)
-    authority = str(lan.directory / ".local/state/bundle/registry/ca.pem")
+    authority = str(lan.directory / ".local/state/bundle/registry/site.pem")
     assert changes_of(plan)["authority"] == [("write", "file", authority)]
+    trusted = f"/etc/docker/certs.d/{HOST}:{registry.port}/ca.crt"
+    assert changes_of(plan)["trust"] == [("write", "file", trusted)]
+    assert "login" not in changes_of(plan)
     assert lan.engine.done == [] and not Path(authority).exists()
 
 
+@AS_ROOT
 def test_a_login_may_be_given(lan: Lan, on_stdin: None) -> None:
     registry = lan.secured()
     plan = lan.join(registry, "--plan", "--fingerprint", lan.print, "--username", "bundle", "--password-stdin")
-    assert "push" not in changes_of(plan)
+    assert ("log in", "login", f"{HOST}:{registry.port}") in changes_of(plan)["login"]
     assert not (lan.directory / ".docker/config.json").exists()
 
 

@@ -17,10 +17,11 @@ from typing import Any, Optional
 
 from bundles.errors import HostError, NetworkError, UsageError
 from bundles.oci.digest import Digest
+from bundles.registry.urls import Origin
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
-from installer.host.files import device_of, usable_size
+from installer.host.files import device_of, read_optional, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.model.job import is_directory
@@ -28,11 +29,13 @@ from installer.model.step import Step
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.registry.tree import content
+from installer.registry.trust import is_trusted, public_authorities
 from installer.steps.builder import Builder, BuildkitdConfig
 from installer.steps.emulation import Emulation
 from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.container import RegistryContainer
 from installer.steps.registry.login import docker_access
+from installer.steps.registry.tokens import TokenServer
 from installer.steps.replay_container import ReplayContainer, misses, service_state
 from installer.steps.restart_policies import RestartPolicies
 from installer.steps.toolchain_images import local_image
@@ -128,13 +131,12 @@ class Diagnosis:
         except HostError as error:
             return [Finding("docker", error.message, error.hint or "docker info")]
         checks: Sequence[Callable[[], Iterator[Finding]]] = (
-            self._of_certificates,
-            self._registry_container,
+            *((self._site_registry,) if self._state.site else (self._of_certificates, self._registry_container)),
             lambda: self._images(thorough),
             self._tools,
             *(functools.partial(self._of_step, step) for step in self._others),
             self._replaying,
-            self._daemon_settings,
+            *(() if self._state.site else (self._daemon_settings,)),
             *(functools.partial(self._of_step, step) for step in self._docker),
             functools.partial(self._of_step, self._builder),
             self._clock,
@@ -146,6 +148,8 @@ class Diagnosis:
                 found += check()
             except HostError as error:
                 found.append(Finding("host", error.message, error.hint or "docker info"))
+            except NetworkError as error:
+                found.append(Finding("registry", error.message, error.hint or self._asking))
         return found
 
     def answers(self) -> Optional[str]:
@@ -180,6 +184,33 @@ class Diagnosis:
                 yield Finding(step.name, message, hint, step.name)
             for problem in problems:
                 yield Finding(step.name, f"{message}; {problem.subject}: {problem.message}", problem.hint or self._fix)
+
+    @property
+    def _asking(self) -> str:
+        """The command that shows more of what the registry says."""
+        site = self._state.site
+        return f"curl -v https://{site.host}/v2/" if site else f"docker logs {REGISTRY_CONTAINER}"
+
+    def _site_registry(self) -> Iterator[Finding]:
+        """Find whether a registry of the site answers, takes the login, and is trusted by what builds."""
+        try:
+            self._registry.ping()
+        except NetworkError as error:
+            yield Finding("registry", f"`{self._registry.host}`: {error.message}", error.hint or self._asking)
+            return
+        for problem in TokenServer(self._registry, self._host).problems():
+            yield Finding("token server", f"{problem.subject}: {problem.message}", problem.hint or self._fix)
+        access = self._state.access
+        if access.tls:
+            origin = Origin.of(f"https://{self._registry.host}")
+            own = read_optional(Path(access.authority)) if access.authority else None
+            if is_trusted(origin, public_authorities() + (own or b"")) is False:
+                yield Finding(
+                    "certificates",
+                    f"the certificate of `{self._registry.host}` is trusted here, and not by the builder, which has "
+                    "another CA",
+                    self._install,
+                )
 
     def _registry_container(self) -> Iterator[Finding]:
         container = self._host.engine.container(REGISTRY_CONTAINER)
@@ -310,10 +341,10 @@ class Diagnosis:
                 f"docker logs {REPLAY_CONTAINER}; docker restart {REPLAY_CONTAINER}",
             )
         elif not state.get("loaded"):
-            yield Finding("replay", "the tapes are not read yet: the registry does not answer", "docker logs registry")
+            yield Finding("replay", "the tapes are not read yet: the registry does not answer", self._asking)
         for why, message, hint in (
             ("missing", "is gone from the registry", self._install),
-            ("unavailable", "cannot be read: the registry does not give it", f"docker logs {REGISTRY_CONTAINER}"),
+            ("unavailable", "cannot be read: the registry does not give it", self._asking),
             # A registry keeps what it has by its digest, damaged or not: pushing it again changes nothing.
             ("damaged", "is damaged in the registry's data", f"{own_command('uninstall --data')}; {self._anew}"),
         ):

@@ -28,9 +28,10 @@ from installer.steps.emulation import Emulation
 from installer.steps.registry.authority import SiteAuthority
 from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.check import DestinationCheck
-from installer.steps.registry.container import RegistryContainer
+from installer.steps.registry.container import FormerRegistry, RegistryContainer
 from installer.steps.registry.login import docker_access
 from installer.steps.registry.push import Push
+from installer.steps.registry.tokens import TokenServer
 from installer.steps.replay_container import ReplayContainer, with_replay
 from installer.steps.smoke_test import SmokeTest
 from installer.steps.toolchain_images import LoadImage
@@ -96,7 +97,12 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
         builder = Builder(job, host)
         if job.site:
             repositories = list(dict.fromkeys(place.repository for place in places(job.images)))
-            before: list[Step] = [DestinationCheck(job.site, registry, repositories), SiteAuthority(job, host)]
+            before: list[Step] = [
+                DestinationCheck(job.site, registry, repositories, tls=job.access.tls),
+                TokenServer(registry, host),
+                SiteAuthority(job, host),
+                FormerRegistry(host),
+            ]
             own: list[Step] = []
         else:
             before = [LoadImage(job, host, progress, "registry"), *certificates.if_of_use()]
@@ -141,10 +147,12 @@ def _is_mistrusted(registry: Registry, certificates: Certificates) -> bool:
 
 
 def _as_given(job: Job) -> Job:
-    """Return the job with its CA where it is as long as nothing has been done: in the file that was given."""
-    if not job.options.ca_file:
+    """Return the job with its CA where it is as long as nothing has been done: in the file that was given, or where
+    everybody looks."""
+    if job.options.authorities is None:
         return job
-    return dataclasses.replace(job, access=dataclasses.replace(job.access, authority=str(job.options.ca_file)))
+    given = job.options.ca_file
+    return dataclasses.replace(job, access=dataclasses.replace(job.access, authority=str(given) if given else None))
 
 
 def _explain(error: NetworkError, job: Job, host: Host) -> NetworkError | DiskFullError:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Optional
 
 from bundles.archive.reader import Archive
-from bundles.errors import HostError, Problem, UsageError
+from bundles.errors import HostError, Problem, UsageError, reason
 from bundles.oci.platform import Platform
+from bundles.registry.certificates import find, standard_directories
+from bundles.registry.urls import Origin
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.sizes import human_size
 from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
-from installer.host.files import device_of, is_seen, usable_size
+from installer.host.files import device_of, is_seen, read_optional, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.access import PLAIN, Access
@@ -23,6 +25,7 @@ from installer.model.installed_registry import installed_access, installed_addre
 from installer.model.job import Job, Options, is_directory
 from installer.model.step import Step
 from installer.receipt.receipt import Receipt
+from installer.registry.trust import is_trusted, public_authorities, system_authorities
 
 # Docker copies an image it loads to a temporary directory first, and its layers grow when they are unpacked.
 _UNPACKED = 4
@@ -86,13 +89,48 @@ def _as_before(options: Options, host: Host) -> Options:
     known = before.state if before and before.state.site else None
     if known and not (options.site or options.registry or options.data or options.tls):
         options = dataclasses.replace(options, site=known.site, access=known.access)
-    if options.site and options.ca_file:
-        access = dataclasses.replace(options.access, authority=str(host.places.authority))
-    elif options.site and known and known.site and options.site.host == known.site.host and options.access.tls:
-        access = dataclasses.replace(options.access, authority=known.access.authority)
-    else:
+    if options.site is None or not options.access.tls:
         return options
-    return dataclasses.replace(options, access=access)
+    is_same = known is not None and known.site is not None and known.site.host == options.site.host
+    kept = known.access.authority if known and is_same else None
+    found = _authorities(options.site.host, options.ca_file, Path(kept) if kept else None, host)
+    access = dataclasses.replace(options.access, authority=str(host.places.site_authority) if found else None)
+    return dataclasses.replace(options, access=access, authorities=found or None)
+
+
+def _authorities(registry: str, given: Optional[Path], kept: Optional[Path], host: Host) -> bytes:
+    """Choose what the builder has to trust to reach a registry of the site, besides what everybody trusts.
+
+    The CA that was given, else the first that is enough of: the one from before, none, Docker's own for that registry,
+    all of this system's. A builder has a system of its own, which trusts nobody because this one does.
+    """
+    if given:
+        return _read(given)
+    origin = Origin.of(f"https://{registry}")
+    before = (read_optional(kept) or b"") if kept else b""
+    public = public_authorities()
+    candidates: tuple[Callable[[], bytes], ...] = (
+        lambda: before,
+        lambda: b"",
+        lambda: b"\n".join(_read(file) for file in find(standard_directories(), origin).authorities),
+        lambda: system_authorities(host.places.root),
+    )
+    for candidate in candidates:
+        found = candidate()
+        trusted = is_trusted(origin, public + found)
+        if trusted is None:
+            break
+        if trusted:
+            return found
+    # The check of the destination says why it does not answer, or is not trusted.
+    return before
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the CA file `{file}` cannot be read: {reason(error)}") from None
 
 
 def as_it_runs(job: Job, host: Host) -> Optional[Job]:

@@ -182,6 +182,14 @@ class Authenticator:
         self._known: dict[tuple[str, str], Authorization] = {}
         self._demands: dict[tuple[str, str], Demand] = {}
 
+    def realms(self, host: str) -> frozenset[str]:
+        """Return the addresses of the token servers that have given tokens for a registry."""
+        with self._lock:
+            demands = [demand for (registry, _), demand in self._demands.items() if registry == host]
+        challenges = [challenge for demand in demands for challenge in demand.challenges]
+        bearers = (each.parameters for each in challenges if each.scheme == "bearer")
+        return frozenset(parameters["realm"] for parameters in bearers if "realm" in parameters)
+
     def current(self, host: str, scope: str) -> Optional[Authorization]:
         """Return what to send at once; None when nothing was asked for yet.
 

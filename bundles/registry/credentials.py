@@ -32,13 +32,15 @@ class Credentials:
     Args:
         config_dir: where Docker's config.json is, and then nothing else is looked at; by default $DOCKER_CONFIG, else
             ~/.docker, with the others.
+        environment: of whom the logins are.
     """
 
-    def __init__(self, config_dir: Optional[Path] = None) -> None:
+    def __init__(self, config_dir: Optional[Path] = None, environment: Optional[Mapping[str, str]] = None) -> None:
         if config_dir:
             self._files = [LoginFile(config_dir / "config.json")]
         else:
-            self._files = [LoginFile(*place) for place in _places()]
+            known = os.environ if environment is None else environment
+            self._files = [LoginFile(*place) for place in _places(known)]
 
     def get(self, host: str, repository: str) -> Iterator[Credential]:
         """Give the logins for a repository of a registry, the best of each file first.
@@ -51,17 +53,17 @@ class Credentials:
             yield from file.logins(host, repository)
 
 
-def _places() -> Iterator[tuple[Path, Optional[str]]]:
+def _places(environment: Mapping[str, str]) -> Iterator[tuple[Path, Optional[str]]]:
     """Give the files, each with its content when that is known already."""
-    if text := os.environ.get("DOCKER_AUTH_CONFIG"):
+    if text := environment.get("DOCKER_AUTH_CONFIG"):
         yield Path("$DOCKER_AUTH_CONFIG"), text
-    if name := os.environ.get("REGISTRY_AUTH_FILE"):
+    if name := environment.get("REGISTRY_AUTH_FILE"):
         yield Path(name), None
-    home = Path.home()
-    yield Path(os.environ.get("DOCKER_CONFIG") or home / ".docker") / "config.json", None
-    if directory := os.environ.get("XDG_RUNTIME_DIR"):
+    home = Path(environment.get("HOME") or Path.home())
+    yield Path(environment.get("DOCKER_CONFIG") or home / ".docker") / "config.json", None
+    if directory := environment.get("XDG_RUNTIME_DIR"):
         yield Path(directory) / "containers" / "auth.json", None
-    yield Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "containers" / "auth.json", None
+    yield Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "containers" / "auth.json", None
 
 
 @dataclasses.dataclass(frozen=True)

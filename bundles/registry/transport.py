@@ -246,6 +246,18 @@ class Transport(Closeable):
         """Return how often in all something is tried."""
         return self._settings.attempts
 
+    def realms(self, host: str) -> frozenset[str]:
+        """Return the addresses of the token servers that have given tokens for a registry."""
+        return self._authenticator.realms(host)
+
+    def speaks_tls(self, host: str) -> bool:
+        """Find out whether a registry speaks TLS; where plain HTTP is not allowed nothing else would do.
+
+        Raises:
+            NetworkError: nothing answers.
+        """
+        return self._base(host).startswith("https:")
+
     def has_answered(self, host: str) -> bool:
         """Tell whether the registry has answered anything in this run."""
         with self._lock:

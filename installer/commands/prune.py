@@ -43,6 +43,7 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
     """Remove images from the registry that earlier versions of the installed bundle brought and it does not list.
 
     With ARCHIVE what that one lists stays instead. Bundles of other names, installed beside it, stay without --all.
+    In a registry of the site that deletes tags and manifests; it has its own way to collect what nothing refers to.
     What was not installed by this program is never touched.
     """
     host = Host.this(os.environ, None)
@@ -54,7 +55,9 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
         others = () if every else _of_others(receipt, {name, receipt.bundle.name}, keep)
         keep += others
         images = PruneImages(receipt, registry, keep)
-        garbage = CollectGarbage(receipt, host, images, registry, receipt.garbage)
+        site = receipt.state.site
+        # A registry of the site collects its garbage itself.
+        garbage = None if site else CollectGarbage(receipt, host, images, registry, receipt.garbage)
         current = receipt.state.tools.values()
         loaded = RemoveImages(receipt, host, [name for tool in current for name in (tool.name, tool.pinned)])
         left = _left(receipt, images)
@@ -62,7 +65,8 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
         # That of another user answers from other tapes.
         service = [replay] if left != receipt.state and not replay.other_owner() else []
         recorder = _Recorder(receipt, host, images, garbage, left)
-        runner = Runner([images, garbage, loaded, *service], host.ask, output.progress, recorder)
+        steps = [images, *([garbage] if garbage else []), loaded, *service]
+        runner = Runner(steps, host.ask, output.progress, recorder)
         runner.check(yes=True)
         results = runner.plan()
         lines = plan_lines(results)
@@ -71,10 +75,12 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
         if not plan:
             # By the plan: what is garbage is seen before the images are gone.
             results = runner.perform(results)
-            freed = garbage.freed if results[1].changes else 0
+            freed = None if garbage is None else garbage.freed if results[1].changes else 0
             document = {**to_json(results), "freed": freed}
             notes = [*document["notes"], *_apart(others)]
             lines = [f"pruned: {human_size(freed)} are free again" if freed else "pruned"]
+        if site and results[0].changes:
+            notes.append(f"what nothing refers to any more is freed when {site.host} collects its garbage")
     if not any(result.changes for result in results):
         lines = ["nothing to do"]
     output.result({**document, "notes": notes}, "\n".join([*(f"note: {note}" for note in notes), *lines]))
@@ -107,19 +113,21 @@ class _Recorder(Recorder):
     """Remembers that there is garbage as long as there may be some, and what of what was pushed is left."""
 
     def __init__(
-        self, receipt: Receipt, host: Host, images: PruneImages, garbage: CollectGarbage, left: DesiredState
+        self, receipt: Receipt, host: Host, images: PruneImages, garbage: Optional[CollectGarbage], left: DesiredState
     ) -> None:
         super().__init__(receipt, host)
         self._images, self._garbage, self._left = images, garbage, left
 
     def begin(self, step: Step, changes: Sequence[Change]) -> None:
         """Have the next run collect what this one does not, when it is interrupted from here on."""
-        if step in (self._images, self._garbage):
+        if self._garbage and step in (self._images, self._garbage):
             self._save(garbage=True)
 
     def end(self, result: StepResult) -> None:
-        if result.changes and result.step == self._garbage.name:
-            self._save(garbage=False, brought=tuple(self._images.left), state=self._left)
+        last = self._garbage or self._images
+        if result.changes and result.step == last.name:
+            garbage = self.receipt.garbage if self._garbage is None else False
+            self._save(garbage=garbage, brought=tuple(self._images.left), state=self._left)
 
 
 def _of_receipt(receipt: Receipt) -> tuple[str, list[PushedName]]:

@@ -49,16 +49,17 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
     state, installed = receipt.state, receipt.to_json()
     findings = diagnosis.findings(thorough=False)
     running = not any(finding.check == "docker" for finding in findings)
-    container = host.engine.container(REGISTRY_CONTAINER) if running else None
+    container = host.engine.container(REGISTRY_CONTAINER) if running and not state.site else None
     trouble = diagnosis.answers() if running else "Docker does not answer"
     return {
         "bundle": {**installed["bundle"], "installed": installed["finished"]},
         "registry": {
             "address": str(state.address),
-            "container": REGISTRY_CONTAINER,
+            "container": None if state.site else REGISTRY_CONTAINER,
             "state": container.state if container else None,
             "answers": trouble is None,
-            "data": state.data,
+            "data": state.data or None,
+            "site": state.site and state.site.to_json(),
         },
         "replay": _replay(receipt, host, diagnosis) if running else installed["replay"],
         "caches": installed["caches"],
@@ -119,10 +120,13 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
     bundle, registry, builder = document["bundle"], document["registry"], document["builder"]
     answers = "answers" if registry["answers"] else "does not answer"
     platforms = ", ".join(builder["platforms"]) or "nothing"
+    where = f"{registry['address']}: {registry['state'] or 'gone'}, {answers}; data in {registry['data']}"
+    if receipt.state.site:
+        where = f"{receipt.state.site}: the site's, {answers}"
     lines = [
         f"bundle     {bundle['name']} {bundle['digest']}",
         f"installed  {bundle['installed'] or 'not to its end'} from {bundle['archive']}",
-        f"registry   {registry['address']}: {registry['state'] or 'gone'}, {answers}; data in {registry['data']}",
+        f"registry   {where}",
         f"builder    {builder['name']}: {builder['state'] or 'gone'}, for {platforms}",
     ]
     for platform, runs in document["emulation"].items():

@@ -83,8 +83,13 @@ class Places:
 
     @property
     def authority(self) -> Path:
-        """The CA of the registry."""
+        """The CA of our own registry."""
         return self.registry / "ca.pem"
+
+    @property
+    def site_authority(self) -> Path:
+        """The CA of the registry of a site: our own may still serve others with its own."""
+        return self.registry / "site.pem"
 
     @property
     def password(self) -> Path:
@@ -94,3 +99,12 @@ class Places:
     @property
     def binfmt(self) -> Path:
         return self.proc / "sys/fs/binfmt_misc"
+
+
+def is_in_hosts(name: str, places: Places) -> bool:
+    """Tell whether the host's /etc/hosts says what a name means, which no container reads that has its own network."""
+    try:
+        table = places.seen(Path("/etc/hosts")).read_text(errors="replace")
+    except OSError:
+        return False
+    return any(name in line.partition("#")[0].lower().split()[1:] for line in table.splitlines())

@@ -35,7 +35,8 @@ class Options:
     """What the command line says. `data` and `registry` are None when they were not given.
 
     With `site` images go to a registry that is there already, below its prefix; `access` is how that one is spoken to,
-    and `ca_file` the certificates that are to be its authority from now on; None where they stay what they are.
+    `ca_file` what of that was given now, and `authorities` the certificates that are to be its authority from now on;
+    None where they stay what they are.
 
     Without it the registry is our own: `tls` and `login` are None where they stay what they are. `certificate` and
     `key` are files that it is to show, of the CA in `ca_file`, else of one that the system trusts; without them it has
@@ -57,6 +58,7 @@ class Options:
     site: Optional[Destination] = None
     access: Access = PLAIN
     ca_file: Optional[Path] = None
+    authorities: Optional[bytes] = None
     tls: Optional[bool] = None
     login: Optional[bool] = None
     certificate: Optional[Path] = None

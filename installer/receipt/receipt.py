@@ -30,6 +30,8 @@ It is receipt.json in the user's state directory, and what `install --json` prin
                role, `tape` or `cache`, where it is one that builds here may use
     replaced   every tag that installing took from others: repository, tag, digest, which it was, and by, which it is
                since; what it was stays in the registry under its digest
+    elsewhere  what was brought to registries that this host used before: registry (HOST of a site's, empty for our
+               own), brought and replaced
     garbage    whether `prune` was interrupted before the registry had collected what nothing refers to
     finished   when, in UTC; null when it did not end well
 """
@@ -83,6 +85,17 @@ class PushedName:
     bundle: str = ""
     role: str = dataclasses.field(default="", compare=False)
 
+    @classmethod
+    def parse(cls, value: Any, bundle: str = "") -> PushedName:
+        """Read what `to_json` gives; what has no bundle is of `bundle`."""
+        return cls(
+            str(value["repository"]),
+            value["tag"],
+            Digest(value["digest"]),
+            str(value.get("bundle", bundle)),
+            str(value.get("role", "")),
+        )
+
     def to_json(self) -> dict[str, Any]:
         role = {"role": self.role} if self.role else {}
         return {
@@ -109,6 +122,31 @@ class ReplacedTag:
 
     def to_json(self) -> dict[str, Any]:
         return {"repository": self.repository, "tag": self.tag, "digest": str(self.digest), "by": str(self.by)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+    """What installing brought to a registry that this host uses no more: the host of a site's, empty for our own.
+
+    It is nothing that the registry of now has, whatever has the same names there.
+    """
+
+    registry: str
+    brought: tuple[PushedName, ...] = ()
+    replaced: tuple[ReplacedTag, ...] = ()
+
+    @classmethod
+    def parse(cls, value: Any) -> Elsewhere:
+        """Read what `to_json` gives."""
+        brought = (PushedName.parse(item) for item in value["brought"])
+        return cls(str(value["registry"]), tuple(brought), tuple(map(ReplacedTag.parse, value["replaced"])))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "registry": self.registry,
+            "brought": [entry.to_json() for entry in self.brought],
+            "replaced": [entry.to_json() for entry in self.replaced],
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +206,7 @@ class Receipt:
     made: Ledger = ()
     brought: tuple[PushedName, ...] = ()
     replaced: tuple[ReplacedTag, ...] = ()
+    elsewhere: tuple[Elsewhere, ...] = ()
     garbage: bool = False
     finished: Optional[datetime.datetime] = None
 
@@ -288,17 +327,9 @@ class Receipt:
             notes=tuple(map(str, document["notes"])),
             test=document["test"],
             made=tuple(map(LedgerEntry.parse, document["made"])),
-            brought=tuple(
-                PushedName(
-                    str(item["repository"]),
-                    item["tag"],
-                    Digest(item["digest"]),
-                    str(item.get("bundle", bundle["name"])),
-                    str(item.get("role", "")),
-                )
-                for item in document["brought"]
-            ),
+            brought=tuple(PushedName.parse(item, str(bundle["name"])) for item in document["brought"]),
             replaced=tuple(map(ReplacedTag.parse, document.get("replaced", ()))),
+            elsewhere=tuple(map(Elsewhere.parse, document.get("elsewhere", ()))),
             garbage=document["garbage"] is True,
             finished=None if finished is None else datetime.datetime.fromisoformat(finished),
         )
@@ -341,6 +372,7 @@ class Receipt:
             "made": [entry.to_json() for entry in self.made],
             "brought": [entry.to_json() for entry in self.brought],
             "replaced": [entry.to_json() for entry in self.replaced],
+            "elsewhere": [entry.to_json() for entry in self.elsewhere],
             "garbage": self.garbage,
             "finished": self.finished and self.finished.isoformat(timespec="seconds"),
         }

@@ -13,11 +13,11 @@ from bundles.oci.digest import Digest
 from installer.host.files import lock, missing_directories
 from installer.host.host import Host
 from installer.host.labels import REPLAY_CONTAINER
-from installer.model.job import Job, Tool
+from installer.model.job import DesiredState, Job, Tool
 from installer.model.selection import Place, left_out, places
 from installer.model.step import Change, Step, StepResult
 from installer.receipt.ledger import note_digests, note_interrupted, remember
-from installer.receipt.receipt import BundleName, InstalledImage, PushedName, Receipt, ReplacedTag
+from installer.receipt.receipt import BundleName, Elsewhere, InstalledImage, PushedName, Receipt, ReplacedTag
 
 
 class Recorder:
@@ -76,16 +76,25 @@ class InstallRecorder(Recorder):
         with contextlib.suppress(HostError):
             before = Receipt.find(self._host.places)
         if before is not None:
+            here, elsewhere = self._told_apart(before)
             self._replace(
                 test=before.test,
                 made=before.made,
-                brought=self._inherited(before),
-                replaced=before.replaced,
+                brought=self._inherited(dataclasses.replace(before, brought=here.brought)),
+                replaced=here.replaced,
+                elsewhere=elsewhere,
                 garbage=before.garbage,
             )
             self._was_finished = before.finished is not None
             self._tools = tuple(before.state.tools.values())
             self.had_replay = before.state.replay is not None or REPLAY_CONTAINER in before.names_made("container")
+
+    def _told_apart(self, before: Receipt) -> tuple[Elsewhere, tuple[Elsewhere, ...]]:
+        """Return what was brought to the registry of this job, and what to others."""
+        was, name = _registry(before.state), _registry(self._job)
+        known = {each.registry: each for each in (*before.elsewhere, Elsewhere(was, before.brought, before.replaced))}
+        here = known.pop(name, Elsewhere(name))
+        return here, tuple(each for each in known.values() if each.brought or each.replaced)
 
     def _inherited(self, before: Receipt) -> tuple[PushedName, ...]:
         """Return what was brought, under the name of the bundle that it is of from now on.
@@ -180,6 +189,11 @@ class InstallRecorder(Recorder):
         }
         # What was brought last is last, also when it was there before.
         self._replace(brought=(*(entry for entry in self.receipt.brought if entry not in new), *new))
+
+
+def _registry(state: DesiredState) -> str:
+    """Return what tells the registries apart that a host may use one after the other."""
+    return state.site.host if state.site else ""
 
 
 def _role(place: Place) -> str:

@@ -76,6 +76,14 @@ class Registry:
         if unreachable:
             raise unreachable
 
+    def realms(self) -> frozenset[str]:
+        """Return the addresses of the token servers that have been asked."""
+        return self._transport.realms(self.host)
+
+    def speaks_tls(self) -> bool:
+        """Find out whether it speaks TLS, as `Transport.speaks_tls` does."""
+        return self._transport.speaks_tls(self.host)
+
     def in_parallel(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
         """Return the result of `work`, which asks this registry, for each item in order.
 

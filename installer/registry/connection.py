@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Optional
@@ -12,6 +13,7 @@ from bundles.registry.auth import Credential
 from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials
 from bundles.registry.transport import Settings, Transport, silent
+from installer.host.sudo import environment_of_invoker
 from installer.model.access import USER
 from installer.model.address import Address
 from installer.model.job import DesiredState
@@ -110,7 +112,8 @@ def site_transport(
             insecure=frozenset(insecure),
             ca_file=ca_file,
             certs_d=standard_directories(),
-            credentials=Credentials().get,
+            # Under sudo, too, those of who goes on to build.
+            credentials=Credentials(environment=environment_of_invoker(os.environ)).get,
             attempts=attempts,
             say=say,
         )

@@ -29,6 +29,7 @@ from installer.host.docker_cli import CommandError
 from installer.host.files import is_writable, read_json_file, read_optional, remove_tree, write_atomically
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
+from installer.host.paths import is_in_hosts
 from installer.model.access import Access
 from installer.model.job import DesiredState, Tool
 from installer.model.step import Change, Step
@@ -135,8 +136,10 @@ class Builder(Step):
 
     def _options(self) -> list[str]:
         replay, address = self._job.replay, self._job.address
-        # The registry, or the replay service, listens on this host's loopback address: BuildKit must share it.
-        options = ["network=host"] if address.is_loopback or replay else []
+        # The registry, or the replay service, listens on this host's loopback address: BuildKit must share it. And with
+        # the host's network a container has its /etc/hosts.
+        named_here = self._job.site is not None and is_in_hosts(address.host, self._host.places)
+        options = ["network=host"] if address.is_loopback or replay or named_here else []
         if replay is None:
             return options
         past = ",".join(dict.fromkeys((address.host, *replay.direct)))
@@ -188,7 +191,8 @@ class Builder(Step):
     def look(self) -> Sequence[Change]:
         tool = self._tool
         detail = f"{tool.name} for {self._platforms}"
-        pull = Change("pull", "image", tool.pinned, "its name by digest, from the local registry")
+        where = "the registry" if self._job.site else "the local registry"
+        pull = Change("pull", "image", tool.pinned, f"its name by digest, from {where}")
         instance = self._instance()
         if instance is None:
             return [pull, Change("create", "builder", self._name, detail)]

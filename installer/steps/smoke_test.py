@@ -92,8 +92,11 @@ class SmokeTest(Step):
                 hint = "is there emulation for what this host does not run? does `docker run --privileged` work?"
             else:
                 message = f"a test build FROM {trial.base} failed"
-                hint = f"docker logs {builder_container(self._job.builder)}; docker logs {REGISTRY_CONTAINER}"
-            if self._job.address.is_name:
+                # buildx knows no other logins than Docker's.
+                site = self._job.site
+                more = f"docker login {site.host}" if site else f"docker logs {REGISTRY_CONTAINER}"
+                hint = f"docker logs {builder_container(self._job.builder)}; {more}"
+            if self._job.address.is_name and not self._job.site:
                 hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
             platforms = ", ".join(map(str, trial.platforms))
             raise BundleError(f"{message} ({platforms})\n{error.message}", hint=hint) from None

@@ -165,6 +165,7 @@ class FakeRegistry(Content):
         immutable_tag: the answer to a tag that is there already, be it with the same manifest.
         quota: how many bytes of blobs it takes.
         over_quota: what it says to more.
+        deletion: the answer to who wants to delete a manifest or tag; without one that is done.
         catalog: the answer to who asks for the list of repositories, when that is not the list.
         largest_body: how many bytes a request may have: the limit of a proxy in front, which closes the connection.
         chunks: whether blobs can be uploaded in pieces: the answer to who tries.
@@ -196,6 +197,7 @@ class FakeRegistry(Content):
         quota: Optional[int] = None,
         over_quota: Refusal = DENIED,
         catalog: Optional[Refusal] = None,
+        deletion: Optional[Refusal] = None,
         largest_body: Optional[int] = None,
         chunks: Optional[Refusal] = None,
         smallest_chunk: int = 0,
@@ -207,7 +209,7 @@ class FakeRegistry(Content):
         self.ranges, self.digest_header, self.mounts, self.page_size = ranges, digest_header, mounts, page_size
         self.sparse_index, self.upload_base = sparse_index, upload_base
         self.projects, self.created, self.immutable_tag = projects, created, immutable_tag
-        self.quota, self.over_quota, self.catalog = quota, over_quota, catalog
+        self.quota, self.over_quota, self.catalog, self.deletion = quota, over_quota, catalog, deletion
         self.largest_body, self.chunks, self.smallest_chunk = largest_body, chunks, smallest_chunk
         self.token_uses = token_uses
         self.uses: dict[str, int] = {}
@@ -552,6 +554,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.error(401, "UNAUTHORIZED", f"project {name.partition('/')[0]} not found", {"WWW-Authenticate": ""})
             return False
         action = "pull" if self.command in ("GET", "HEAD") else "push"
+        if self.command == "DELETE" and "/manifests/" in self.path:
+            action = "delete"
         if registry.auth == "basic":
             user = self.user()
             if user is not None and self.is_open_to(user, name):
@@ -567,7 +571,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if fresh and (not name or action in scopes.get(name, ())):
                 return True
             realm = registry.token_realm or f"{registry.url}/token"
-            scope = f',scope="repository:{name}:{"pull" if action == "pull" else "pull,push"}"' if name else ""
+            actions = {"pull": "pull", "push": "pull,push", "delete": "delete"}[action]
+            scope = f',scope="repository:{name}:{actions}"' if name else ""
             challenge = f'Bearer realm="{realm}",service="fake, service"{scope}'
         self.error(401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": challenge})
         return False
@@ -679,6 +684,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def delete_manifest(self, name: str, selector: str) -> None:
         """As distribution does: a tag, or a manifest with all of its tags."""
+        if self.registry.deletion:
+            return self.refuse(self.registry.deletion, name)
         repository = self.registry.repositories.get(name, Repository())
         if ":" not in selector:
             gone = repository.tags.pop(selector, None)

@@ -5,23 +5,62 @@ And an nginx in front of them.
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
 import json
 import os
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
+from tests.support import ROOT
 from tests.support.fake_registry import Certificate
 from tests.support.token_server import TokenServer
 
+_CLONE_NEWNET = 0x40000000
 USER, PASSWORD = "bundle", "hunter2-site"
 # bcrypt of the password, of which distribution takes no other kind.
 _HTPASSWD = f"{USER}:$2b$05$abcdefghijklmnopqrstuuKFVXWW6Gf.T5BIoxnRfvbeeZafk7j/y\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lan:
+    """Where servers of a site listen that an air-gapped host reaches: an address in the network of the host.
+
+    Args:
+        pid: of a process in that network.
+        ip, port: where the registry listens.
+    """
+
+    pid: int
+    ip: str
+    port: int
+
+    @property
+    def enter(self) -> list[str]:
+        """What runs a command of this machine in that network."""
+        return ["nsenter", "--target", str(self.pid), "--net"]
+
+    def listen(self, port: int) -> socket.socket:
+        """Listen in that network, for a server that runs in this process."""
+
+        def enter() -> socket.socket:
+            # Only this thread, which ends then, changes its network.
+            libc = ctypes.CDLL(None, use_errno=True)
+            with Path(f"/proc/{self.pid}/ns/net").open() as network:
+                if libc.setns(network.fileno(), _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            return socket.create_server((self.ip, port))
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(enter).result()
 
 
 class RealRegistry:
@@ -37,6 +76,8 @@ class RealRegistry:
         login: ask for a name and a password.
         tokens: take tokens from there, and nothing else.
         sparse: take an index with missing children, where there is such a setting.
+        deletes: let tags and manifests be deleted.
+        lan: the LAN that it is on: else it is on this machine's loopback.
     """
 
     def __init__(
@@ -48,18 +89,24 @@ class RealRegistry:
         login: bool = False,
         tokens: Optional[TokenServer] = None,
         sparse: bool = True,
+        deletes: bool = True,
+        lan: Optional[Lan] = None,
     ) -> None:
         self._name, self._directory = name, directory
         self._tls, self._login, self._tokens, self._sparse = tls, login, tokens, sparse
-        self.port = _free_port()
-        self.host = f"127.0.0.1:{self.port}"
+        self._deletes, self._enter = deletes, lan.enter if lan else []
+        self.port = lan.port if lan else _free_port()
+        self.host = f"{lan.ip if lan else '127.0.0.1'}:{self.port}"
 
     def __enter__(self) -> RealRegistry:
         # No `http.debug`: distribution 3's own configuration would listen on :5001.
         configuration: dict[str, Any] = {
             "version": "0.1",
             "log": {"level": "error", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(self._directory / "storage")}, "delete": {"enabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": str(self._directory / "storage")},
+                "delete": {"enabled": self._deletes},
+            },
             "http": {"addr": self.host},
         }
         if self._name == "distribution3" and self._sparse:
@@ -76,11 +123,15 @@ class RealRegistry:
         path.write_text(json.dumps(configuration))
         environment = {"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"}
         with self._log.open("ab") as log:
-            command = [str(registry_program(self._name)), *self._arguments(path)]
+            command = [*self._enter, str(registry_program(self._name)), *self._arguments(path)]
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             scheme = "https" if self._tls else "http"
-            _wait(f"{scheme}://{self.host}/v2/", self._process, self._log)
+            if self._enter:
+                code = f"from tests.support import real_registry; real_registry.wait('{scheme}://{self.host}/v2/')"
+                subprocess.run([*self._enter, sys.executable, "-c", code], check=True, cwd=ROOT)
+            else:
+                _wait(f"{scheme}://{self.host}/v2/", self._process, self._log)
         except BaseException:
             self.__exit__()
             raise
@@ -183,6 +234,15 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def wait(url: str) -> None:
+    """Wait as `RealRegistry` does, in a process of its own."""
+    with subprocess.Popen(["sleep", "60"]) as alive:
+        try:
+            _wait(url, alive, Path("/dev/null"))
+        finally:
+            alive.kill()
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -16,7 +17,7 @@ import time
 import uuid
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.fake_registry import Certificate
@@ -34,6 +35,7 @@ class TokenServer:
         tls: what it shows.
         accounts: name -> password, and what it may do with any repository.
         lifetime: how many seconds distribution takes a token; what it tells clients is 300 in any case.
+        listener: a socket to serve at instead.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class TokenServer:
         tls: Certificate,
         accounts: Mapping[str, tuple[str, Collection[str]]],
         lifetime: float = 300,
+        listener: Optional[socket.socket] = None,
     ) -> None:
         self.accounts, self.lifetime = accounts, lifetime
         self.key, self.bundle = directory / "signing.key", directory / "signing.pem"
@@ -52,9 +55,12 @@ class TokenServer:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls.file, tls.key)
         handler = type("Handler", (_Handler,), {"tokens": self})
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.realm = f"https://registry.example:{self._server.server_address[1]}/token"
+        listener = listener or socket.create_server(("127.0.0.1", 0))
+        self._server = http.server.ThreadingHTTPServer(listener.getsockname(), handler, bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = listener
+        self.realm = f"https://registry.example:{listener.getsockname()[1]}/token"
+        self._server.socket = context.wrap_socket(listener, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property

@@ -378,7 +378,7 @@ def test_want_follows_digests_that_only_the_receipt_knows(registry: FakeRegistry
     names = (f"localhost:5000/debian@{manifest.digest}", "localhost:5000/a:1")
     image = InstalledImage("debian", "base", manifest.digest, (), names)
     receipt = Receipt(None, None, images=(image,))  # type: ignore[arg-type]  # only the names are looked at
-    more = untagged(receipt, Address.parse("localhost:5000"))
+    more = untagged(receipt, "localhost:5000")
     found = holdings(Registry(connect(insecure=frozenset({registry.host})), registry.host), more)
     assert list(found.images) == [f"debian@{manifest.digest}"]
     assert manifest.digest in found.digests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 from bundles.errors import AuthenticationError, NetworkError, NotFoundError, Problem
 from installer.model.destination import Destination
@@ -17,12 +18,21 @@ class DestinationCheck(Step):
         destination: where images go.
         registry: that is asked.
         repositories: those that are pushed to.
+        tls: whether it is to speak TLS, or plain HTTP; None where either will do.
     """
 
     name = "destination"
 
-    def __init__(self, destination: Destination, registry: Registry, repositories: Sequence[str]) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        registry: Registry,
+        repositories: Sequence[str],
+        *,
+        tls: Optional[bool] = None,
+    ) -> None:
         self._destination, self._registry, self._repositories = destination, registry, repositories
+        self._tls = tls
 
     def problems(self) -> Sequence[Problem]:
         host = self._destination.host
@@ -32,6 +42,11 @@ class DestinationCheck(Step):
             return [Problem(f"`{host}`", error.message, error.hint or f"docker login {host}")]
         except NetworkError as error:
             return [Problem(f"`{host}`", error.message, error.hint or f"curl -v https://{host}/v2/")]
+        if self._tls is False and self._registry.speaks_tls():
+            # BuildKit would ask it in plain HTTP.
+            return [Problem(f"`{host}`", "it speaks TLS, and not plain HTTP", "give its CA instead: --ca FILE")]
+        if self._tls and not self._registry.speaks_tls():
+            return [Problem(f"`{host}`", "it speaks plain HTTP, and not TLS", f"--insecure-registry {host}")]
         problems: dict[tuple[str, str], list[str]] = {}
         for repository in self._repositories:
             try:

@@ -30,6 +30,7 @@ from installer.host.labels import (
     REGISTRY_DIRECTORY,
     fingerprint,
 )
+from installer.host.paths import is_in_hosts
 from installer.model.installed_registry import (
     access_labels,
     installed_address,
@@ -222,9 +223,7 @@ class RegistryContainer(Step):
             return [
                 Problem(subject, f"`{address.host}` is {ip} here, which no other host and no builder reaches", show)
             ]
-        table = read_optional(self._host.places.seen(Path("/etc/hosts"))) or b""
-        words = [line.partition("#")[0].lower().split()[1:] for line in table.decode(errors="replace").splitlines()]
-        if any(address.host in names for names in words):
+        if is_in_hosts(address.host, self._host.places):
             message = f"`{address.host}` is {ip} by this host's /etc/hosts, which no builder reads"
             return [Problem(subject, message, f"give the IP address: --registry {ip}:{address.port}")]
         return []
@@ -382,13 +381,42 @@ class RegistryContainer(Step):
                 )
 
 
+class FormerRegistry(Step):
+    """Leaves a registry of an installation before alone, and says so: others of the LAN may use it."""
+
+    name = "registry"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def look(self) -> Sequence[Change]:
+        return []
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Do nothing: it stays."""
+
+    def notes(self) -> Sequence[str]:
+        container = self._host.engine.container(REGISTRY_CONTAINER)
+        if container is None or not is_ours(container):
+            return []
+        data = installed_data(container) or ""
+        remove = f"sudo rm -r {quote(data)}" if is_directory(data) else f"docker volume rm {data}"
+        return [
+            f"the container {container.name} at {installed_address(container)} stays, with its images in {data}, and "
+            f"builds here do not use it any more; when nobody else does: docker rm -f {container.name}; {remove}"
+        ]
+
+
 class RemoveRegistry(Step):
-    """Removes the registry's container; its data only when that was asked for."""
+    """Removes the registry's container; its data only when that was asked for.
+
+    Where the registry is the site's, that is the container of an installation before, and its data stays.
+    """
 
     name = "registry"
 
     def __init__(self, receipt: Receipt, host: Host, *, data: bool) -> None:
-        self._host, self._with_data = host, data
+        self._host, self._with_data = host, data and not receipt.state.site
         self._made = receipt.names_made("container")
         self._data, self._address = receipt.state.data, receipt.state.address
         self._volume_is_made = self._data in receipt.names_made("volume")
@@ -475,6 +503,8 @@ class RemoveRegistry(Step):
         ]
 
     def _data_notes(self) -> Sequence[str]:
+        if not self._data:
+            return []
         if self._with_data:
             if is_directory(self._data) or not self._host.engine.has_volume(self._data) or self._volume_is_ours():
                 return []

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import HostError, NetworkError, Problem
+from bundles.errors import AuthenticationError, HostError, NetworkError, Problem
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.program import own_command
@@ -32,6 +32,9 @@ from installer.receipt.receipt import PushedName, Receipt
 from installer.registry.client import Registry
 from installer.registry.tree import Content, content
 from installer.steps.registry.container import RegistryContainer
+
+# What registries say to who wants to delete a tag, and they delete manifests only.
+_NO_SINGLE_TAGS = frozenset({400, 405, 501})
 
 
 class PruneImages(Step):
@@ -71,13 +74,31 @@ class PruneImages(Step):
         return [change for change, _, _ in self._removals()]
 
     def apply(self, changes: Sequence[Change]) -> None:
+        refused: Optional[NetworkError] = None
         for change, repository, selector in self._removals():
             try:
                 self._registry.delete_manifest(repository, selector)
             except NetworkError as error:
-                # distribution 2 does not remove a tag by itself; it goes with its manifest, below.
-                if change.kind != "tag" or "DIGEST_INVALID" not in error.codes:
-                    raise
+                # distribution 2 and others remove no tag by itself; it goes with its manifest, below.
+                if change.kind != "tag" or error.status not in _NO_SINGLE_TAGS:
+                    raise self._explained(error) from None
+                refused = error
+        if refused and "DIGEST_INVALID" not in refused.codes and self._removals():
+            raise self._explained(refused)
+
+    def _explained(self, error: NetworkError) -> NetworkError:
+        """Say what to do about a registry that refuses to delete."""
+        host = self._registry.host
+        if isinstance(error, AuthenticationError):
+            error.hint = f"docker login {host}, with an account that may delete there (Harbor: Maintainer)"
+        elif error.status in (400, 405, 501):
+            return NetworkError(
+                f"`{host}` does not let images be deleted: {error.message}",
+                hint=f"{own_command('prune --plan')} names them: delete them there by its web page or a retention "
+                "policy; or have deleting allowed (distribution: REGISTRY_STORAGE_DELETE_ENABLED=true)",
+                status=error.status,
+            )
+        return error
 
     def expected(self) -> int:
         """Count the bytes of the blobs and manifests that become garbage, as far as can be seen."""

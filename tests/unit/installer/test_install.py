@@ -6,12 +6,21 @@ import base64
 import contextlib
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
 from bundles.cli.app import run
+from installer import preflight
+from installer.host.host import Host
+from installer.model.access import Access
+from installer.model.address import Address
+from installer.model.destination import Destination
+from installer.model.job import DesiredState, Options
+from installer.receipt.receipt import BundleName, Receipt
+from installer.steps.registry.container import FormerRegistry
 from tests.support import fake_docker
 from tests.support.archives import AMD64, Made, image, made
 from tests.support.fake_engine import FakeEngine
@@ -66,8 +75,7 @@ def _archive() -> Made:
 @pytest.fixture
 def site(tmp_path: Path, engine: FakeEngine, fake: Make, monkeypatch: pytest.MonkeyPatch) -> Site:
     registry = fake(
-        tls=Certificate.make(tmp_path), auth="bearer", users={USER: PASSWORD}, anonymous_pull=False,
-        projects=frozenset({"team"}),
+        tls=Certificate.make(tmp_path), auth="basic", users={USER: PASSWORD}, anonymous_pull=False,
     )  # fmt: skip
     return Site(tmp_path, engine, registry, monkeypatch)
 
@@ -84,10 +92,10 @@ def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
     steps = changes_of(plan)
     assert plan["registry"] == site.into
     assert list(steps) == [
-        "destination", "authority", "push", "images", "buildx", "emulation", "replay", "configuration", "builder",
-        "test build",
+        "destination", "token server", "authority", "registry", "push", "images", "buildx", "emulation", "replay",
+        "configuration", "builder", "test build",
     ]  # fmt: skip
-    authority = str(site.directory / ".local/state/bundle/registry/ca.pem")
+    authority = str(site.directory / ".local/state/bundle/registry/site.pem")
     assert steps["authority"] == [("write", "file", authority)]
     assert ("push", "tag", "team/library/debian:12") in steps["push"]
     assert ("load", "image", f"{site.into}/moby/buildkit:buildx-stable-1") in steps["images"]
@@ -101,19 +109,39 @@ def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
 
 
 def test_what_is_wrong_there_and_here_is_said_together(site: Site) -> None:
-    """The project does not exist, and an instance of somebody else has the builder's name."""
+    """The project does not exist, an instance of somebody else has the builder's name, and the tokens come from a
+    server with the same private CA, which buildx does not know."""
+    site.registry.auth, site.registry.projects = "bearer", frozenset({"team"})
     instances = site.directory / ".docker/buildx/instances"
     instances.mkdir(parents=True)
     (instances / "cross-builder").write_text(json.dumps({"Driver": "kubernetes", "Nodes": [{"Name": "a"}]}))
-    elsewhere = f"{site.registry.host}/nowhere"
-    document = site.run("install", site.archive, "--into", elsewhere, "--ca", site.ca, code=4)
+    host = site.registry.host
+    document = site.run("install", site.archive, "--into", f"{host}/nowhere", "--ca", site.ca, code=4)
     problems = {problem["subject"]: problem for problem in document["error"]["problems"]}
-    assert len(problems) == 2
-    (there,) = [text for text in problems if "nowhere" in text]
-    assert there == f"`{site.registry.host}/nowhere/library/registry` and 4 more"
-    assert "builder `cross-builder`" in problems
+    assert list(problems) == [
+        f"`{host}/nowhere/library/registry` and 4 more",
+        f"`{host}`, which gives the tokens for `{host}`",
+        "builder `cross-builder`",
+    ]
+    hint = problems[f"`{host}`, which gives the tokens for `{host}`"]["hint"]
+    assert "sudo update-ca-certificates; on RHEL and Fedora: sudo cp ca.pem /etc/pki/ca-trust/" in hint
     assert site.engine.done == []
     assert site.registry.repositories == {}
+
+
+def test_the_builder_gets_the_ca_that_docker_has(site: Site) -> None:
+    """From certs.d, where administrators put it; and none where everybody trusts who answers."""
+    directory = site.directory / ".docker/certs.d" / site.registry.host
+    directory.mkdir(parents=True)
+    (directory / "ca.crt").write_bytes(site.ca.read_bytes())
+    options = Options(site=Destination.parse(site.into), access=Access(tls=True))
+    host = Host.this(os.environ, None)
+    found = preflight._as_before(options, host)
+    assert found.authorities == site.ca.read_bytes()
+    assert found.access.authority == str(host.places.site_authority)
+    (directory / "ca.crt").unlink()
+    # Nobody here trusts it: the check of the destination says so, and no builder is given anything.
+    assert preflight._as_before(options, host).authorities is None
 
 
 def test_a_wrong_login_is_one_problem(site: Site) -> None:
@@ -142,3 +170,70 @@ def test_what_does_not_go_with_it_is_refused(site: Site, arguments: tuple[str, .
 def test_what_is_about_the_registry_of_a_site_needs_one(site: Site, option: str, needs: str) -> None:
     document = site.run("install", site.archive, option, "harbor.corp", code=2)
     assert document["error"]["message"] == f"{option} needs {needs}"
+
+
+def test_tags_of_others_are_moved_with_consent_only(site: Site) -> None:
+    """The plan names what each was; installing without --yes and nobody to ask is refused."""
+    repository = site.registry.repository("team/library/debian")
+    other = site.registry.index(site.registry.image("linux/amd64", seed="other"))
+    site.registry.tag("team/library/debian", "12", other)
+    arguments = ("install", site.archive, "--into", site.into, "--ca", site.ca)
+    (problem,) = site.run(*arguments, code=4)["error"]["problems"]
+    assert problem["subject"] == "consent"
+    assert f"team/library/debian:12 ({other.digest} -> " in problem["message"]
+    plan = site.run(*arguments, "--plan")
+    replaced = [change for step in plan["steps"] for change in step["changes"] if change["replaces"]]
+    assert [(change["name"], change["replaces"]) for change in replaced] == [
+        ("team/library/debian:12", str(other.digest))
+    ]
+    assert repository.tags == {"12": other.digest}
+
+
+def test_a_registry_of_ours_from_before_is_left_alone_and_said(site: Site) -> None:
+    labels = {"role": "registry", "address": "localhost:5000", "data": "bundle-registry"}
+    site.engine.add("registry", {f"offline-bundle.{name}": value for name, value in labels.items()})
+    step = FormerRegistry(Host.this(os.environ, None))
+    assert step.look() == []
+    (note,) = step.notes()
+    assert note.endswith("when nobody else does: docker rm -f registry; docker volume rm bundle-registry")
+    plan = site.run("install", site.archive, "--into", site.into, "--ca", site.ca, "--plan")
+    assert changes_of(plan)["registry"] == []
+    site.engine.add("registry", {})
+    assert step.notes() == []
+
+
+def test_without_an_option_it_goes_where_it_went(site: Site) -> None:
+    """As an address of our own registry stays; and --registry is another place."""
+    host = Host.this(os.environ, None)
+    state = DesiredState(
+        Address.of_host(site.registry.host), "", "b", AMD64, (AMD64,), {}, {}, None, Destination.parse(site.into),
+        Access(tls=True, authority=str(host.places.site_authority)),
+    )  # fmt: skip
+    Receipt(BundleName("x", "sha256:1", "/x.tar"), state).save(host.places)
+    host.places.registry.mkdir()
+    host.places.site_authority.write_bytes(site.ca.read_bytes())
+    found = preflight._as_before(Options(), host)
+    assert (found.site, found.access) == (state.site, state.access)
+    assert site.run("install", site.archive, "--plan")["registry"] == site.into
+    own = Options(registry=Address.parse("localhost:5000"))
+    assert preflight._as_before(own, host) == own
+    assert preflight._as_before(Options(data="/srv/x"), host).site is None
+    # The CA of then is that of one registry.
+    other = Options(site=Destination.parse("harbor.invalid/team"), access=Access(tls=True))
+    assert preflight._as_before(other, host).access.authority is None
+
+
+def test_who_asks_for_the_wrong_protocol_is_told(site: Site, fake: Make) -> None:
+    plain = fake()
+    document = site.run("install", site.archive, "--into", f"{plain.host}/team", "--ca", site.ca, code=4)
+    (problem,) = document["error"]["problems"]
+    assert (problem["message"], problem["hint"]) == (
+        "it speaks plain HTTP, and not TLS",
+        f"--insecure-registry {plain.host}",
+    )
+    document = site.run("install", site.archive, "--into", site.into, "--insecure-registry", site.registry.host, code=4)
+    (problem,) = document["error"]["problems"]
+    assert (problem["message"], problem["hint"]) == (
+        "it speaks TLS, and not plain HTTP",
+        "give its CA instead: --ca FILE",
+    )

@@ -277,6 +277,7 @@ def test_the_receipt_is_the_document(job: Job, host: Host, tmp_path: Path) -> No
         "made",
         "brought",
         "replaced",
+        "elsewhere",
         "garbage",
         "finished",
     ]

@@ -106,10 +106,17 @@ def test_the_buildkitd_toml_of_our_builder_is_ours_whatever_became_of_it(tmp_pat
 BUILDKIT = tool("moby/buildkit:1")
 
 
-def builder(engine: FakeEngine, root: Path, replay: Optional[Replay] = None, address: Address = LOCAL) -> Builder:
+def builder(
+    engine: FakeEngine,
+    root: Path,
+    replay: Optional[Replay] = None,
+    address: Address = LOCAL,
+    site: Optional[Destination] = None,
+) -> Builder:
     job: Any = SimpleNamespace(
         address=address,
         destination=Destination.of(address),
+        site=site,
         access=PLAIN,
         builder="cross-builder",
         mirrors={},
@@ -222,3 +229,20 @@ def test_a_buildkit_that_cannot_replay_is_refused_before_the_builder_goes(
     else:
         step._refuse_old()
     assert engine.commands == [["--version"]]
+
+
+@pytest.mark.parametrize(
+    ("table", "options"),
+    [
+        ("10.0.0.5 harbor.corp harbor\n", ["network=host"]),
+        ("127.0.0.1 localhost\n# 10.0.0.5 harbor.corp\n", []),
+    ],
+)
+def test_a_name_that_only_this_host_knows_needs_its_network(
+    engine: FakeEngine, tmp_path: Path, table: str, options: list[str]
+) -> None:
+    """A container with a network of its own asks a name server, and does not read the host's /etc/hosts."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/hosts").write_text(table)
+    site = Destination.parse("harbor.corp/team")
+    assert builder(engine, tmp_path, address=Address("harbor.corp", 443), site=site)._options() == options

@@ -20,6 +20,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
 from bundles.runtime.filesystem import write_whole
+from bundles.runtime.program import quote
 from bundles.runtime.sizes import human_size
 
 
@@ -54,7 +55,7 @@ def lock(
     if images and not upgrade:
         raise UsageError(
             "an IMAGE is named without --upgrade",
-            hint=f"{lock_command(lock_path(definition))} --upgrade {' '.join(images)}",
+            hint=f"{lock_command(lock_path(definition))} --upgrade {' '.join(map(quote, images))}",
         )
     defined = define(definition, Definition(mirrors=registries.mirrors))
     for text in defined.messages():

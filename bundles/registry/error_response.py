@@ -15,7 +15,7 @@ from bundles.errors import AuthenticationError, NetworkError, NotFoundError, Too
 from bundles.registry.auth import login_command, scope_repository, scope_subject, scope_writes
 from bundles.registry.connections import Response
 from bundles.registry.urls import Origin
-from bundles.registry.web_page import title
+from bundles.registry.web_page import title, web_page
 
 TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
 _ERROR_LIMIT = 64 << 10
@@ -41,7 +41,15 @@ def refusal(
         home: where the registry is; what answers elsewhere is the storage to which it leads.
         login: what is known of the login that the request had.
     """
-    codes, words = _explanation(response)
+    data = _beginning(response)
+    page = web_page(response.url, response.headers, data, f"an answer of `{host}`") if response.status < 300 else None
+    return page or _meaning(response, data, host, scope, home=home, login=login)
+
+
+def _meaning(
+    response: Response, data: bytes, host: str, scope: str, *, home: Optional[Origin], login: Login
+) -> NetworkError:
+    codes, words = _explanation(response.status, data)
     status = response.status
     text = f"{response.action}: {words}"
     origin = Origin.of(response.url)
@@ -113,15 +121,19 @@ def _too_large(response: Response, text: str, codes: Sequence[str], words: str) 
     return error
 
 
-def _explanation(response: Response) -> tuple[list[str], str]:
+def _beginning(response: Response) -> bytes:
+    with contextlib.suppress(NetworkError):
+        return response.read(_ERROR_LIMIT)
+    return b""
+
+
+def _explanation(status: int, data: bytes) -> tuple[list[str], str]:
     """Read the codes of a registry's JSON error, and its first one in words; else the status, and a page's title.
 
     Nexus has the reason in `detail` alone.
     """
-    data = b""
     errors: list[dict[str, Any]] = []
-    with contextlib.suppress(NetworkError, ValueError, KeyError, TypeError, RecursionError):
-        data = response.read(_ERROR_LIMIT)
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         errors = [error for error in json.loads(data)["errors"] if isinstance(error, dict)]
     codes = [error["code"] for error in errors if isinstance(error.get("code"), str)]
     first = errors[0] if errors else {}
@@ -129,7 +141,7 @@ def _explanation(response: Response) -> tuple[list[str], str]:
     words = ": ".join([*texts, *([first["detail"]] if isinstance(first.get("detail"), str) else [])])
     words = "".join(letter for letter in words if letter.isprintable())[:200]
     page = title(data)
-    return codes, words or f"HTTP status {response.status}" + (f", `{page}`" if page else "")
+    return codes, words or f"HTTP status {status}" + (f", `{page}`" if page else "")
 
 
 def _retry_after(value: str) -> Optional[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
+from typing import Optional
 
 from bundles.errors import ContentError
 from bundles.registry.urls import Origin
@@ -28,27 +29,35 @@ def is_web_page(headers: Mapping[str, str], data: bytes) -> bool:
     return start[:1] == b"<" and (kind in _HTML or start.startswith((b"<!doctype html", b"<html")))
 
 
-def refuse_web_page(url: str, headers: Mapping[str, str], data: bytes, what: str) -> None:
-    """Check that an answer is not a web page.
+def web_page(url: str, headers: Mapping[str, str], data: bytes, what: str) -> Optional[ContentError]:
+    """Return the error for an answer that is a web page, which says from which host; None for any other.
 
     Args:
         url: where it came from, after all redirects.
         headers: of the answer.
         data: its beginning.
         what: was asked for.
-
-    Raises:
-        ContentError: it is one; the message says from which host.
     """
     if not is_web_page(headers, data):
-        return
+        return None
     origin = Origin.of(url)
     name = title(data)
     page = f"`{origin.host_port}` sent a web page" + (f", `{name}`" if name else "")
-    raise ContentError(
+    return ContentError(
         f"{page}, in the place of {what}",
         hint="a proxy, a portal or a single sign-on answers there: see what a browser shows at "
         f"{origin.scheme}://{origin.host_port}/v2/, and check HTTPS_PROXY and NO_PROXY",
         status=200,
         cause=page,
     )
+
+
+def refuse_web_page(url: str, headers: Mapping[str, str], data: bytes, what: str) -> None:
+    """Check that an answer is not a web page; the arguments are those of `web_page`.
+
+    Raises:
+        ContentError: it is one.
+    """
+    page = web_page(url, headers, data, what)
+    if page:
+        raise page

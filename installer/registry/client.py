@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Optional, TypeVar
+from typing import Optional, TypeVar, Union
 
 from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError, UnreachableError
 from bundles.oci.descriptor import Descriptor
@@ -84,13 +84,29 @@ class Registry:
         """Find out whether it speaks TLS, as `Transport.speaks_tls` does."""
         return self._transport.speaks_tls(self.host)
 
-    def in_parallel(self, work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    def in_parallel(
+        self, work: Callable[[_Item], _Result], items: Sequence[_Item], *, goes_on: bool = False
+    ) -> list[_Result]:
         """Return the result of `work`, which asks this registry, for each item in order.
 
         The first failure, or an interruption, ends all requests, however long the registry would keep them; there are
-        no more.
+        no more. With `goes_on` only an interruption does, and the registry can be asked after a failure, too.
         """
-        return in_parallel(work, items, _WORKERS, self._transport.close)
+        if not goes_on:
+            return in_parallel(work, items, _WORKERS, self._transport.close)
+
+        def attempt(item: _Item) -> Union[_Result, NetworkError]:
+            try:
+                return work(item)
+            except NetworkError as error:
+                return error
+
+        results = []
+        for result in in_parallel(attempt, items, _WORKERS, self._transport.close):
+            if isinstance(result, NetworkError):
+                raise result
+            results.append(result)
+        return results
 
     def has_blob(self, repository: str, digest: Digest) -> bool:
         """Ask whether the repository has the blob."""

@@ -39,6 +39,7 @@ class Survey:
         indexes: tells those that were rebuilt for this registry.
         base_layers: what a delta leaves to its base.
         answers: whether there is a registry yet; without one everything is missing.
+        goes_on: whether the registry is asked for something else when it fails here.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class Survey:
         base_layers: BaseLayers,
         *,
         answers: bool,
+        goes_on: bool = False,
     ) -> None:
         self._archive, self._images, self._registry = archive, images, registry
         self._indexes, self._base_layers, self._answers = indexes, base_layers, answers
+        self._in_parallel = functools.partial(registry.in_parallel, goes_on=goes_on)
 
     @functools.cached_property
     def missing(self) -> Sequence[Place]:
@@ -60,7 +63,7 @@ class Survey:
         found = places(self._images)
         if not self._answers:
             return found
-        complete = self._registry.in_parallel(self._is_complete, found)
+        complete = self._in_parallel(self._is_complete, found)
         held = self._held
         return [place for place, done in zip(found, complete) if not (done and held.issuperset(_first(place.image)))]
 
@@ -68,7 +71,7 @@ class Survey:
     def replaced(self) -> Mapping[Place, Digest]:
         """The missing places whose tag stands for another image now, and which."""
         tagged = [place for place in self.missing if place.image.tag] if self._answers else []
-        found = self._registry.in_parallel(
+        found = self._in_parallel(
             lambda place: self._registry.manifest_digest(place.repository, str(place.image.tag)), tagged
         )
         return {place: digest for place, digest in zip(tagged, found) if digest not in (None, place.image.root.digest)}
@@ -101,7 +104,7 @@ class Survey:
         """The blobs that each image's first repository has. The others are for a mount, which costs no more than
         asking."""
         asked = list(dict.fromkeys(key for image in self._images for key in _first(image))) if self._answers else []
-        there = self._registry.in_parallel(lambda key: self._registry.has_blob(*key), asked)
+        there = self._in_parallel(lambda key: self._registry.has_blob(*key), asked)
         return {key for key, held in zip(asked, there) if held}
 
     def _is_complete(self, place: Place) -> bool:

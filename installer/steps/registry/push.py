@@ -108,14 +108,14 @@ class Push(Step):
         # What answers may be no registry, which is a problem of another step. `apply` asks again.
         with contextlib.suppress(NetworkError):
             if self._answers() and self._has_other_tags():
-                self._agreed = self._of_others(self._new_survey(answers=True))
+                self._agreed = self._of_others(self._new_survey(answers=True, goes_on=True))
         return self._moving(self._agreed) if self._agreed else None
 
     def _has_other_tags(self) -> bool:
         """Tell, at a request for each tag, whether one stands for something else than its image."""
         tagged = [place for place in places(self._images) if place.image.tag]
         found = self._registry.in_parallel(
-            lambda place: self._registry.manifest_digest(place.repository, str(place.image.tag)), tagged
+            lambda place: self._registry.manifest_digest(place.repository, str(place.image.tag)), tagged, goes_on=True
         )
         return any(digest not in (None, place.image.root.digest) for place, digest in zip(tagged, found))
 
@@ -149,8 +149,9 @@ class Push(Step):
             for place, digest in self.rebuilt.items()
         ]
 
-    def _new_survey(self, *, answers: bool) -> Survey:
-        return Survey(self._archive, self._images, self._registry, self._indexes, self._base_layers, answers=answers)
+    def _new_survey(self, *, answers: bool, goes_on: bool = False) -> Survey:
+        parts = (self._archive, self._images, self._registry, self._indexes, self._base_layers)
+        return Survey(*parts, answers=answers, goes_on=goes_on)
 
     def _answers(self) -> bool:
         """Tell whether there is the registry that is pushed to: with --plan it may not have been started yet."""

@@ -114,3 +114,16 @@ def test_what_is_no_destination(archive: Path, tmp_path: Path, text: str) -> Non
     assert "secret" not in done.stderr
     assert "such as harbor.corp/team" in done.stderr
     assert bundle("push", archive, cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("methods", [("GET", "HEAD", "POST"), ("POST",), ("GET", "HEAD")])
+def test_a_portal_in_the_place_of_a_registry_is_named(archive: Path, fake: Make, methods: tuple[str, ...]) -> None:
+    registry = fake()
+    for method in methods:
+        page = b"<!DOCTYPE html><title>Portal</title>"
+        registry.fault(method, "/v2/team", times=-1, status=200, body=page, headers={"Content-Type": "text/html"})
+    done = push(archive, registry)
+    assert done.returncode in (4, 5)
+    assert f"`{registry.host}` sent a web page, `Portal`" in done.stderr
+    assert "a proxy, a portal or a single sign-on answers there" in done.stderr
+    assert not registry.seen("PUT")

@@ -148,6 +148,23 @@ def test_a_second_run_sends_nothing(archive: Archive, registry: FakeRegistry, co
     assert not registry.paths("GET")
 
 
+@pytest.mark.parametrize("part", ["/manifests/", "/blobs/"])
+def test_a_registry_that_fails_while_consent_is_sought_can_be_asked_again(
+    archive: Archive, registry: FakeRegistry, connect: Connect, part: str
+) -> None:
+    place = places(select(archive, Destination.of(Address.parse(registry.host)), ()))[0]
+    # A tag of somebody else's, so that the whole registry is looked at.
+    registry.tag(place.repository, str(place.image.tag), registry.image(seed="other"))
+    fault = registry.fault("HEAD", part, times=-1, status=418)
+    push = push_to(registry.host, archive, connect)
+    assert push.question() is None
+    fault.times = 0
+    assert "move tags" in str(push.question())
+    fault.times = -1
+    with pytest.raises(NetworkError, match="418"):
+        push.look()
+
+
 def test_a_tag_of_others_is_moved_only_with_consent(archive: Archive, registry: FakeRegistry, connect: Connect) -> None:
     install(push_to(registry.host, archive, connect))
     theirs = registry.tag("debian", "12", registry.image("linux/amd64", seed="theirs")).digest

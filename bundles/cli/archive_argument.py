@@ -13,7 +13,7 @@ import click
 from bundles.archive.reader import Archive
 from bundles.archive.signature import Signers
 from bundles.errors import UsageError
-from bundles.runtime.program import running_archive
+from bundles.runtime.program import own_command, running_archive
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
@@ -74,7 +74,7 @@ def archive_argument(*, signers: bool) -> Callable[[_F], Callable[..., Any]]:
 
 
 def archive_before(
-    archive: ArchiveArgument, value: Optional[str], what: str, usage: str
+    archive: ArchiveArgument, value: Optional[str], what: str, command: str, form: str
 ) -> tuple[ArchiveArgument, str]:
     """Tell the archive from what follows it: of one argument alone, given to an archive that runs, it is the latter.
 
@@ -82,7 +82,8 @@ def archive_before(
         archive: the first argument.
         value: the second one, None when it is missing.
         what: the second one is, for people.
-        usage: how the command is called.
+        command: that is called, as in `push ARCHIVE HOST`.
+        form: of the second one there.
 
     Raises:
         UsageError: it is missing.
@@ -91,7 +92,7 @@ def archive_before(
         return archive, value
     running = running_archive()
     if running is None or archive.path == running:
-        raise UsageError(f"{what} is missing", hint=usage)
+        raise UsageError(f"{what} is missing", hint=own_command(f"{command} {'' if running else 'ARCHIVE '}{form}"))
     return dataclasses.replace(archive, path=running), str(archive.path)
 
 

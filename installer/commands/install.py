@@ -175,10 +175,11 @@ def _site(
                 f"{option} does not go with --into: no registry is started here", hint=f"leave out {option}"
             )
     if flat:
+        push = own_command(f"push {quote(archive.path)} {quote(into)}")
         raise UsageError(
             "--flat does not go with --into: flat names have no mirror, and only through one a builder finds what "
             "`FROM debian:12` means",
-            hint=f"bundle push {quote(archive.path)} {quote(into)} --flat; its output has the names for the Dockerfile",
+            hint=f"{push} --flat; its output has the names for the Dockerfile",
         )
     site = _option("--into", Destination.parse, into)
     _option("--into", Address.of_host, site.host)

@@ -39,8 +39,6 @@ from installer.registry.connection import logins_at, site_transport
 from installer.registry.first_contact import Contact, first_contact
 from installer.runner import questioner
 
-_USAGE = "bundle join ARCHIVE HOST:PORT"
-
 
 @click.command()
 @archive_argument(signers=True)
@@ -99,7 +97,7 @@ def join(
     bundle join offline.tar harbor.corp/team --ca corp-ca.pem
     python3 offline.tar join 192.168.10.10:5000 --print k3s
     """
-    archive, place = archive_before(archive, registry, "the registry", _USAGE)
+    archive, place = archive_before(archive, registry, "the registry", "join", "HOST:PORT")
     site = dataclasses.replace(Destination.parse(place), joined=True)
     address = Address.of_host(site.host)
     if address.is_loopback:

@@ -53,8 +53,7 @@ def push(
     bundle push offline.tar harbor.corp/team
     python3 offline.tar push harbor.corp/team --ca corp-ca.pem
     """
-    usage = "bundle push ARCHIVE HOST[:PORT]/PROJECT"
-    archive, place = archive_before(archive, destination, "the destination", usage)
+    archive, place = archive_before(archive, destination, "the destination", "push", "HOST[:PORT]/PROJECT")
     target = Destination.parse(place, flat=flat)
     chosen = Platform.parse_list(",".join(platforms))
     way = site_transport(ca_file=ca_file, insecure=insecure, say=output.progress.message)

@@ -213,7 +213,10 @@ def _ask(
     """Make sure that a registry answers and takes the login; tell whether it has short names, as our own has."""
     insecure = () if contact.tls else (site.host,)
     credentials = logins(site, credential, tls=contact.tls)
-    with site_transport(ca_file=authority, insecure=insecure, credentials=credentials, attempts=2) as transport:
+    direct = [str(Address.of_host(site.host))]
+    with site_transport(
+        ca_file=authority, insecure=insecure, credentials=credentials, direct=direct, attempts=2
+    ) as transport:
         registry = Registry(transport, site.host)
         registry.ping()
         if site.prefix:

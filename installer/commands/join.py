@@ -47,7 +47,7 @@ _USAGE = "bundle join ARCHIVE HOST:PORT"
 @click.argument("registry", metavar="HOST[:PORT][/PROJECT]", required=False)
 @click.option("--ca", "ca_file", type=click.Path(path_type=Path), help="The registry's CA, a PEM file.")
 @click.option(
-    "--fingerprint", "expected", metavar="SHA256", help="The fingerprint of its CA, as `install` says on its host."
+    "--fingerprint", "expected", metavar="SHA256", help="The fingerprint of its CA, as `status` says on its host."
 )
 @click.option("--username", help="Log in with this name.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")

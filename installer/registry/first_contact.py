@@ -84,10 +84,10 @@ def first_contact(
     if refused is None:
         return Contact(tls=True)
     # BuildKit knows neither: it is given the file.
-    files = [*find(standard_directories(), Origin.of(f"https://{address}")).authorities, *([kept] if kept else [])]
-    known = "".join(map(_read, files))
-    if known and refusal(address.host, address.port, ssl.create_default_context(cadata=known)) is None:
-        return Contact(True, known)
+    files = find(standard_directories(), Origin.of(f"https://{address}")).authorities
+    for known in (_read(kept) if kept else "", "".join(map(_read, files))):
+        if known and refusal(address.host, address.port, ssl.create_default_context(cadata=known)) is None:
+            return Contact(True, known)
     if not chain:
         raise NetworkError(f"the certificate of `{address}` is not trusted: {refused}", hint=_BY_FILE)
     authority = ssl.DER_cert_to_PEM_cert(chain[-1])

@@ -254,7 +254,7 @@ def test_status_and_doctor_speak_of_no_container(plant: Plant) -> None:
         "state": None,
         "answers": True,
         "data": None,
-        "site": {"host": plant.registry.host, "prefix": "team", "flat": False, "aliases": False},
+        "site": {"host": plant.registry.host, "prefix": "team", "flat": False, "aliases": False, "joined": False},
     }
     assert all(each["served"] for each in status["images"])
     assert {problem["check"] for problem in status["problems"]} & {"registry", "daemon", "images", "restart"} == set()

@@ -182,7 +182,7 @@ def test_it_is_said_when_the_registry_is_gone(plain: Site) -> None:
 
 def test_uninstalling_leaves_the_second_host_as_it_was_and_the_registry_alone(plain: Site) -> None:
     stored = plain.first.stored()
-    plain.second.out("sh", "-c", f"docker rmi -f $(docker images -q {LAN}/debian {LAN}/from-second)")
+    plain.second.out("docker", "rmi", f"{LAN}/debian:12")
     plan = plain.second.bundle("uninstall", "--plan")
     deed = plain.second.bundle("uninstall", "--yes")
     assert changes_of(plan) == changes_of(deed)
@@ -365,7 +365,7 @@ def test_the_doctor_mends_trust_and_login(secured: Secured) -> None:
 
 
 def test_uninstalling_takes_trust_and_login_along(secured: Secured) -> None:
-    secured.second.out("sh", "-c", f"docker rmi -f $(docker images -q {LAN}/debian {LAN}/from-second)")
+    secured.second.out("docker", "rmi", f"{LAN}/debian:12")
     secured.second.bundle("uninstall", "--yes")
     after = secured.second.state()
     assert sorted(set(after) - set(secured.before)) == []

@@ -28,7 +28,7 @@ from installer.runner import Runner, plan_lines, questioner, to_json
 @click.option(
     "--yes",
     is_flag=True,
-    help="Agree to changes of /etc/docker/daemon.json, and to taking the replay from another user.",
+    help="Agree to changes of /etc/docker/daemon.json or certs.d, and to taking the replay from another user.",
 )
 @click.option("--plan", is_flag=True, help="Say what --fix would do, and touch nothing.")
 @common_options

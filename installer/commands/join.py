@@ -45,7 +45,7 @@ from installer.runner import questioner
 @click.argument("registry", metavar="HOST[:PORT][/PROJECT]", required=False)
 @click.option("--ca", "ca_file", type=click.Path(path_type=Path), help="The registry's CA, a PEM file.")
 @click.option(
-    "--fingerprint", "expected", metavar="SHA256", help="The fingerprint of its CA, as `install` says on its host."
+    "--fingerprint", "expected", metavar="SHA256", help="The fingerprint of its CA, as `status` says on its host."
 )
 @click.option("--username", help="Log in with this name.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")
@@ -211,7 +211,10 @@ def _ask(
     """Make sure that a registry answers and takes the login; tell whether it has short names, as our own has."""
     insecure = () if contact.tls else (site.host,)
     credentials = logins_at(site, credential, tls=contact.tls)
-    with site_transport(ca_file=authority, insecure=insecure, credentials=credentials, attempts=2) as transport:
+    direct = [str(Address.of_host(site.host))]
+    with site_transport(
+        ca_file=authority, insecure=insecure, credentials=credentials, direct=direct, attempts=2
+    ) as transport:
         registry = Registry(transport, site.host)
         registry.ping()
         if site.prefix:

@@ -15,9 +15,12 @@ from bundles.runtime.program import own_command
 from bundles.runtime.terminal import one_line
 from installer.diagnosis import Diagnosis, Finding
 from installer.host import kernel
+from installer.host.files import read_optional
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
+from installer.model.access import USER
 from installer.receipt.receipt import InstalledImage, Receipt
+from installer.registry.certificates import readable
 from installer.registry.client import Registry
 from installer.registry.connection import transport_to
 from installer.replay.replayer import RECORD_AGAIN, THEN_HERE
@@ -60,6 +63,7 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
             "answers": trouble is None,
             "data": state.data or None,
             "site": state.site and state.site.to_json(),
+            **_security(receipt),
         },
         "replay": _replay(receipt, host, diagnosis) if running else installed["replay"],
         "caches": installed["caches"],
@@ -83,6 +87,15 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
         "problems": [finding.to_json() for finding in findings],
         "healthy": not findings,
     }
+
+
+def _security(receipt: Receipt) -> dict[str, Any]:
+    """Return of our own registry with TLS whether it wants a login, and the SHA-256 of its CA, which others compare."""
+    access = receipt.state.access
+    if receipt.state.site or not access.tls:
+        return {}
+    found = readable(read_optional(Path(access.authority))) if access.authority else ()
+    return {"login": access.password is not None, "fingerprint": found[0].fingerprint if found else None}
 
 
 def _is_served(diagnosis: Diagnosis, image: InstalledImage) -> bool:
@@ -127,6 +140,8 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
         f"bundle     {bundle['name']} {bundle['digest']}",
         f"installed  {bundle['installed'] or 'not to its end'} from {bundle['archive']}",
         f"registry   {where}",
+        *([f"CA         SHA-256 {registry['fingerprint']}"] if registry.get("fingerprint") else []),
+        *([f"login      user {USER}, password in {receipt.state.access.password}"] if registry.get("login") else []),
         f"builder    {builder['name']}: {builder['state'] or 'gone'}, for {platforms}",
     ]
     for platform, runs in document["emulation"].items():

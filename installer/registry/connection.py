@@ -42,13 +42,22 @@ def transport_to(
     access, authority = state.access, Path(state.access.authority) if state.access.authority else None
     if state.site:
         if authority and not authority.is_file():
+            again = f"join {state.site}" if state.site.joined else f"install --into {state.site} --ca FILE"
             raise HostError(
-                f"the CA of `{state.site.host}` is gone from `{authority}`",
-                hint=f"python3 ARCHIVE install --into {state.site} --ca FILE",
+                f"the CA of `{state.site.host}` is gone from `{authority}`", hint=f"python3 ARCHIVE {again}"
             )
         insecure = () if access.tls else (state.site.host,)
-        logins = credentials_of(state, credential)
-        return site_transport(ca_file=authority, insecure=insecure, credentials=logins, attempts=attempts, say=say)
+        credentials = credentials_of(state, credential)
+        # What this host has joined, it has reached.
+        direct = [str(state.address)] if state.site.joined else []
+        return site_transport(
+            ca_file=authority,
+            insecure=insecure,
+            credentials=credentials,
+            direct=direct,
+            attempts=attempts,
+            say=say,
+        )
     if not access.tls:
         return local_transport(state.address, attempts=attempts)
     own = str(state.address)
@@ -126,6 +135,7 @@ def site_transport(
     ca_file: Optional[Path] = None,
     insecure: Iterable[str] = (),
     credentials: Optional[Credentials] = None,
+    direct: Iterable[str] = (),
     attempts: int = 6,
     say: Callable[[str], None] = silent,
 ) -> Transport:
@@ -138,6 +148,7 @@ def site_transport(
         ca_file: a CA to trust besides the system's.
         insecure: `host[:port]` where plain HTTP and any certificate will do.
         credentials: gives the logins; None for those that docker and podman have.
+        direct: `host:port` to which no proxy is on the way, whatever the environment says.
         attempts: how often in all a request is tried.
         say: tells people what is waited for.
 
@@ -147,6 +158,7 @@ def site_transport(
     return Transport(
         Settings(
             insecure=insecure_hosts(insecure),
+            direct=frozenset(direct),
             ca_file=ca_file,
             certs_d=standard_directories(),
             credentials=credentials or _stored(),

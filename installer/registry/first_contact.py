@@ -77,17 +77,17 @@ def first_contact(
             raise NetworkError(
                 f"`{address}` is not who was expected: it presents {_listed(chain)}, and not {expected}; nothing was "
                 "sent",
-                hint="compare it with what `install` says on the registry's host: somebody may be in between",
+                hint="compare it with what `status` says on the registry's host: somebody may be in between",
             )
         return _verified(address, ssl.DER_cert_to_PEM_cert(found), "the certificate of that fingerprint does not prove")
     refused = refusal(address.host, address.port, ssl.create_default_context())
     if refused is None:
         return Contact(tls=True)
     # BuildKit knows neither: it is given the file.
-    files = [*find(standard_directories(), Origin.of(f"https://{address}")).authorities, *([kept] if kept else [])]
-    known = "".join(map(_read, files))
-    if known and refusal(address.host, address.port, ssl.create_default_context(cadata=known)) is None:
-        return Contact(True, known)
+    files = find(standard_directories(), Origin.of(f"https://{address}")).authorities
+    for known in (_read(kept) if kept else "", "".join(map(_read, files))):
+        if known and refusal(address.host, address.port, ssl.create_default_context(cadata=known)) is None:
+            return Contact(True, known)
     if not chain:
         raise NetworkError(f"the certificate of `{address}` is not trusted: {refused}", hint=_BY_FILE)
     authority = ssl.DER_cert_to_PEM_cert(chain[-1])
@@ -108,12 +108,12 @@ def _confirm(address: Address, print_: str, ask: Optional[Ask]) -> None:
     if ask is None:
         raise HostError(
             f"the CA of `{address}` is not known here: its SHA-256 fingerprint is {print_}",
-            hint=f"compare it with what `install` says on the registry's host; when it is the same: --fingerprint "
+            hint=f"compare it with what `status` says on the registry's host; when it is the same: --fingerprint "
             f"{print_}",
         )
     question = (
         f"the CA of {address} is not known here. Its SHA-256 fingerprint is\n  {print_}\n"
-        "Is it the one that `install` says on the registry's host"
+        "Is it the one that `status` says on the registry's host"
     )
     if not ask(question):
         raise HostError(f"the CA of `{address}` was not trusted, and nothing was sent", hint=_BY_FILE)

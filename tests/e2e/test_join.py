@@ -182,7 +182,7 @@ def test_it_is_said_when_the_registry_is_gone(plain: Site) -> None:
 
 def test_uninstalling_leaves_the_second_host_as_it_was_and_the_registry_alone(plain: Site) -> None:
     stored = plain.first.stored()
-    plain.second.out("sh", "-c", f"docker rmi -f $(docker images -q {LAN}/debian {LAN}/from-second)")
+    plain.second.out("docker", "rmi", f"{LAN}/debian:12")
     plan = plain.second.bundle("uninstall", "--plan")
     deed = plain.second.bundle("uninstall", "--yes")
     assert changes_of(plan) == changes_of(deed)
@@ -230,7 +230,8 @@ while True:
     if not data:
         break
     shown += data
-    if answers and shown.rstrip().endswith((b"[y/N]:", b"[bundle]:", b"Password of bundle:")):
+    # The blank comes once a password is not echoed any more.
+    if answers and shown.endswith((b"[y/N]: ", b"[bundle]: ", b"Password of bundle: ")):
         os.write(terminal, answers.pop(0).encode() + b"\\n")
         shown += b"\\n"
 sys.stdout.write(shown.decode())
@@ -279,10 +280,10 @@ def impostor(site: Secured, directory: Path) -> Iterator[Path]:
 
 
 def received(log: Path) -> list[str]:
-    """What clients said once TLS had begun; all of them have to have come."""
+    """What clients said once TLS had begun. Somebody has to have come."""
     lines = log.read_text().splitlines()
     assert len(lines) > 1, "nobody came"
-    return [line for line in lines[1:] if not line.startswith("refused ")]
+    return [line for line in lines[1:] if not line.startswith("refused ") and line != "received b''"]
 
 
 def test_the_ca_has_to_be_known(secured: Secured) -> None:
@@ -364,7 +365,7 @@ def test_the_doctor_mends_trust_and_login(secured: Secured) -> None:
 
 
 def test_uninstalling_takes_trust_and_login_along(secured: Secured) -> None:
-    secured.second.out("sh", "-c", f"docker rmi -f $(docker images -q {LAN}/debian {LAN}/from-second)")
+    secured.second.out("docker", "rmi", f"{LAN}/debian:12")
     secured.second.bundle("uninstall", "--yes")
     after = secured.second.state()
     assert sorted(set(after) - set(secured.before)) == []

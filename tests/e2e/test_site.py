@@ -149,7 +149,8 @@ def test_installed_into_a_project(plant: Air) -> None:
 def test_living_with_it(plant: Air) -> None:
     status = plant.bundle("status")
     assert status["healthy"] is True
-    assert status["registry"]["site"] == {"host": SITE, "prefix": "team", "flat": False, "aliases": False}
+    wanted = {"host": SITE, "prefix": "team", "flat": False, "aliases": False, "joined": False}
+    assert status["registry"]["site"] == wanted
     assert (status["registry"]["container"], status["registry"]["answers"]) == (None, True)
     assert all(image["served"] for image in status["images"])
     plant.host.path("/root/Dockerfile").write_text(DOCKERFILE)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from bundles.crypto.x509 import Signer, Validity, make_server, read_certificates, read_key
-from tests.support.hosts import LAN, STATE
+from tests.support.hosts import LAN, LOCAL, STATE
 
 pytestmark = pytest.mark.e2e
 
@@ -109,10 +109,9 @@ def changes_of(document: Any) -> dict[str, list[tuple[str, str, str]]]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A host on which the archive is installed for the LAN, with TLS and a login."""
-    from tests.testbed import ORIGIN, Host, binfmt_clear, binfmt_restore, binfmt_state, start_origin
-    from tests.testbed.cache import lock
+def usb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with offline.tar, made by `bundle create` from the origin."""
+    from tests.testbed import ORIGIN, start_origin
 
     start_origin()
     directory = tmp_path_factory.mktemp("usb")
@@ -120,15 +119,32 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     command = ["create", "debian:12", "busybox:1.35", "--mirror", f"docker.io={ORIGIN}", "-q"]
     main = "from bundles.cli.app import main; main()"
     subprocess.run([sys.executable, "-c", main, *command, "-o", str(directory / "offline.tar")], check=True)
+    return directory
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_emulation() -> Iterator[None]:
+    """The kernel's table is the machine's: meanwhile nobody else clears it."""
+    from tests.testbed import binfmt_clear, binfmt_restore, binfmt_state
+    from tests.testbed.cache import lock
+
     with lock("binfmt"):
         registered = binfmt_state()
         binfmt_clear("arm64")
-        with Host(name="tls", daemon_config={"log-level": "warn"}) as host:
-            host.mount_in(directory, "/usb", readonly=True)
-            found = Site(host, host.run("sh", "-c", STATE).stdout.splitlines())
-            found.text = install_watched(found)
-            yield found
+        yield
         binfmt_restore(registered)
+
+
+@pytest.fixture(scope="module")
+def site(usb: Path) -> Iterator[Site]:
+    """A host on which the archive is installed for the LAN, with TLS and a login."""
+    from tests.testbed import Host
+
+    with Host(name="tls", daemon_config={"log-level": "warn"}) as host:
+        host.mount_in(usb, "/usb", readonly=True)
+        found = Site(host, host.run("sh", "-c", STATE).stdout.splitlines())
+        found.text = install_watched(found)
+        yield found
 
 
 def install_watched(site: Site) -> str:
@@ -328,7 +344,8 @@ def test_to_plain_http_and_back_the_data_stays(site: Site) -> None:
 
 
 def test_uninstall_leaves_the_host_as_it_was(site: Site) -> None:
-    site.host.run("docker", "rmi", f"{LAN}/app:1")
+    # Of the other platform's only the image is left, without a name.
+    site.host.run("sh", "-c", f"docker rmi {LAN}/app:1; docker image prune -f")
     plan = changes_of(site.bundle("uninstall", "--data", "--plan"))
     assert plan["login"] == [("log out", "login", LAN), ("remove", "file", "/root/.docker/config.json")]
     site.bundle("uninstall", "--data", "--yes")
@@ -337,3 +354,48 @@ def test_uninstall_leaves_the_host_as_it_was(site: Site) -> None:
     own = (*own, "/var/mail/eve", "/var/spool/mail")
     left = [line for line in {*after} ^ {*site.before} if not any(place in line for place in own)]
     assert left == []
+
+
+def test_a_user_of_an_old_engine_has_it_on_localhost(usb: Path) -> None:
+    """Docker 20.10, no root: nothing of the system's is written, and the login is that user's alone."""
+    from tests.testbed import Host
+
+    with Host(name="oldtls", suite="bookworm") as host:
+        host.mount_in(usb, "/usb", readonly=True)
+        host.add_user("ann", ("docker",))
+        settings = host.run("find", "/etc/docker", check=False).stdout
+
+        def bundle(*arguments: str) -> Any:
+            done = host.run("python3", ARCHIVE, *arguments, "--json", user="ann", check=False)
+            assert done.returncode == 0, (done.stderr, done.stdout)
+            return json.loads(done.stdout)
+
+        document = bundle("install", "--tls", "--login")
+        assert [step["step"] for step in document["steps"] if step["step"] == "trust" and step["changed"]] == []
+        host.run(
+            *(
+                "docker",
+                "buildx",
+                "build",
+                "--platform",
+                "linux/amd64,linux/arm64",
+                "-t",
+                f"{LOCAL}/app:1",
+                "--push",
+                "-",
+            ),
+            input="FROM debian:12\nRUN uname -m > /machine\n",
+            user="ann",
+        )
+        host.run("docker", "pull", "-q", f"{LOCAL}/app:1", user="ann")
+        assert host.run("docker", "pull", f"{LOCAL}/app:1", check=False, user="root").returncode != 0
+        assert bundle("install")["changed"] is False
+        assert bundle("doctor")["healthy"] is True
+        assert bundle("status")["registry"]["fingerprint"]
+        assert host.run("find", "/etc/docker", check=False).stdout == settings
+        # Root's installation has no keys to this registry, and says what to do.
+        done = host.run("python3", ARCHIVE, "install", "--json", check=False)
+        problems = {problem["subject"]: problem for problem in json.loads(done.stdout)["error"]["problems"]}
+        assert "the keys of the installation that has its receipt in" in problems["container `registry`"]["message"]
+        bundle("uninstall", "--data", "--yes")
+        assert host.run("sh", "-c", "ls -A /home/ann/.docker /home/ann/.local", check=False).stdout == ""

@@ -181,6 +181,8 @@ class FakeRegistry(Content):
         quota: how many bytes of blobs it takes.
         over_quota: what it says to more.
         deletion: the answer to who wants to delete a manifest or tag; without one that is done.
+        tag_deletion: the answer to who wants to delete a tag alone.
+        held: the answer to who wants to delete a manifest that an index lists, which goes with the index.
         catalog: the answer to who asks for the list of repositories, when that is not the list.
         largest_body: how many bytes a request may have: the limit of a proxy in front, which closes the connection.
         chunks: whether blobs can be uploaded in pieces: the answer to who tries.
@@ -213,6 +215,8 @@ class FakeRegistry(Content):
         over_quota: Refusal = DENIED,
         catalog: Optional[Refusal] = None,
         deletion: Optional[Refusal] = None,
+        tag_deletion: Optional[Refusal] = None,
+        held: Optional[Refusal] = None,
         largest_body: Optional[int] = None,
         chunks: Optional[Refusal] = None,
         smallest_chunk: int = 0,
@@ -225,6 +229,7 @@ class FakeRegistry(Content):
         self.sparse_index, self.upload_base = sparse_index, upload_base
         self.projects, self.created, self.immutable_tag = projects, created, immutable_tag
         self.quota, self.over_quota, self.catalog, self.deletion = quota, over_quota, catalog, deletion
+        self.tag_deletion, self.held = tag_deletion, held
         self.largest_body, self.chunks, self.smallest_chunk = largest_body, chunks, smallest_chunk
         self.token_uses = token_uses
         self.uses: dict[str, int] = {}
@@ -697,11 +702,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         location = f"/v2/{name}/manifests/{descriptor.digest}"
         return self.answer(201, b"", {"Location": location, **self.digest_header(descriptor.digest)})
 
+    def listed(self, digest: Digest) -> set[Digest]:
+        """What an index lists; nothing when it is none."""
+        value = json.loads(self.registry.content.get(digest, b"{}"))
+        return {Digest(child["digest"]) for child in value.get("manifests", ())}
+
     def delete_manifest(self, name: str, selector: str) -> None:
         """As distribution does: a tag, or a manifest with all of its tags."""
         if self.registry.deletion:
             return self.refuse(self.registry.deletion, name)
         repository = self.registry.repositories.get(name, Repository())
+        if ":" not in selector and self.registry.tag_deletion:
+            return self.refuse(self.registry.tag_deletion, selector)
+        if self.registry.held and ":" in selector:
+            if any(Digest(selector) in self.listed(digest) for digest in repository.manifests):
+                return self.refuse(self.registry.held, selector)
+            tagged = set(repository.tags.values())
+            for child in self.listed(Digest(selector)) - tagged:
+                others = (digest for digest in repository.manifests if str(digest) != selector)
+                if not any(child in self.listed(digest) for digest in others):
+                    repository.manifests.pop(child, None)
         if ":" not in selector:
             gone = repository.tags.pop(selector, None)
         else:

@@ -1,6 +1,7 @@
 """Registries that sites have, as modes of the fake one: what each answers, from its sources or from reports of users.
 
-harbor   2.15: src/server/middleware/{v2auth,immutable,quota}, src/server/registry/manifest.go, src/lib/http/error.go
+harbor   2.15: src/server/middleware/{v2auth,immutable,quota}, src/server/registry/manifest.go, src/lib/http/error.go,
+         src/controller/artifact/controller.go
 nexus    3: reports of users (GoogleContainerTools/jib#3057); a deployment policy is an immutable tag
 gitlab   reports of users (estesp/manifest-tool#53)
 ecr      reports of users (int128/docker-manifest-create-action#63, aws/containers-roadmap#2380); it mounts nothing
@@ -55,6 +56,8 @@ SITES = (
             "projects": frozenset({"team"}),
             "sparse_index": ARTIFACT_NOT_FOUND,
             "catalog": Refusal(401, "UNAUTHORIZED", "unauthorized to list catalog", headers=_BASIC),
+            "tag_deletion": Refusal(400, "UNSUPPORTED", "unsupported digest {}"),
+            "held": Refusal(412, "VIOLATE_FOREIGN_KEY_CONSTRAINT", "the deleting artifact is referenced by others"),
         },
         "robot$team+push",
         Refusal(412, "PRECONDITION", "Failed to process request due to 'library/debian:{}' configured as immutable."),

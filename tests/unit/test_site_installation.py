@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -61,7 +62,7 @@ class Plant:
     def install(self, *images: str, destination: str = "team", site: Optional[FakeRegistry] = None) -> Receipt:
         """Push and write the receipt; nothing else is installed."""
         path = self.directory / "offline.tar"
-        made(*(image(name, seeds=(len(name),)) for name in images)).write(path)
+        made(*(image(name, seeds=(zlib.crc32(name.encode()),)) for name in images)).write(path)
         registry = site or self.registry
         options = Options(
             site=Destination.parse(f"{registry.host}/{destination}"),
@@ -183,6 +184,21 @@ def test_a_tag_goes_with_its_manifest_where_it_cannot_go_alone(plant: Plant) -> 
     plant.registry.fault("DELETE", f"{BUSYBOX}/manifests/1", status=405, body=b"no such thing")
     assert removed(plant.run("prune")) == {f"{BUSYBOX}:1"}
     assert plant.tags() == {f"{DEBIAN}:12", ALPINE}
+    assert plant.registry.repositories[BUSYBOX].manifests == {}
+
+
+def test_a_tag_that_cannot_go_alone_stays_where_another_has_its_manifest(plant: Plant) -> None:
+    plant.install("debian:12", "busybox:1")
+    tags = plant.registry.repository(BUSYBOX).tags
+    tags["mine"] = tags["1"]
+    plant.install("debian:12", "alpine:3")
+    document = plant.run("prune")
+    if plant.registry.tag_deletion:
+        assert f"{BUSYBOX}:1 stays: this registry deletes manifests and no single tags" in document["notes"][0]
+        assert set(tags) == {"1", "mine"}
+    else:
+        assert set(tags) == {"mine"}
+    assert removed(plant.run("prune")) == set()
 
 
 def test_uninstall_leaves_the_images_unless_told(plant: Plant) -> None:

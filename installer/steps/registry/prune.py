@@ -35,6 +35,8 @@ from installer.steps.registry.container import RegistryContainer
 
 # What registries say to who wants to delete a tag, and they delete manifests only.
 _NO_SINGLE_TAGS = frozenset({400, 405, 501})
+# What they say of a manifest that an index lists. Harbor: it goes with the index, or after it.
+_HELD = frozenset({409, 412})
 
 
 class PruneImages(Step):
@@ -54,6 +56,7 @@ class PruneImages(Step):
         self._keep = frozenset(keep)
         self._brought, self._replaced = receipt.brought, receipt.replaced
         self._moved: list[str] = []
+        self._stuck: list[str] = []
 
     @property
     def left(self) -> list[PushedName]:
@@ -68,23 +71,39 @@ class PruneImages(Step):
         return []
 
     def notes(self) -> Sequence[str]:
-        return [f"{name} stays: it is not what was installed" for name in self._moved]
+        return [
+            *(f"{name} stays: it is not what was installed" for name in self._moved),
+            *(
+                f"{name} stays: this registry deletes manifests and no single tags, and another has the manifest"
+                for name in self._stuck
+            ),
+        ]
 
     def look(self) -> Sequence[Change]:
         return [change for change, _, _ in self._removals()]
 
     def apply(self, changes: Sequence[Change]) -> None:
-        refused: Optional[NetworkError] = None
+        refused: list[tuple[str, str]] = []
+        held: list[tuple[str, str]] = []
         for change, repository, selector in self._removals():
             try:
                 self._registry.delete_manifest(repository, selector)
             except NetworkError as error:
-                # distribution 2 and others remove no tag by itself; it goes with its manifest, below.
-                if change.kind != "tag" or error.status not in _NO_SINGLE_TAGS:
+                if change.kind == "tag" and error.status in _NO_SINGLE_TAGS:
+                    # distribution 2 and Harbor remove no tag by itself; it goes with its manifest, below.
+                    refused.append((repository, selector))
+                elif change.kind == "manifest" and error.status in _HELD:
+                    held.append((repository, selector))
+                else:
                     raise self._explained(error) from None
-                refused = error
-        if refused and "DIGEST_INVALID" not in refused.codes and self._removals():
-            raise self._explained(refused)
+        for repository, selector in held:
+            try:
+                self._registry.delete_manifest(repository, selector)
+            except NetworkError as error:
+                raise self._explained(error) from None
+        self._stuck = [
+            f"{repository}:{tag}" for repository, tag in refused if self._registry.manifest_digest(repository, tag)
+        ]
 
     def _explained(self, error: NetworkError) -> NetworkError:
         """Say what to do about a registry that refuses to delete."""

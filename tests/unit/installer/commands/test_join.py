@@ -137,6 +137,14 @@ def test_the_plan_pushes_nothing_and_starts_no_registry(lan: Lan) -> None:
     assert not (lan.directory / ".local").exists()
 
 
+def test_no_proxy_is_between_two_hosts_of_a_lan(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = lan.registry()
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    lan.join(registry, "--plan")
+    assert registry.paths("HEAD", "/v2/library/debian/manifests/12")
+
+
 def test_what_the_registry_lacks_is_named(lan: Lan) -> None:
     registry = lan.registry()
     del registry.repository("ghcr.io/team/gcc").tags["1"]

@@ -136,6 +136,8 @@ def test_what_certs_d_trusts_needs_no_word(site: FakeRegistry, authority: Certif
     (directory / "ca.crt").write_text(authority.file.read_text())
     person = Person(False)
     assert first_contact(at(site), ask=person) == Contact(True, authority.file.read_text())
+    # Joining writes both: they are one.
+    assert first_contact(at(site), kept=authority.file, ask=person) == Contact(True, authority.file.read_text())
     assert person.asked == []
 
 

@@ -113,7 +113,7 @@ def _shaking_hands(client: ssl.SSLContext, server: ssl.SSLContext, host: str) ->
         except ssl.SSLWantReadError:
             continue
         except ssl.SSLCertVerificationError as error:
-            return f"a client would refuse it: {error.verify_message.lower()}"
+            return f"a client would refuse it: {error.verify_message.lower().rstrip('.')}"
         except ssl.SSLError as error:
             return f"a client would refuse it: {str(error.reason or error).lower().replace('_', ' ')}"
     return None

@@ -25,7 +25,7 @@ from installer.host.files import is_writable, read_optional, remove_file, write_
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.access import USER
-from installer.model.job import DesiredState, Job
+from installer.model.job import DesiredState, Job, Options
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
 from installer.registry.certificates import (
@@ -101,10 +101,14 @@ class Certificates(Step):
     def __init__(self, job: DesiredState, host: Host) -> None:
         self._job, self._host = job, host
         self._files = Files.of(host.places)
-        options = job.options if isinstance(job, Job) else None
-        self._given: Optional[_Given] = None
-        if options and options.certificate and options.key:
-            self._given = _Given(options.certificate, options.key, options.ca_file)
+        self._given = self.given(job.options) if isinstance(job, Job) else None
+
+    @staticmethod
+    def given(options: Options) -> Optional[_Given]:
+        """Return what --cert, --key and --ca name; None without them."""
+        if not (options.certificate and options.key):
+            return None
+        return _Given(options.certificate, options.key, options.ca_file)
 
     def if_of_use(self) -> Sequence[Step]:
         """Return this step, unless there is nothing to look at: plain HTTP, now and before."""

@@ -17,12 +17,15 @@ from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.access import PLAIN
 from installer.model.address import Address
+from installer.model.installed_registry import own_access
 from installer.model.job import DesiredState
 from installer.model.replay import Replay, ReplayedTape
 from installer.receipt.receipt import BundleName, InstalledImage, Receipt
 from installer.registry.client import Registry
+from installer.registry.connection import transport_to
+from installer.steps.registry.certificates import Certificates
 from tests.support.fake_engine import FakeEngine
-from tests.support.fake_registry import FakeRegistry
+from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.tools import give, tool
 
 AMD64 = Platform("linux", "amd64")
@@ -126,3 +129,54 @@ def test_what_another_users_builds_missed_is_not_this_ones(engine: FakeEngine, t
     assert diagnosis.unrecorded() == ["GET http://h.example/a"]
     engine.add("bundle-replay", {**labels, "offline-bundle.owner": "/home/anna/.local/state/bundle"})
     assert (diagnosis.unrecorded(), diagnosis.replay_state()) == ([], None)
+
+
+def secured(registry: FakeRegistry, engine: FakeEngine, root: Path, tls: bool) -> tuple[Diagnosis, Transport]:
+    """The diagnosis of an installation at the registry's address, whose container runs there."""
+    address = Address.parse(registry.host)
+    places = Places(root / "docker", root / "buildx", root / "state")
+    access = own_access(places) if tls else PLAIN
+    state = DesiredState(
+        address, "bundle-registry", "b", AMD64, (AMD64,), {"registry": tool("registry:3")}, {}, None, None, access
+    )
+    host = Host(engine.engine, None, places)  # type: ignore[arg-type]
+    certificates = Certificates(state, host)
+    certificates.apply(certificates.look())
+    give(engine, tool("registry:3"))
+    transport = transport_to(state, attempts=1)
+    diagnosis = Diagnosis(
+        Receipt(BundleName("x", "sha256:1", "/x.tar"), state), host, Registry(transport, registry.host), Silent()
+    )
+    return diagnosis, transport
+
+
+@pytest.mark.parametrize(
+    ("tls", "says"),
+    [
+        (True, "speaks plain HTTP, and this installation uses TLS"),
+        (False, "speaks TLS, and this installation uses plain HTTP"),
+    ],
+)
+def test_who_speaks_otherwise_than_was_installed_is_named(
+    engine: FakeEngine, tmp_path: Path, tls: bool, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = None if tls else Certificate.make(tmp_path)
+    with FakeRegistry(**({"tls": certificate, "client_ca": certificate.file} if certificate else {})) as fake:
+        diagnosis, transport = secured(fake, engine, tmp_path, tls)
+        with transport:
+            monkeypatch.setattr(diagnosis._container, "look", list)
+            monkeypatch.setattr(diagnosis._container, "held_by_others", list)
+            engine.add("registry", {})
+            (finding,) = diagnosis._registry_container()
+            assert finding.check == "certificates"
+            assert says in finding.message
+
+
+def test_what_is_renewed_is_given_to_what_shows_it(engine: FakeEngine, tmp_path: Path, registry: FakeRegistry) -> None:
+    diagnosis, transport = secured(registry, engine, tmp_path, True)
+    with transport:
+        assert list(diagnosis._of_certificates()) == []
+        (tmp_path / "state/registry/server.pem").unlink()
+        found = list(diagnosis._of_certificates())
+        assert [(finding.check, finding.fixed_by) for finding in found] == [("certificates", "certificates")]
+        assert [step.name for step in diagnosis.fixing(found)][:2] == ["certificates", "registry"]

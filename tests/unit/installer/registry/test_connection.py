@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from bundles.errors import AuthenticationError, NetworkError
+from bundles.errors import AuthenticationError, NetworkError, UnreachableError
 from bundles.oci.descriptor import Descriptor
+from bundles.oci.platform import Platform
+from installer.model.access import Access
 from installer.model.address import Address
+from installer.model.job import DesiredState
 from installer.registry.client import Registry
-from installer.registry.connection import local_transport, site_transport
+from installer.registry.connection import local_transport, site_transport, transport_to
 from tests.support.fake_registry import Certificate, FakeRegistry
 
 
@@ -32,6 +36,7 @@ def test_a_login_is_not_recommended_where_none_is_read(auth: str | None, status:
 
 # To a registry of the site
 
+AMD64 = Platform("linux", "amd64")
 USER, PASSWORD = "robot$team+push", "hunter2-site"
 
 
@@ -110,3 +115,57 @@ def test_what_comes_after_docker_login_is_pushed(site: FakeRegistry, certificate
     with pytest.raises(AuthenticationError) as caught:
         push(site, certificate.file)
     assert str(caught.value.hint).startswith(f"docker login registry.example:{site.port}")
+
+
+# To our own registry with TLS
+
+
+def own_state(host: str, authority: Path, password: Path | None = None) -> DesiredState:
+    access = Access(True, str(authority), str(password) if password else None)
+    return DesiredState(Address.parse(host), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access)
+
+
+def test_our_own_registry_is_verified_on_this_machine_too(certificate: Certificate, tmp_path: Path) -> None:
+    """Whoever listens there while it does not run gets no password."""
+    (tmp_path / "other").mkdir()
+    other, password = Certificate.make(tmp_path / "other"), tmp_path / "password"
+    password.write_text(f"{PASSWORD}\n")
+    with FakeRegistry(tls=certificate, auth="basic", users={"bundle": PASSWORD}) as fake:
+        with transport_to(own_state(fake.host, certificate.file, password), attempts=1) as transport:
+            Registry(transport, fake.host).ping()
+        asked = len(fake.requests)
+        with transport_to(own_state(fake.host, other.file, password), attempts=1) as transport:
+            with pytest.raises(NetworkError, match="TLS with"):
+                Registry(transport, fake.host).ping()
+            assert len(fake.requests) == asked
+
+
+def test_plain_http_gets_no_password(tmp_path: Path, certificate: Certificate) -> None:
+    password = tmp_path / "password"
+    password.write_text(PASSWORD)
+    with FakeRegistry(auth="basic", users={"bundle": PASSWORD}) as fake:
+        state = own_state(fake.host, certificate.file, password)
+        with transport_to(state, attempts=1) as transport, pytest.raises(NetworkError, match="does not speak TLS"):
+            Registry(transport, fake.host).ping()
+        assert fake.requests == []
+
+
+def test_a_ca_that_is_made_later_is_read_then(certificate: Certificate, tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    with FakeRegistry(tls=certificate) as fake, contextlib.ExitStack() as stack:
+        transport = stack.enter_context(transport_to(own_state(fake.host, authority), attempts=1))
+        registry = Registry(transport, fake.host)
+        with pytest.raises(UnreachableError, match=r"the CA file .* cannot be used"):
+            registry.ping()
+        authority.write_bytes(certificate.file.read_bytes())
+        registry.ping()
+
+
+def test_a_registry_that_is_made_anew_is_spoken_to_as_it_speaks(certificate: Certificate) -> None:
+    with FakeRegistry(tls=certificate) as fake:
+        state = own_state(fake.host, certificate.file)
+        with local_transport(state.address, attempts=1) as before, transport_to(state, attempts=1) as transport:
+            registry = Registry(before, fake.host)
+            registry.speak_through(transport)
+            registry.ping()
+    assert [request.path for request in fake.requests] == ["/v2/"]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, reason
-from bundles.registry.auth import Credential
+from bundles.registry.auth import Credential, Credentials
 from bundles.registry.certificates import standard_directories
-from bundles.registry.credentials import Credentials
-from bundles.registry.transport import Settings, Transport, silent
+from bundles.registry.credentials import Credentials as StoredCredentials
+from bundles.registry.transport import Settings, Transport, anonymous, silent
 from installer.host.sudo import environment_of_invoker
 from installer.model.access import USER
 from installer.model.address import Address
@@ -43,12 +42,28 @@ def transport_to(state: DesiredState, *, attempts: int = 4, say: Callable[[str],
     if not access.tls:
         return local_transport(state.address, attempts=attempts)
     own = str(state.address)
-    settings = Settings(
-        direct=frozenset({own}), verified={own: authority}, timeout=(5.0, 300.0), attempts=attempts, backoff=0.2
+    return Transport(
+        Settings(
+            direct=frozenset({own}),
+            verified={own: authority},
+            credentials=credentials_of(state),
+            timeout=(5.0, 300.0),
+            attempts=attempts,
+            backoff=0.2,
+        )
     )
-    if access.password:
-        settings = dataclasses.replace(settings, credentials=_Password(Path(access.password)))
-    return Transport(settings)
+
+
+def stored_logins() -> Credentials:
+    """Return the logins of docker and podman; under sudo, too, those of who goes on to build."""
+    return StoredCredentials(environment=environment_of_invoker(os.environ)).get
+
+
+def credentials_of(state: DesiredState) -> Credentials:
+    """Return what gives the logins for the registry of an installation: those that `transport_to` uses."""
+    if state.site:
+        return stored_logins()
+    return _Password(Path(state.access.password)) if state.access.tls and state.access.password else anonymous
 
 
 def login_to(state: DesiredState) -> Optional[tuple[str, str]]:
@@ -112,8 +127,7 @@ def site_transport(
             insecure=frozenset(insecure),
             ca_file=ca_file,
             certs_d=standard_directories(),
-            # Under sudo, too, those of who goes on to build.
-            credentials=Credentials(environment=environment_of_invoker(os.environ)).get,
+            credentials=stored_logins(),
             attempts=attempts,
             say=say,
         )

@@ -41,6 +41,7 @@ from bundles.registry import early_answers
 from bundles.registry.certificates import HostCertificates, find
 from bundles.registry.connection_errors import translated
 from bundles.registry.proxies import Proxies, Proxy
+from bundles.registry.tls import trusting
 from bundles.registry.urls import Origin, describe, is_loopback
 from bundles.runtime.closeable import Closeable
 
@@ -400,7 +401,7 @@ class Connections:
             try:
                 key = (proxy, authority, authority.stat().st_mtime_ns)
                 if key not in self._verifying:
-                    context = ssl.create_default_context(cafile=str(authority))
+                    context = trusting(authority)
                     self._verifying[key] = self._new_manager(proxy, self._sockets.note_tls(context))
             except OSError as error:  # ssl.SSLError is one
                 why = "it holds no certificate" if isinstance(error, ssl.SSLError) else reason(error)
@@ -423,7 +424,7 @@ class Connections:
         return self._sockets.note_tls(self._system())
 
     def _system(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
+        context = trusting()
         if self._ca_file:
             _add_ca(context, self._ca_file)
         return context

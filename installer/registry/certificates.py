@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.crypto.x509 import Certificate, Signer, Validity, make_authority, make_server, read_certificates
+from bundles.registry.tls import trusting
 from installer.model.address import Address
 
 SOON_DAYS = 30
@@ -95,7 +96,7 @@ def refusal(certificate: Path, key: Path, authority: Optional[Path], address: Ad
             return f"`{key}` is not the key of `{certificate}`"
         return f"`{certificate}` and `{key}` are no PEM certificate and its key"
     try:
-        client = ssl.create_default_context(cafile=None if authority is None else str(authority))
+        client = trusting(authority)
     except ssl.SSLError:
         return f"`{authority}` holds no PEM certificate"
     return _shaking_hands(client, server, address.host.strip("[]"))

@@ -15,6 +15,7 @@ from bundles.crypto.x509 import fingerprint
 from bundles.errors import HostError, NetworkError, UsageError, reason
 from bundles.registry.certificates import find, standard_directories
 from bundles.registry.server_certificates import certificates_of, presented, refusal
+from bundles.registry.tls import trusting
 from bundles.registry.urls import Origin
 from bundles.runtime.program import quote
 from installer.host.host import Ask
@@ -80,13 +81,13 @@ def first_contact(
                 hint="compare it with what `status` says on the registry's host: somebody may be in between",
             )
         return _verified(address, ssl.DER_cert_to_PEM_cert(found), "the certificate of that fingerprint does not prove")
-    refused = refusal(address.host, address.port, ssl.create_default_context())
+    refused = refusal(address.host, address.port, trusting())
     if refused is None:
         return Contact(tls=True)
     # BuildKit knows neither: it is given the file.
     files = find(standard_directories(), Origin.of(f"https://{address}")).authorities
     for known in (_read(kept) if kept else "", "".join(map(_read, files))):
-        if known and refusal(address.host, address.port, ssl.create_default_context(cadata=known)) is None:
+        if known and refusal(address.host, address.port, trusting(pem=known)) is None:
             return Contact(True, known)
     if not chain:
         raise NetworkError(f"the certificate of `{address}` is not trusted: {refused}", hint=_BY_FILE)
@@ -121,7 +122,7 @@ def _confirm(address: Address, print_: str, ask: Optional[Ask]) -> None:
 
 def _verified(address: Address, authority: str, otherwise: str) -> Contact:
     """Make sure that the server is proven by these certificates alone, for this very address."""
-    refused = refusal(address.host, address.port, ssl.create_default_context(cadata=authority))
+    refused = refusal(address.host, address.port, trusting(pem=authority))
     if refused is not None:
         raise NetworkError(
             f"{otherwise} that `{address}` is who it says: {refused}; nothing was sent",

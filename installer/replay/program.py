@@ -33,6 +33,7 @@ _MODULES = (
     "bundles.proxy.server",
     "bundles.registry",
     "bundles.registry.auth",
+    "bundles.registry.tls",
     "bundles.registry.urls",
     "bundles.registry.web_page",
     "bundles.runtime",

@@ -9,7 +9,6 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Optional
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +23,7 @@ from bundles.registry.auth import (
     login_command,
     scope_subject,
 )
+from bundles.registry.tls import trusting
 from bundles.registry.urls import Origin, join
 from bundles.runtime.closeable import Closeable
 
@@ -33,18 +33,6 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
 # What goes wrong on the way to an answer; a host in a Location may be no name at all.
 FAILURES = (OSError, http.client.HTTPException, UnicodeError)
-
-
-def trusting(authorities: Path) -> ssl.SSLContext:
-    """Return what TLS is spoken with: the certificates in a PEM file are trusted, and nothing else.
-
-    Raises:
-        OSError: it cannot be read, or has none.
-    """
-    context = ssl.create_default_context(cafile=str(authorities))
-    # As Docker and BuildKit, which speak to the same registry: many a company's CA lacks what RFC 5280 wants of it.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +180,7 @@ class Registry:
         if origin.scheme == "http":
             connection = http.client.HTTPConnection(origin.host, origin.port, timeout=_TIMEOUT)
         else:
-            context = self._context or ssl.create_default_context()
+            context = self._context or trusting()
             with contextlib.closing(sock):
                 sock = context.wrap_socket(sock, server_hostname=origin.host)
             connection = http.client.HTTPSConnection(origin.host, origin.port, timeout=_TIMEOUT, context=context)

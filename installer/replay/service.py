@@ -13,10 +13,11 @@ from pathlib import Path
 from bundles.errors import reason
 from bundles.proxy.certificates import Authority
 from bundles.proxy.server import ProxyServer
+from bundles.registry.tls import trusting
 from bundles.runtime.terminal import one_line
 from installer.replay.blobs import Blobs
 from installer.replay.library import Library
-from installer.replay.registry import Registry, trusting
+from installer.replay.registry import Registry
 from installer.replay.replayer import Replayer
 from installer.replay.settings import AUTHORITIES, LOGINS, SETTINGS, Settings, parse_logins
 

@@ -14,8 +14,9 @@ import pytest
 from bundles.errors import AuthenticationError, NotFoundError, UnavailableError
 from bundles.oci.descriptor import Descriptor
 from bundles.registry.auth import Credential
+from bundles.registry.tls import trusting
 from installer.replay.blobs import Blobs
-from installer.replay.registry import Registry, trusting
+from installer.replay.registry import Registry
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.images import noise
 

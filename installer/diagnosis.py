@@ -17,6 +17,7 @@ from typing import Any, Optional
 
 from bundles.errors import HostError, NetworkError, UsageError
 from bundles.oci.digest import Digest
+from bundles.registry.auth import login_command
 from bundles.registry.urls import Origin
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
@@ -25,6 +26,7 @@ from installer.host.files import device_of, read_optional, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.model.job import is_directory
+from installer.model.replay import tape_repository
 from installer.model.step import Step
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
@@ -335,24 +337,41 @@ class Diagnosis:
         if replay is None or self._replay.look():
             return
         state = self.replay_state()
+        # What the registry of a site says is in the service's own log.
+        log = f"docker logs {REPLAY_CONTAINER if self._state.site else REGISTRY_CONTAINER}"
         if state is None:
             yield Finding(
                 "replay",
                 f"the container `{REPLAY_CONTAINER}` runs, and nothing answers on 127.0.0.1:{replay.port}",
                 f"docker logs {REPLAY_CONTAINER}; docker restart {REPLAY_CONTAINER}",
             )
+        elif state.get("refusal"):
+            yield Finding("replay", f"the replay service gets no tapes: {state['refusal']}", self._log_in_again())
         elif not state.get("loaded"):
-            yield Finding("replay", "the tapes are not read yet: the registry does not answer", self._asking)
+            yield Finding("replay", "the tapes are not read yet: the registry does not answer", log)
         for why, message, hint in (
             ("missing", "is gone from the registry", self._install),
-            ("unavailable", "cannot be read: the registry does not give it", self._asking),
+            ("unavailable", "cannot be read: the registry does not give it", log),
             # A registry keeps what it has by its digest, damaged or not: pushing it again changes nothing.
-            ("damaged", "is damaged in the registry's data", f"{own_command('uninstall --data')}; {self._anew}"),
+            ("damaged", "is damaged in the registry's data", self._clear_tapes()),
         ):
             for tape in replay.tapes:
                 found = [str(digest) for digest in tape.manifests if state and str(digest) in state.get(why, ())]
                 if found:
                     yield Finding("replay", f"the tape {tape.name} {message} ({found[0]})", hint)
+
+    def _clear_tapes(self) -> str:
+        """Return what takes damaged tapes away and brings them again."""
+        if self._state.site:
+            where = f"`{self._state.site.host}/{tape_repository(self._state.site)}`"
+            return f"have the repository {where} deleted there; {self._install}"
+        return f"{own_command('uninstall --data')}; {self._anew}"
+
+    def _log_in_again(self) -> str:
+        """Return what gives the replay service a login; the password of a registry of ours is `install`'s to give."""
+        if self._state.site is None and self._state.access.password:
+            return self._install
+        return f"{login_command(self._state.destination.host)}; {self._fix}"
 
     def _daemon_settings(self) -> Iterator[Finding]:
         for problem in self._daemon.problems():

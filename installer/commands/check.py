@@ -77,7 +77,7 @@ def check(
                 f"the registry at {state.destination.host} does not answer: {error.message}", hint=own_command("doctor")
             ) from None
         answers = [Availability(use, missing(use, state, registry)) for use in found]
-        recordings = Recordings.read(state.replay, registry)
+        recordings = Recordings.read(state, registry)
     judged = [(file.name, verdict) for file in files for verdict in file.verdicts(recordings, settings)]
     lines = bundle_lines(answers, targets)
     outlooks = {verdict.outlook for _, verdict in judged}

@@ -9,6 +9,10 @@ from typing import Any, Optional
 
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
+from installer.model.destination import Destination
+from installer.model.naming import repositories
+from installer.replay.settings import TAPES
 
 # A name or address, with a port or as a pattern, as NO_PROXY takes it.
 _DIRECT = re.compile(r"\*?\.?[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5}|/[0-9]{1,3})?|\[[0-9a-f:]+\](:[0-9]{1,5})?")
@@ -68,6 +72,11 @@ def join_pieces(names: Iterable[tuple[str, Digest]]) -> tuple[ReplayedTape, ...]
         is_piece = bool(dot) and whole in tapes and number == str(len(tapes[whole]) + 1)
         tapes.setdefault(whole if is_piece else name, []).append(digest)
     return tuple(ReplayedTape(name, tuple(digests)) for name, digests in tapes.items())
+
+
+def tape_repository(destination: Destination) -> str:
+    """Return the repository that holds the tapes."""
+    return repositories(Reference.parse(TAPES), destination)[0]
 
 
 def check_direct(text: str) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, reason
-from bundles.registry.auth import Credential
-from bundles.registry.auth import Credentials as LoginsOf
+from bundles.registry.auth import Credential, Credentials
 from bundles.registry.certificates import standard_directories
-from bundles.registry.credentials import Credentials
+from bundles.registry.credentials import Credentials as StoredCredentials
 from bundles.registry.transport import Settings, Transport, anonymous, silent
 from installer.host.sudo import environment_of_invoker
 from installer.model.access import USER
@@ -62,12 +60,38 @@ def transport_to(
     if not access.tls:
         return local_transport(state.address, attempts=attempts)
     own = str(state.address)
-    settings = Settings(
-        direct=frozenset({own}), verified={own: authority}, timeout=(5.0, 300.0), attempts=attempts, backoff=0.2
+    return Transport(
+        Settings(
+            direct=frozenset({own}),
+            verified={own: authority},
+            credentials=credentials_of(state),
+            timeout=(5.0, 300.0),
+            attempts=attempts,
+            backoff=0.2,
+        )
     )
-    if access.password:
-        settings = dataclasses.replace(settings, credentials=_Password(Path(access.password)))
-    return Transport(settings)
+
+
+def stored_logins() -> Credentials:
+    """Return the logins of docker and podman; under sudo, too, those of who goes on to build."""
+    return StoredCredentials(environment=environment_of_invoker(os.environ)).get
+
+
+def logins(site: Destination, credential: Optional[Credential], *, tls: bool) -> Credentials:
+    """Return what gives the logins for a registry of the site: the given one, else those of docker and podman.
+
+    Where another host fills it, none goes over plain HTTP: nobody has said that it may.
+    """
+    if credential:
+        return lambda host, repository: [credential] if host == site.host else []
+    return anonymous if site.joined and not tls else stored_logins()
+
+
+def credentials_of(state: DesiredState) -> Credentials:
+    """Return what gives the logins for the registry of an installation: those that `transport_to` uses."""
+    if state.site:
+        return logins(state.site, None, tls=state.access.tls)
+    return _Password(Path(state.access.password)) if state.access.tls and state.access.password else anonymous
 
 
 def login_to(state: DesiredState) -> Optional[tuple[str, str]]:
@@ -96,16 +120,6 @@ class _Password:
         return [Credential(USER, _password(self._file))]
 
 
-def logins(site: Destination, credential: Optional[Credential], *, tls: bool) -> Optional[LoginsOf]:
-    """Return what gives the logins for a registry of the site; None for those that docker and podman have.
-
-    Where another host fills it, none goes over plain HTTP: nobody has said that it may.
-    """
-    if credential:
-        return lambda host, repository: [credential] if host == site.host else []
-    return anonymous if site.joined and not tls else None
-
-
 def local_transport(address: Address, *, attempts: int = 4) -> Transport:
     """Return a transport that speaks plain HTTP to `address`, which is on this very host; the caller closes it.
 
@@ -119,7 +133,7 @@ def site_transport(
     *,
     ca_file: Optional[Path] = None,
     insecure: Iterable[str] = (),
-    credentials: Optional[LoginsOf] = None,
+    credentials: Optional[Credentials] = None,
     direct: Iterable[str] = (),
     attempts: int = 6,
     say: Callable[[str], None] = silent,
@@ -146,8 +160,7 @@ def site_transport(
             direct=frozenset(direct),
             ca_file=ca_file,
             certs_d=standard_directories(),
-            # Under sudo, too, those of who goes on to build.
-            credentials=credentials or Credentials(environment=environment_of_invoker(os.environ)).get,
+            credentials=credentials or stored_logins(),
             attempts=attempts,
             say=say,
         )

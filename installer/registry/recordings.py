@@ -15,9 +15,9 @@ from bundles.dockerfile.steps import Step
 from bundles.errors import ArchiveError, ContentError, NotFoundError, UsageError
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
-from installer.model.replay import Replay
+from installer.model.job import DesiredState
+from installer.model.replay import tape_repository
 from installer.registry.client import Registry
-from installer.replay.settings import TAPES
 
 # What mostly asks the network for something. Others may, and then 404 says so when they are built.
 _FETCHES = re.compile(
@@ -70,7 +70,7 @@ class Recordings:
         self._builds, self._tapes = builds, tapes
 
     @classmethod
-    def read(cls, replay: Optional[Replay], registry: Registry) -> Recordings:
+    def read(cls, state: DesiredState, registry: Registry) -> Recordings:
         """Read them from the registry; what is not there any more is passed over, as the service does it.
 
         Raises:
@@ -78,12 +78,13 @@ class Recordings:
         """
         builds: list[KnownBuild] = []
         tapes = []
-        for digest in (digest for tape in (replay.tapes if replay else ()) for digest in tape.manifests):
+        repository = tape_repository(state.destination)
+        for digest in (digest for tape in (state.replay.tapes if state.replay else ()) for digest in tape.manifests):
             try:
-                manifest = parse_manifest(registry.get_manifest(TAPES, str(digest))[1])
-                tape = Tape.parse(registry.read_config(TAPES, manifest.config))
+                manifest = parse_manifest(registry.get_manifest(repository, str(digest))[1])
+                tape = Tape.parse(registry.read_config(repository, manifest.config))
                 record = record_of(manifest)
-                recorded = Recorded.parse(registry.read_config(TAPES, record)) if record else None
+                recorded = Recorded.parse(registry.read_config(repository, record)) if record else None
             except (NotFoundError, ContentError, ArchiveError, UsageError):
                 continue
             tapes += [tape] if len(tape) else []

@@ -1,8 +1,7 @@
-"""Reading from the local registry with the standard library: documents whole, contents as streams."""
+"""What the registry has of tapes: documents whole, contents as streams, all of it compared with its digest."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import http.client
 import time
@@ -13,57 +12,38 @@ from bundles.errors import ContentError, NotFoundError, UnavailableError
 from bundles.oci.descriptor import OCI_MANIFEST, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_MANIFEST_SIZE
-from bundles.runtime.closeable import Closeable
+from bundles.registry.auth import pull_scope
+from bundles.registry.urls import Origin
+from installer.replay.registry import FAILURES, Registry, Response, describe
 
 _BLOCK = 128 << 10
-_TIMEOUT = 60
 # A tape of 10,000 answers with long URLs has some 10 MB.
 _MOST_DOCUMENT = 64 << 20
 
 
-@dataclasses.dataclass(frozen=True)
-class _Response(Closeable):
-    """An answer of the registry, and the connection that it comes through."""
-
-    connection: http.client.HTTPConnection
-    response: http.client.HTTPResponse
-
-    @property
-    def status(self) -> int:
-        return self.response.status
-
-    @property
-    def announced(self) -> Optional[int]:
-        """How many bytes it says to have; None when it does not say."""
-        length = self.response.getheader("Content-Length") or ""
-        return int(length) if length.isdecimal() else None
-
-    def read(self, size: int) -> bytes:
-        return self.response.read(size)
-
-    def close(self) -> None:
-        self.connection.close()
-
-
 class Blobs:
-    """A repository of a registry that speaks plain HTTP. Thread-safe: each request has a connection of its own.
+    """A repository of a registry. Thread-safe, as that is.
 
     Args:
-        registry: HOST:PORT.
+        registry: the one that has it.
         repository: the one to read from.
         patience: seconds for which a registry that does not answer, since it is being started, is asked again.
     """
 
-    def __init__(self, registry: str, repository: str, patience: float = 10.0) -> None:
-        host, _, port = registry.rpartition(":")
-        self._host, self._port, self._registry = host.strip("[]"), int(port), registry
-        self._repository, self._patience = repository, patience
+    def __init__(self, registry: Registry, repository: str, patience: float = 10.0) -> None:
+        self._registry, self._repository, self._patience = registry, repository, patience
+
+    @property
+    def refusal(self) -> Optional[str]:
+        """See `Registry.refusal`."""
+        return self._registry.refusal
 
     def manifest(self, digest: Digest) -> bytes:
         """Fetch a manifest by its digest, verified.
 
         Raises:
             NotFoundError: it is not there.
+            AuthenticationError: the registry wants another login, or a right that this one does not have.
             ContentError: its bytes are others.
             UnavailableError: the registry does not answer, or not to the end.
         """
@@ -78,15 +58,16 @@ class Blobs:
             with self._get(kind, digest, headers) as response:
                 data = response.read(most)
                 announced = response.announced
-        except (OSError, http.client.HTTPException) as error:
+        except FAILURES as error:
             raise self._unavailable(error) from None
+        name = self._registry.name
         # A read with a size gives what there is when the connection ends, and does not say so. What the registry
         # itself announces shorter than it was is damage there.
         expected = size if announced is None else announced
         if expected is not None and len(data) < min(expected, most):
-            raise UnavailableError(f"`{self._registry}` broke off in {digest}: {len(data)} of {expected} bytes came")
+            raise UnavailableError(f"`{name}` broke off in {digest}: {len(data)} of {expected} bytes came")
         if Digest.of(data) != digest:
-            raise ContentError(f"{digest} on `{self._registry}` has other bytes than its digest says")
+            raise ContentError(f"{digest} on `{name}` has other bytes than its digest says")
         return data
 
     def open(self, content: Descriptor, start: int, size: int) -> Iterator[bytes]:
@@ -102,17 +83,14 @@ class Blobs:
         skipped = start if response.status == 200 else 0
         return _pieces(response, skipped, size, content if size == content.size else None)
 
-    def _get(self, kind: str, digest: Digest, headers: Mapping[str, str]) -> _Response:
-        path = f"/v2/{self._repository}/{kind}/{digest}"
+    def _get(self, kind: str, digest: Digest, headers: Mapping[str, str]) -> Response:
+        path, name = f"/v2/{self._repository}/{kind}/{digest}", self._registry.name
         deadline = time.monotonic() + self._patience
         while True:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT)
             try:
-                connection.request("GET", path, headers=dict(headers))
-                response = _Response(connection, connection.getresponse())
+                response = self._registry.get(path, pull_scope(self._repository), headers)
                 break
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
+            except FAILURES as error:
                 if time.monotonic() > deadline:
                     raise self._unavailable(error) from None
             time.sleep(0.1)
@@ -120,14 +98,15 @@ class Blobs:
             return response
         response.close()
         if response.status == 404:
-            raise NotFoundError(f"{digest} is not on `{self._registry}`", status=404)
-        raise UnavailableError(f"`{self._registry}` answers {response.status} for {path}", status=response.status)
+            raise NotFoundError(f"{digest} is not on `{name}`", status=404)
+        where = Origin.of(response.url).host_port
+        raise UnavailableError(f"`{where}` answers {response.status} for {path}", status=response.status)
 
     def _unavailable(self, error: Exception) -> UnavailableError:
-        return UnavailableError(f"the registry at `{self._registry}` does not answer: {error or type(error).__name__}")
+        return UnavailableError(f"the registry at `{self._registry.name}` does not answer: {describe(error)}")
 
 
-def _pieces(response: _Response, skipped: int, size: int, whole: Optional[Descriptor]) -> Iterator[bytes]:
+def _pieces(response: Response, skipped: int, size: int, whole: Optional[Descriptor]) -> Iterator[bytes]:
     with response:
         hasher, held = hashlib.sha256(), b""
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Optional
 
 from bundles.archive.tape.answer import Answer, Tape
-from bundles.errors import BundleError, NotFoundError, UnavailableError
+from bundles.errors import AuthenticationError, BundleError, NotFoundError, UnavailableError
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
 from bundles.proxy.server import Request
@@ -26,6 +26,7 @@ class _Why(enum.Enum):
 
     MISSING = "missing"  # the registry does not have it
     UNAVAILABLE = "unavailable"  # the registry fails, or broke off
+    REFUSED = "refused"  # the registry wants another login
     DAMAGED = "damaged"  # what came is none
 
 
@@ -68,8 +69,9 @@ class Library:
 
     @property
     def is_partial(self) -> bool:
-        """Whether the registry failed to give something, so that what is not found may have been recorded."""
-        return any(absent.why is _Why.UNAVAILABLE for absent in list(self._absent.values()))
+        """Whether the registry did not give something, so that what is not found may have been recorded."""
+        reasons = (_Why.UNAVAILABLE, _Why.REFUSED)
+        return any(absent.why in reasons for absent in list(self._absent.values()))
 
     def find(self, request: Request) -> Optional[Answer]:
         """Find what was recorded for a request.
@@ -138,6 +140,8 @@ class Library:
             return True
         except NotFoundError:
             absent = _Absent(tape, _Why.MISSING, f"the tape {digest} is not on the registry: passed over")
+        except AuthenticationError as error:
+            absent = _Absent(tape, _Why.REFUSED, f"waiting for a login or a right: {error.message}")
         except UnavailableError as error:
             absent = _Absent(tape, _Why.UNAVAILABLE, f"waiting: {error.message}")
         except BundleError as error:

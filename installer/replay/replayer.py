@@ -1,4 +1,4 @@
-"""The end of the proxy that answers from tapes. It asks nobody but the local registry."""
+"""The end of the proxy that answers from tapes. It asks nobody but the registry that has them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Replayer(Handler):
         except UsageError as error:
             return reply(Response.text(400, error.message))
         if not self._library.wait(_PATIENCE):
-            return reply(Response.text(503, "the registry, which has the tapes, does not answer: docker logs registry"))
+            return reply(Response.text(503, "the registry, which has the tapes, does not answer: bundle doctor"))
         found = self._library.find(request)
         if found is None and self._library.is_partial and not _is_pull(request, url):
             # It may be there: whoever asks again should get it, and nobody should record it anew.
@@ -74,7 +74,13 @@ class Replayer(Handler):
         return reply(response)
 
     def answer_own(self, request: Request, reply: Reply) -> None:
-        state: dict[str, Any] = {"service": "offline-bundle replay", "name": self._name, **self._library.to_json()}
+        read = self._library.to_json()
+        state: dict[str, Any] = {
+            "service": "offline-bundle replay",
+            "name": self._name,
+            "refusal": self._blobs.refusal,
+            **read,
+        }
         reply(Response.text(200, json.dumps(state)))
 
     def _missing(self, request: Request, url: str) -> Response:

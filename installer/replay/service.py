@@ -1,4 +1,4 @@
-"""Where the replay service begins: `python3 program.zip DIRECTORY`, with its settings and its CA in there."""
+"""Where the replay service begins: `python3 program.zip DIRECTORY`, with what it is told in there."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from bundles.proxy.server import ProxyServer
 from bundles.runtime.terminal import one_line
 from installer.replay.blobs import Blobs
 from installer.replay.library import Library
+from installer.replay.registry import Registry, trusting
 from installer.replay.replayer import Replayer
-from installer.replay.settings import TAPES, Settings
-
-SETTINGS = "settings.json"
+from installer.replay.settings import AUTHORITIES, LOGINS, SETTINGS, Settings, parse_logins
 
 
 def main() -> None:
@@ -31,9 +30,12 @@ def main() -> None:
     data = (directory / SETTINGS).read_bytes()
     settings = Settings.parse(data)
     say = _Log()
-    blobs = Blobs(settings.registry, TAPES)
+    context = trusting(directory / AUTHORITIES) if settings.tls else None
+    logins = parse_logins((directory / LOGINS).read_bytes())
+    registry = Registry(settings.registry, settings.address, context, logins)
+    blobs = Blobs(registry, settings.repository)
     # That one has a patience of its own.
-    library = Library(Blobs(settings.registry, TAPES, patience=0), settings.tapes, say)
+    library = Library(Blobs(registry, settings.repository, patience=0), settings.tapes, say)
     try:
         server = ProxyServer(settings.port, Authority(directory), Replayer(library, blobs, say, name_of(data)))
     except OSError as error:

@@ -12,23 +12,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import hmac
 import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import certificate_of, new_key
+from bundles.registry.urls import Origin
 from bundles.runtime.program import own_command
 from bundles.runtime.progress import Progress
 from installer.host.container import Container, NewContainer
 from installer.host.files import read_optional, remove_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import (
+    LABEL_ACCESS,
     LABEL_OWNER,
     LABEL_PORT,
     LABEL_PROGRAM,
@@ -38,15 +41,16 @@ from installer.host.labels import (
     fingerprint,
 )
 from installer.model.job import DesiredState, Job, Tool
-from installer.model.replay import Replay, ReplayedTape, join_pieces
+from installer.model.replay import Replay, ReplayedTape, join_pieces, tape_repository
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
 from installer.registry.connection import login_to
+from installer.registry.handover import authorities, logins
 from installer.registry.listener import listener
 from installer.replay.program import program
 from installer.replay.replayer import MISS
-from installer.replay.service import SETTINGS, name_of
-from installer.replay.settings import Settings
+from installer.replay.service import name_of
+from installer.replay.settings import AUTHORITIES, LOGINS, SETTINGS, Settings, logins_to_bytes
 from installer.steps.toolchain_images import left_to_base, load, local_image
 
 # The ports that are tried, in this order.
@@ -274,13 +278,14 @@ class ReplayContainer(Step):
                 )
             engine.tag(found, tool.name)
         container = self._container()
-        if container is not None and self._is_outdated(container):
-            engine.remove_container(container.name)
-            container = None
-        if container is None:
-            engine.create_container(self._wanted(replay, tool), tool.is_image)
-        else:
+        if container is not None and not self._is_outdated(container):
             engine.start_container(container.name)
+        else:
+            # Made up first: where a login cannot be read, the one that is there stays.
+            wanted = self._wanted(replay, tool)
+            if container is not None:
+                engine.remove_container(container.name)
+            engine.create_container(wanted, tool.is_image)
         return self._wait(replay)
 
     def _make_authority(self) -> None:
@@ -298,10 +303,22 @@ class ReplayContainer(Step):
                 raise HostError(f"`{self._key}` holds no key", hint=hint) from None
 
     def _settings(self, replay: Replay) -> Settings:
-        address = self._job.address
-        # ::1 may be anybody's, and is asked first.
-        host = "127.0.0.1" if address.host == "localhost" else address.host
-        return Settings(replay.port, f"{host}:{address.port}", tuple(tape.manifests for tape in replay.tapes))
+        destination, tls = self._job.destination, self._job.access.tls
+        host = Origin.of(f"{'https' if tls else 'http'}://{destination.host}").host
+        # ::1 may be anybody's, and is asked first. A registry of the site is where the site says.
+        address = "127.0.0.1" if self._job.site is None and host == "localhost" else host
+        tapes = tuple(tape.manifests for tape in replay.tapes)
+        return Settings(replay.port, destination.host, address, tls, tape_repository(destination), tapes)
+
+    def _access(self) -> Mapping[str, bytes]:
+        """Return the files with which the service gets into the registry: as this program does, now."""
+        repository = tape_repository(self._job.destination)
+        return {AUTHORITIES: authorities(self._job), LOGINS: logins_to_bytes(logins(self._job, repository))}
+
+    def _access_mark(self, files: Mapping[str, bytes]) -> str:
+        """Name those files. Everybody may see a label: without the key no guess at a password can be tried on it."""
+        key = read_optional(self._key) or b""
+        return fingerprint({name: hmac.new(key, data, "sha256").hexdigest() for name, data in files.items()})
 
     def _mark(self, replay: Replay, tool: Optional[Tool]) -> str:
         certificate = read_optional(self._certificate) or b""
@@ -314,10 +331,11 @@ class ReplayContainer(Step):
         )
 
     def _wanted(self, replay: Replay, tool: Tool) -> NewContainer:
-        service = program()
+        service, access = program(), self._access()
         files = {
             f"{_DIRECTORY}/": b"",
             _PROGRAM: service,
+            **{f"{_DIRECTORY}/{name}": data for name, data in access.items()},
             f"{_DIRECTORY}/{SETTINGS}": self._settings(replay).to_bytes(),
             f"{_DIRECTORY}/{self._key.name}": read_optional(self._key) or b"",
             f"{_DIRECTORY}/{self._certificate.name}": read_optional(self._certificate) or b"",
@@ -328,6 +346,7 @@ class ReplayContainer(Step):
             labels={
                 LABEL_ROLE: _ROLE,
                 LABEL_WANTED: self._mark(replay, tool),
+                LABEL_ACCESS: self._access_mark(access),
                 LABEL_PROGRAM: _program_name(service),
                 LABEL_PORT: str(replay.port),
                 LABEL_OWNER: str(self._host.places.state),
@@ -346,8 +365,17 @@ class ReplayContainer(Step):
             return True
         if self.other_owner() or container.labels.get(LABEL_WANTED) != self._mark(replay, tool):
             return True
+        if self._has_other_access(container):
+            return True
         # A program of another version than the one that installed has no reason to object to that one's.
         return isinstance(self._job, Job) and container.labels.get(LABEL_PROGRAM) != _program_name(program())
+
+    def _has_other_access(self, container: Container) -> bool:
+        access = self._job.access
+        # They may still have to be made, by the steps before this one.
+        if not all(Path(file).exists() for file in (access.authority, access.password) if file):
+            return True
+        return container.labels.get(LABEL_ACCESS) != self._access_mark(self._access())
 
     def _wait(self, replay: Replay) -> None:
         """Wait until it answers with its tapes.
@@ -383,6 +411,8 @@ class ReplayContainer(Step):
             state = f"is now that of the installation that has its receipt in `{owner}`"
         elif not container.is_running:
             state = f"is {container.state}"
+        elif self._has_other_access(container):
+            state = f"has another login for `{self._job.destination.host}`, or other CAs, than this host has now"
         else:
             state = "has other settings"
         return f"the container `{REPLAY_CONTAINER}`, which answers what builds ask the network for, {state}"

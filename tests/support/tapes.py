@@ -23,11 +23,11 @@ def pages(texts: Mapping[str, bytes]) -> list[tuple[Answer, bytes]]:
     return [page(url, text) for url, text in texts.items()]
 
 
-def put_tape(registry: FakeRegistry, name: str, *answers: tuple[Answer, bytes]) -> Digest:
+def put_tape(registry: FakeRegistry, name: str, *answers: tuple[Answer, bytes], repository: str = REPOSITORY) -> Digest:
     """Have a registry hold a tape of these answers; gives the digest of its manifest."""
     tape = Tape(answer for answer, _ in answers)
     registry.add(CONFIG_TYPE, tape.to_bytes())
     for answer, text in answers:
         if answer.content:
             registry.add(answer.content.media_type, text)
-    return registry.tag(REPOSITORY, name, registry.add(OCI_MANIFEST, manifest_of(tape))).digest
+    return registry.tag(repository, name, registry.add(OCI_MANIFEST, manifest_of(tape))).digest

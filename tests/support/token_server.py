@@ -112,11 +112,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         given = self.headers.get("Authorization", "")
         if given.startswith("Basic "):
             user, _, password = base64.b64decode(given[len("Basic ") :]).decode().partition(":")
-        scopes = tuple(parse_qs(urlsplit(self.path).query).get("scope", []))
+        self._give(user, password, tuple(parse_qs(urlsplit(self.path).query).get("scope", [])))
+
+    def do_POST(self) -> None:
+        """OAuth 2, as BuildKit and docker ask: the login is in the form."""
+        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        user, password = (form.get(name, [""])[0] for name in ("username", "password"))
+        self._give(user, password, tuple(form.get("scope", [""])[0].split()))
+
+    def _give(self, user: str, password: str, scopes: tuple[str, ...]) -> None:
         self.tokens.asked.append((user, scopes))
         if self.tokens.accounts.get(user, ("", ()))[0] != password or not user:
             return self._answer(401, {"details": "incorrect username or password"})
-        return self._answer(200, {"token": self.tokens.token(user, scopes), "expires_in": 300})
+        token = self.tokens.token(user, scopes)
+        return self._answer(200, {"token": token, "access_token": token, "expires_in": 300})
 
     def _answer(self, status: int, value: dict[str, Any]) -> None:
         data = json.dumps(value).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from bundles.runtime.progress import Silent
 from installer.diagnosis import Diagnosis, Finding
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.access import PLAIN
+from installer.model.access import PLAIN, Access
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.installed_registry import own_access
 from installer.model.job import DesiredState
 from installer.model.replay import Replay, ReplayedTape
@@ -113,6 +115,36 @@ def test_a_replay_that_does_not_do_its_work_is_found(
         ["docker logs registry"],
         ["bundle uninstall --data; python3 /x.tar install"],
         [],
+    ]
+
+
+def test_a_replay_that_the_registry_of_a_site_refuses_is_found(
+    engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = Digest.of(b"tape")
+    replay, site = Replay(5080, (ReplayedTape("app", (digest,)),)), Destination("harbor.corp", "team")
+    address, tls = Address.of_host("harbor.corp"), Access(tls=True)
+    state = DesiredState(address, "", "b", AMD64, (AMD64,), {}, {}, replay, site, tls)
+    host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
+
+    def found(state: DesiredState, **said: Any) -> list[tuple[str, str]]:
+        receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
+        diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
+        monkeypatch.setattr(diagnosis._replay, "look", list)
+        monkeypatch.setattr(diagnosis, "replay_state", lambda: {"loaded": True, **said})
+        return [(finding.message, finding.hint) for finding in diagnosis._replaying()]
+
+    refused: dict[str, Any] = {"refusal": "`harbor.corp` refuses it", "refused": [str(digest)]}
+    message = "the replay service gets no tapes: `harbor.corp` refuses it"
+    assert found(state, **refused) == [(message, "docker login harbor.corp; bundle doctor --fix")]
+    # The password of our own registry is ours.
+    own = Access(True, None, "/state/registry/password")
+    ours = dataclasses.replace(state, address=Address.parse("localhost:5000"), data="v", site=None, access=own)
+    assert found(ours, **refused) == [(message, "python3 /x.tar upgrade")]
+    lost, cleared = found(state, unavailable=[str(digest)]), found(state, damaged=[str(digest)])
+    assert [hint for _, hint in lost + cleared] == [
+        "docker logs bundle-replay",
+        "have the repository `harbor.corp/team/offline-bundle/tape` deleted there; python3 /x.tar upgrade",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Optional
 
 import pytest
 
@@ -15,6 +16,10 @@ from bundles.oci.descriptor import OCI_MANIFEST
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Transport
+from installer.model.access import PLAIN
+from installer.model.address import Address
+from installer.model.destination import Destination
+from installer.model.job import DesiredState
 from installer.model.replay import Replay, ReplayedTape
 from installer.registry.client import Registry
 from installer.registry.recordings import KnownBuild, Recordings
@@ -131,8 +136,20 @@ def test_a_record_of_the_cache_alone_replays_nothing(build: KnownBuild) -> None:
     assert judged(Recordings([alone], []), changed)[0] == (3, "unrecorded", None, None)
 
 
+@pytest.mark.parametrize(
+    ("site", "repository"),
+    [
+        (None, "offline-bundle/tape"),
+        (("team/a", False), "team/a/offline-bundle/tape"),
+        (("team", True), "team/offline-bundle_tape"),
+    ],
+)
 def test_they_are_read_from_the_registry(
-    registry: FakeRegistry, connect: Callable[..., Transport], build: KnownBuild
+    registry: FakeRegistry,
+    connect: Callable[..., Transport],
+    build: KnownBuild,
+    site: Optional[tuple[str, bool]],
+    repository: str,
 ) -> None:
     recorded = Recorded("app", "v0.34.2", PLATFORMS, (), (), (build.build,))
     registry.add(CONFIG_TYPE, TAPE.to_bytes())
@@ -140,8 +157,10 @@ def test_they_are_read_from_the_registry(
     for each, body in zip(TAPE, (b"tool", b"six")):
         assert each.content
         registry.add(each.content.media_type, body)
-    root = registry.tag("offline-bundle/tape", "app", registry.add(OCI_MANIFEST, manifest_of(TAPE, recorded)))
+    root = registry.tag(repository, "app", registry.add(OCI_MANIFEST, manifest_of(TAPE, recorded)))
     gone = Digest.of(b"pruned")
     replay = Replay(5080, (ReplayedTape("app", (root.digest,)), ReplayedTape("old", (gone,))))
-    found = Recordings.read(replay, Registry(connect(), registry.host))
+    address, destination = Address.parse(registry.host), Destination(registry.host, *site) if site else None
+    state = DesiredState(address, "v", "b", PLATFORMS[0], PLATFORMS, {}, {}, replay, destination, PLAIN)
+    found = Recordings.read(state, Registry(connect(), registry.host))
     assert judged(found, RECORDED)[0] == (2, "cached", None, CACHE)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,27 @@ import pytest
 from bundler.writing.program import program as archive_program
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import Authority
+from bundles.registry.auth import Credential
 from installer.replay.program import program
-from installer.replay.settings import Settings
-from tests.support.fake_registry import FakeRegistry
+from installer.replay.settings import Settings, logins_to_bytes
+from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.proxy_client import ProxyClient
-from tests.support.tapes import page, pages, put_tape
+from tests.support.tapes import REPOSITORY, page, pages, put_tape
 
 
 class Service:
     """The program in a process of its own, on some port."""
 
-    def __init__(self, directory: Path, registry: str, *tapes: Digest) -> None:
+    def __init__(self, directory: Path, registry: str, *tapes: Digest, **settings: Any) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.ca = Authority(directory).certificate
-        (directory / "settings.json").write_bytes(Settings(self.port, registry, tuple((t,) for t in tapes)).to_bytes())
+        plain = {"address": "127.0.0.1", "tls": False, "repository": REPOSITORY, "tapes": tuple((t,) for t in tapes)}
+        chosen: Any = {**plain, **settings}
+        (directory / "settings.json").write_bytes(Settings(port=self.port, registry=registry, **chosen).to_bytes())
+        if not (directory / "logins.json").exists():
+            (directory / "logins.json").write_bytes(logins_to_bytes(()))
         (directory / "program.zip").write_bytes(program())
         command = [sys.executable, "-I", "-S", str(directory / "program.zip"), str(directory)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
@@ -87,6 +92,34 @@ def test_the_program_answers(tmp_path: Path, registry: FakeRegistry, services: l
     assert (state["service"], state["answers"], state["missing"]) == ("offline-bundle replay", 2, [str(gone)])
     # The first process of a container has to end by itself when it is told to.
     assert service.end() == 0
+
+
+def test_the_program_gets_into_a_registry_of_a_site(
+    tmp_path: Path, fake: Callable[..., FakeRegistry], certificate: Certificate, services: list[Service]
+) -> None:
+    """With TLS, tokens and a prefix. A right that is given later is enough."""
+    registry = fake(tls=certificate, auth="bearer", users={"anna": "opensesame"}, anonymous_pull=False)
+    repository = "team/offline-bundle/tape"
+    digest = put_tape(registry, "app", page("https://h.example/a", b"a"), repository=repository)
+    (tmp_path / "registry.pem").write_bytes(certificate.file.read_bytes())
+    (tmp_path / "logins.json").write_bytes(logins_to_bytes([Credential("anna", "opensesame")]))
+    service = Service(tmp_path, registry.host, digest, tls=True, repository=repository)
+    services.append(service)
+    assert ProxyClient(service.port, service.ca).get("https://h.example/a").body == b"a"
+    assert service.state()["refusal"] is None
+    service.end()
+    # The password is another one now. It may all be recorded: nobody is told to record it again.
+    registry.users = {"anna": "another"}
+    refused = Service(tmp_path, registry.host, digest, tls=True, repository=repository)
+    services.append(refused)
+    client = ProxyClient(refused.port, refused.ca)
+    assert client.get("https://h.example/a").status == 503
+    state = refused.state()
+    assert (state["loaded"], state["refused"], state["missing"]) == (True, [str(digest)], [])
+    assert state["refusal"] == f"`{registry.host}` refused the login for `{repository}`"
+    assert refused.end() == 0
+    assert refused.said == f"waiting for a login or a right: {state['refusal']}\n"
+    assert "opensesame" not in refused.first_line + refused.said
 
 
 def test_a_port_that_is_taken_is_said(tmp_path: Path, registry: FakeRegistry, services: list[Service]) -> None:

@@ -22,8 +22,10 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import Authority
 from bundles.proxy.server import ProxyServer
+from bundles.registry.auth import Credential
 from installer.replay.blobs import Blobs
 from installer.replay.library import Library
+from installer.replay.registry import Registry
 from installer.replay.replayer import Replayer
 from tests.support.fake_registry import FakeRegistry
 from tests.support.images import noise
@@ -55,9 +57,9 @@ class Replay:
 def serve(tmp_path: Path, registry: FakeRegistry) -> Iterator[Callable[..., Replay]]:
     servers: list[ProxyServer] = []
 
-    def start(*tapes: Sequence[Digest], host: str = "") -> Replay:
+    def start(*tapes: Sequence[Digest], host: str = "", logins: Sequence[Credential] = ()) -> Replay:
         log: list[str] = []
-        blobs = Blobs(host or registry.host, REPOSITORY, patience=0)
+        blobs = Blobs(Registry(host or registry.host, logins=logins, rest=0), REPOSITORY, patience=0)
         library = Library(blobs, tapes, log.append, backoff=0.01)
         authority = Authority(tmp_path / "ca")
         servers.append(ProxyServer(0, authority, Replayer(library, blobs, log.append, "name")))
@@ -330,6 +332,24 @@ def test_a_tape_that_the_registry_fails_to_give_holds_up_no_other(
     fault.times = 0
     replay.until(lambda state: state["answers"] == 2)
     assert replay.client.get("http://h.example/bad").body == b"x"
+
+
+def test_a_tape_for_which_the_login_is_refused_comes_with_the_right(
+    fake: Callable[..., FakeRegistry], serve: Callable[..., Replay]
+) -> None:
+    registry = fake(auth="basic", users={"anna": "opensesame"}, members={"anna": "another-project"})
+    digest = put_tape(registry, "app", page("http://h.example/a", b"a"))
+    replay = serve([digest], host=registry.host, logins=[Credential("anna", "opensesame")])
+    # Nobody waits for it, and nobody should record it anew.
+    came = replay.client.get("http://h.example/a")
+    assert (came.status, replay.state()["refused"]) == (503, [str(digest)])
+    refusal = f"`{registry.host}` refused the login for `{REPOSITORY}`"
+    assert replay.state()["refusal"] == refusal
+    assert replay.log == [f"waiting for a login or a right: {refusal}"]
+    registry.members = {}
+    replay.until(lambda state: state["answers"] == 1)
+    assert replay.client.get("http://h.example/a").body == b"a"
+    assert (replay.state()["refused"], replay.state()["refusal"]) == ([], None)
 
 
 def test_damaged_content_never_comes_whole(registry: FakeRegistry, serve: Callable[..., Replay]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import json
 import os
 import socket
 import stat
@@ -23,7 +25,7 @@ from bundles.runtime.progress import Silent
 from installer.host.host import Host
 from installer.host.labels import LABEL_PORT, LABEL_ROLE, REPLAY_CONTAINER
 from installer.host.paths import Places
-from installer.model.access import PLAIN
+from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.job import DesiredState
@@ -34,7 +36,7 @@ from installer.runner import Runner
 from installer.steps import replay_container
 from installer.steps.replay_container import RemoveReplay, ReplayContainer, misses, service_state, with_replay
 from tests.support.fake_engine import FakeEngine
-from tests.support.fake_registry import FakeRegistry
+from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.proxy_client import ProxyClient
 from tests.support.tapes import page, put_tape
 from tests.support.tools import give, tool
@@ -84,11 +86,15 @@ def runs(engine: FakeEngine, tmp_path: Path) -> Iterator[None]:
     end()
 
 
-def state(replay: Optional[Replay], registry: str = "localhost:5000") -> DesiredState:
-    tools = {"python": PYTHON}
-    return DesiredState(
-        Address.parse(registry), "bundle-registry", "b", AMD64, (AMD64,), tools, {}, replay, None, PLAIN
-    )
+def state(
+    replay: Optional[Replay],
+    registry: str = "localhost:5000",
+    site: Optional[Destination] = None,
+    access: Access = PLAIN,
+) -> DesiredState:
+    tools, data = {"python": PYTHON}, "" if site else "bundle-registry"
+    address = Address.of_host(registry)
+    return DesiredState(address, data, "b", AMD64, (AMD64,), tools, {}, replay, site, access)
 
 
 def step(host: Host, replay: Optional[Replay], registry: str = "localhost:5000", **more: Any) -> ReplayContainer:
@@ -135,6 +141,7 @@ def test_the_service_runs_without_rights_and_answers(
     assert {name: (oct(mode), owner) for name, (mode, owner, _) in files.items()} == {
         "/bundle-replay": ("0o755", 65534),
         **{f"/bundle-replay/{name}": ("0o400", 65534) for name in ("program.zip", "settings.json", "ca.key", "ca.pem")},
+        **{f"/bundle-replay/{name}": ("0o400", 65534) for name in ("registry.pem", "logins.json")},
     }
 
     # Other tapes need another container; the CA stays.
@@ -166,6 +173,148 @@ def test_a_tape_that_comes_back_to_the_registry_is_replayed_without_more_ado(
     registry.repositories[TAPES] = held
     assert client.get("http://h.example/a").body == b"a"
     assert (service_state(port) or {})["missing"] == []
+
+
+def log_in(host: str, password: str) -> None:
+    """As `docker login` leaves it."""
+    file = Path.home() / ".docker" / "config.json"
+    file.parent.mkdir(exist_ok=True)
+    entry = base64.b64encode(f"anna:{password}".encode()).decode()
+    file.write_text(json.dumps({"auths": {host: {"auth": entry}, "other.corp": {"auth": "b3RoZXI6c2VjcmV0"}}}))
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_registry_of_a_site_is_read_with_the_login_of_this_host(
+    engine: FakeEngine,
+    host: Host,
+    fake: Callable[..., FakeRegistry],
+    certificate: Certificate,
+    port: int,
+    tmp_path: Path,
+) -> None:
+    give(engine, PYTHON)
+    registry = fake(tls=certificate, auth="bearer", users={"anna": "opensesame"}, anonymous_pull=False)
+    digest = put_tape(registry, "app", page("https://h.example/a", b"a"), repository="team/offline-bundle/tape")
+    authority = tmp_path / "site.pem"
+    authority.write_bytes(certificate.file.read_bytes())
+    replay = Replay(port, (ReplayedTape("app", (digest,)),))
+    wanted = state(replay, registry.host, Destination(registry.host, "team"), Access(True, str(authority)))
+    log_in(registry.host, "opensesame")
+    run = ReplayContainer(wanted, host, Silent())
+    run.apply(run.look())
+    assert run.look() == []
+    assert ProxyClient(port, host.places.replay / "ca.pem").get("https://h.example/a").body == b"a"
+
+    # The login stands in a file that is the service's alone, and nowhere else; those for others nowhere at all.
+    mode, owner, data = engine.files[REPLAY_CONTAINER]["/bundle-replay/logins.json"]
+    assert (oct(mode), owner, [login["password"] for login in json.loads(data)]) == ("0o400", 65534, ["opensesame"])
+    shown = json.dumps(engine.created[REPLAY_CONTAINER])
+    others = [data for name, (_, _, data) in engine.files[REPLAY_CONTAINER].items() if "logins" not in name]
+    for secret in ("opensesame", base64.b64encode(b"anna:opensesame").decode()):
+        assert secret not in shown
+        assert not any(secret.encode() in data for data in others)
+
+    # Another password, and a CA that is trusted as well: another container.
+    def is_replaced() -> str:
+        (change,) = run.look()
+        assert change.action == "replace"
+        why = run.explain(change)
+        run.apply([change])
+        assert run.look() == []
+        assert ProxyClient(port, host.places.replay / "ca.pem").get("https://h.example/a").body == b"a"
+        return why
+
+    registry.users = {"anna": "another"}
+    log_in(registry.host, "another")
+    assert is_replaced().endswith(f"has another login for `{registry.host}`, or other CAs, than this host has now")
+    (tmp_path / "more").mkdir()
+    with authority.open("ab") as file:
+        file.write(Certificate.make(tmp_path / "more").file.read_bytes())
+    assert is_replaced().endswith("or other CAs, than this host has now")
+
+
+@pytest.mark.usefixtures("runs")
+def test_our_own_registry_is_read_with_its_own_ca_and_password(
+    engine: FakeEngine,
+    host: Host,
+    fake: Callable[..., FakeRegistry],
+    certificate: Certificate,
+    port: int,
+    tmp_path: Path,
+) -> None:
+    give(engine, PYTHON)
+    registry = fake(tls=certificate, auth="basic", users={"bundle": "generated"})
+    digest = put_tape(registry, "app", page("https://h.example/a", b"a"))
+    password = tmp_path / "password"
+    password.write_text("generated\n")
+    access = Access(True, str(certificate.file), str(password))
+    replay = Replay(port, (ReplayedTape("app", (digest,)),))
+    run = ReplayContainer(state(replay, f"localhost:{registry.port}", access=access), host, Silent())
+    run.apply(run.look())
+    assert run.look() == []
+    assert ProxyClient(port, host.places.replay / "ca.pem").get("https://h.example/a").body == b"a"
+    # Nobody else's certificates are trusted of it.
+    assert engine.files[REPLAY_CONTAINER]["/bundle-replay/registry.pem"][2] == certificate.file.read_bytes()
+    # Until the registry's own step has made them again, its files are no error.
+    password.unlink()
+    assert [change.action for change in run.look()] == ["replace"]
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_mark_of_a_login_is_another_on_each_host(
+    engine: FakeEngine, host: Host, registry: FakeRegistry, port: int, tmp_path: Path
+) -> None:
+    """Everybody may try guesses on what everybody can compute."""
+    give(engine, PYTHON)
+    log_in(registry.host, "123456")
+    other = dataclasses.replace(host, places=dataclasses.replace(host.places, state=tmp_path / "other"))
+    marks = []
+    for each in (host, other):
+        run = ReplayContainer(state(Replay(port, ()), registry.host, Destination(registry.host)), each, Silent())
+        run.apply(run.look())
+        marks.append(engine.created[REPLAY_CONTAINER]["Labels"]["offline-bundle.access"])
+    assert len(set(marks)) == 2
+
+
+def test_where_the_login_cannot_be_read_the_service_that_is_there_stays(
+    engine: FakeEngine, host: Host, port: int, tmp_path: Path
+) -> None:
+    give(engine, PYTHON)
+    engine.add(REPLAY_CONTAINER, {LABEL_ROLE: "replay", "offline-bundle.owner": str(host.places.state)})
+    # The registry's own step may still have to make it.
+    ours = Access(True, None, str(tmp_path / "password"))
+    run = ReplayContainer(state(Replay(port, ()), access=ours), host, Silent())
+    with pytest.raises(HostError, match="password` cannot be read"):
+        run.apply(run.look())
+    file = Path.home() / ".docker" / "config.json"
+    file.parent.mkdir()
+    file.write_text("{")
+    run = ReplayContainer(state(Replay(port, ()), "harbor.corp", Destination("harbor.corp")), host, Silent())
+    with pytest.raises(HostError, match="it is not JSON"):
+        run.apply(run.look())
+    assert REPLAY_CONTAINER in engine.containers
+
+
+@pytest.mark.parametrize(
+    ("registry", "site", "tls", "expected"),
+    [
+        ("localhost:5000", None, False, ("localhost:5000", "127.0.0.1", "offline-bundle/tape")),
+        ("localhost:5000", None, True, ("localhost:5000", "127.0.0.1", "offline-bundle/tape")),
+        ("[fd00::1]:5000", None, False, ("[fd00::1]:5000", "fd00::1", "offline-bundle/tape")),
+        ("harbor.corp", ("team",), True, ("harbor.corp", "harbor.corp", "team/offline-bundle/tape")),
+        ("harbor.corp:8443", ("", True), True, ("harbor.corp:8443", "harbor.corp", "offline-bundle_tape")),
+        # A tunnel, for all that is known: it is where it is.
+        ("localhost:5001", ("a/b",), False, ("localhost:5001", "localhost", "a/b/offline-bundle/tape")),
+    ],
+)
+def test_where_the_service_reads(
+    host: Host, registry: str, site: Optional[tuple[Any, ...]], tls: bool, expected: tuple[str, str, str]
+) -> None:
+    replay = Replay(5080, ())
+    wanted = state(replay, registry, Destination(registry, *site) if site else None, Access(tls))
+    settings = ReplayContainer(wanted, host, Silent())._settings(replay)
+    assert (settings.registry, settings.address, settings.repository) == expected
+    assert settings.tls is tls
 
 
 def test_a_service_that_ends_at_once_is_an_error_with_its_log(engine: FakeEngine, host: Host, port: int) -> None:
@@ -329,6 +478,18 @@ def test_what_was_not_recorded_is_in_the_log_each_once_and_the_last_first(engine
     assert misses(host) == [first, "GET x", long]
 
 
+def test_tapes_of_another_bundle_in_a_registry_of_a_site(host: Host) -> None:
+    site = Destination("harbor.corp", "team")
+    names = (PushedName("team/offline-bundle/tape", "x", ONE, "old", "tape"),)
+    there = state(None, "harbor.corp", site, Access(tls=True))
+    Receipt(BundleName("mine", "sha256:1", "/x.tar"), there, brought=names).save(host.places)
+    job = dataclasses.replace(a_job(host), data="", site=site)
+    assert tapes_of(job, host) == ["x"]
+    # No part of it has what another one has.
+    for other in (Destination("harbor.corp", "other"), Destination("nexus.corp", "team")):
+        assert tapes_of(dataclasses.replace(job, site=other), host) is None
+
+
 def test_pieces_of_a_tape_are_one() -> None:
     names = [("app", ONE), ("app.2", TWO), ("v1.2", THREE), ("app.4", ONE)]
     assert join_pieces(names) == (
@@ -405,6 +566,8 @@ def test_own_tapes_come_first_then_those_of_other_bundles(host: Host, brought: C
     # Another registry has other content.
     other = dataclasses.replace(a_job(host), data="/srv/registry")
     assert tapes_of(other, host) is None
+    elsewhere = dataclasses.replace(a_job(host), data="", site=Destination("harbor.corp", "team"))
+    assert tapes_of(elsewhere, host) is None
     # At another address the same registry has the same.
     moved = dataclasses.replace(a_job(host, name="next"), address=Address("localhost", 5001))
     assert tapes_of(moved, host) == ["y", "x", "before"]

@@ -112,6 +112,8 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
         else:
             before = [LoadImage(job, host, progress, "registry"), *certificates.if_of_use()]
             own = [RegistryContainer(job, host, registry, transport), push]
+        # Docker's own settings for a registry of the site are the site's, until a host joins it.
+        docker = [] if job.site and not job.site.joined else docker_access(job, host, recorder.receipt, given)
         steps: list[Union[Step, Beside]] = [
             *before,
             # While the registry is filled, Docker unpacks what the builder needs.
@@ -120,10 +122,11 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
                 [*images, BuildxPlugin(job, host, progress), Emulation(job, host, progress)],
                 cancel=stack.close,
             ),
+            # The replay service reads with the login that Docker has then.
+            *(docker if job.site else []),
             ReplayContainer(job, host, progress, drops=recorder.had_replay),
             BuildkitdConfig(job, host),
-            # Docker's own settings for a registry of the site are the site's, until a host joins it.
-            *([] if job.site and not job.site.joined else docker_access(job, host, recorder.receipt, given)),
+            *([] if job.site else docker),
             builder,
             SmokeTest(job, host, builder, recorder),
         ]

@@ -16,18 +16,25 @@ import pytest
 from bundles.archive.reader import Archive
 from bundles.cli.app import run
 from bundles.crypto.x509 import fingerprint
+from bundles.oci.platform import Platform
 from bundles.registry.auth import Credential
 from bundles.registry.server_certificates import certificates_of
 from bundles.runtime.progress import Silent
+from installer.host.host import Host
 from installer.model.destination import Destination
+from installer.model.job import Job, Options
 from installer.model.selection import select
+from installer.receipt.receipt import Receipt
+from installer.receipt.recorder import InstallRecorder
 from installer.registry.client import Registry
-from installer.registry.connection import site_transport
+from installer.registry.connection import site_transport, transport_to
+from installer.runner import Runner
+from installer.steps.registry.held import HeldCheck
 from installer.steps.registry.push import Push
 from tests.support import fake_docker
 from tests.support.archives import AMD64, Made, image, made
 from tests.support.fake_engine import FakeEngine
-from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.fake_registry import MANIFEST_BLOB_UNKNOWN, Certificate, FakeRegistry
 
 Fake = Callable[..., FakeRegistry]
 PASSWORD = "hunter2-lan"
@@ -45,14 +52,18 @@ class Lan:
         self.authority = Certificate.make(directory / "ca")
         self.print = fingerprint(certificates_of(self.authority.file.read_text())[0])
 
-    def registry(self, prefix: str = "", aliases: bool = True, **options: Any) -> FakeRegistry:
+    def registry(
+        self, prefix: str = "", aliases: bool = True, platforms: tuple[Platform, ...] = (), **options: Any
+    ) -> FakeRegistry:
         """Start one that has all that the archive lists."""
         registry = self._fake(**options)
-        self.fill(registry, prefix, aliases)
+        self.fill(registry, prefix, aliases, platforms)
         registry.requests.clear()
         return registry
 
-    def fill(self, registry: FakeRegistry, prefix: str = "", aliases: bool = True) -> None:
+    def fill(
+        self, registry: FakeRegistry, prefix: str = "", aliases: bool = True, platforms: tuple[Platform, ...] = ()
+    ) -> None:
         site = Destination(f"{HOST}:{registry.port}", prefix, aliases=aliases)
         ca = self.authority.file if registry.url.startswith("https") else None
         insecure = () if ca else (site.host,)
@@ -62,7 +73,7 @@ class Lan:
 
         way = site_transport(ca_file=ca, insecure=insecure, credentials=login)
         with Archive(self.archive) as archive, way as transport:
-            push = Push(archive, select(archive, site, ()), Registry(transport, site.host), Silent())
+            push = Push(archive, select(archive, site, platforms), Registry(transport, site.host), Silent())
             push.apply(push.look())
 
     def secured(self, **options: Any) -> FakeRegistry:
@@ -277,3 +288,61 @@ def test_the_files_for_another_client_need_no_docker(lan: Lan, monkeypatch: pyte
 def test_a_mistyped_fingerprint_is_said_before_anything_is_asked(lan: Lan, fake: Fake) -> None:
     document = lan.join(fake(), "--plan", "--fingerprint", "AB:CD", code=2)
     assert "`AB:CD` is no SHA-256 fingerprint" in document["error"]["message"]
+
+
+def joined(lan: Lan, registry: FakeRegistry, platforms: tuple[Platform, ...] = ()) -> Receipt:
+    """Write the receipt of a host that has joined, as far as that is the registry's matter."""
+    site = Destination(f"{HOST}:{registry.port}", aliases=True, joined=True)
+    host = Host.this(os.environ, None)
+    with Archive(lan.archive) as archive:
+        job = Job.of(archive, Options(site=site, platforms=platforms), AMD64)
+        with transport_to(job) as transport:
+            check = HeldCheck(archive, job.images, site, Registry(transport, site.host))
+            recorder = InstallRecorder(job, host)
+            with recorder.locked():
+                runner = Runner([check], None, Silent(), recorder)
+                runner.check(yes=True)
+                return recorder.finish(runner.perform(), check.rebuilt)
+
+
+def later(*arguments: object, code: int = 0) -> Any:
+    """Run a command on the host that has joined; gives its JSON document."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        done = run([*map(str, arguments), "--json"])
+    assert done == code, out.getvalue() + err.getvalue()
+    return json.loads(out.getvalue())
+
+
+def test_a_host_that_joined_has_brought_nothing(lan: Lan) -> None:
+    """Also where the registry refused an index, and has another one in its place."""
+    registry = lan.registry(platforms=(AMD64,), sparse_index=MANIFEST_BLOB_UNKNOWN)
+    receipt = joined(lan, registry, (AMD64,))
+    assert [image.reference for image in receipt.images if image.rebuilt]
+    assert receipt.brought == () and receipt.state.site is not None and receipt.state.site.joined
+    assert Receipt.parse(receipt.to_json()) == Receipt.read(Host.this(os.environ, None))
+    assert later("prune", "--plan")["steps"][0]["changes"] == []
+    gone = [change for step in later("uninstall", "--data", "--plan")["steps"] for change in step["changes"]]
+    assert [change for change in gone if change["kind"] in ("tag", "digest", "volume")] == []
+
+
+@pytest.mark.parametrize("command", ["upgrade", "install"])
+def test_what_was_joined_stays_joined(lan: Lan, command: str) -> None:
+    registry = lan.registry()
+    joined(lan, registry)
+    registry.requests.clear()
+    plan = later(command, lan.archive, "--plan")
+    assert plan["registry"] == f"{HOST}:{registry.port}"
+    assert "push" not in changes_of(plan) and changes_of(plan)["registry"] == []
+    assert {request.method for request in registry.requests} == {"GET", "HEAD"}
+
+
+def test_status_and_doctor_ask_the_registry_that_was_joined(lan: Lan) -> None:
+    registry = lan.registry()
+    joined(lan, registry)
+    status = later("status", code=4)
+    assert status["registry"]["site"]["joined"] is True and status["registry"]["container"] is None
+    assert status["registry"]["answers"] is True and all(image["served"] for image in status["images"])
+    registry.close()
+    assert later("status", code=4)["registry"]["answers"] is False
+    assert "registry" in {finding["check"] for finding in later("doctor", code=4)["findings"]}

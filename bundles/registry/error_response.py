@@ -66,7 +66,7 @@ def _meaning(
         )
     if status in (401, 403):
         repository = scope_repository(scope)
-        return AuthenticationError(
+        error = AuthenticationError(
             f"`{host}` refused access{f' to `{repository}`' if repository else ''}: {words}",
             hint=_missing_login(host) if login is Login.MISSING else _missing_right(host, scope, login),
             status=status,
@@ -75,6 +75,8 @@ def _meaning(
             cause=f"`{host}` refused access: {words}",
             said=words,
         )
+        error.login_taken = login is Login.GOOD
+        return error
     if status in TEMPORARY:
         wait = _retry_after(response.headers.get("Retry-After", ""))
         hint = _patience(host, scope) if status == 429 else None

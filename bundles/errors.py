@@ -160,7 +160,9 @@ class NotFoundError(NetworkError):
 
 
 class AuthenticationError(NetworkError):
-    pass
+    """No login, or a wrong one, or one without the right to this: then `login_taken` is true."""
+
+    login_taken = False
 
 
 class ContentError(NetworkError):

@@ -12,7 +12,7 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
 from bundles.errors import AuthenticationError, NetworkError, NotFoundError, TooLargeError, UnavailableError
-from bundles.registry.auth import login_command, scope_repository, scope_subject, scope_writes
+from bundles.registry.auth import login_command, scope_repository, scope_writes
 from bundles.registry.connections import Response
 from bundles.registry.urls import Origin
 from bundles.registry.web_page import title, web_page
@@ -65,8 +65,9 @@ def _meaning(
             said=words,
         )
     if status in (401, 403):
-        return AuthenticationError(
-            f"`{host}` refused access to `{scope_subject(scope)}`: {words}",
+        repository = scope_repository(scope)
+        error = AuthenticationError(
+            f"`{host}` refused access{f' to `{repository}`' if repository else ''}: {words}",
             hint=_missing_login(host) if login is Login.MISSING else _missing_right(host, scope, login),
             status=status,
             codes=codes,
@@ -74,6 +75,8 @@ def _meaning(
             cause=f"`{host}` refused access: {words}",
             said=words,
         )
+        error.login_taken = login is Login.GOOD
+        return error
     if status in TEMPORARY:
         wait = _retry_after(response.headers.get("Retry-After", ""))
         hint = _patience(host, scope) if status == 429 else None
@@ -130,11 +133,13 @@ def _beginning(response: Response) -> bytes:
 def _explanation(status: int, data: bytes) -> tuple[list[str], str]:
     """Read the codes of a registry's JSON error, and its first one in words; else the status, and a page's title.
 
-    Nexus has the reason in `detail` alone.
+    Nexus has the reason in `detail` alone, and zot sends the error of a wrong login without a list around it.
     """
     errors: list[dict[str, Any]] = []
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-        errors = [error for error in json.loads(data)["errors"] if isinstance(error, dict)]
+        document = json.loads(data)
+        listed = [document] if "code" in document else document["errors"]
+        errors = [error for error in listed if isinstance(error, dict)]
     codes = [error["code"] for error in errors if isinstance(error.get("code"), str)]
     first = errors[0] if errors else {}
     texts = [str(first[key]) for key in ("code", "message") if first.get(key)]

@@ -7,7 +7,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Optional, TypeVar, Union
 
-from bundles.errors import ContentError, NetworkError, NotFoundError, UnavailableError, UnreachableError
+from bundles.errors import (
+    AuthenticationError,
+    ContentError,
+    NetworkError,
+    NotFoundError,
+    UnavailableError,
+    UnreachableError,
+)
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE
@@ -73,6 +80,11 @@ class Registry:
             unreachable = self._transport.retrying(self.host, ask)
         except NotFoundError as error:
             raise NetworkError(f"`{self.host}` answers, but is not a registry: {error.message}", status=404) from None
+        except AuthenticationError as error:
+            # Who may use some repositories may not ask for the registry as such everywhere: they are asked themselves.
+            if not error.login_taken:
+                raise
+            return
         if unreachable:
             raise unreachable
 

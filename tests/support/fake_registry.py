@@ -184,6 +184,7 @@ class FakeRegistry(Content):
         tag_deletion: the answer to who wants to delete a tag alone.
         held: the answer to who wants to delete a manifest that an index lists, which goes with the index.
         catalog: the answer to who asks for the list of repositories, when that is not the list.
+        closed: whether /v2/ itself is nobody's, with 401 for tokens that are good for repositories.
         largest_body: how many bytes a request may have: the limit of a proxy in front, which closes the connection.
         chunks: whether blobs can be uploaded in pieces: the answer to who tries.
         smallest_chunk: what it says in OCI-Chunk-Min-Length, and refuses pieces below, but the last.
@@ -214,6 +215,7 @@ class FakeRegistry(Content):
         quota: Optional[int] = None,
         over_quota: Refusal = DENIED,
         catalog: Optional[Refusal] = None,
+        closed: bool = False,
         deletion: Optional[Refusal] = None,
         tag_deletion: Optional[Refusal] = None,
         held: Optional[Refusal] = None,
@@ -230,6 +232,7 @@ class FakeRegistry(Content):
         self.projects, self.created, self.immutable_tag = projects, created, immutable_tag
         self.quota, self.over_quota, self.catalog, self.deletion = quota, over_quota, catalog, deletion
         self.tag_deletion, self.held = tag_deletion, held
+        self.closed = closed
         self.largest_body, self.chunks, self.smallest_chunk = largest_body, chunks, smallest_chunk
         self.token_uses = token_uses
         self.uses: dict[str, int] = {}
@@ -588,7 +591,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if registry.token_uses is not None and registry.uses[given] > registry.token_uses:
                     scopes, expires = {}, 0.0
             fresh = given.startswith("Bearer ") and expires > time.monotonic()
-            if fresh and (not name or action in scopes.get(name, ())):
+            closed = registry.closed and self.path == "/v2/"
+            if fresh and not closed and (not name or action in scopes.get(name, ())):
                 return True
             realm = registry.token_realm or f"{registry.url}/token"
             actions = {"pull": "pull", "push": "pull,push", "delete": "delete"}[action]

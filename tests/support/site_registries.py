@@ -7,7 +7,8 @@ gitlab   reports of users (estesp/manifest-tool#53)
 ecr      reports of users (int128/docker-manifest-create-action#63, aws/containers-roadmap#2380); it mounts nothing
          that no manifest names yet
 gitea    routers/api/packages/container/{errors,manifest,container}.go
-zot      pkg/api/routes.go, pkg/storage/common/common.go
+zot      2.1.20 without `dedupe`, as it answered: with `dedupe` it mounts
+olareg   0.2.2 with tokens and rights to some repositories, as it answered
 nginx    distribution 3 behind a small client_max_body_size (which is 1m when nobody says anything)
 """
 
@@ -105,6 +106,16 @@ SITES = (
     Site(
         "zot",
         {"auth": "basic", "mounts": False, "sparse_index": Refusal(400, "MANIFEST_INVALID", "manifest invalid")},
+        "ci",
+    ),
+    Site(
+        "olareg",
+        {
+            "auth": "bearer",
+            "closed": True,
+            "sparse_index": MANIFEST_BLOB_UNKNOWN,
+            "catalog": Refusal(404, "NAME_UNKNOWN", "no such page"),
+        },
         "ci",
     ),
     Site("nginx", {"largest_body": 20_000}),

@@ -931,6 +931,16 @@ def test_the_registrys_error_is_told(registry: FakeRegistry, connect: Connect) -
     )
 
 
+def test_an_error_that_stands_alone_is_told(registry: FakeRegistry, connect: Connect) -> None:
+    """As zot sends it to a wrong login, with an object for `detail`."""
+    body = b'{"code":"UNAUTHORIZED","message":"authentication required","detail":{"description":"why"}}'
+    registry.fault("GET", "/v2/", times=3, status=401, body=body)
+    with pytest.raises(AuthenticationError) as caught:
+        connect().fetch("GET", registry.host, "/v2/", scope="", limit=100)
+    assert caught.value.codes == ("UNAUTHORIZED",)
+    assert caught.value.message == f"`{registry.host}` refused access: UNAUTHORIZED: authentication required"
+
+
 @pytest.mark.parametrize(
     "body",
     [b"<html>no</html>", b"[]", b'{"errors": null}', b'{"errors": [1]}', b'{"errors": []}', b"\xff", b"[" * 9999],

@@ -117,6 +117,21 @@ def test_what_comes_after_docker_login_is_pushed(site: FakeRegistry, certificate
     assert str(caught.value.hint).startswith(f"docker login registry.example:{site.port}")
 
 
+def test_a_registry_that_is_closed_itself_answers_to_a_login_that_it_takes(
+    fake: Callable[..., FakeRegistry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its repositories may be open to that login. A wrong one is refused as everywhere."""
+    site = fake(auth="bearer", users={USER: PASSWORD}, anonymous_pull=False, closed=True)
+    docker_config(site.host, monkeypatch)
+    with site_transport(attempts=1) as transport:
+        Registry(transport, site.host).ping()
+    assert site.requests[-1].path == "/v2/"
+    assert site.requests[-1].authorization.startswith("Bearer ")
+    site.users[USER] = "another"
+    with site_transport(attempts=1) as transport, pytest.raises(AuthenticationError, match="refused the login"):
+        Registry(transport, site.host).ping()
+
+
 # To our own registry with TLS
 
 

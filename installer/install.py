@@ -93,7 +93,7 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             job.images,
             registry,
             progress,
-            is_outgoing=lambda: preflight.has_other_data(job, host) or _is_mistrusted(registry, certificates),
+            is_outgoing=lambda: preflight.has_other_data(job, host) or _is_mistrusted(job, registry, certificates),
             is_ours=recorder.has_pushed,
             yes=options.yes,
             prefix=job.destination.prefix,
@@ -143,8 +143,10 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             raise _explain(error, job, host) from None
 
 
-def _is_mistrusted(registry: Registry, certificates: Certificates) -> bool:
-    """Tell whether the registry shows a certificate that is not good any more, and has another one soon."""
+def _is_mistrusted(job: Job, registry: Registry, certificates: Certificates) -> bool:
+    """Tell whether our own registry shows a certificate that is not good any more, and has another one soon."""
+    if job.site or not job.access.tls:
+        return False
     try:
         registry.ping()
     except UnreachableError:

@@ -73,7 +73,8 @@ def _own_access(options: Options, installed: Optional[Access], host: Host) -> Ac
     tls = options.tls if options.tls is not None else before.tls or options.certificate is not None
     if not tls:
         if options.login:
-            raise UsageError("--login needs --tls: over plain HTTP everybody on the way reads the password")
+            why = "over plain HTTP everybody on the way reads the password"
+            raise UsageError(f"--login needs --tls: {why}", hint="install with --tls --login")
         return PLAIN
     login = options.login if options.login is not None else before.password is not None
     if options.certificate:

@@ -31,6 +31,7 @@ from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.host.paths import is_in_hosts
 from installer.model.access import Access
+from installer.model.address import Address
 from installer.model.job import DesiredState, Tool
 from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
@@ -381,6 +382,8 @@ def config_text(registry: str, access: Access, mirrors: Mapping[str, str], autho
         *([f"[registry.{json.dumps(_CA_HOST)}]", f"  ca = [{json.dumps(str(authority))}]", ""] if authority else []),
         f"[registry.{json.dumps(registry)}]",
         *([] if access.tls else ["  http = true", "  insecure = true"]),
+        # BuildKit would speak plain HTTP on a loopback address.
+        *(["  http = false"] if access.tls and Address.of_host(registry).is_loopback else []),
         *([f"  ca = [{json.dumps(access.authority)}]"] if access.authority else []),
     ]
     for source, mirror in mirrors.items():

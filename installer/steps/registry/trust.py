@@ -127,7 +127,8 @@ class Trust(Step):
     def question(self) -> Optional[str]:
         if self._is_needless():
             return f"have Docker no longer trust the CA of {self._address}: remove {self._path}"
-        if not self._is_needed():
+        # Who agreed to the file has agreed to a CA of this registry, also to one that is made anew.
+        if not self._is_needed() or self._is_ours():
             return None
         return f"have Docker trust the CA of the registry {self._address}, and no other host: write {self._path}"
 

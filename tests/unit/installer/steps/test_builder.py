@@ -14,7 +14,7 @@ from bundles.errors import HostError
 from bundles.oci.reference import Reference
 from installer.host.labels import ENVIRONMENT
 from installer.host.paths import Places
-from installer.model.access import PLAIN
+from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.naming import mirrors
@@ -246,3 +246,11 @@ def test_a_name_that_only_this_host_knows_needs_its_network(
     (tmp_path / "etc/hosts").write_text(table)
     site = Destination.parse("harbor.corp/team")
     assert builder(engine, tmp_path, address=Address("harbor.corp", 443), site=site)._options() == options
+
+
+@pytest.mark.parametrize(("host", "lines"), [("localhost:5000", ["http = false"]), ("192.168.10.10:5000", [])])
+def test_with_tls_no_builder_falls_back_to_plain_http(host: str, lines: list[str]) -> None:
+    """BuildKit does so on loopback addresses unless it is told otherwise."""
+    text = config_text(host, Access(True, "/state/ca.pem"), {"docker.io": host})
+    stanza = text.partition(f'[registry."{host}"]\n')[2].partition("\n\n")[0]
+    assert [line.strip() for line in stanza.splitlines()] == [*lines, 'ca = ["/state/ca.pem"]']

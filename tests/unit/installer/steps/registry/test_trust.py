@@ -78,6 +78,7 @@ def test_it_is_written_with_consent_and_others_may_read_it(place: Place) -> None
     ]
     assert (step.look(), step.question()) == ([], None)
     place.make(CA * 2)
+    assert step.question() is None
     (change,) = step.look()
     assert change.action == "rewrite"
     assert step.explain(change) == f"`{place.file}` is not the registry's CA: Docker does not trust the registry"

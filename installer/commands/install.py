@@ -167,7 +167,8 @@ def _site(
     """
     if into is None:
         if flat:
-            raise UsageError("--flat is for `push`", hint=f"bundle push {quote(archive.path)} HOST/PROJECT --flat")
+            elsewhere = own_command(f"push {quote(archive.path)} HOST/PROJECT --flat")
+            raise UsageError("--flat is for `push`", hint=elsewhere)
         return None
     for option, value in others.items():
         if value is not None:

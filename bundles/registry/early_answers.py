@@ -6,6 +6,8 @@ nginx answers to a body that is too large before it has read any of it, and then
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 import ssl
 import time
@@ -24,6 +26,19 @@ class Tls(ssl.SSLSocket):
     """A TLS socket of which the beginning can be looked at without taking it away."""
 
     _kept = b""
+
+    def getpeername(self) -> Any:
+        """Return the other end's address, which Python asks for before TLS begins.
+
+        Raises:
+            ConnectionResetError: the connection is gone. Python would go on as with a socket that is yet to be
+                connected, and leave it open when that fails.
+        """
+        try:
+            return super().getpeername()
+        except OSError:
+            self.close()
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from None
 
     def send(self, data: Any, flags: int = 0) -> int:
         try:

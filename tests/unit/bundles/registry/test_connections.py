@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
+import struct
 import threading
 import time
+import warnings
 from types import SimpleNamespace
 from typing import Callable
 
 import pytest
+from urllib3.connection import HTTPConnection
 
 from bundler.sources.registry import RegistrySource
 from bundler.sources.source import BlobRequest
 from bundles.errors import BundleError, InterruptedByUser, TooSlowError, UnavailableError
 from bundles.oci.reference import Reference
+from bundles.registry.connections import Connections
+from bundles.registry.proxies import Proxies
 from bundles.registry.transport import Transport
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.images import noise
@@ -155,3 +161,34 @@ def test_closing_a_transport_ends_a_tls_handshake(connect: Callable[..., Transpo
         asking.join(60)
     assert ends[-1] == b""
     assert [type(error) for error in errors] == [InterruptedByUser]
+
+
+def test_a_connection_that_is_reset_before_tls_begins_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = threading.Event()
+
+    def reset(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        gone.set()
+
+    connects = HTTPConnection._new_conn
+
+    def connect_slowly(self: HTTPConnection) -> socket.socket:
+        sock = connects(self)
+        assert gone.wait(10)
+        return sock
+
+    monkeypatch.setattr(HTTPConnection, "_new_conn", connect_slowly)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=reset, args=(listener,), daemon=True).start()
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+        connections = Connections(frozenset(), None, (), (5.0, 5.0), Proxies())
+        with pytest.raises(UnavailableError), warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            connections.send("GET", f"https://{host}/v2/", {})
+        connections.close()
+        with warnings.catch_warnings(record=True) as left:
+            warnings.simplefilter("always")
+            gc.collect()
+    assert [str(each.message) for each in (*said, *left) if "unclosed" in str(each.message)] == []

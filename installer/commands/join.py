@@ -25,7 +25,7 @@ from bundles.registry.server_certificates import certificates_of, parse_fingerpr
 from bundles.runtime.program import own_command
 from installer.commands.install import run_install, show_plan
 from installer.host.host import Host
-from installer.model.access import USER, Access
+from installer.model.access import PLAIN, USER, Access
 from installer.model.address import Address
 from installer.model.client_files import KINDS, client_files
 from installer.model.destination import Destination
@@ -115,8 +115,16 @@ def join(
             output.result(*_files(kind, opened, site, contact))
             return
         host = Host.this(os.environ, person)
-        kept = _kept(host, site)
-        contact = first_contact(address, ca_file=ca_file, expected=wanted, kept=kept, ask=person)
+        before = _before(host, site)
+        kept = Path(before.authority) if before.authority else None
+        contact = first_contact(
+            address,
+            ca_file=ca_file,
+            expected=wanted,
+            kept=kept if kept and kept.is_file() else None,
+            secured=before.tls,
+            ask=person,
+        )
         if not contact.tls:
             output.progress.message(
                 f"`{address}` speaks plain HTTP: who is on the network in between can read and change what comes from "
@@ -151,14 +159,14 @@ def _given_login(username: Optional[str], password_stdin: bool) -> Optional[Cred
     return Credential(username or USER, password)
 
 
-def _kept(host: Host, site: Destination) -> Optional[Path]:
-    """Return the CA that this host trusts since it was joined, or installed into the registry."""
+def _before(host: Host, site: Destination) -> Access:
+    """Return how this host speaks with the registry since it was joined, or installed into it; plain HTTP if neither
+    was."""
     before = None
     with contextlib.suppress(HostError):
         before = Receipt.find(host.places)
     known = before.state if before and before.state.site and before.state.site.host == site.host else None
-    file = Path(known.access.authority) if known and known.access.authority else None
-    return file if file and file.is_file() else None
+    return known.access if known else PLAIN
 
 
 @contextlib.contextmanager

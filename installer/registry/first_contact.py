@@ -17,7 +17,7 @@ from bundles.registry.certificates import find, standard_directories
 from bundles.registry.server_certificates import certificates_of, presented, refusal
 from bundles.registry.tls import trusting
 from bundles.registry.urls import Origin
-from bundles.runtime.program import quote
+from bundles.runtime.program import own_command, quote
 from installer.host.host import Ask
 from installer.model.address import Address
 
@@ -41,6 +41,7 @@ def first_contact(
     ca_file: Optional[Path] = None,
     expected: Optional[str] = None,
     kept: Optional[Path] = None,
+    secured: bool = False,
     ask: Optional[Ask] = None,
 ) -> Contact:
     """Find out how a registry is spoken to.
@@ -53,6 +54,7 @@ def first_contact(
         ca_file: the CA, as somebody brought it here.
         expected: the fingerprint of a certificate, the server's or its CA's, as `fingerprint` gives it.
         kept: the CA that was trusted here before; None for none.
+        secured: whether it was spoken to by TLS from here before.
         ask: puts a yes-or-no question to the person who is there; None when nobody is.
 
     Raises:
@@ -68,6 +70,13 @@ def first_contact(
             raise NetworkError(
                 f"`{address}` speaks plain HTTP, where a certificate is expected: nothing was sent",
                 hint="is it the right address? somebody else may be answering there",
+            )
+        if secured:
+            # What Docker has a login for would from now on get it in the clear, whoever that is.
+            raise NetworkError(
+                f"`{address}` speaks plain HTTP, and spoke TLS when this host began to use it: nothing was sent",
+                hint="somebody else may be answering there; when it was installed with --no-tls since: "
+                f"{own_command('uninstall')}, then run this again",
             )
         return Contact(tls=False)
     if given:

@@ -326,6 +326,19 @@ def test_a_host_that_joined_has_brought_nothing(lan: Lan) -> None:
     assert [change for change in gone if change["kind"] in ("tag", "digest", "volume")] == []
 
 
+def test_a_registry_that_was_joined_by_tls_is_not_joined_again_by_plain_http(lan: Lan) -> None:
+    impostor = lan.registry()
+    joined(lan, impostor)
+    receipt = Host.this(os.environ, None).places.receipt
+    receipt.write_text(receipt.read_text().replace('"tls": false', '"tls": true'))
+    lan.log_in(impostor)
+    impostor.requests.clear()
+    document = lan.join(impostor, "--yes", code=5)
+    assert "spoke TLS when this host began to use it" in document["error"]["message"]
+    assert "uninstall" in document["error"]["hint"]
+    assert impostor.requests == [] and lan.engine.done == []
+
+
 @pytest.mark.parametrize("command", ["upgrade", "install"])
 def test_what_was_joined_stays_joined(lan: Lan, command: str) -> None:
     registry = lan.registry()

@@ -130,6 +130,13 @@ def test_plain_http_where_a_certificate_is_expected_is_refused(registry: FakeReg
     assert registry.requests == []
 
 
+def test_plain_http_where_tls_was_spoken_before_is_refused(registry: FakeRegistry) -> None:
+    with pytest.raises(NetworkError, match="spoke TLS when this host began to use it: nothing was sent") as caught:
+        first_contact(Address("127.0.0.1", registry.port), secured=True, ask=Person(True))
+    assert caught.value.hint is not None and "uninstall" in caught.value.hint
+    assert registry.requests == []
+
+
 def test_what_certs_d_trusts_needs_no_word(site: FakeRegistry, authority: Certificate, tmp_path: Path) -> None:
     directory = tmp_path / "home/.docker/certs.d" / f"registry.example:{site.port}"
     directory.mkdir(parents=True)

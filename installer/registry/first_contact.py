@@ -96,7 +96,7 @@ def first_contact(
     # BuildKit knows neither: it is given the file.
     files = find(standard_directories(), Origin.of(f"https://{address}")).authorities
     for known in (_read(kept) if kept else "", "".join(map(_read, files))):
-        if known and refusal(address.host, address.port, trusting(pem=known)) is None:
+        if known and _objection(address, known) is None:
             return Contact(True, known)
     if not chain:
         raise NetworkError(f"the certificate of `{address}` is not trusted: {refused}", hint=_BY_FILE)
@@ -131,13 +131,23 @@ def _confirm(address: Address, print_: str, ask: Optional[Ask]) -> None:
 
 def _verified(address: Address, authority: str, otherwise: str) -> Contact:
     """Make sure that the server is proven by these certificates alone, for this very address."""
-    refused = refusal(address.host, address.port, trusting(pem=authority))
+    refused = _objection(address, authority)
     if refused is not None:
         raise NetworkError(
             f"{otherwise} that `{address}` is who it says: {refused}; nothing was sent",
             hint=f"{_BY_FILE}; or see what it presents: openssl s_client -showcerts -connect {quote(str(address))}",
         )
     return Contact(True, authority)
+
+
+def _objection(address: Address, authority: str) -> Optional[str]:
+    """Say why these certificates alone do not prove the server; None when they do."""
+    try:
+        context = trusting(pem=authority)
+    except ssl.SSLError:
+        # What a server presents may be anything.
+        return "it is no certificate"
+    return refusal(address.host, address.port, context)
 
 
 def _read(file: Path) -> str:
@@ -147,9 +157,13 @@ def _read(file: Path) -> str:
     except OSError as error:
         raise UsageError(f"the CA file `{file}` cannot be read: {reason(error)}") from None
     try:
-        return "".join(map(ssl.DER_cert_to_PEM_cert, certificates_of(text)))
+        found = "".join(map(ssl.DER_cert_to_PEM_cert, certificates_of(text)))
+        trusting(pem=found)
     except UsageError as error:
         raise UsageError(f"the CA file `{file}`: {error.message}") from None
+    except ssl.SSLError:
+        raise UsageError(f"the CA file `{file}`: what is between its lines of PEM is no certificate") from None
+    return found
 
 
 def _listed(chain: Sequence[bytes]) -> str:

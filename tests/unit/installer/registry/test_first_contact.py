@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,6 +170,17 @@ def test_a_ca_file_that_cannot_be_used(site: FakeRegistry, authority: Certificat
         first_contact(at(site), ca_file=tmp_path / "gone.pem")
     with pytest.raises(UsageError, match=r"key\.pem`: it holds no PEM certificate"):
         first_contact(at(site), ca_file=authority.key)
+    broken = tmp_path / "broken.pem"
+    broken.write_text(ssl.DER_cert_to_PEM_cert(b"no certificate"))
+    with pytest.raises(UsageError, match=r"broken\.pem`: what is between its lines of PEM is no certificate"):
+        first_contact(at(site), ca_file=broken)
+    assert site.requests == []
+
+
+def test_what_is_presented_may_be_no_certificate(site: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("installer.registry.first_contact.presented", lambda host, port: (b"one", b"another"))
+    with pytest.raises(NetworkError, match="it is no certificate"):
+        first_contact(at(site), ask=Person(True))
 
 
 def test_who_presents_no_ca_needs_a_file(fake: Fake, authority: Certificate, tmp_path: Path, names: None) -> None:

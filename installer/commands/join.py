@@ -153,7 +153,11 @@ def _given_login(username: Optional[str], password_stdin: bool) -> Optional[Cred
         if username and not sys.stdin.isatty():
             raise UsageError("--username needs a password, and nobody is there to be asked", hint="--password-stdin")
         return Credential(username, _hidden(username)) if username else None
-    password = sys.stdin.readline().rstrip("\r\n")
+    try:
+        password = sys.stdin.readline().rstrip("\r\n")
+    except UnicodeDecodeError:
+        # Without its text, which is a part of the password.
+        raise UsageError("the password on stdin is not UTF-8", hint="... --password-stdin < FILE") from None
     if not password:
         raise UsageError("there is no password on stdin", hint="... --password-stdin < FILE")
     return Credential(username or USER, password)

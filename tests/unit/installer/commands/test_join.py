@@ -237,6 +237,9 @@ def test_a_login_that_is_wrong_or_missing_is_said(lan: Lan, monkeypatch: pytest.
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     document = lan.join(registry, "--plan", "--password-stdin", code=2)
     assert document["error"]["message"] == "there is no password on stdin"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"h\xfcnter2\n"), encoding="utf-8"))
+    document = lan.join(registry, "--plan", "--password-stdin", code=2)
+    assert document["error"]["message"] == "the password on stdin is not UTF-8"
 
 
 def test_somebody_in_between_gets_neither_login_nor_request(

@@ -90,7 +90,8 @@ def _as_before(options: Options, host: Host) -> Options:
     with contextlib.suppress(HostError):
         before = Receipt.find(host.places)
     known = before.state if before and before.state.site else None
-    if known and not (options.site or options.registry or options.data or options.tls):
+    own = options.registry or options.data or options.tls or options.login or options.certificate
+    if known and not (options.site or own):
         options = dataclasses.replace(options, site=known.site, access=known.access)
     if options.site is None or not options.access.tls:
         return options

@@ -218,6 +218,8 @@ def test_without_an_option_it_goes_where_it_went(site: Site) -> None:
     own = Options(registry=Address.parse("localhost:5000"))
     assert preflight._as_before(own, host) == own
     assert preflight._as_before(Options(data="/srv/x"), host).site is None
+    for wanted in (Options(tls=True), Options(login=True), Options(certificate=site.ca, key=site.ca)):
+        assert preflight._as_before(wanted, host).site is None
     # The CA of then is that of one registry.
     other = Options(site=Destination.parse("harbor.invalid/team"), access=Access(tls=True))
     assert preflight._as_before(other, host).access.authority is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import ipaddress
 import ssl
 import time
 from collections.abc import Sequence
@@ -24,8 +25,11 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 def server_names(address: Address) -> list[str]:
-    """Return what the registry is asked for as, what stands in image names first."""
-    return list(dict.fromkeys((address.host.strip("[]"), *_LOCAL_NAMES)))
+    """Return what the registry is asked for as, what stands in image names first; IP addresses in their one form."""
+    host = address.host.strip("[]")
+    with contextlib.suppress(ValueError):
+        host = str(ipaddress.ip_address(host))
+    return list(dict.fromkeys((host, *_LOCAL_NAMES)))
 
 
 def new_authority(key: int) -> bytes:

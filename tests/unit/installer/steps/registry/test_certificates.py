@@ -95,6 +95,12 @@ def test_everything_is_made_once_and_secrets_are_their_owners(place: Place) -> N
     assert shown[1:] == read_certificates(place.files.authority.read_bytes())
 
 
+def test_an_ipv6_address_may_be_written_in_any_way(tmp_path: Path) -> None:
+    place = Place(tmp_path, "[fd00:0:0::1]:5000")
+    place.make()
+    assert read_certificates(place.files.chain.read_bytes())[0].names[0] == "fd00::1"
+
+
 def test_two_hosts_have_nothing_in_common(tmp_path: Path) -> None:
     one, other = Place(tmp_path / "one"), Place(tmp_path / "other")
     one.make(), other.make()

@@ -88,7 +88,9 @@ class Login(Step):
             words = ["login", self._address, "--username", wanted.username, "--password-stdin"]
             self._host.cli.run(words, stdin=wanted.password)
         except CommandError as error:
-            hint = f"docker {' '.join(words)}" + (f" < {quote(file)}" if file else "")
+            # The name of a robot has a `$` in many a Harbor.
+            by_hand = ["login", self._address, "--username", quote(wanted.username)]
+            hint = f"docker {' '.join(by_hand)}" + (f" --password-stdin < {quote(file)}" if file else "")
             raise HostError(f"Docker cannot log in at {self._address}: {error.message}", hint=hint) from None
         return None
 

@@ -160,3 +160,5 @@ def test_a_login_that_was_given_is_made_for_its_own_user(place: Place) -> None:
     with pytest.raises(HostError, match="cannot log in") as caught:
         step.apply(step.look())
     assert "Another" not in str(caught.value)
+    # Docker asks for the password by itself.
+    assert caught.value.hint == f"docker login {LAN} --username 'robot$team'"

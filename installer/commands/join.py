@@ -22,7 +22,7 @@ from bundles.errors import AuthenticationError, HostError, UsageError
 from bundles.oci.platform import Platform
 from bundles.registry.auth import Credential
 from bundles.registry.server_certificates import certificates_of, parse_fingerprint
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from installer.commands.install import run_install, show_plan
 from installer.host.host import Host
 from installer.model.access import PLAIN, USER, Access
@@ -103,7 +103,7 @@ def join(
     if address.is_loopback:
         raise UsageError(
             f"`{site.host}` is this host: expected the address at which the LAN has the registry",
-            hint=f"{own_command('install')} makes a registry and a builder on this host",
+            hint=f"{own_command(f'install {quote(archive.path)}')} makes a registry and a builder on this host",
         )
     given = _given_login(username, password_stdin)
     person = questioner()
@@ -131,7 +131,10 @@ def join(
                 "it; `install --tls` on its host ends that"
             )
         with _file_of(contact) as authority:
-            credential, aliases = _logged_in(opened, site, contact, authority, given)
+            trusted = f"--ca {quote(ca_file)} " if ca_file else ""
+            trusted = f"--fingerprint {contact.compared} " if contact.compared else trusted
+            again = own_command(f"join {quote(archive.path)} {site} {trusted}")
+            credential, aliases = _logged_in(opened, site, contact, authority, given, again=again)
             options = Options(
                 builder=builder,
                 platforms=Platform.parse_list(",".join(platforms)),
@@ -186,9 +189,23 @@ def _file_of(contact: Contact) -> Iterator[Optional[Path]]:
 
 
 def _logged_in(
-    archive: Archive, site: Destination, contact: Contact, authority: Optional[Path], given: Optional[Credential]
+    archive: Archive,
+    site: Destination,
+    contact: Contact,
+    authority: Optional[Path],
+    given: Optional[Credential],
+    *,
+    again: str,
 ) -> tuple[Optional[Credential], bool]:
     """Return a login that the registry takes, None where none is needed or docker has it, and whether it has aliases.
+
+    Args:
+        archive: what is looked for there.
+        site: the registry.
+        contact: how it is spoken to.
+        authority: the CA of that, as a file.
+        given: the login to try first.
+        again: the command that joins, but for the login.
 
     Raises:
         HostError: it wants one, and none is to be had, or it must not be sent.
@@ -206,7 +223,8 @@ def _logged_in(
         if not contact.tls:
             raise in_the_clear from None
         if given or not (sys.stdin.isatty() and sys.stderr.isatty()):
-            hint = own_command(f"join {site} --username {USER} --password-stdin < FILE")
+            user = quote(given.username if given else USER)
+            hint = f"{again}--username {user} --password-stdin < FILE"
             raise AuthenticationError(error.message, status=error.status, hint=hint) from None
     username = click.prompt(f"User name for {site.host}", default=USER, err=True)
     asked = Credential(username, _hidden(username))

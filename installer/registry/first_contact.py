@@ -29,10 +29,12 @@ class Contact:
     Args:
         tls: whether it speaks TLS; else plain HTTP.
         authority: the certificate, or certificates, in PEM, that are trusted besides the system's; empty for none.
+        compared: the fingerprint that a person has compared, or named; empty when that was not needed.
     """
 
     tls: bool
     authority: str = ""
+    compared: str = ""
 
 
 def first_contact(
@@ -89,7 +91,9 @@ def first_contact(
                 "sent",
                 hint="compare it with what `status` says on the registry's host: somebody may be in between",
             )
-        return _verified(address, ssl.DER_cert_to_PEM_cert(found), "the certificate of that fingerprint does not prove")
+        known = ssl.DER_cert_to_PEM_cert(found)
+        contact = _verified(address, known, "the certificate of that fingerprint does not prove")
+        return dataclasses.replace(contact, compared=expected)
     refused = refusal(address.host, address.port, trusting())
     if refused is None:
         return Contact(tls=True)
@@ -103,7 +107,7 @@ def first_contact(
     authority = ssl.DER_cert_to_PEM_cert(chain[-1])
     contact = _verified(address, authority, "nor does the last certificate that it presents prove")
     _confirm(address, fingerprint(chain[-1]), ask)
-    return contact
+    return dataclasses.replace(contact, compared=fingerprint(chain[-1]))
 
 
 _BY_FILE = "bring its CA here, and name it: --ca FILE"

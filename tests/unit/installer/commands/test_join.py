@@ -230,10 +230,14 @@ def test_a_login_may_be_given(lan: Lan, on_stdin: None) -> None:
 def test_a_login_that_is_wrong_or_missing_is_said(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = lan.secured()
     document = lan.join(registry, "--plan", "--ca", lan.authority.file, code=5)
-    assert "--username bundle --password-stdin" in document["error"]["hint"]
+    again = f"join {lan.archive} {HOST}:{registry.port}"
+    expected = f"{again} --ca {lan.authority.file} --username bundle --password-stdin < FILE"
+    assert document["error"]["hint"].endswith(expected)
     monkeypatch.setattr("sys.stdin", io.StringIO("wrong\n"))
-    document = lan.join(registry, "--plan", "--ca", lan.authority.file, "--password-stdin", code=5)
-    assert "--username bundle --password-stdin" in document["error"]["hint"]
+    options = ("--fingerprint", lan.print, "--username", "robot$a", "--password-stdin")
+    document = lan.join(registry, "--plan", *options, code=5)
+    expected = f"{again} --fingerprint {lan.print} --username 'robot$a' --password-stdin < FILE"
+    assert document["error"]["hint"].endswith(expected)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     document = lan.join(registry, "--plan", "--password-stdin", code=2)
     assert document["error"]["message"] == "there is no password on stdin"

@@ -59,7 +59,7 @@ def print_of(certificate: Certificate) -> str:
 
 def test_the_ca_that_is_presented_is_asked_for(site: FakeRegistry, authority: Certificate) -> None:
     person = Person(True)
-    assert first_contact(at(site), ask=person) == Contact(True, authority.file.read_text())
+    assert first_contact(at(site), ask=person) == Contact(True, authority.file.read_text(), print_of(authority))
     (question,) = person.asked
     assert print_of(authority) in question
     assert site.requests == []
@@ -82,7 +82,7 @@ def test_where_nobody_is_there_the_fingerprint_is_said(site: FakeRegistry, autho
 def test_the_ca_of_the_expected_fingerprint_needs_no_word(site: FakeRegistry, authority: Certificate) -> None:
     person = Person(False)
     contact = first_contact(at(site), expected=print_of(authority), ask=person)
-    assert contact == Contact(True, authority.file.read_text())
+    assert contact == Contact(True, authority.file.read_text(), print_of(authority))
     assert person.asked == [] and site.requests == []
 
 

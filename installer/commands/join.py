@@ -112,9 +112,11 @@ def join(
         wanted = expected and parse_fingerprint(expected)
         if kind:
             contact = first_contact(address, ca_file=ca_file, expected=wanted, ask=person)
+            _warn(address, contact, output)
             output.result(*_files(kind, opened, site, contact))
             return
         host = Host.this(os.environ, person)
+        _refuse_own(host, address, archive)
         before = _before(host, site)
         kept = Path(before.authority) if before.authority else None
         contact = first_contact(
@@ -125,11 +127,7 @@ def join(
             secured=before.tls,
             ask=person,
         )
-        if not contact.tls:
-            output.progress.message(
-                f"`{address}` speaks plain HTTP: who is on the network in between can read and change what comes from "
-                "it; `install --tls` on its host ends that"
-            )
+        _warn(address, contact, output)
         with _file_of(contact) as authority:
             trusted = f"--ca {quote(ca_file)} " if ca_file else ""
             trusted = f"--fingerprint {contact.compared} " if contact.compared else trusted
@@ -151,6 +149,14 @@ def join(
     output.result(document, text)
 
 
+def _warn(address: Address, contact: Contact, output: Output) -> None:
+    if not contact.tls:
+        output.progress.message(
+            f"`{address}` speaks plain HTTP: who is on the network in between can read and change what comes from "
+            "it; `install --tls` on its host ends that"
+        )
+
+
 def _given_login(username: Optional[str], password_stdin: bool) -> Optional[Credential]:
     if not password_stdin:
         if username and not sys.stdin.isatty():
@@ -164,6 +170,22 @@ def _given_login(username: Optional[str], password_stdin: bool) -> Optional[Cred
     if not password:
         raise UsageError("there is no password on stdin", hint="... --password-stdin < FILE")
     return Credential(username or USER, password)
+
+
+def _refuse_own(host: Host, address: Address, archive: ArchiveArgument) -> None:
+    """Stop where this host has filled the registry: joined, nobody would look after that any more.
+
+    Raises:
+        UsageError: it is the one that was installed here.
+    """
+    before = None
+    with contextlib.suppress(HostError):
+        before = Receipt.find(host.places)
+    if before and not before.state.site and before.state.address == address:
+        raise UsageError(
+            f"the registry at `{address}` is that of this host, which has a builder for it",
+            hint=own_command(f"install {quote(archive.path)}"),
+        )
 
 
 def _before(host: Host, site: Destination) -> Access:

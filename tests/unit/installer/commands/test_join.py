@@ -21,6 +21,7 @@ from bundles.registry.auth import Credential
 from bundles.registry.server_certificates import certificates_of
 from bundles.runtime.progress import Silent
 from installer.host.host import Host
+from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.job import Job, Options
 from installer.model.selection import select
@@ -278,6 +279,30 @@ def test_this_host_itself_is_none_to_join(lan: Lan, fake: Fake, place: str) -> N
     document = lan.join(fake(), "--plan", place=place, code=2)
     assert "is this host: expected the address at which the LAN has the registry" in document["error"]["message"]
     assert "install" in document["error"]["hint"]
+
+
+def test_the_registry_that_was_installed_here_is_none_to_join(lan: Lan) -> None:
+    registry = lan.registry()
+    host = Host.this(os.environ, None)
+    with Archive(lan.archive) as archive:
+        address = Address.parse(f"{HOST}:{registry.port}")
+        recorder = InstallRecorder(Job.of(archive, Options(registry=address), AMD64), host)
+        with recorder.locked():
+            recorder.finish([], {})
+    before = host.places.receipt.read_bytes()
+    document = lan.join(registry, "--yes", code=2)
+    assert "is that of this host" in document["error"]["message"]
+    assert f"install {lan.archive}" in document["error"]["hint"]
+    assert registry.requests == [] and lan.engine.done == []
+    assert host.places.receipt.read_bytes() == before
+
+
+def test_files_for_plain_http_come_with_a_warning(lan: Lan, capsys: pytest.CaptureFixture[str]) -> None:
+    registry = lan.registry()
+    assert run(["join", str(lan.archive), f"{HOST}:{registry.port}", "--print", "podman"]) == 0
+    shown = capsys.readouterr()
+    assert "insecure = true" in shown.out
+    assert "speaks plain HTTP" in shown.err
 
 
 def test_the_files_for_another_client_need_no_docker(lan: Lan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import HostError, reason
+from bundles.errors import AuthenticationError, HostError, reason
 from bundles.registry.auth import Credential, Credentials
 from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials as StoredCredentials
 from bundles.registry.transport import Settings, Transport, anonymous, silent
 from bundles.registry.urls import insecure_hosts
+from bundles.runtime.program import own_command
 from installer.host.sudo import environment_of_invoker
 from installer.model.access import USER
 from installer.model.address import Address
@@ -118,7 +119,11 @@ class _Password:
         self._file = file
 
     def __call__(self, host: str, repository: str) -> Sequence[Credential]:
-        return [Credential(USER, _password(self._file))]
+        try:
+            return [Credential(USER, _password(self._file))]
+        except HostError as error:
+            # As when the password is wrong: the registry answers, and what makes another password goes on.
+            raise AuthenticationError(error.message, hint=own_command("doctor --fix")) from None
 
 
 def local_transport(address: Address, *, attempts: int = 4) -> Transport:

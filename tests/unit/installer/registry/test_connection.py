@@ -155,6 +155,18 @@ def test_our_own_registry_is_verified_on_this_machine_too(certificate: Certifica
             assert len(fake.requests) == asked
 
 
+def test_a_password_that_is_gone_is_a_login_that_is_missing(tmp_path: Path, certificate: Certificate) -> None:
+    """Whoever looks at the registry goes on, and the doctor makes another one."""
+    with FakeRegistry(tls=certificate, auth="basic", users={"bundle": PASSWORD}, anonymous_pull=False) as fake:
+        state = own_state(fake.host, certificate.file, tmp_path / "password")
+        with (
+            transport_to(state, attempts=1) as transport,
+            pytest.raises(AuthenticationError, match="cannot be read") as caught,
+        ):
+            Registry(transport, fake.host).ping()
+    assert caught.value.hint is not None and caught.value.hint.endswith("doctor --fix")
+
+
 def test_plain_http_gets_no_password(tmp_path: Path, certificate: Certificate) -> None:
     password = tmp_path / "password"
     password.write_text(PASSWORD)

@@ -261,7 +261,7 @@ class Diagnosis:
             yield Finding("certificates", f"{problem.subject}: {problem.message}", problem.hint or self._fix)
         soon = None if problems else self._certificates.ends_soon()
         if soon:
-            yield Finding("certificates", soon, f"{self._anew} --cert FILE --key FILE")
+            yield Finding("certificates", soon, f"{self._anew} {self._certificates.options_again}")
         if not problems:
             yield from self._of_step(self._certificates)
 

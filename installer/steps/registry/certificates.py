@@ -41,7 +41,6 @@ from installer.registry.certificates import (
 # Nobody guesses so many bytes, and so their hash need not be slow: the registry compares it at every request.
 _PASSWORD_BYTES = 16
 _COST = 4
-_NEXT = "python3 ARCHIVE install --cert FILE --key FILE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +128,7 @@ class Certificates(Step):
                 hint = f"name the CA that signed it: --ca FILE; {hint}"
             return [Problem(f"--cert {given.certificate}", why, hint)] if why else []
         why = None if self._is_own() else self._lost()
-        return [Problem(str(self._files.chain), why, _NEXT)] if why else []
+        return [Problem(str(self._files.chain), why, f"python3 ARCHIVE install {self.options_again}")] if why else []
 
     def _lost(self) -> Optional[str]:
         """Say why what was given once cannot be used; None when it can."""
@@ -147,6 +146,11 @@ class Certificates(Step):
         found = readable(read_optional(self._files.chain))
         says = ending(found[0]) if found else None
         return f"the registry's certificate `{self._files.chain}` {says}" if says else None
+
+    @property
+    def options_again(self) -> str:
+        """Return the options that give it anew: without its CA the system would have to trust it."""
+        return "--cert FILE --key FILE" + (" --ca FILE" if self._job.access.authority else "")
 
     def _is_own(self) -> bool:
         """Tell whether the certificate is one that is made here."""

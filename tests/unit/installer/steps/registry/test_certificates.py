@@ -198,6 +198,8 @@ def test_what_is_given_is_copied_and_stays(place: Place, tmp_path: Path) -> None
     place.files.key.unlink()
     (problem,) = place.step(access).problems()
     assert "server.key`, a copy of what was given" in problem.message
+    assert problem.hint == "python3 ARCHIVE install --cert FILE --key FILE --ca FILE"
+    (problem,) = place.step(own_access(place.places, authority=False)).problems()
     assert problem.hint == "python3 ARCHIVE install --cert FILE --key FILE"
 
 

@@ -323,7 +323,7 @@ main() {
     bind "$socket" "$socket" rw
     bind "$shared" /run/bundle rw
     config=${DOCKER_CONFIG:-$HOME/.docker}
-    case $1 in install | upgrade | doctor) making=yes ;; *) making=no ;; esac
+    case $1 in install | join | upgrade | doctor) making=yes ;; *) making=no ;; esac
     for place in "$config" "${BUILDX_CONFIG:-$config}" "${XDG_STATE_HOME:-$HOME/.local/state}/bundle"; do
         give "$place" "$making"
     done

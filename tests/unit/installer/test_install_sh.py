@@ -322,7 +322,8 @@ def test_no_word_puts_a_directory_over_the_containers_own(site: Site, archive: P
     assert not found & {"/", "/bin", "/dev", "/etc", "/lib", "/proc", "/run", "/sys", "/usr", "/usr/bin", "/usr/lib"}
 
 
-def test_a_directory_that_is_missing_is_made_and_no_other_is_given(site: Site, archive: Path) -> None:
+@pytest.mark.parametrize("command", ["install", "join"])
+def test_a_directory_that_is_missing_is_made_and_no_other_is_given(site: Site, archive: Path, command: str) -> None:
     (site.directory / "id").write_text(python_stream(archive)[0])
     home, script = site.directory / "home", site.script(archive)
     # What only looks makes nothing, and has nothing of the home to write to.
@@ -333,7 +334,7 @@ def test_a_directory_that_is_missing_is_made_and_no_other_is_given(site: Site, a
     inside = site.directory / "inside"
     inside.write_text('#!/bin/sh\nls -ld "$FAKE/home/.docker" >"$FAKE/mode"\n')
     inside.chmod(0o755)
-    assert site.run(script, archive, "install")[0] == 7
+    assert site.run(script, archive, command)[0] == 7
     assert site.said("mode").startswith("drwx------")
     given = {place for place, writable in mounts(site).items() if writable and place.startswith(str(home))}
     assert given == {str(made[0]), str(made[3])}
@@ -341,7 +342,7 @@ def test_a_directory_that_is_missing_is_made_and_no_other_is_given(site: Site, a
     assert list(home.iterdir()) == []
     # What was put there stays.
     inside.write_text('#!/bin/sh\n: >"$FAKE/home/.docker/config.json"\n')
-    assert site.run(script, archive, "install")[0] == 7
+    assert site.run(script, archive, command)[0] == 7
     assert [path.name for path in home.rglob("*")] == [".docker", "config.json"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Union
 
 from bundles.archive.reader import Archive
@@ -12,7 +13,7 @@ from bundles.archive.verify import check_documents
 from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError, UnreachableError
 from bundles.runtime.progress import Progress, Silent
 from installer import preflight
-from installer.host.files import usable_size
+from installer.host.files import read_optional, usable_size
 from installer.host.host import Host
 from installer.model.job import Job, Options
 from installer.model.selection import places
@@ -157,11 +158,11 @@ def _is_mistrusted(job: Job, registry: Registry, certificates: Certificates) -> 
 
 
 def _as_given(job: Job) -> Job:
-    """Return the job with its CA where it is as long as nothing has been done: in the file that was given, or where
-    everybody looks."""
-    if job.options.authorities is None:
+    """Return the job with its CA where it is as long as nothing has been done: in the file that was given, in that of
+    an installation before, or where everybody looks."""
+    found, kept, given = job.options.authorities, job.access.authority, job.options.ca_file
+    if found is None or (kept and not given and read_optional(Path(kept)) == found):
         return job
-    given = job.options.ca_file
     return dataclasses.replace(job, access=dataclasses.replace(job.access, authority=str(given) if given else None))
 
 

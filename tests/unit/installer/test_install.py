@@ -12,14 +12,16 @@ from typing import Any, Callable
 
 import pytest
 
+from bundles.archive.reader import Archive
 from bundles.cli.app import run
 from installer import preflight
 from installer.host.host import Host
 from installer.model.access import Access
 from installer.model.address import Address
 from installer.model.destination import Destination
-from installer.model.job import DesiredState, Options
+from installer.model.job import DesiredState, Job, Options
 from installer.receipt.receipt import BundleName, Receipt
+from installer.receipt.recorder import InstallRecorder
 from installer.steps.registry.container import FormerRegistry
 from tests.support import fake_docker
 from tests.support.archives import AMD64, Made, image, made
@@ -46,10 +48,12 @@ class Site:
             environment.setenv(name, str(value))
         self.log_in()
 
-    def log_in(self, password: str = PASSWORD) -> None:
+    def log_in(self, password: str = PASSWORD, host: str = "") -> None:
         auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
         (self.directory / ".docker").mkdir(exist_ok=True)
-        (self.directory / ".docker/config.json").write_text(json.dumps({"auths": {self.registry.host: {"auth": auth}}}))
+        (self.directory / ".docker/config.json").write_text(
+            json.dumps({"auths": {host or self.registry.host: {"auth": auth}}})
+        )
 
     def run(self, command: str, *arguments: object, code: int = 0) -> Any:
         """Run a command; gives its JSON document."""
@@ -223,6 +227,36 @@ def test_without_an_option_it_goes_where_it_went(site: Site) -> None:
     # The CA of then is that of one registry.
     other = Options(site=Destination.parse("harbor.invalid/team"), access=Access(tls=True))
     assert preflight._as_before(other, host).access.authority is None
+
+
+@pytest.fixture
+def corporate(tmp_path: Path, fake: Make, names: None) -> tuple[FakeRegistry, Certificate]:
+    """A registry under a name, where a certificate counts, and its CA."""
+    (tmp_path / "corporate").mkdir()
+    authority = Certificate.make(tmp_path / "corporate")
+    issued = authority.issue(tmp_path / "corporate", "registry.example")
+    return fake(tls=issued, auth="basic", users={USER: PASSWORD}), authority
+
+
+@pytest.mark.parametrize("command", ["install", "upgrade"])
+def test_the_ca_that_was_given_once_is_enough_later(
+    corporate: tuple[FakeRegistry, Certificate], site: Site, command: str
+) -> None:
+    """Where neither the system nor certs.d has it."""
+    site.registry, authority = corporate
+    place = Destination(f"registry.example:{site.registry.port}", "team")
+    site.log_in(host=place.host)
+    host = Host.this(os.environ, None)
+    access = Access(tls=True, authority=str(host.places.site_authority))
+    with Archive(site.archive) as archive:
+        recorder = InstallRecorder(Job.of(archive, Options(site=place, access=access), AMD64), host)
+        with recorder.locked():
+            recorder.finish([], {})
+    host.places.registry.mkdir()
+    host.places.site_authority.write_bytes(authority.file.read_bytes())
+    plan = site.run(command, site.archive, "--plan")
+    assert plan["registry"] == str(place)
+    assert changes_of(plan)["authority"] == []
 
 
 def test_who_asks_for_the_wrong_protocol_is_told(site: Site, fake: Make) -> None:

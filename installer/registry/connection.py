@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.errors import AuthenticationError, HostError, reason
+from bundles.errors import AuthenticationError, HostError, UsageError, reason
 from bundles.registry.auth import Credential, Credentials
 from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials as StoredCredentials
@@ -97,12 +98,22 @@ def _stored() -> Credentials:
 
 
 def login_to(state: DesiredState) -> Optional[tuple[str, str]]:
-    """Return user and password of our own registry; None where there is no login, or where Docker has it.
+    """Return user and password with which Docker pulls from the registry of an installation; None where there is no
+    login, or none that has a password.
+
+    For a registry of the site they are read now, and of who goes on to build: the library that speaks with Docker has
+    read those of root under sudo, and before somebody was logged in.
 
     Raises:
-        HostError: the password cannot be read.
+        HostError: the password of our own registry cannot be read.
     """
-    return (USER, _password(Path(state.access.password))) if state.access.password else None
+    if state.site is None:
+        return (USER, _password(Path(state.access.password))) if state.access.password else None
+    # Where they cannot be read, that is said by who needs them.
+    with contextlib.suppress(UsageError, AuthenticationError):
+        for login in credentials_of(state)(state.site.host, state.site.prefix):
+            return (login.username, login.password) if login.basic and login.password else None
+    return None
 
 
 def _password(file: Path) -> str:

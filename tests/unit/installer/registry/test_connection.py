@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -14,11 +15,12 @@ import pytest
 from bundles.errors import AuthenticationError, NetworkError, UnreachableError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
-from installer.model.access import Access
+from installer.model.access import PLAIN, Access
 from installer.model.address import Address
+from installer.model.destination import Destination
 from installer.model.job import DesiredState
 from installer.registry.client import Registry
-from installer.registry.connection import local_transport, site_transport, transport_to
+from installer.registry.connection import local_transport, login_to, site_transport, transport_to
 from tests.support.fake_registry import Certificate, FakeRegistry
 
 
@@ -196,3 +198,19 @@ def test_a_registry_that_is_made_anew_is_spoken_to_as_it_speaks(certificate: Cer
             registry.speak_through(transport)
             registry.ping()
     assert [request.path for request in fake.requests] == ["/v2/"]
+
+
+def test_docker_pulls_with_the_login_of_now(tmp_path: Path, certificate: Certificate) -> None:
+    """Of a registry of the site it is the one that docker keeps; in the clear none goes to what others fill."""
+    site = Destination("registry.corp:5000", "team")
+    state = dataclasses.replace(own_state("registry.corp:5000", certificate.file), site=site)
+    assert login_to(state) is None
+    write(Path.home() / ".docker/config.json", login("registry.corp:5000"))
+    assert login_to(state) == (USER, PASSWORD)
+    joined = dataclasses.replace(state, site=dataclasses.replace(site, joined=True))
+    assert login_to(joined) == (USER, PASSWORD)
+    assert login_to(dataclasses.replace(joined, access=PLAIN)) is None
+    write(Path.home() / ".docker/config.json", "nonsense")
+    assert login_to(state) is None
+    write(tmp_path / "password", f"{PASSWORD}\n")
+    assert login_to(own_state("localhost:5000", certificate.file, tmp_path / "password")) == ("bundle", PASSWORD)

@@ -21,7 +21,9 @@ BINFMT = tool("tonistiigi/binfmt:latest")
 
 def emulation(engine: FakeEngine) -> Emulation:
     """The step without an archive, as `doctor` has it."""
-    job: Any = SimpleNamespace(host_platform=AMD64, platforms=(AMD64, ARM64), access=PLAIN, tool=lambda role: BINFMT)
+    job: Any = SimpleNamespace(
+        host_platform=AMD64, platforms=(AMD64, ARM64), site=None, access=PLAIN, tool=lambda role: BINFMT
+    )
     host: Any = SimpleNamespace(engine=engine.engine)
     return Emulation(job, host, Silent(), lambda platform: False)
 

@@ -103,10 +103,12 @@ class Trust(Step):
 
     def _by_hand(self) -> str:
         """Return what root has to do, as a command."""
-        if self._wanted() is None:
-            # The CA is made after everybody has agreed: until then only the place for it can be.
+        source = self._authority()
+        kept = read_optional(source) if source else None
+        if kept is None or self._wanted() != _FIRST_LINE + kept:
+            # The CA is made, or kept, after everybody has agreed: until then only the place for it can be.
             return f'sudo install -d -o "$USER" {quote(self._path.parent)}, then run this again; or run this with sudo'
-        authority, path = quote(str(self._authority())), quote(self._path)
+        authority, path = quote(str(source)), quote(self._path)
         first = _FIRST_LINE.decode().strip()
         return f"sudo mkdir -p {quote(self._path.parent)} && {{ echo '{first}'; cat {authority}; }} | sudo tee {path}"
 

@@ -156,6 +156,22 @@ def test_a_ca_that_was_given_is_known_before_its_file_is_written(place: Place) -
     assert [change.action for change in place.joined(CA.replace(b"AAAA", b"BBBB")).look()] == ["rewrite"]
 
 
+def test_root_gets_no_command_that_needs_a_ca_that_is_not_kept_yet(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that would have Docker trust the CA of before."""
+    monkeypatch.setattr(trust, "is_writable", lambda _: False)
+    for kept in (None, CA.replace(b"AAAA", b"BBBB")):
+        if kept:
+            place.places.site_authority.write_bytes(kept)
+        (problem,) = place.joined(CA).problems()
+        assert str(problem.hint).startswith('sudo install -d -o "$USER" ')
+    place.places.site_authority.write_bytes(CA)
+    (problem,) = place.joined(CA).problems()
+    subprocess.run(["sh", "-c", str(problem.hint).replace("sudo ", "")], check=True, capture_output=True)
+    assert place.joined(CA).look() == []
+
+
 def test_a_ca_that_somebody_else_has_docker_trust_is_left_to_them(place: Place, certificate: Certificate) -> None:
     ca = certificate.file.read_bytes()
     place.file.parent.mkdir(parents=True)

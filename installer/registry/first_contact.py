@@ -106,27 +106,27 @@ def first_contact(
         raise NetworkError(f"the certificate of `{address}` is not trusted: {refused}", hint=_BY_FILE)
     authority = ssl.DER_cert_to_PEM_cert(chain[-1])
     contact = _verified(address, authority, "nor does the last certificate that it presents prove")
-    _confirm(address, fingerprint(chain[-1]), ask)
+    _confirm(address, fingerprint(chain[-1]), ask, ", and this host has trusted another one so far" if kept else "")
     return dataclasses.replace(contact, compared=fingerprint(chain[-1]))
 
 
 _BY_FILE = "bring its CA here, and name it: --ca FILE"
 
 
-def _confirm(address: Address, print_: str, ask: Optional[Ask]) -> None:
-    """Have a person say that the CA is the right one.
+def _confirm(address: Address, print_: str, ask: Optional[Ask], more: str) -> None:
+    """Have a person say that the CA is the right one; `more` is what there is to know of it.
 
     Raises:
         HostError: nobody is there, or it is not.
     """
     if ask is None:
         raise HostError(
-            f"the CA of `{address}` is not known here: its SHA-256 fingerprint is {print_}",
+            f"the CA of `{address}` is not known here{more}: its SHA-256 fingerprint is {print_}",
             hint=f"compare it with what `status` says on the registry's host; when it is the same: --fingerprint "
             f"{print_}",
         )
     question = (
-        f"the CA of {address} is not known here. Its SHA-256 fingerprint is\n  {print_}\n"
+        f"the CA of {address} is not known here{more}. Its SHA-256 fingerprint is\n  {print_}\n"
         "Is it the one that `status` says on the registry's host"
     )
     if not ask(question):

@@ -153,8 +153,13 @@ def test_what_was_trusted_before_needs_no_word(site: FakeRegistry, authority: Ce
     assert first_contact(at(site), kept=authority.file).authority == authority.file.read_text()
     (tmp_path / "other").mkdir()
     other = Certificate.make(tmp_path / "other")
-    with pytest.raises(HostError, match="is not known here"):
+    with pytest.raises(HostError, match="is not known here, and this host has trusted another one so far"):
         first_contact(at(site), kept=other.file)
+    person = Person(True)
+    first_contact(at(site), kept=other.file, ask=person)
+    assert "this host has trusted another one so far" in person.asked[0]
+    first_contact(at(site), ask=person)
+    assert "so far" not in person.asked[1]
 
 
 def test_the_ca_file_may_hold_more_than_certificates(

@@ -38,6 +38,7 @@ from installer.registry.client import Registry
 from installer.registry.connection import logins_at, site_transport
 from installer.registry.first_contact import Contact, first_contact
 from installer.runner import questioner
+from installer.steps.registry.login import docker_login
 
 
 @click.command()
@@ -128,6 +129,13 @@ def join(
             ask=person,
         )
         _warn(address, contact, output)
+        if not contact.tls and docker_login(host, site.host):
+            raise HostError(
+                f"`{site.host}` speaks plain HTTP, where docker would send the login that it has for it in the clear: "
+                "no login was sent",
+                hint="did it speak TLS before? then somebody else may be answering there; if it needs none any more: "
+                f"docker logout {site.host}",
+            )
         with _file_of(contact) as authority:
             trusted = f"--ca {quote(ca_file)} " if ca_file else ""
             trusted = f"--fingerprint {contact.compared} " if contact.compared else trusted

@@ -60,10 +60,10 @@ class Login(Step):
 
     def look(self) -> Sequence[Change]:
         if not self._is_wanted:
-            goes = self._drops and _login_of(self._host, self._address) is not None
+            goes = self._drops and docker_login(self._host, self._address) is not None
             return [Change("log out", _LOGIN, self._address, "no login is needed any more")] if goes else []
         wanted = self._credential()
-        if wanted is not None and _login_of(self._host, self._address) == wanted:
+        if wanted is not None and docker_login(self._host, self._address) == wanted:
             return []
         config = self._host.places.docker_config / "config.json"
         made = [] if config.exists() else [Change("create", _SETTINGS, str(config), "docker keeps logins there")]
@@ -116,7 +116,7 @@ def docker_access(job: DesiredState, host: Host, receipt: Receipt, given: GivenA
     return [*steps, *([Login(job, host, drops=logged_in)] if job.access.password or logged_in else [])]
 
 
-def _login_of(host: Host, address: str) -> Optional[Credential]:
+def docker_login(host: Host, address: str) -> Optional[Credential]:
     """Return the login that Docker has for a registry; None without one."""
     try:
         return next(iter(Credentials(host.places.docker_config).get(address, "")), None)
@@ -143,7 +143,7 @@ class RemoveLogin(Step):
         self._settings = [Path(name) for name in receipt.names_made(_SETTINGS)]
 
     def look(self) -> Sequence[Change]:
-        found = [address for address in self._addresses if _login_of(self._host, address) is not None]
+        found = [address for address in self._addresses if docker_login(self._host, address) is not None]
         logins = [Change("log out", _LOGIN, address) for address in found]
         return [*logins, *(Change("remove", "file", str(path)) for path in self._settings if _is_empty(path, found))]
 

@@ -274,6 +274,16 @@ def test_no_login_goes_over_plain_http(lan: Lan, fake: Fake, on_stdin: None) -> 
     assert [request for request in impostor.requests if request.authorization] == []
 
 
+def test_where_docker_has_a_login_it_is_not_told_to_speak_plain_http(lan: Lan) -> None:
+    """Whoever answers wants none now; with the next pull docker would send it to whom asks."""
+    impostor = lan.registry()
+    lan.log_in(impostor)
+    document = lan.join(impostor, "--plan", "--yes", code=4)
+    assert "no login was sent" in document["error"]["message"]
+    assert document["error"]["hint"].endswith(f"docker logout {HOST}:{impostor.port}")
+    assert impostor.requests == [] and lan.engine.done == []
+
+
 @pytest.mark.parametrize("place", ["localhost:5000", "127.0.0.1:5000", "localhost"])
 def test_this_host_itself_is_none_to_join(lan: Lan, fake: Fake, place: str) -> None:
     document = lan.join(fake(), "--plan", place=place, code=2)

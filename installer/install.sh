@@ -349,7 +349,11 @@ main() {
     # shellcheck disable=SC2119
     relay </dev/null &
     relay=$!
-    run_installer "$@" </dev/null
+    input=''
+    for word in "$@"; do
+        [ "$word" != --password-stdin ] || input=yes
+    done
+    if [ -n "$input" ]; then run_installer "$@"; else run_installer "$@" </dev/null; fi
 }
 
 run_installer() { # COMMAND [OPTION]...
@@ -380,7 +384,7 @@ run_installer() { # COMMAND [OPTION]...
     done
     # The user's environment may name another platform, or ask for signatures: neither is meant for this image.
     DOCKER_DEFAULT_PLATFORM='' DOCKER_CONTENT_TRUST=0 \
-        docker run --rm --pull never --read-only --network host --pid host --userns host --log-driver none \
+        docker run --rm ${input:+--interactive} --pull never --read-only --network host --pid host --userns host --log-driver none \
         --security-opt label=disable --security-opt apparmor=unconfined --user "$(id -u):$(id -g)" \
         --env BUNDLE_HOST=/host --env BUNDLE_RELAY=/run/bundle --env "BUNDLE_MADE=$made" --env TMPDIR=/run/bundle \
         --workdir "$directory" --entrypoint python3 "$@"

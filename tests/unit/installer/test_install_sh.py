@@ -77,17 +77,20 @@ class Site:
             input=script,
             capture_output=True,
             cwd=self.directory,
-            env={
-                "PATH": f"{self.directory}/bin:/usr/bin:/bin",
-                "HOME": str(self.directory / "home"),
-                "FAKE": str(self.directory),
-                "TMPDIR": str(self.directory / "tmp"),
-                **environment,
-            },
+            env={**self.environment, **environment},
             check=False,
             timeout=60,
         )
         return done.returncode, done.stderr.decode()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": f"{self.directory}/bin:/usr/bin:/bin",
+            "HOME": str(self.directory / "home"),
+            "FAKE": str(self.directory),
+            "TMPDIR": str(self.directory / "tmp"),
+        }
 
     def said(self, name: str) -> str:
         return (self.directory / name).read_text()
@@ -344,6 +347,30 @@ def test_a_directory_that_is_missing_is_made_and_no_other_is_given(site: Site, a
     inside.write_text('#!/bin/sh\n: >"$FAKE/home/.docker/config.json"\n')
     assert site.run(script, archive, command)[0] == 7
     assert [path.name for path in home.rglob("*")] == [".docker", "config.json"]
+
+
+@pytest.mark.parametrize(("options", "came"), [(("--password-stdin",), "hunter2\n"), ((), "")])
+def test_a_password_on_standard_input_comes_through(
+    site: Site, archive: Path, options: tuple[str, ...], came: str
+) -> None:
+    """Where the script is a file; one that comes through a pipe is what stands there itself."""
+    (site.directory / "id").write_text(python_stream(archive)[0])
+    script, inside = site.directory / "install.sh", site.directory / "inside"
+    script.write_bytes(site.script(archive))
+    inside.write_text('#!/bin/sh\ncat >"$FAKE/stdin"\n')
+    inside.chmod(0o755)
+    done = subprocess.run(
+        [*site.shell, str(script), str(archive), "join", "registry.lan:5000", *options],
+        input=b"hunter2\n",
+        capture_output=True,
+        cwd=site.directory,
+        env=site.environment,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 7, done.stderr.decode()
+    assert site.said("stdin") == came
+    assert ("--interactive" in site.said("run").split()) == bool(options)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives away what it makes")

@@ -218,8 +218,8 @@ def network_problems(state: DesiredState, host: Host, info: EngineInfo) -> list[
     address, proxy = state.address, None
     asked = Origin("https" if state.access.tls else "http", address.host.strip("[]"), address.port)
     with contextlib.suppress(UsageError):
-        # A registry of the site may well be behind the proxy.
-        proxy = None if state.site else Proxies(variables=info.proxies).find(asked)
+        # A registry of the site may well be behind the proxy; one of ours, which has short names, is on the LAN.
+        proxy = None if state.site and not state.site.aliases else Proxies(variables=info.proxies).find(asked)
     if proxy is not None:
         without = ",".join(filter(None, (info.proxies.get("NO_PROXY"), asked.host)))
         problems.append(

@@ -113,6 +113,8 @@ def test_no_proxy_is_on_the_way_to_the_host_itself_and_one_to_a_site_is_the_site
     engine.proxies = PROXY
     assert network(engine, Address.parse("localhost:5000")) == []
     assert network(engine, Address.of_host("harbor.corp"), Destination("harbor.corp", "team")) == []
+    # One of ours that this host has joined is on the LAN.
+    assert network(engine, LAN, Destination(str(LAN), aliases=True, joined=True))
 
 
 def test_an_engine_without_a_bridge_is_named(engine: FakeEngine) -> None:

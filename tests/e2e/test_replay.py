@@ -297,6 +297,18 @@ def test_what_the_site_has_is_reached_by_builds_themselves(air: Air) -> None:
     assert f"{digest}  /page" in air.result()
 
 
+def test_tapes_are_read_over_tls_with_a_login(air: Air) -> None:
+    """And when the registry goes back to plain HTTP, so does the service."""
+    air.write("Dockerfile", DOCKERFILE)
+    for options in (("--tls", "--login"), ("--no-tls",)):
+        assert air.bundle("install", *options)["registry"]["tls"] is ("--tls" in options)
+        assert "type=registry,ref=localhost:5000/" in air.bundle("status")["caches"][0]
+        said = air.build("--no-cache", platform="linux/amd64")
+        assert cached(said) == []
+        assert air.result().startswith("six 1.16.0\n")
+        assert air.bundle("doctor")["healthy"] is True
+
+
 def test_uninstalling_leaves_nothing(air: Air) -> None:
     air.bundle("uninstall", "--data", "--yes")
     air.host.run("rm", "-rf", "/root/out")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import json
 import re
 import subprocess
@@ -341,6 +342,42 @@ def test_to_plain_http_and_back_the_data_stays(site: Site) -> None:
     site.host.run("docker", "pull", "-q", f"{LAN}/app:1")
     assert site.bundle("install")["changed"] is False
     assert site.findings() == {}
+
+
+def test_a_certificate_of_the_site_takes_the_place_of_our_own(site: Site, tmp_path: Path) -> None:
+    pki = "/root/pki"
+    for name, text in _issued(tmp_path).items():
+        (tmp_path / name).write_text(text)
+        site.host.copy_in(tmp_path / name, f"{pki}/{name}")
+    given = ("--cert", f"{pki}/server.pem", "--key", f"{pki}/server.key", "--ca", f"{pki}/ca.pem")
+    assert site.bundle("install", *given, "--yes")["changed"] is True
+    login = f"bundle:{site.password}"
+    assert {line[:3] for line in site.served(authority=f"{pki}/ca.pem", login=login)} == {"200"}
+    site.out("docker", "pull", "-q", f"{LAN}/debian:12")
+    site.out("docker", "image", "rm", f"{LAN}/debian:12")
+    # What was given is not needed any more; and it stays.
+    site.out("rm", "-r", pki)
+    assert site.bundle("install")["changed"] is False
+    assert site.bundle("doctor")["healthy"] is True
+    # The way back to our own CA.
+    assert site.bundle("install", "--no-tls", "--yes")["registry"]["tls"] is False
+    assert site.bundle("install", "--tls", "--login", "--yes")["registry"]["tls"] is True
+    assert {line[:3] for line in site.served(login=f"bundle:{site.password}")} == {"200"}
+
+
+def _issued(directory: Path) -> dict[str, str]:
+    """Make a company's CA, and a certificate of it for the LAN address: the files as they are handed over."""
+    run = functools.partial(subprocess.run, check=True, capture_output=True, cwd=directory)
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    ca = ["-days", "300", "-subj", "/CN=Corp CA", "-keyout", "corp.key", "-out", "corp.pem"]
+    run(["openssl", "req", "-x509", *new, *ca])
+    run(["openssl", "req", *new, "-subj", "/CN=registry", "-keyout", "leaf.key", "-out", "leaf.csr"])
+    extensions = f"subjectAltName=IP:{LAN.partition(':')[0]}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+    (directory / "names").write_text(extensions)
+    sign = ["-CA", "corp.pem", "-CAkey", "corp.key", "-CAcreateserial", "-days", "200", "-extfile", "names"]
+    run(["openssl", "x509", "-req", "-in", "leaf.csr", *sign, "-out", "leaf.pem"])
+    names = {"ca.pem": "corp.pem", "server.pem": "leaf.pem", "server.key": "leaf.key"}
+    return {name: (directory / file).read_text() for name, file in names.items()}
 
 
 def test_uninstall_leaves_the_host_as_it_was(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -298,12 +299,21 @@ def test_where_docker_cannot_publish_on_both_it_is_said(usb: Path) -> None:
 
 def test_a_builder_where_docker_cannot_pull(usb: Path) -> None:
     """Docker asks a proxy that does not know the LAN: the builder is made of the image that was loaded, by its id."""
-    proxies = {"proxies": {"http-proxy": "http://127.0.0.1:9", "https-proxy": "http://127.0.0.1:9"}}
-    for site in site_with(usb, "sid", "trust-proxy", proxies, LAN):
+    proxies = {"http-proxy": "http://127.0.0.1:9", "https-proxy": "http://127.0.0.1:9"}
+    for site in site_with(usb, "sid", "trust-proxy", {"proxies": {**proxies, "no-proxy": "192.168.10.10"}}, LAN):
         site.bundle("install", "--registry", LAN, "--yes")
+        settings = json.loads(site.host.path("/etc/docker/daemon.json").read_text())
+        site.host.path("/etc/docker/daemon.json").write_text(json.dumps({**settings, "proxies": proxies}))
+        site.host.stop_docker()
+        site.host.start_docker()
+        pinned = re.findall(r'image="([^"]*@sha256:[^"]*)"', site.out("docker", "buildx", "inspect", "cross-builder"))
+        site.out("docker", "buildx", "rm", "cross-builder")
+        site.out("docker", "image", "rm", *pinned)
+        # Only a person can have Docker ask the registry itself; the builder is there again all the same.
+        left = site.bundle("doctor", "--fix", "--yes", code=4)["left"]
+        assert [finding["check"] for finding in left] == ["network"]
         installed = site.image_of(BUILDER)
         assert f'image="{installed}"' in site.out("docker", "buildx", "inspect", "cross-builder")
         site.out("docker", "rm", "-f", BUILDER)
         site.build()
         assert site.image_of(BUILDER) == installed
-        assert site.bundle("install", "--yes")["changed"] is False

@@ -304,7 +304,7 @@ def test_tapes_are_read_over_tls_with_a_login(air: Air) -> None:
         assert air.bundle("install", *options)["registry"]["tls"] is ("--tls" in options)
         assert "type=registry,ref=localhost:5000/" in air.bundle("status")["caches"][0]
         said = air.build("--no-cache", platform="linux/amd64")
-        assert cached(said) == []
+        assert [step for step in cached(said) if step.startswith("RUN")] == []
         assert air.result().startswith("six 1.16.0\n")
         assert air.bundle("doctor")["healthy"] is True
 

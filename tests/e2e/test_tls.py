@@ -369,7 +369,18 @@ def _issued(directory: Path) -> dict[str, str]:
     """Make a company's CA, and a certificate of it for the LAN address: the files as they are handed over."""
     run = functools.partial(subprocess.run, check=True, capture_output=True, cwd=directory)
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    ca = ["-days", "300", "-subj", "/CN=Corp CA", "-keyout", "corp.key", "-out", "corp.pem"]
+    ca = [
+        "-addext",
+        "keyUsage=critical,keyCertSign",
+        "-days",
+        "300",
+        "-subj",
+        "/CN=Corp CA",
+        "-keyout",
+        "corp.key",
+        "-out",
+        "corp.pem",
+    ]
     run(["openssl", "req", "-x509", *new, *ca])
     run(["openssl", "req", *new, "-subj", "/CN=registry", "-keyout", "leaf.key", "-out", "leaf.csr"])
     extensions = f"subjectAltName=IP:{LAN.partition(':')[0]}\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"

@@ -68,9 +68,7 @@ def _own_access(options: Options, installed: Optional[Access], host: Host) -> Ac
     """
     before = installed
     if before is None:
-        receipt: Optional[Receipt] = None
-        with contextlib.suppress(HostError):
-            receipt = Receipt.find(host.places)
+        receipt = Receipt.known(host.places)
         before = receipt.state.access if receipt and not receipt.state.site else PLAIN
     tls = options.tls if options.tls is not None else before.tls or options.certificate is not None
     if not tls:
@@ -86,9 +84,7 @@ def _own_access(options: Options, installed: Optional[Access], host: Host) -> Ac
 
 def _as_before(options: Options, host: Host) -> Options:
     """Complete what was asked for with what was installed before: a registry of the site, and its CA."""
-    before: Optional[Receipt] = None
-    with contextlib.suppress(HostError):
-        before = Receipt.find(host.places)
+    before = Receipt.known(host.places)
     known = before.state if before and before.state.site else None
     own = options.registry or options.data or options.tls or options.login or options.certificate
     if known and not (options.site or own):

@@ -186,9 +186,7 @@ def _refuse_own(host: Host, address: Address, archive: ArchiveArgument) -> None:
     Raises:
         UsageError: it is the one that was installed here.
     """
-    before = None
-    with contextlib.suppress(HostError):
-        before = Receipt.find(host.places)
+    before = Receipt.known(host.places)
     if before and not before.state.site and before.state.address == address:
         raise UsageError(
             f"the registry at `{address}` is that of this host, which has a builder for it",
@@ -199,9 +197,7 @@ def _refuse_own(host: Host, address: Address, archive: ArchiveArgument) -> None:
 def _before(host: Host, site: Destination) -> Access:
     """Return how this host speaks with the registry since it was joined, or installed into it; plain HTTP if neither
     was."""
-    before = None
-    with contextlib.suppress(HostError):
-        before = Receipt.find(host.places)
+    before = Receipt.known(host.places)
     known = before.state if before and before.state.site and before.state.site.host == site.host else None
     return known.access if known else PLAIN
 

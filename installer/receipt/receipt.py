@@ -227,6 +227,14 @@ class Receipt:
             ) from None
 
     @classmethod
+    def known(cls, places: Places) -> Optional[Receipt]:
+        """Read the receipt on the host; None when there is none, or one that cannot be read, which is written anew."""
+        try:
+            return cls.find(places)
+        except HostError:
+            return None
+
+    @classmethod
     def read(cls, host: Host) -> Receipt:
         """Read the receipt of what is installed.
 

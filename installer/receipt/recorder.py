@@ -8,7 +8,6 @@ import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
-from bundles.errors import HostError
 from bundles.oci.digest import Digest
 from installer.host.files import lock, missing_directories
 from installer.host.host import Host
@@ -71,10 +70,8 @@ class InstallRecorder(Recorder):
             yield
 
     def _carry_on(self) -> None:
-        before: Optional[Receipt] = None
-        # A receipt that cannot be read is written anew; the host itself is what counts.
-        with contextlib.suppress(HostError):
-            before = Receipt.find(self._host.places)
+        # The host itself is what counts, where the receipt cannot be read.
+        before = Receipt.known(self._host.places)
         if before is not None:
             here, elsewhere = self._told_apart(before)
             self._replace(

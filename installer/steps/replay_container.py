@@ -70,9 +70,7 @@ def with_replay(job: Job, host: Host) -> Job:
     """
     if not job.options.replay:
         return job
-    before: Optional[Receipt] = None
-    with contextlib.suppress(HostError):
-        before = Receipt.find(host.places)
+    before = Receipt.known(host.places)
     own = join_pieces((str(item.tag), item.root.digest) for item in job.images if item.image.role == "tape")
     tapes = (*own, *(tape for tape in _of_others(job, before) if tape not in own))
     if not tapes:

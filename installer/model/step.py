@@ -108,3 +108,14 @@ class Step(abc.ABC):
     def notes(self) -> Sequence[str]:
         """Return what the receipt should say beside the changes: a rebuilt index, an emulation that is missing."""
         return ()
+
+
+class Check(Step):
+    """A step that only asks, and says what it has found: it changes nothing."""
+
+    def look(self) -> Sequence[Change]:
+        """Return nothing: there is nothing to bring about."""
+        return []
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Do nothing."""

@@ -8,11 +8,11 @@ from typing import Optional
 from bundles.errors import AuthenticationError, NetworkError, NotFoundError, Problem
 from bundles.registry.auth import login_command
 from installer.model.destination import Destination
-from installer.model.step import Change, Step
+from installer.model.step import Check
 from installer.registry.client import Registry
 
 
-class DestinationCheck(Step):
+class DestinationCheck(Check):
     """Asks before the first byte. It changes nothing but begins an upload, and ends it.
 
     Args:
@@ -74,9 +74,3 @@ class DestinationCheck(Step):
         if isinstance(error, NotFoundError):
             return f"see whether the project `{project}` exists there" if project else "name a project: HOST/PROJECT"
         return "whoever runs the registry knows why; its log says more"
-
-    def look(self) -> Sequence[Change]:
-        return []
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Do nothing: there is nothing to bring about."""

@@ -39,7 +39,7 @@ from installer.model.installed_registry import (
     other_owner,
 )
 from installer.model.job import DesiredState, is_directory
-from installer.model.step import Change, Step
+from installer.model.step import Change, Check, Step
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.registry.listener import listener
@@ -381,19 +381,13 @@ class RegistryContainer(Step):
                 )
 
 
-class FormerRegistry(Step):
+class FormerRegistry(Check):
     """Leaves a registry of an installation before alone, and says so: others of the LAN may use it."""
 
     name = "registry"
 
     def __init__(self, host: Host) -> None:
         self._host = host
-
-    def look(self) -> Sequence[Change]:
-        return []
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Do nothing: it stays."""
 
     def notes(self) -> Sequence[str]:
         container = self._host.engine.container(REGISTRY_CONTAINER)

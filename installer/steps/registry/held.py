@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from bundles.archive.reader import Archive
 from bundles.errors import AuthenticationError, NetworkError, Problem
 from bundles.oci.digest import Digest
+from bundles.registry.auth import login_command
 from bundles.runtime.program import quote
 from installer.model.destination import Destination
 from installer.model.selection import Place, Selected, places
-from installer.model.step import Change, Step
+from installer.model.step import Check
 from installer.registry.base_layers import BaseLayers
 from installer.registry.client import Registry
 from installer.registry.sparse_index import SparseIndexes
@@ -19,7 +20,7 @@ from installer.registry.survey import Survey
 _SHOWN = 5
 
 
-class HeldCheck(Step):
+class HeldCheck(Check):
     """Asks for every image of the archive. It changes nothing.
 
     Args:
@@ -49,7 +50,7 @@ class HeldCheck(Step):
             self._registry.ping()
             return self._missing()
         except AuthenticationError as error:
-            return [Problem(f"`{host}`", error.message, error.hint or f"docker login {host}")]
+            return [Problem(f"`{host}`", error.message, error.hint or login_command(host))]
         except NetworkError as error:
             return [Problem(f"`{host}`", error.message, error.hint or "is the registry there running?")]
 
@@ -79,12 +80,6 @@ class HeldCheck(Step):
                 )
             )
         return problems
-
-    def look(self) -> Sequence[Change]:
-        return []
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Do nothing: there is nothing to bring about."""
 
 
 def _moved(others: Mapping[Place, Digest]) -> list[str]:

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from bundles.errors import NetworkError, Problem
 from bundles.registry.urls import Origin
 from installer.host.host import Host
-from installer.model.step import Change, Step
+from installer.model.step import Check
 from installer.registry.client import Registry
 from installer.registry.trust import is_trusted, system_authorities
 
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9.-]+")
 
 
-class TokenServer(Step):
-    """Asks the token servers that the registry has named meanwhile for their certificates. It changes nothing."""
+class TokenServer(Check):
+    """Asks the token servers that the registry has named meanwhile for their certificates. What a system trusts is its
+    administrator's to change."""
 
     name = "token server"
 
@@ -52,9 +53,3 @@ class TokenServer(Step):
             f"&& sudo update-ca-certificates; on RHEL and Fedora: sudo cp ca.pem "
             f"/etc/pki/ca-trust/source/anchors/{name}.pem && sudo update-ca-trust",
         )
-
-    def look(self) -> Sequence[Change]:
-        return []
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        """Do nothing: what a system trusts is its administrator's."""

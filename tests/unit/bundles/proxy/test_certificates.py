@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import ssl
 import stat
 import subprocess
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,39 +12,24 @@ import pytest
 
 from bundles.errors import HostError
 from bundles.proxy.certificates import Authority
+from tests.support.handshake import connected
 
 
-@contextlib.contextmanager
-def connected(server: ssl.SSLContext, trusted: Path, name: str) -> Iterator[ssl.SSLSocket]:
-    """Connect as a client that trusts this CA to `name`."""
+def client_of(trusted: Path) -> ssl.SSLContext:
+    """What a client is that trusts this CA."""
     client = ssl.create_default_context(cafile=str(trusted))
     client.set_alpn_protocols(["h2", "http/1.1"])
-    ours, theirs = socket.socketpair()
-
-    def serve() -> None:
-        try:
-            server.wrap_socket(theirs, server_side=True).close()
-        except OSError:
-            theirs.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        with client.wrap_socket(ours, server_hostname=name) as connection:
-            yield connection
-    finally:
-        ours.close()
-        thread.join()
+    return client
 
 
 def handshake(server: ssl.SSLContext, trusted: Path, name: str) -> str:
     """Connect; the protocol that was agreed on."""
-    with connected(server, trusted, name) as connection:
+    with connected(server, client_of(trusted), name) as connection:
         return str(connection.selected_alpn_protocol())
 
 
 def certificate_of(server: ssl.SSLContext, trusted: Path, name: str) -> str:
-    with connected(server, trusted, name) as connection:
+    with connected(server, client_of(trusted), name) as connection:
         return ssl.DER_cert_to_PEM_cert(connection.getpeercert(binary_form=True) or b"")
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 
 from bundles.registry.tls import trusting
+from tests.support.handshake import connected
 
 
 def openssl(*words: object) -> None:
@@ -21,21 +20,8 @@ def connect(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     """Shake hands with a server that shows a certificate."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate, key)
-    ours, theirs = socket.socketpair()
-
-    def serve() -> None:
-        try:
-            server.wrap_socket(theirs, server_side=True).close()
-        except OSError:
-            theirs.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        with ours:
-            context.wrap_socket(ours, server_hostname="registry.corp").close()
-    finally:
-        thread.join(10)
+    with connected(server, context, "registry.corp"):
+        pass
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from installer import install as installation
+from installer.commands.options import builder_options
 from installer.host.files import read_optional
 from installer.host.host import Host
 from installer.model.access import PLAIN, USER, Access
@@ -83,14 +84,7 @@ _INTO = "bundle install ARCHIVE --into HOST/PROJECT"
 @click.option(
     "--data", metavar="DIR|VOLUME", help="Where the registry keeps its data (default: the volume bundle-registry)."
 )
-@click.option("--no-replay", is_flag=True, help="Do not replay what recorded builds took from the network.")
-@click.option(
-    "--direct",
-    metavar="HOST",
-    multiple=True,
-    help="With recorded builds: a host that builds reach themselves, such as a mirror of the site.",
-)
-@click.option("--system", is_flag=True, help="Put the buildx plugin where all users of this host have it (as root).")
+@builder_options
 @click.option(
     "--yes",
     is_flag=True,

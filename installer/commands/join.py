@@ -24,6 +24,7 @@ from bundles.registry.auth import Credential
 from bundles.registry.server_certificates import certificates_of, parse_fingerprint
 from bundles.runtime.program import own_command, quote
 from installer.commands.install import run_install, show_plan
+from installer.commands.options import builder_options
 from installer.host.host import Host
 from installer.model.access import PLAIN, USER, Access
 from installer.model.address import Address
@@ -52,14 +53,7 @@ from installer.steps.registry.login import docker_login
 @click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")
 @click.option("--builder", metavar="NAME", default="cross-builder", show_default=True, help="Name of the builder.")
 @click.option("--platform", "platforms", metavar="P,P", multiple=True, help="Use only these platforms.")
-@click.option("--no-replay", is_flag=True, help="Do not replay what recorded builds took from the network.")
-@click.option(
-    "--direct",
-    metavar="HOST",
-    multiple=True,
-    help="With recorded builds: a host that builds reach themselves, such as a mirror of the site.",
-)
-@click.option("--system", is_flag=True, help="Put the buildx plugin where all users of this host have it (as root).")
+@builder_options
 @click.option(
     "--yes",
     is_flag=True,

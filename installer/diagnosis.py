@@ -33,7 +33,8 @@ from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.registry.tree import content
 from installer.registry.trust import is_trusted, public_authorities
-from installer.steps.builder import Builder, BuildkitdConfig
+from installer.steps.builder.builder import Builder
+from installer.steps.builder.buildkitd_config import BuildkitdConfig
 from installer.steps.emulation import Emulation
 from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.container import RegistryContainer

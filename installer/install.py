@@ -23,7 +23,8 @@ from installer.receipt.recorder import InstallRecorder
 from installer.registry.client import Registry
 from installer.registry.connection import transport_to
 from installer.runner import Beside, Runner, by_name
-from installer.steps.builder import Builder, BuildkitdConfig
+from installer.steps.builder.builder import Builder
+from installer.steps.builder.buildkitd_config import BuildkitdConfig
 from installer.steps.buildx_plugin import BuildxPlugin
 from installer.steps.emulation import Emulation
 from installer.steps.registry.authority import SiteAuthority

@@ -19,7 +19,7 @@ from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.registry.connection import transport_to
 from installer.runner import Runner, plan_lines, questioner, to_json
-from installer.steps.builder import RemoveBuilder
+from installer.steps.builder.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.leftovers import RemoveFiles, RemovePassing
 from installer.steps.registry.certificates import RemoveCertificates

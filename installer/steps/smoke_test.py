@@ -18,7 +18,7 @@ from installer.model.job import Job
 from installer.model.selection import Selected
 from installer.model.step import Change, Step
 from installer.receipt.recorder import InstallRecorder
-from installer.steps.builder import Builder
+from installer.steps.builder.builder import Builder
 
 # Docker's config.json may have them, with passwords; buildx would put them into the history of the build.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY")

@@ -23,7 +23,7 @@ from installer.model.address import Address
 from installer.model.job import DesiredState, Tool
 from installer.receipt.ledger import LedgerEntry
 from installer.receipt.receipt import BundleName, Receipt
-from installer.steps.builder import RemoveBuilder
+from installer.steps.builder.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.leftovers import RemoveFiles, RemovePassing
 from installer.steps.registry.container import RemoveRegistry

@@ -19,7 +19,8 @@ from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.naming import mirrors
 from installer.model.replay import Replay
-from installer.steps.builder import Builder, BuildkitdConfig, config_text
+from installer.steps.builder.builder import Builder
+from installer.steps.builder.buildkitd_config import BuildkitdConfig, config_text
 from tests.support.fake_engine import FakeEngine
 from tests.support.tools import give, tool
 

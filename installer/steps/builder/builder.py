@@ -1,12 +1,11 @@
-"""The builder: its buildkitd.toml, and the instance that `docker buildx` makes of it.
+"""The builder that `docker buildx` makes of the archive's BuildKit, and its undo.
 
 BuildKit runs privileged, and buildx makes its container anew, of the image that its driver option names, whenever it is
 gone: it pulls that name first, and takes the local image of the name only when that fails. So the name has the digest
 of the image in it, and not a tag, which anybody who reaches the registry may move.
 
-A builder is ours when its driver options carry our environment variable (see labels). Its value names the wanted state:
-image, configuration, options and platforms. BuildKit's configuration is read only when the container is made, so a
-builder whose state is another is made anew; its build cache, a volume, is kept.
+BuildKit's configuration is read only when the container is made, so a builder whose state is another, as its mark says,
+is made anew; its build cache, a volume, is kept.
 
 Where builds are replayed, what RUN steps fetch goes through BuildKit's own proxy (`proxyNetwork`), and that asks the
 replay service, which the HTTP_PROXY of BuildKit's environment names, trusting its CA.
@@ -15,85 +14,29 @@ replay service, which the HTTP_PROXY of BuildKit's environment names, trusting i
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from bundles.errors import HostError, Problem
-from bundles.runtime.program import quote
 from installer.host.container import Container
 from installer.host.docker_cli import CommandError
-from installer.host.files import is_writable, read_json_file, read_optional, remove_tree, write_atomically
+from installer.host.files import read_json_file, remove_tree
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.host.paths import is_in_hosts
-from installer.model.access import Access
-from installer.model.address import Address
 from installer.model.job import DesiredState, Tool
 from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
 from installer.receipt.receipt import Receipt
 from installer.registry.connection import login_to
+from installer.steps.builder.buildkitd_config import AUTHORITY_HOST, authority_file, wanted_config
+from installer.steps.builder.instance import DRIVER_MARK, Instance, builder_mark, read_instance
 from installer.steps.toolchain_images import local_image
 
-FIRST_LINE = "# Written by `bundle install`."
-
-_DRIVER_MARK = f"env.{ENVIRONMENT}"
-# A registry that does not exist: buildx copies the `ca` of a registry's section into the builder's container.
-_CA_HOST = "replay.invalid"
 # Before this BuildKit does not send what its proxy network fetches through HTTP_PROXY.
 _OLDEST_TO_REPLAY = (0, 33)
-
-
-@dataclasses.dataclass(frozen=True)
-class Instance:
-    """buildx's record of a builder. `mark` is ours, or None when the builder is not; `nodes` are the nodes' names."""
-
-    driver: str
-    nodes: tuple[str, ...]
-    mark: Optional[str]
-
-
-class BuildkitdConfig(Step):
-    """Writes buildkitd.toml."""
-
-    name = "configuration"
-
-    def __init__(self, job: DesiredState, host: Host) -> None:
-        self._host, self._builder = host, job.builder
-        self._path = host.places.buildkitd_config(job.builder)
-        self._text = _config(job, host).encode()
-        self._mirrors = ", ".join(job.mirrors)
-
-    def problems(self) -> Sequence[Problem]:
-        if not is_writable(self._path):
-            directory = quote(self._path.parent)
-            return [Problem(str(self._path), "it cannot be written", f"sudo chown -R $USER {directory}")]
-        found = read_optional(self._path)
-        foreign = found is not None and not found.startswith(FIRST_LINE.encode())
-        # With a builder of ours it is ours, whatever became of it since.
-        if foreign and builder_mark(self._host, self._builder) is None:
-            path = quote(self._path)
-            hint = f"mv {path} {path}.old, or choose another name with --builder"
-            return [Problem(str(self._path), "it is not one that this program wrote", hint)]
-        return []
-
-    def look(self) -> Sequence[Change]:
-        found = read_optional(self._path)
-        if found == self._text:
-            return []
-        action = "write" if found is None else "rewrite"
-        return [Change(action, "file", str(self._path), f"mirrors for {self._mirrors}", len(self._text))]
-
-    def apply(self, changes: Sequence[Change]) -> None:
-        write_atomically(self._path, [self._text], 0o644)
-
-    def explain(self, change: Change) -> str:
-        state = "is gone" if change.action == "write" else "is not as it was written: mirrors may be missing"
-        return f"`{change.name}` {state}"
 
 
 class Builder(Step):
@@ -122,7 +65,7 @@ class Builder(Step):
         return fingerprint(
             {
                 "image": self._tool.pinned,
-                "config": _config(self._job, self._host),
+                "config": wanted_config(self._job, self._host),
                 "options": self._options(),
                 "platforms": self._platforms,
                 # Of the files that are copied into the container.
@@ -150,7 +93,7 @@ class Builder(Step):
             f"env.HTTPS_PROXY={replay.proxy}",
             # buildx reads an option as a line of CSV.
             f'"env.NO_PROXY={past}"' if "," in past else f"env.NO_PROXY={past}",
-            f"env.SSL_CERT_FILE=/etc/buildkit/certs/{_CA_HOST}/ca.pem",
+            f"env.SSL_CERT_FILE=/etc/buildkit/certs/{AUTHORITY_HOST}/ca.pem",
         ]
 
     def _is_outdated(self, container: Optional[Container]) -> bool:
@@ -159,8 +102,7 @@ class Builder(Step):
         )
 
     def _instance(self) -> Optional[Instance]:
-        value = read_json_file(self._host.places.buildx_config / "instances" / self._name)
-        return None if value is None else _instance_of(value)
+        return read_instance(self._host, self._name)
 
     def _is_selected(self) -> bool:
         current = read_json_file(self._host.places.buildx_config / "current")
@@ -244,7 +186,7 @@ class Builder(Step):
         return f"the builder `{self._name}` {says[pulled if change.action == 'pull' else change.action]}"
 
     def _create(self) -> None:
-        options = [f"image={self._image()}", *self._options(), f"{_DRIVER_MARK}={self.mark}"]
+        options = [f"image={self._image()}", *self._options(), f"{DRIVER_MARK}={self.mark}"]
         self._docker(
             [
                 *("buildx", "create", "--name", self._name, "--driver", "docker-container"),
@@ -300,20 +242,6 @@ class Builder(Step):
             ) from None
 
 
-def builder_mark(host: Host, name: str) -> Optional[str]:
-    """Return the mark of the builder of that name, None when buildx has none, or one that is not ours."""
-    value = read_json_file(host.places.buildx_config / "instances" / name)
-    return None if value is None else _instance_of(value).mark
-
-
-def _instance_of(value: dict[str, Any]) -> Instance:
-    nodes = value.get("Nodes") or []
-    options = [(node or {}).get("DriverOpts") or {} for node in nodes]
-    mark = options[0].get(_DRIVER_MARK) if options else None
-    names = tuple(str((node or {}).get("Name", "")) for node in nodes)
-    return Instance(str(value.get("Driver", "")), names, str(mark) if mark else None)
-
-
 class RemoveBuilder(Step):
     """Removes the builders, with their build cache."""
 
@@ -357,35 +285,3 @@ class RemoveBuilder(Step):
             for container in left
             if container is not None
         ]
-
-
-def authority_file(host: Host) -> Path:
-    """Return the file with the CA of the replay service."""
-    return host.places.replay / "ca.pem"
-
-
-def _config(job: DesiredState, host: Host) -> str:
-    return config_text(job.destination.host, job.access, job.mirrors, authority_file(host) if job.replay else None)
-
-
-def config_text(registry: str, access: Access, mirrors: Mapping[str, str], authority: Optional[Path] = None) -> str:
-    """Return the content of buildkitd.toml for a registry, HOST or HOST:PORT; the same input gives the same text.
-
-    With an `authority`, the file of the replay service's CA, what RUN steps fetch goes through BuildKit's proxy.
-    """
-    # JSON strings are TOML basic strings. What stands before the first section belongs to none.
-    lines = [
-        f"{FIRST_LINE} BuildKit reads it when the builder is created, so run `bundle install`",
-        "# again rather than editing it.",
-        *(["proxyNetwork = true"] if authority else []),
-        "",
-        *([f"[registry.{json.dumps(_CA_HOST)}]", f"  ca = [{json.dumps(str(authority))}]", ""] if authority else []),
-        f"[registry.{json.dumps(registry)}]",
-        *([] if access.tls else ["  http = true", "  insecure = true"]),
-        # BuildKit would speak plain HTTP on a loopback address.
-        *(["  http = false"] if access.tls and Address.of_host(registry).is_loopback else []),
-        *([f"  ca = [{json.dumps(access.authority)}]"] if access.authority else []),
-    ]
-    for source, mirror in mirrors.items():
-        lines += ["", f"[registry.{json.dumps(source)}]", f"  mirrors = [{json.dumps(mirror)}]"]
-    return "\n".join(lines) + "\n"

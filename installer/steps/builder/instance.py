@@ -1,0 +1,43 @@
+"""What buildx has on record of a builder, and whose it is.
+
+A builder is ours when its driver options carry our environment variable (see labels). Its value names the wanted state:
+image, configuration, options and platforms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Optional
+
+from installer.host.files import read_json_file
+from installer.host.host import Host
+from installer.host.labels import ENVIRONMENT
+
+DRIVER_MARK = f"env.{ENVIRONMENT}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """buildx's record of a builder. `mark` is ours, or None when the builder is not; `nodes` are the nodes' names."""
+
+    driver: str
+    nodes: tuple[str, ...]
+    mark: Optional[str]
+
+
+def read_instance(host: Host, name: str) -> Optional[Instance]:
+    """Return buildx's record of the builder of that name, None when it has none."""
+    value = read_json_file(host.places.buildx_config / "instances" / name)
+    if value is None:
+        return None
+    nodes = value.get("Nodes") or []
+    options = [(node or {}).get("DriverOpts") or {} for node in nodes]
+    mark = options[0].get(DRIVER_MARK) if options else None
+    names = tuple(str((node or {}).get("Name", "")) for node in nodes)
+    return Instance(str(value.get("Driver", "")), names, str(mark) if mark else None)
+
+
+def builder_mark(host: Host, name: str) -> Optional[str]:
+    """Return the mark of the builder of that name, None when buildx has none, or one that is not ours."""
+    instance = read_instance(host, name)
+    return None if instance is None else instance.mark

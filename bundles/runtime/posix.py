@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -224,7 +225,13 @@ def boot_id() -> str:
     try:
         return _BOOT_ID.read_text("ascii").strip()
     except OSError:
+        # macOS keeps it elsewhere.
+        command = ["sysctl", "-n", "kern.bootsessionuuid"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return done.stdout.strip()
 
 
 def home(environment: Mapping[str, str]) -> Path:

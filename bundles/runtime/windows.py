@@ -20,6 +20,7 @@ from typing import Any, Optional
 
 # Of Windows alone, as type checkers know, which look at this module on other systems, too.
 _msvcrt: Any = importlib.import_module("msvcrt")
+_winreg: Any = importlib.import_module("winreg")
 _ctypes: Any = ctypes
 _kernel32: Any = _ctypes.WinDLL("kernel32", use_last_error=True)
 _kernel32.CreateFileW.restype = ctypes.c_void_p
@@ -42,18 +43,22 @@ _NORMAL, _THE_LINK_ITSELF = 0x80, 0x0020_0000
 _INVALID = ctypes.c_void_p(-1).value
 _IS_LINK = 0x400  # FILE_ATTRIBUTE_REPARSE_POINT
 
-# A lock keeps others from reading the bytes, too: far behind the end of any file that is locked here.
-_LOCKED_BYTE = 0x7FFF_0000
+# A lock keeps others from reading the bytes, too: what is locked is one far behind the end of any file, given by the
+# upper half of its offset.
+_LOCKED_HALF = 0x7FFF_FFFF
+_LOCK_VIOLATION = 33
 # What stands for a directory that is locked: a directory itself cannot be.
 _LOCK_FILE = ".lock"
 # A position belongs to an open file, and not to a thread.
 _POSITIONS = [threading.Lock() for _ in range(64)]
 # Scanners for viruses and search engines open what has just been written, for a moment.
-_BUSY, _PATIENCE = (5, 32, 33), 5.0
+_BUSY, _PATIENCE = (5, 32, _LOCK_VIOLATION), 5.0
 # What CON.txt means, too.
 _DEVICES = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE)
 _LONGEST_NAME = 255
 _MAX_PATH = 260
+# Counts the starts of the machine.
+_BOOTS = r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters"
 
 
 def open_file(path: Path, flags: int, mode: int = 0o666) -> int:
@@ -103,15 +108,8 @@ def is_named(file: int, path: Path) -> bool:
 
 
 def lock(file: int) -> bool:
-    position = os.lseek(file, 0, os.SEEK_CUR)
-    try:
-        os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
-        _msvcrt.locking(file, _msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EDEADLK)
-    finally:
-        os.lseek(file, position, os.SEEK_SET)
-    return True
+    done = _kernel32.LockFile(ctypes.c_void_p(_msvcrt.get_osfhandle(file)), 0, _LOCKED_HALF, 1, 0)
+    return bool(done) or _ctypes.get_last_error() != _LOCK_VIOLATION
 
 
 def read_at(file: int, buffer: memoryview, offset: int) -> int:
@@ -201,7 +199,11 @@ def full_path(path: Path, beyond: int) -> Path:
 
 
 def boot_id() -> str:
-    return "unknown"
+    try:
+        with _winreg.OpenKey(_winreg.HKEY_LOCAL_MACHINE, _BOOTS) as key:
+            return str(_winreg.QueryValueEx(key, "BootId")[0])
+    except OSError:
+        return "unknown"
 
 
 def home(environment: Mapping[str, str]) -> Path:

@@ -84,7 +84,8 @@ def _open(path: Path, flags: int, attributes: int) -> int:
 
 
 def open_directory(path: Path) -> int:
-    if getattr(os.lstat(path), "st_file_attributes", 0) & _IS_LINK:
+    # A junction is none of the links that Python knows.
+    if path.is_symlink() or getattr(os.lstat(path), "st_file_attributes", 0) & _IS_LINK:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     return open_no_link(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT)
 

@@ -19,7 +19,7 @@ from bundler.planning.lockfile import lock_path, read_lock
 from bundler.planning.plan import Plan
 from bundler.sources.registry import RegistrySource
 from bundler.writing.fetch import DEFAULT_WORKERS
-from bundler.writing.writer import Written
+from bundler.writing.writer import LONGEST_SUFFIX, Written
 from bundles.archive.parts import cut
 from bundles.cli.output import Output, OutputFile, common_options
 from bundles.errors import UsageError
@@ -28,6 +28,7 @@ from bundles.oci.reference import Reference
 from bundles.registry.transport import Transport
 from bundles.runtime.program import quote
 from bundles.runtime.sizes import human_size, parse_size
+from bundles.runtime.system import system
 
 _PATH = click.Path(path_type=Path)
 
@@ -117,7 +118,7 @@ def create(
     for text in defined.messages():
         output.progress.message(text)
     spec = defined.spec
-    target = (path or Path(f"{spec.name}.tar")).absolute()
+    target = system.full_path(path or Path(f"{spec.name}.tar"), LONGEST_SUFFIX)
     options = api.Options(
         lock=read_lock(lock_path(definition)) if definition else None,
         bases=[read_base(base) for base in bases],

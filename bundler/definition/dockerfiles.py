@@ -13,7 +13,6 @@ import contextlib
 import csv
 import dataclasses
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -24,6 +23,7 @@ from bundles.dockerfile.images import BuildSettings, Use, scanner_of, uses
 from bundles.errors import Problem, UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.runtime.program import quote
 
 _MAX_SIZE = 4 << 20
 # As Go reads them.
@@ -117,7 +117,7 @@ class _Search:
         if beside:
             self.notes.append(
                 f"{', '.join(beside)} was not read, since {file} was named alone; "
-                f"--dockerfile {shlex.quote(str(file.parent))} reads both, as without --file"
+                f"--dockerfile {quote(file.parent)} reads both, as without --file"
             )
 
     def _directory(self, directory: Path) -> None:
@@ -154,9 +154,7 @@ class _Search:
                 with self._collected(label):
                     look(folder.path, label, files, folder.is_named)
         for path in folder.passed_over(bake, compose):
-            self.notes.append(
-                f"{path} was not looked at: no tool reads it by itself; --dockerfile {shlex.quote(str(path))} does"
-            )
+            self.notes.append(f"{path} was not looked at: no tool reads it by itself; --dockerfile {quote(path)} does")
 
     def _dockerfile(self, path: Path, name: str, settings: BuildSettings) -> None:
         self._seen.add(path.resolve())
@@ -333,7 +331,10 @@ def _common(own: Sequence[Platform], wanted: Sequence[Platform]) -> Sequence[Pla
 def _relative(path: Path) -> str:
     """Shorten a path for people: relative to the working directory where it is below it."""
     normal, here = os.path.normpath(path), os.getcwd()  # noqa: PTH109  as text, for messages only
-    relative = os.path.relpath(normal, here)
+    try:
+        relative = os.path.relpath(normal, here)
+    except ValueError:  # on another drive
+        return normal
     return normal if relative.startswith("..") else relative
 
 

@@ -71,7 +71,8 @@ def cache_of(text: str, directory: Path) -> Union[Reference, Path]:
         UsageError: it is neither.
     """
     path = directory / text
-    return path if text.startswith((".", "/")) or path.is_dir() else Reference.parse(text)
+    is_path = text.startswith((".", "/")) or Path(text).is_absolute() or path.is_dir()
+    return path if is_path else Reference.parse(text)
 
 
 def read_cache(directory: Path) -> Mapping[Reference, LayoutContent]:

@@ -95,7 +95,7 @@ class TemporaryBuilder(Closeable):
         self._before = _image(docker, settings.image)
         self.name = _NAME.format(os.getpid(), "b" if self._before else "i")
         config = directory / "buildkitd.toml"
-        config.write_text(settings.config())
+        config.write_text(settings.config(), encoding="utf-8")
         create = ["buildx", "create", "--name", self.name, "--driver", "docker-container"]
         create += [part for option in settings.options() for part in ("--driver-opt", option)]
         try:

@@ -26,7 +26,7 @@ def command(build: Build, builder: str, cache: str, metadata: Path, quiet: bool 
     common = ["--builder", builder, "--metadata-file", str(metadata), *(["--progress", "quiet"] if quiet else [])]
     if build.bake:
         file = metadata.with_name("bake.json")
-        file.write_text(json.dumps(_escaped({"target": _targets(build.bake, export)})))
+        file.write_text(json.dumps(_escaped({"target": _targets(build.bake, export)})), encoding="utf-8")
         return ["buildx", "bake", *common, "--file", str(file), *build.options, build.bake.target]
     arguments = ["--cache-to", export, "--platform", ",".join(map(str, build.platforms))]
     for option, values in (

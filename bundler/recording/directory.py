@@ -22,7 +22,8 @@ from bundles.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_json, parse_manifest
 from bundles.runtime.closeable import Closeable
-from bundles.runtime.filesystem import open_locked, replace_file, sync_directory
+from bundles.runtime.filesystem import open_locked, replace_file
+from bundles.runtime.system import system
 
 _BLOCK = 1 << 20
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -166,7 +167,7 @@ class RecordDirectory(Closeable):
             self._check(content)
         # From here on the record is not whole until the end, and a later run can finish it.
         self._tape_file.replace(self.path / TAPE_FILE)
-        sync_directory(self.path)
+        system.sync_directory(self.path)
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         replace_file(self.path / "index.json", [json.dumps(index, indent=2).encode()])
         self._drop_others(entries)

@@ -19,10 +19,10 @@ from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.runtime.progress import Progress
 from bundles.runtime.streams import PieceStream
+from bundles.runtime.system import system
 
 # An engine may think for minutes before it begins to send an image.
 _TIMEOUT = 900
-_DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
 def take_local(spec: Spec, source: SpooledSource, compression: Compression, progress: Progress) -> Spec:
@@ -92,7 +92,7 @@ def _client() -> Any:
     options: dict[str, Any] = {**kwargs_from_env()}
     if "base_url" not in options:
         context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT") or None)
-        options["base_url"] = getattr(context, "Host", None) or _DEFAULT_HOST
+        options["base_url"] = getattr(context, "Host", None) or system.DOCKER_ENGINE
     return docker.APIClient(timeout=_TIMEOUT, version="auto", **options)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Optional, Union
 
 from bundler.definition.spec import Spec
 from bundler.sources.mirrors import Endpoint
-from bundler.sources.own_files import open_own
+from bundler.sources.own_files import open_own_directory
 from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
 from bundler.sources.writer_lock import open_for_writer
 from bundles.errors import DiskFullError
@@ -28,10 +27,13 @@ from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
+from bundles.runtime.system import system
 
 # What is not whole yet; what was read from the local Docker, which has it still; what was fetched and made smaller.
 _UNFINISHED, _READ, _MADE = ".unfinished", ".read", ".made"
 _BLOCK = 1 << 20
+# Two digests, how the one was made of the other, and one of the above.
+_LONGEST_NAME = 2 * 64 + 24
 
 
 class Spool:
@@ -114,7 +116,7 @@ class Spool:
         """Give the file of a blob its name; None for `path` means the one it has. Two may become the same one."""
         with self._lock:
             if self._directory is not None:
-                (path or self._path(digest)).replace(self._directory / name)
+                system.replace(path or self._path(digest), self._directory / name)
             self._names[digest] = name
 
     def open(self, digest: Digest, offset: int) -> BlobStream:
@@ -135,20 +137,18 @@ class Spool:
 
 class _File(BlobStream):
     def __init__(self, path: Path, offset: int) -> None:
-        self._file = os.open(path, os.O_RDONLY)
-        os.lseek(self._file, offset, os.SEEK_SET)
+        self._file = path.open("rb", buffering=0)
+        self._file.seek(offset)
 
     @property
     def endpoint(self) -> Optional[Endpoint]:
         return None
 
     def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
-        return os.readv(self._file, [buffer])
+        return self._file.readinto(buffer) or 0
 
     def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._file.close()
 
 
 class _Bytes(BlobStream):
@@ -245,7 +245,7 @@ def spool_beside(target: Path, spec: Spec, progress: Progress) -> Iterator[Spool
         BundleError: another process makes the same archive.
         UsageError: no directory can be made there.
     """
-    directory = target.with_name(f"{target.name}.spool")
+    directory = system.full_path(target.with_name(f"{target.name}.spool"), _LONGEST_NAME)
     # What a run has left is removed by the next one that ends well, whether or not that makes anything itself.
     fetches = not all(record.is_complete for record in spec.records)
     if not (spec.from_daemon or spec.recompress or fetches or directory.is_dir()):
@@ -253,7 +253,8 @@ def spool_beside(target: Path, spec: Spec, progress: Progress) -> Iterator[Spool
         return
     with contextlib.ExitStack() as stack:
         handle = open_for_writer(directory, target.name, lambda: _open_directory(directory))
-        stack.callback(os.close, handle)
+        # What else somebody has put there is not ours to remove: it then stays.
+        stack.callback(system.remove_directory, directory, handle)
         spool = Spool(directory)
         spool.clear(all_of_it=False)
         done = False
@@ -265,11 +266,8 @@ def spool_beside(target: Path, spec: Spec, progress: Progress) -> Iterator[Spool
             if left:
                 what = f"{human_size(left)} of recompressed layers"
                 progress.message(f"note: {what} wait in {directory} for the next run")
-            # What else somebody has put there is not ours to remove.
-            with contextlib.suppress(OSError):
-                directory.rmdir()
 
 
 def _open_directory(directory: Path) -> int:
     directory.mkdir(mode=0o700, exist_ok=True)
-    return open_own(directory, os.O_RDONLY | os.O_DIRECTORY)
+    return open_own_directory(directory)

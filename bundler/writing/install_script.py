@@ -106,4 +106,4 @@ def _template() -> str:
     spec = importlib.util.find_spec("installer")
     if spec is None or not spec.submodule_search_locations:
         raise BundleError("the package `installer`, which must travel in the archive, is not installed")
-    return (Path(next(iter(spec.submodule_search_locations))) / SCRIPT).read_text()
+    return (Path(next(iter(spec.submodule_search_locations))) / SCRIPT).read_text(encoding="utf-8")

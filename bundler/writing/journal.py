@@ -18,19 +18,12 @@ from bundler.sources.own_files import open_own
 from bundler.sources.writer_lock import open_for_writer
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
+from bundles.runtime.system import system
 
 # More than any size has.
 _DIGITS = 20
 _SUFFIX = ".journal"
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def _boot_id() -> str:
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return "unknown"
 
 
 class Journal:
@@ -51,7 +44,7 @@ class Journal:
         self._file = open_for_writer(path, path.name[: -len(_SUFFIX)], lambda: open_own(path, _FLAGS))
         self._first = f"bundle {bundle} {parts}"
         data = _content(self._file)
-        self.claims, complete = _read(data, self._first, _boot_id())
+        self.claims, complete = _read(data, self._first, system.boot_id())
         self.renaming = complete and bool(self.claims)
         self._is_new, self._ends_in_mid_line = not data, bool(data) and not data.endswith(b"\n")
 
@@ -63,7 +56,7 @@ class Journal:
         elif self._ends_in_mid_line:
             self._append("\n")
             self._ends_in_mid_line = False
-        self._append(f"boot {_boot_id()}\n")
+        self._append(f"boot {system.boot_id()}\n")
 
     def written(self, digest: Digest, size: int) -> None:
         """Claim that the first `size` bytes of a blob are written (they survive the end of this process)."""
@@ -89,7 +82,7 @@ class Journal:
             if self._file >= 0:
                 os.write(self._file, text.encode())
                 if sync:
-                    os.fdatasync(self._file)
+                    system.sync_data(self._file)
 
     def close(self) -> None:
         with self._lock:
@@ -129,9 +122,10 @@ def bundle_of(path: Path) -> Optional[tuple[Digest, str]]:
 def _content(file: int) -> bytes:
     pieces = []
     offset = 0
-    while piece := os.pread(file, 1 << 20, offset):
-        pieces.append(piece)
-        offset += len(piece)
+    buffer = memoryview(bytearray(1 << 20))
+    while count := system.read_at(file, buffer, offset):
+        pieces.append(bytes(buffer[:count]))
+        offset += count
     return b"".join(pieces)
 
 

@@ -13,8 +13,8 @@ from bundler.sources.own_files import open_own
 from bundles.archive.parts import further_parts
 from bundles.errors import ArchiveError, BundleError, DiskFullError, UsageError, reason
 from bundles.runtime.closeable import Closeable
-from bundles.runtime.filesystem import sync_directory
 from bundles.runtime.sizes import human_size
+from bundles.runtime.system import system
 
 PARTIAL = ".partial"
 
@@ -27,7 +27,7 @@ def unfinished_files(path: Path) -> list[Path]:
 
 def disk_usage(files: Sequence[Path]) -> int:
     """Count the bytes that files take up on the medium."""
-    return sum(file.stat().st_blocks * 512 for file in files)
+    return sum(system.allocated(file.stat()) for file in files)
 
 
 def _partial(path: Path) -> Path:
@@ -60,8 +60,8 @@ class Unfinished(Closeable):
                 taken_back += [(path, partial)] if has_its_name else []
             # Only now: where one of them cannot be written, all keep their names.
             for path, partial in taken_back:
-                path.replace(partial)
-            sync_directory(paths[0].parent)
+                system.replace(path, partial)
+            system.sync_directory(paths[0].parent)
         except OSError as error:
             self.close()
             raise UsageError(
@@ -89,7 +89,7 @@ class Unfinished(Closeable):
             index, start = self._locate(offset + done)
             view = data[done : done + self.sizes[index] - start]
             try:
-                done += os.pwrite(self._files[index], view, start)
+                done += system.write_at(self._files[index], view, start)
             except OSError as error:
                 raise self._failed(error, index, start) from None
 
@@ -103,7 +103,8 @@ class Unfinished(Closeable):
         while done < len(buffer) and offset + done < self._ends[-1]:
             index, start = self._locate(offset + done)
             try:
-                count = os.preadv(self._files[index], [buffer[done : done + self.sizes[index] - start]], start)
+                view = buffer[done : done + self.sizes[index] - start]
+                count = system.read_at(self._files[index], view, start)
             except OSError as error:
                 raise self._failed(error, index, start) from None
             if count == 0:
@@ -119,7 +120,7 @@ class Unfinished(Closeable):
         """
         for index, file in enumerate(self._files):
             try:
-                os.fdatasync(file)
+                system.sync_data(file)
             except OSError as error:
                 raise self._failed(error, index, self.sizes[index]) from None
 
@@ -132,7 +133,7 @@ class Unfinished(Closeable):
         for index, (file, size) in enumerate(zip(self._files, self.sizes)):
             try:
                 os.ftruncate(file, size)
-                os.fsync(file)
+                system.sync(file)
             except OSError as error:
                 raise self._failed(error, index, size) from None
 
@@ -141,17 +142,17 @@ class Unfinished(Closeable):
 
         After a write that failed late, the page cache may hold bytes that the medium never got.
         """
-        while size > 0 and hasattr(os, "posix_fadvise"):
+        while size > 0:
             index, start = self._locate(offset)
             count = min(size, self.sizes[index] - start)
-            os.posix_fadvise(self._files[index], start, count, os.POSIX_FADV_DONTNEED)
+            system.forget(self._files[index], start, count)
             offset, size = offset + count, size - count
 
     def rename(self) -> None:
         """Give the files their final names."""
         for partial, path in zip(self.partials, self.paths):
-            partial.replace(path)
-        sync_directory(self.paths[0].parent)
+            system.replace(partial, path)
+        system.sync_directory(self.paths[0].parent)
 
     def close(self) -> None:
         while self._files:

@@ -23,6 +23,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.closeable import Closeable
 from bundles.runtime.filesystem import free_space
+from bundles.runtime.system import system
 
 # So that wrong bytes make the next try go elsewhere.
 _HERE = Endpoint("previous")
@@ -54,8 +55,8 @@ def set_aside(path: Path, bundle: Digest, size: int) -> int:
             return disk_usage(unfinished_files(path))
         discard(path)
         for partial in unfinished_files(path):
-            partial.replace(partial.with_name(_previous(path).name + partial.name[len(path.name) :]))
-        journal.path.replace(journal_of(_previous(path)))
+            system.replace(partial, partial.with_name(_previous(path).name + partial.name[len(path.name) :]))
+        system.replace(journal.path, journal_of(_previous(path)))
         return 0
     finally:
         journal.close()

@@ -10,6 +10,7 @@ from typing import Optional
 from bundler.writing.partial_files import Unfinished
 from bundles.archive.layout import Entry, Layout
 from bundles.errors import ArchiveError, InterruptedByUser
+from bundles.runtime.workers import join
 
 _CHUNK = 1 << 20
 
@@ -113,7 +114,7 @@ class FrontierHasher(threading.Thread):
 
     def result(self, tail: bytes) -> tuple[str, ...]:
         """Return the hex digest of each file, once every entry is complete; `tail` is what follows the entries."""
-        self.join()
+        join(self)
         if self._error:
             raise self._error
         self._hash.update(memoryview(tail))

@@ -38,12 +38,16 @@ from bundles.errors import ArchiveError, DiskFullError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.closeable import Closeable
-from bundles.runtime.filesystem import free_space, largest_file, replace_file, sync_directory
+from bundles.runtime.filesystem import free_space, largest_file, replace_file
 from bundles.runtime.program import quote
 from bundles.runtime.signals import held
 from bundles.runtime.sizes import human_size
+from bundles.runtime.system import system
 
 CHUNK = 1 << 20
+# The longest of the names that belong to an archive, and with a temporary name's dot and end the longest of all.
+_LONGEST = ".previous.001.partial"
+LONGEST_SUFFIX = len(_LONGEST) + len("..partial")
 # How much a blob grows between two lines of the journal: what an interruption can cost.
 _JOURNAL_STEP = 1 << 20
 
@@ -279,7 +283,7 @@ class ArchiveWriter(Closeable):
             stale.unlink()
         self.files.rename()
         self.journal.remove()
-        sync_directory(self.path.parent)
+        system.sync_directory(self.path.parent)
         return written
 
     def close(self) -> None:
@@ -292,9 +296,10 @@ class ArchiveWriter(Closeable):
 
 def check_directory(path: Path) -> None:
     """Raise UsageError when an archive cannot be written at `path`: said before the network is asked for anything."""
+    if why := system.forbidden(path.name):
+        raise UsageError(f"`{path.name}` cannot be written: {why}", hint="choose another -o FILE")
     try:
-        # The longest of the names that belong to it.
-        path.with_name(path.name + ".previous.001.partial").exists()
+        path.with_name(path.name + _LONGEST).exists()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UsageError(f"the name `{path.name[:40]}...` is too long", hint="choose another -o FILE") from None

@@ -23,6 +23,7 @@ from bundles.errors import (
 )
 from bundles.oci.digest import Digest
 from bundles.runtime.closeable import Closeable
+from bundles.runtime.system import system
 
 _HINT = "sha256sum -c {name}.sha256 says which parts are right; copy the others again"
 _FOREIGN = "is damaged, or a part of another archive"
@@ -70,7 +71,7 @@ class Volume(Closeable):
             index, start = self.locate(offset + done)
             view = buffer[done : done + self.sizes[index] - start]
             try:
-                count = os.preadv(self._files[index], [view], start)
+                count = system.read_at(self._files[index], view, start)
             except OSError as error:
                 raise self._failed(index, start, reason(error)) from None
             if count == 0:
@@ -107,7 +108,7 @@ class Volume(Closeable):
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return system.open_file(path, os.O_RDONLY)
     except FileNotFoundError:
         raise UsageError(f"`{path}` is not there", hint=_ANOTHER_PATH) from None
     except OSError as error:
@@ -117,7 +118,7 @@ def _open(path: Path) -> int:
 def _size(path: Path, file: int) -> int:
     try:
         size = os.lseek(file, 0, os.SEEK_END)
-        os.pread(file, 1, 0)
+        system.read_at(file, memoryview(bytearray(1)), 0)
     except OSError as error:
         if error.errno == errno.EIO:
             raise ReadError(

@@ -22,9 +22,11 @@ import click
 
 import bundles
 from bundles.cli.output import show, show_error
-from bundles.errors import BundleError, DiskFullError, UsageError, reason
+from bundles.errors import BundleError, DiskFullError, HostError, UsageError, reason
 from bundles.runtime.program import own_command, program_name, quote
 from bundles.runtime.signals import Interruption, explained
+from bundles.runtime.system import system
+from bundles.runtime.terminal import settle_streams
 
 # name -> (module:object, one line of help); the line stands here so that the list of commands imports none of them.
 _COMMANDS = {
@@ -49,6 +51,10 @@ _COMMANDS = {
     "inspect": ("bundles.cli.inspect:inspect", "Show what is inside an archive."),
     "completion": ("bundles.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
+# What changes the host or asks it, and what builds with Docker beside it: an archive is installed on Linux.
+_ON_LINUX = frozenset(
+    {"record", "install", "join", "want", "upgrade", "check", "status", "doctor", "prune", "uninstall"}
+)
 _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
 # A stick that was pulled, a file system that went read-only, a file that went away: no defects of this program.
 _MEDIUM_ERRORS = frozenset(
@@ -66,6 +72,21 @@ _MEDIUM_ERRORS = frozenset(
 )
 
 
+def _check_system(name: str) -> None:
+    """Refuse, on any other system, a command that is for Linux.
+
+    Raises:
+        HostError: it is one.
+    """
+    if name not in _ON_LINUX:
+        return
+    if name == "record":
+        hint = "record on a Linux machine with Docker, and take the directory that it writes along: create --record DIR"
+    else:
+        hint = f"carry the archive to the Linux host, and run there: python3 ARCHIVE {name}"
+    raise HostError(f"`{name}` runs on Linux, and this is {system.NAME}", hint=hint)
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name, (target, _) in _COMMANDS.items() if importlib.util.find_spec(target.partition(".")[0])]
@@ -81,12 +102,15 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[Optional[str], Optional[click.Command], list[str]]:
         try:
-            return super().resolve_command(ctx, args)
+            found = super().resolve_command(ctx, args)
         except click.UsageError:
             names = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
             meant = f"did you mean `{names[0]}`?" if names else f"expected one of {', '.join(self.list_commands(ctx))}"
             hint = own_command(" ".join(map(quote, [names[0], *args[1:]])) if names else "--help")
             raise UsageError(f"there is no command `{args[0]}`: {meant}", hint=hint) from None
+        if not (system.IS_HOST or ctx.resilient_parsing or {"-h", "--help"}.intersection(args)):
+            _check_system(args[0])
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for package, title in _SIDES.items():
@@ -109,6 +133,7 @@ def bundle() -> None:
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Run the command line and exit."""
+    settle_streams()
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 

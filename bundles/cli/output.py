@@ -15,6 +15,7 @@ import click
 
 from bundles.errors import BundleError, UsageError, reason
 from bundles.runtime.progress import Progress, ProgressLog, for_stderr
+from bundles.runtime.system import system
 from bundles.runtime.terminal import printable
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -46,8 +47,17 @@ class Output:
 
 
 def show(text: str) -> None:
-    """Write to stdout."""
-    click.echo(printable(text))
+    """Write to stdout.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        click.echo(printable(text))
+    except OSError as error:
+        if system.is_closed_pipe(error):
+            raise BrokenPipeError(*error.args) from None
+        raise
 
 
 def show_error(text: str) -> None:
@@ -72,7 +82,8 @@ def common_options(function: _F) -> Callable[..., Any]:
         if log_file is None:
             return function(*args, output=Output(as_json, progress), **kwargs)
         try:
-            stream = os.fdopen(os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8")
+            file = system.open_file(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            stream = os.fdopen(file, "a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise UsageError(
                 f"the log file `{log_file}` cannot be written: {reason(error)}", hint="choose another --log-file"

@@ -103,7 +103,7 @@ def _checksums(archive: Archive) -> dict[str, tuple[str, str]]:
     first = archive.volume.paths[0]
     for name in (f"{first.name}.sha256", f"{first.stem}.sha256"):
         try:
-            text = first.with_name(name).read_text(errors="replace")
+            text = first.with_name(name).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         matches = filter(None, map(_CHECKSUM.fullmatch, text.splitlines()))

@@ -106,7 +106,7 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(["http/1.1"])
         # ssl takes files only. This one is readable by its owner alone, and gone at once.
-        with tempfile.NamedTemporaryFile("w") as file:
+        with tempfile.NamedTemporaryFile("w", encoding="ascii") as file:
             file.write(key_pem(self._leaf_key) + leaf)
             file.flush()
             context.load_cert_chain(file.name)

@@ -1,7 +1,8 @@
 """certs.d: CAs and client certificates for single registries, where Docker and Podman keep them.
 
-A directory is named after the registry, `HOST:PORT`, or `HOST` for port 443. Its `*.crt` are CAs, and `*.cert` with the
-`*.key` of the same name is what this side shows (docs.docker.com "Verify repository client with certificates").
+A directory is named after the registry, `HOST:PORT` (on Windows `HOSTPORT`), or `HOST` for port 443. Its `*.crt` are
+CAs, and `*.cert` with the `*.key` of the same name is what this side shows (docs.docker.com "Verify repository client
+with certificates").
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from bundles.errors import UsageError, reason
 from bundles.registry.urls import Origin
+from bundles.runtime.system import system
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +31,7 @@ def standard_directories() -> tuple[Path, ...]:
         home / ".docker/certs.d",
         home / ".config/docker/certs.d",
         home / ".config/containers/certs.d",
-        Path("/etc/docker/certs.d"),
-        Path("/etc/containers/certs.d"),
+        *system.CERTIFICATES,
     )
 
 
@@ -40,7 +41,7 @@ def find(directories: Sequence[Path], origin: Origin) -> HostCertificates:
     Raises:
         UsageError: it cannot be read, or a certificate has no key beside it.
     """
-    names = [origin.host_port, *([origin.host] if origin.port == 443 else [])]
+    names = [system.certificates_name(origin.host_port), *([origin.host] if origin.port == 443 else [])]
     for directory in (directory / name for directory in directories for name in names):
         try:
             files = sorted(directory.iterdir())

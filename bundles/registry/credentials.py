@@ -20,6 +20,7 @@ from bundles.errors import AuthenticationError, UsageError, reason
 from bundles.oci.reference import DOCKER_HUB, registry_name
 from bundles.registry.auth import Credential
 from bundles.runtime.program import quote
+from bundles.runtime.system import system
 
 # The key of Docker Hub in config.json and in credential helpers, for historical reasons.
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
@@ -60,7 +61,7 @@ def _places(environment: Mapping[str, str]) -> Iterator[tuple[Path, Optional[str
         yield Path("$DOCKER_AUTH_CONFIG"), text
     if name := environment.get("REGISTRY_AUTH_FILE"):
         yield Path(name), None
-    home = Path(environment.get("HOME") or Path.home())
+    home = system.home(environment)
     yield Path(environment.get("DOCKER_CONFIG") or home / ".docker") / "config.json", None
     if directory := environment.get("XDG_RUNTIME_DIR"):
         yield Path(directory) / "containers" / "auth.json", None
@@ -145,7 +146,7 @@ class LoginFile:
         helpers = document.get("credHelpers") or {}
         name = next((helpers[key] for key in helpers if _Key.parse(key) == _Key.parse(host) and helpers[key]), None)
         name = name or document.get("credsStore")
-        if name is not None and (not isinstance(name, str) or "/" in name):
+        if name is not None and (not isinstance(name, str) or "/" in name or "\\" in name):
             raise self._broken("a credential helper's name is not the end of a program's name")
         return name or None
 

@@ -27,6 +27,7 @@ from bundles.registry.error_response import TEMPORARY, Login, refusal
 from bundles.registry.proxies import Proxies
 from bundles.registry.urls import Origin, describe, join
 from bundles.runtime.closeable import Closeable
+from bundles.runtime.workers import happens
 
 _T = TypeVar("_T")
 # What an upload sends: bytes, or a callable that gives a fresh body for each try.
@@ -227,7 +228,7 @@ class Transport(Closeable):
             seconds *= random.uniform(0.5, 1.0)  # noqa: S311  spreads the workers, keeps no secret
         if error.status == _TOO_MANY or seconds >= _LONG:
             self._say_wait(host, seconds, error)
-        if self._closed.wait(seconds):
+        if happens(self._closed, seconds):
             raise InterruptedByUser("interrupted")
 
     def _say_wait(self, host: str, seconds: float, error: UnavailableError) -> None:

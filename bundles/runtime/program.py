@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Optional
 
 import bundles
+from bundles.runtime.system import system
 
 
 def running_archive() -> Optional[Path]:
@@ -19,14 +19,14 @@ def running_archive() -> Optional[Path]:
 def program_name() -> str:
     """Return how a person runs this program from the same directory."""
     if running_archive():
-        return f"python3 {quote(sys.argv[0])}"
+        return f"{system.PYTHON} {quote(sys.argv[0])}"
     # The second name is for those whose `bundle` is Ruby's; it stays what they are told to type.
     return "offline-bundle" if Path(sys.argv[0]).stem == "offline-bundle" else "bundle"
 
 
 def quote(path: Path | str) -> str:
     """Return a path as one word of a command that a person types."""
-    return shlex.quote(str(path))
+    return system.quote(str(path))
 
 
 def own_command(arguments: str) -> str:

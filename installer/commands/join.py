@@ -202,7 +202,7 @@ def _file_of(contact: Contact) -> Iterator[Optional[Path]]:
     if not contact.authority:
         yield None
         return
-    with tempfile.NamedTemporaryFile("w", prefix="bundle-ca-", suffix=".pem") as file:
+    with tempfile.NamedTemporaryFile("w", encoding="ascii", prefix="bundle-ca-", suffix=".pem") as file:
         file.write(contact.authority)
         file.flush()
         yield Path(file.name)

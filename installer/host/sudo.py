@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pwd
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from bundles.runtime.system import system
 
 _SOCKET = "/var/run/docker.sock"
 
@@ -24,8 +25,10 @@ def environment_of_invoker(environment: Mapping[str, str]) -> dict[str, str]:
     """
     result = dict(environment)
     number = environment.get("SUDO_UID", "")
-    if os.geteuid() != 0 or not number.isdigit() or int(number) == 0:
+    if not system.is_root() or not number.isdigit() or int(number) == 0:
         return result
+    import pwd  # not on Windows
+
     with contextlib.suppress(KeyError, OSError):
         user = pwd.getpwuid(int(number))
         socket = Path(environment.get("DOCKER_HOST", "").partition("unix://")[2] or _SOCKET).stat()

@@ -118,7 +118,7 @@ def login_to(state: DesiredState) -> Optional[tuple[str, str]]:
 
 def _password(file: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise HostError(f"the password in `{file}` cannot be read: {reason(error)}") from None
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-import pwd
 import re
 import struct
 from pathlib import Path
@@ -42,6 +41,8 @@ def _covers(held: str, ip: str) -> bool:
 
 
 def _words(proc: Path, uid: int, inode: str) -> str:
+    import pwd  # not on Windows, where `push` runs and nobody listens
+
     try:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:

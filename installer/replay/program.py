@@ -39,6 +39,8 @@ _MODULES = (
     "bundles.runtime",
     "bundles.runtime.closeable",
     "bundles.runtime.filesystem",
+    "bundles.runtime.posix",
+    "bundles.runtime.system",
     "bundles.runtime.terminal",
     "installer",
     "installer.replay",

@@ -68,7 +68,7 @@ def test_after_a_start_of_the_machine_only_what_was_synced_counts(
     journal.written(blob, 1000)
     journal.synced({blob: 400})
     journal.close()
-    monkeypatch.setattr("bundler.writing.journal._boot_id", lambda: "another")
+    monkeypatch.setattr("bundler.writing.journal.system.boot_id", lambda: "another")
     assert Journal(tmp_path / "journal", bundle).claims == {blob: 400}
 
 

@@ -812,11 +812,11 @@ def waits(connect: Connect, registry: FakeRegistry, monkeypatch: pytest.MonkeyPa
     seconds: list[float] = []
     transport = connect(**settings)
 
-    def wait(timeout: float) -> bool:
+    def wait(event: threading.Event, timeout: float) -> bool:
         seconds.append(timeout)
-        return False
+        return event.is_set()
 
-    monkeypatch.setattr(transport._closed, "wait", wait)
+    monkeypatch.setattr("bundles.registry.transport.happens", wait)
     with pytest.raises(UnavailableError):
         get(transport, registry, "x")
     return seconds

@@ -47,6 +47,7 @@ _COMMANDS = {
     "verify": ("bundles.cli.inspect:verify", "Check every byte of an archive against its digest."),
     "diff": ("bundles.cli.diff:diff", "Show what changes from one bundle to another."),
     "inspect": ("bundles.cli.inspect:inspect", "Show what is inside an archive."),
+    "export": ("bundles.cli.export:export", "Write images of an archive to a file, as for `docker load`."),
     "completion": ("bundles.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
 _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}

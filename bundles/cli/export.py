@@ -63,7 +63,7 @@ def export(
     \b
     bundle export offline.tar debian:12 --to docker-archive:debian.tar --platform linux/amd64
     bundle export offline.tar debian:12 gcc:12 --to oci-archive:both.tar
-    python3 offline.tar export debian:12 --to docker-archive:- | ssh HOST docker load
+    python3 offline.tar export registry:3 --to docker-archive:- | ssh HOST docker load
     """
     archive, names = _images_after(archive, images)
     place, chosen = Target.parse(target), Platform.parse_list(",".join(platforms))
@@ -125,15 +125,14 @@ def _check_target(target: Target, *, as_json: bool) -> None:
             )
         return
     try:
+        if path.is_dir():
+            hint = f"name a file: --to {target.format}:{quote(path / 'image.tar')}"
+            raise UsageError(f"`{path}` is a directory", hint=hint)
         # The longest of the names that it has.
         partial_of(path).exists()
     except OSError as error:
         shown = path if len(path.name) < 100 else f"{path.name[:40]}..."
         raise UsageError(f"`{shown}` cannot be written: {reason(error)}", hint="name another file after --to") from None
-    if path.is_dir():
-        raise UsageError(
-            f"`{path}` is a directory", hint=f"name a file: --to {target.format}:{quote(path / 'image.tar')}"
-        )
     if path.exists() and not path.is_file():
         raise UsageError(f"`{path}` is a device, a pipe or a socket", hint=f"for a pipe: --to {target.format}:-")
     if not path.parent.is_dir():

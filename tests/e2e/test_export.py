@@ -43,7 +43,9 @@ def usb(tmp_path_factory: pytest.TempPathFactory) -> Path:
     create = [*BUNDLE, "create", "-q", "busybox:1.35", "--mirror", f"docker.io={ORIGIN}"]
     tools = [word for role in ("buildkit", "buildx", "binfmt", "frontend") for word in ("--without", role)]
     run(*create, *tools, "-o", directory / "offline.tar")
-    run(*create, *tools, "--without", "python", "--recompress", "-o", directory / "zstd.tar")
+    # Whatever else has the same layer keeps it as it is.
+    recompress = ("--without", "python", "--without", "registry", "--recompress", "zstd", "--zstd-level", "19")
+    run(*create, *tools, *recompress, "-o", directory / "zstd.tar")
     data = bytearray((directory / "offline.tar").read_bytes())
     with Archive(directory / "offline.tar") as archive:
         busybox = next(image for image in archive.manifest.images if str(image.reference) == NAME)
@@ -110,9 +112,10 @@ def test_docker_loads_it(
         assert shell("docker run --rm busybox:1.35 echo here") == "here\n"
         zstd = f"{EXPORT.replace('offline', 'zstd')} docker-archive:/root/zstd.tar --platform linux/amd64"
         assert "note: busybox:1.35: layers are zstd, which `docker load` takes from Docker 23.0 on" in shell(zstd)
-        assert ("Loaded image" in shell("docker load -i /root/zstd.tar", code=int(suite == "bookworm"))) == (
-            suite != "bookworm"
-        )
+        # Layers that are there are not looked at.
+        shell("docker image rm busybox:1.35")
+        is_old = suite == "bookworm"
+        assert ("Loaded image" in shell("docker load -i /root/zstd.tar", code=int(is_old))) == (not is_old)
         if suite == "sid":
             # Where there is no Python the file is the same, and where it was said.
             script = "cd /srv && tar -xOf /usb/offline.tar install.sh | sh -s -- /usb/offline.tar"

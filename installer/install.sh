@@ -237,6 +237,10 @@ write_beside() { # FILE: its directory, to write to
         "name a file in another directory"
 }
 
+write_export() { # FORMAT:FILE: the same for the file; - is none
+    case $1 in *:-) ;; *:*) write_beside "${1#*:}" ;; esac
+}
+
 write_words() { # COMMAND [OPTION]...: the places of the files that the command writes
     list=want.json before=''
     [ "$1" = want ] || list=''
@@ -244,9 +248,11 @@ write_words() { # COMMAND [OPTION]...: the places of the files that the command 
         case $before in
         --html | --log-file) write_beside "$word" ;;
         --output | -o | -q*o) list=$word ;;
+        --to) write_export "$word" ;;
         esac
         case $word in
         --html=* | --log-file=*) write_beside "${word#*=}" ;;
+        --to=*) write_export "${word#*=}" ;;
         --output=*) list=${word#*=} ;;
         -o?*) list=${word#-o} ;;
         esac

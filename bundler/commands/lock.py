@@ -69,7 +69,7 @@ def lock(
         source = with_layouts(RegistrySource(transport, spec.mirrors), spec)
         renewal = renew(spec, old, path, moving, source)
     if renewal.differs and not only_plan:
-        write_whole(path, renewal.new.to_bytes())
+        write_whole(path, [renewal.new.to_bytes()])
     document = {"lock": str(path), "changed": renewal.differs, **moves(old, renewal.new)}
     output.result(document, _text(document, only_plan, renewal.plan.layer_size))
 

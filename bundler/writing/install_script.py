@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Optional
 
 from bundler.planning.plan import Plan
-from bundles.archive.docker_archive import saved_blobs, saved_head
+from bundles.archive.docker_archive import SavedImage, docker_archive
 from bundles.archive.layout import BLOCK, Layout
 from bundles.archive.manifest import BundleManifest, File, PlatformContent
 from bundles.errors import BundleError
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
+from bundles.oci.reference import Reference
 
 SCRIPT, HEADS = "install.sh", "python.tar"
 # As many digits as the size of any file has, so that the numbers do not change the size of the script.
@@ -59,10 +60,10 @@ class Bootstrap:
             name = f"docker.io/library/bundle-python:{content.manifest.digest.short}"
             if any(layer.digest in left for layer in manifest.layers):
                 continue
-            head = saved_head(content.manifest, manifest, name)
-            blobs = tuple(blob.digest for blob in saved_blobs(content.manifest, manifest))
-            self._images.append(_Python(content, name, manifest.config.digest, blobs, head, offset))
-            offset += len(head)
+            saved = docker_archive([SavedImage(content.manifest, manifest, Reference.parse(name))])
+            blobs = tuple(blob.digest for blob in saved.blobs)
+            self._images.append(_Python(content, name, manifest.config.digest, blobs, saved.head, offset))
+            offset += len(saved.head)
 
     def files(self, layout: Optional[Layout]) -> dict[str, bytes]:
         """Return name and content; with None the numbers are missing, and the sizes are right."""

@@ -1,4 +1,4 @@
-"""The first entries of the tar that `docker save` writes since 25.0, for an image that is loaded from an archive.
+"""The tar that `docker save` writes since 25.0, for images of an archive, of one platform each.
 
 Such a tar is two standard things at once: a Docker archive (manifest.json), which the classic image store reads, and an
 OCI layout (index.json), which the containerd image store prefers and which keeps the manifest and so its digest.
@@ -6,47 +6,52 @@ OCI layout (index.json), which the containerd image store prefers and which keep
 
 from __future__ import annotations
 
-import json
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional
 
-from bundles.archive.layout import OCI_LAYOUT, OCI_LAYOUT_NAME, header, padding
-from bundles.oci.descriptor import OCI_INDEX, Descriptor
+from bundles.archive.image_tar import ImageTar, dump, layout_files, once
+from bundles.oci.descriptor import Descriptor
 from bundles.oci.image import ImageManifest
+from bundles.oci.reference import Reference
 
 
-def saved_head(manifest: Descriptor, image: ImageManifest, name: str) -> bytes:
-    """Return the entries before the blobs: `oci-layout`, `index.json`, `manifest.json`.
+@dataclasses.dataclass(frozen=True)
+class SavedImage:
+    """An image for one platform: its manifest and what is in it, and the reference whose tag it gets, if it has one."""
 
-    Args:
-        manifest: the descriptor of the image manifest.
-        image: its content.
-        name: the tag that the image gets.
-    """
-    entry = {
-        "Config": image.config.digest.blob_path,
-        "RepoTags": [name],
-        "Layers": [layer.digest.blob_path for layer in image.layers],
+    manifest: Descriptor
+    content: ImageManifest
+    reference: Reference
+
+    @property
+    def tag(self) -> Optional[Reference]:
+        """What it is called once it is loaded; None for a reference by digest alone, which Docker cannot load."""
+        return dataclasses.replace(self.reference, digest=None) if self.reference.tag else None
+
+
+def docker_archive(images: Sequence[SavedImage]) -> ImageTar:
+    """Return the tar with these images."""
+    blobs = (blob for image in images for blob in (image.manifest, image.content.config, *image.content.layers))
+    return ImageTar(
+        {**layout_files(map(_layout_entry, images)), "manifest.json": dump(list(map(_docker_entry, images)))},
+        once(blobs),
+    )
+
+
+def _docker_entry(image: SavedImage) -> dict[str, Any]:
+    return {
+        "Config": image.content.config.digest.blob_path,
+        "RepoTags": [image.tag.familiar] if image.tag else [],
+        "Layers": [layer.digest.blob_path for layer in image.content.layers],
     }
-    index = {
-        "schemaVersion": 2,
-        "mediaType": OCI_INDEX,
-        "manifests": [
-            {
-                **Descriptor(manifest.media_type, manifest.digest, manifest.size).to_json(),
-                "annotations": {
-                    "io.containerd.image.name": name,
-                    "org.opencontainers.image.ref.name": name.rpartition(":")[2],
-                },
-            }
-        ],
-    }
-    files = ((OCI_LAYOUT_NAME, OCI_LAYOUT), ("index.json", _json(index)), ("manifest.json", _json([entry])))
-    return b"".join(header(file, len(data)) + data + bytes(padding(len(data))) for file, data in files)
 
 
-def saved_blobs(manifest: Descriptor, image: ImageManifest) -> tuple[Descriptor, ...]:
-    """Return the blobs that follow, each once."""
-    return tuple(dict.fromkeys((manifest, image.config, *image.layers)))
+def _layout_entry(image: SavedImage) -> dict[str, Any]:
+    return {**image.manifest.plain.to_json(), **dict(_annotations(image))}
 
 
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+def _annotations(image: SavedImage) -> Iterator[tuple[str, Any]]:
+    if image.tag:
+        name = {"io.containerd.image.name": str(image.tag), "org.opencontainers.image.ref.name": str(image.tag.tag)}
+        yield "annotations", name

@@ -40,7 +40,7 @@ from bundles.errors import (
 )
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import MAX_CONFIG_SIZE, parse_manifest, walk
+from bundles.oci.image import MAX_CONFIG_SIZE, ImageManifest, parse_manifest, walk
 from bundles.oci.reference import Reference
 from bundles.runtime.closeable import Closeable
 from bundles.runtime.program import quote
@@ -253,6 +253,17 @@ class Archive(Closeable):
         except DamagedArchiveError:
             raise self.damaged([self.blob_problem(descriptor)]) from None
 
+    def read_image(self, descriptor: Descriptor) -> ImageManifest:
+        """Read an image manifest, verified.
+
+        Raises:
+            DamagedArchiveError: it differs from its digest, or is none.
+        """
+        try:
+            return parse_manifest(self.read_document(descriptor))
+        except UsageError as error:
+            raise self.damaged([Problem(f"the image {descriptor.digest}", error.message)]) from None
+
     def _document(self, descriptor: Descriptor) -> bytes:
         """Read as `read_document` does, with an error that names no images: finding those needs this."""
         if descriptor.size > MAX_CONFIG_SIZE:
@@ -272,10 +283,7 @@ class Archive(Closeable):
 
     def left_to_base(self, descriptor: Descriptor) -> tuple[Descriptor, ...]:
         """Return what an image manifest needs and a delta leaves to its bases: none of an archive that is whole."""
-        try:
-            image = parse_manifest(self.read_document(descriptor))
-        except UsageError as error:
-            raise self.damaged([Problem(f"the image {descriptor.digest}", error.message)]) from None
+        image = self.read_image(descriptor)
         needed = dict.fromkeys(Descriptor(blob.media_type, blob.digest, blob.size) for blob in image.layers)
         return tuple(blob for blob in needed if blob.digest in self._required)
 

@@ -49,6 +49,7 @@ _COMMANDS = {
     "verify": ("bundles.cli.inspect:verify", "Check every byte of an archive against its digest."),
     "diff": ("bundles.cli.diff:diff", "Show what changes from one bundle to another."),
     "inspect": ("bundles.cli.inspect:inspect", "Show what is inside an archive."),
+    "export": ("bundles.cli.export:export", "Write images of an archive to a file, as for `docker load`."),
     "completion": ("bundles.cli.completion:completion", "Print shell completion for bash, zsh or fish."),
 }
 # What changes the host or asks it, and what builds with Docker beside it: an archive is installed on Linux.

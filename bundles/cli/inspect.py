@@ -51,7 +51,7 @@ def inspect(archive: ArchiveArgument, html: Optional[Path], output: Output) -> N
         if html:
             from bundles.cli.packing_list import packed_files, packing_list
 
-            write_whole(html, packing_list(opened, packed_files(opened, output.progress)).encode())
+            write_whole(html, [packing_list(opened, packed_files(opened, output.progress)).encode()])
             output.progress.message(f"packing list: {html}")
         tapes = tapes_of(opened)
         document = {

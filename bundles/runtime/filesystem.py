@@ -65,8 +65,12 @@ def replace_file(
             temporary.unlink()
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, content: Iterable[bytes]) -> None:
     """Write a file that the user named, as `replace_file` does.
+
+    Args:
+        path: the file.
+        content: its bytes, in pieces; what making them raises is passed on, and leaves nothing behind.
 
     Raises:
         UsageError: it cannot be written.
@@ -75,7 +79,7 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "is a directory")
-        replace_file(path, [data])
+        replace_file(path, content)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise

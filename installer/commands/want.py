@@ -63,7 +63,7 @@ def want(
             prefix=place.prefix,
             known=brought_to(receipt) if receipt else (),
         )
-    write_whole(path, found.to_bytes())
+    write_whole(path, [found.to_bytes()])
     document = {
         "want": str(path),
         "registry": str(place),

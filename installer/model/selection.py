@@ -8,16 +8,11 @@ from typing import Optional
 
 from bundles.archive.manifest import Image
 from bundles.archive.reader import Archive
-from bundles.errors import Problem
+from bundles.archive.tree import Tree
 from bundles.oci.descriptor import Descriptor
-from bundles.oci.digest import Digest
-from bundles.oci.image import parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from installer.model.destination import Destination
 from installer.model.naming import full_names, repositories
-
-# Indexes inside one another: images have one level, or two.
-_MAX_DEPTH = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +70,7 @@ def _select(
         for content in image.platforms
         if content.platform is not None and content.platform not in chosen
     }
-    tree = _Tree(archive, dropped)
+    tree = Tree(archive, dropped)
     tree.collect(image.root)
     return Selected(
         image=image,
@@ -85,49 +80,6 @@ def _select(
         manifests=tuple(tree.manifests.values()),
         blobs=tuple(tree.blobs.values()),
     )
-
-
-class _Tree:
-    """The manifests, children first, and the blobs of an image without what is `dropped`."""
-
-    def __init__(self, archive: Archive, dropped: set[Digest]) -> None:
-        self._archive, self._dropped = archive, dropped
-        self.manifests: dict[Digest, Descriptor] = {}
-        self.blobs: dict[Digest, Descriptor] = {}
-        # Of every index whether there was anything to add: each is opened once, however often it is listed.
-        self._opened: dict[Digest, bool] = {}
-
-    def collect(self, descriptor: Descriptor, depth: int = 0) -> bool:
-        """Add a manifest or index and what is below it; say whether there was anything to add.
-
-        Raises:
-            DamagedArchiveError: indexes are nested too deeply.
-        """
-        if descriptor.digest in self._dropped or not self._archive.has(descriptor.digest):
-            return False
-        if descriptor.is_index:
-            if descriptor.digest not in self._opened:
-                self._opened[descriptor.digest] = self._open(descriptor, depth)
-            if not self._opened[descriptor.digest]:
-                return False
-        elif descriptor.is_manifest:
-            image = parse_manifest(self._archive.read_document(descriptor))
-            # With those that a delta leaves to its base.
-            self.blobs.update((blob.digest, blob) for blob in (image.config, *image.layers))
-        else:
-            self.blobs[descriptor.digest] = descriptor
-            return True
-        self.manifests[descriptor.digest] = descriptor
-        return True
-
-    def _open(self, index: Descriptor, depth: int) -> bool:
-        if depth > _MAX_DEPTH:
-            problem = Problem(str(index.digest), f"it is inside more than {_MAX_DEPTH} levels of indexes")
-            raise self._archive.damaged([problem])
-        children = parse_index(self._archive.read_document(index))
-        wanted = [child for child in children if child.attests not in self._dropped]
-        # A list, not a generator: every child is to be collected.
-        return any([self.collect(child, depth + 1) for child in wanted]) or not children
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundles.archive.docker_archive import saved_blobs, saved_head
-from bundles.archive.layout import END_OF_TAR, header, padding
-from bundles.archive.reader import Archive
+from bundles.archive.docker_archive import SavedImage, docker_archive
+from bundles.archive.image_tar import ImageTar
 from bundles.errors import HostError, Problem
-from bundles.oci.descriptor import Descriptor
-from bundles.oci.image import parse_manifest
+from bundles.oci.reference import Reference
 from bundles.runtime.progress import Progress
 from installer.host.host import Host
 from installer.host.paths import PLUGIN
@@ -31,9 +29,9 @@ def load(job: Job, host: Host, tool: Tool, progress: Progress) -> bool:
     left = left_to_base(job, host, tool)
     if left:
         raise HostError(f"{left.subject}: {left.message}", hint=left.hint)
-    size = content_size(job.archive, tool.manifest)
-    with progress.task(f"load {tool.reference.familiar}", size) as task:
-        host.engine.load(stream(job.archive, tool.manifest, tool.name, task.advance))
+    saved = _saved(job, tool)
+    with progress.task(f"load {tool.reference.familiar}", saved.content_size) as task:
+        host.engine.load(saved.stream(job.archive, task.advance))
     if not tool.is_image(host.engine.image_id(tool.name)):
         raise HostError(f"Docker loaded `{tool.name}`, and what it has now is another image", hint="docker images")
     return True
@@ -80,7 +78,13 @@ def loading(job: Job, host: Host, tool: Tool) -> list[Change]:
     changes = [] if old is None else [Change("supersede", "image", old, detail)]
     if _under_another_name(host, tool):
         return [*changes, Change("tag", "image", tool.name, "Docker has it under another name")]
-    return [*changes, Change("load", "image", tool.name, "into Docker", content_size(job.archive, tool.manifest))]
+    return [*changes, Change("load", "image", tool.name, "into Docker", _saved(job, tool).content_size)]
+
+
+def _saved(job: Job, tool: Tool) -> ImageTar:
+    """Return what Docker is given."""
+    content = job.archive.read_image(tool.manifest)
+    return docker_archive([SavedImage(tool.manifest, content, Reference.parse(tool.name))])
 
 
 class LoadImage(Step):
@@ -147,29 +151,3 @@ class RemoveImages(Step):
 
     def notes(self) -> Sequence[str]:
         return [f"the image {name} stays: something else uses it" for name in self._kept]
-
-
-def stream(archive: Archive, manifest: Descriptor, name: str, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Make the tar of the image that `manifest` describes, tagged `name`; `advance` is told the bytes of each chunk.
-
-    Raises:
-        DamagedArchiveError: while it is read, before the last byte of a damaged blob.
-    """
-    image = parse_manifest(archive.read_document(manifest))
-    yield saved_head(manifest, image, name)
-    for blob in saved_blobs(manifest, image):
-        yield header(blob.digest.blob_path, blob.size)
-        reader = archive.open_blob(blob)
-        chunk = reader.read()
-        while chunk:
-            advance(len(chunk))
-            yield chunk
-            chunk = reader.read()
-        yield bytes(padding(blob.size))
-    yield END_OF_TAR
-
-
-def content_size(archive: Archive, manifest: Descriptor) -> int:
-    """Count the bytes of blobs in that stream."""
-    image = parse_manifest(archive.read_document(manifest))
-    return sum(blob.size for blob in saved_blobs(manifest, image))

@@ -18,12 +18,12 @@ import click
 import pytest
 
 from bundler.create import Options, create
+from bundles.archive.docker_archive import SavedImage, docker_archive
 from bundles.archive.reader import Archive
 from bundles.cli.app import bundle
 from bundles.cli.output import OutputFile
-from bundles.oci.image import parse_manifest
+from bundles.oci.reference import Reference
 from bundles.runtime.progress import Silent
-from installer.steps.toolchain_images import stream
 from tests.support import ROOT
 from tests.support.archives import AMD64, ARM64, PROGRAM, image, made
 
@@ -149,8 +149,9 @@ def python_stream(path: Path) -> tuple[str, bytes]:
         (item,) = opened.manifest.with_role("python")
         (content,) = (each for each in item.platforms if each.platform == AMD64)
         name = f"docker.io/library/bundle-python:{content.manifest.digest.hex[:12]}"
-        config = parse_manifest(opened.read_document(content.manifest)).config
-        return str(config.digest), b"".join(stream(opened, content.manifest, name, lambda count: None))
+        image = opened.read_image(content.manifest)
+        saved = docker_archive([SavedImage(content.manifest, image, Reference.parse(name))])
+        return str(image.config.digest), b"".join(saved.stream(opened, lambda count: None))
 
 
 def test_docker_gets_the_python_image_and_nothing_else_of_the_archive(site: Site, archive: Path) -> None:
@@ -208,6 +209,9 @@ def mounts(site: Site) -> dict[str, bool]:
         (["inspect", "--html", "../list.html"], [".."]),
         (["inspect", "--html=a/list.html"], ["a"]),
         (["inspect", "--html", "LINK/list.html"], ["b c"]),
+        (["export", "debian:12", "--to", "docker-archive:a/debian.tar"], ["a"]),
+        (["export", "debian:12", "--to=oci-archive:b c/debian.tar"], ["b c"]),
+        (["export", "debian:12", "--to", "docker-archive:-"], []),
         (["verify", "--log-file", "log"], [""]),
         (["verify", "--log-file", "/dev/stderr"], []),
         (["inspect", "--json"], []),

@@ -30,6 +30,7 @@ from bundles.runtime.streams import PieceStream
 # Who sent a blob that comes from a file; when it was wrong, whoever asks again avoids it.
 HERE = Endpoint("localhost")
 BLOBS = "blobs/sha256/"
+_INDEXES = frozenset({"index.json", "manifest.json"})
 _UNKNOWN = "application/octet-stream"
 # All documents of a compressed tar together. A store of a thousand images has some 30 MB.
 _MAX_DOCUMENTS = 512 << 20
@@ -85,9 +86,7 @@ class Contents(Closeable):
         """
         size = self.size(name) or 0
         if size > limit:
-            raise DamagedArchiveError(
-                f"`{self.where}` cannot be used: `{name}` has {size} bytes: expected at most {limit}"
-            )
+            raise _too_large(self.where, name, size, limit)
         with self.open(name) as stream:
             data = b"".join(pieces_of(stream))
         if len(data) != size:
@@ -191,6 +190,8 @@ class CompressedTar(Contents):
                 if member.target:
                     self._links[member.name] = member.target
                     continue
+                if member.name in _INDEXES and member.size > MAX_CONFIG_SIZE:
+                    raise _too_large(self.where, member.name, member.size, MAX_CONFIG_SIZE)
                 content = stream.content(member.size)
                 first = next(content, b"")
                 if first[:1] in (b"{", b"[") and member.size <= MAX_CONFIG_SIZE:
@@ -300,6 +301,10 @@ def _drained(pieces: Iterator[bytes]) -> Digest:
     for _ in hashed:
         pass
     return hashed.digest
+
+
+def _too_large(where: str, name: str, size: int, limit: int) -> DamagedArchiveError:
+    return DamagedArchiveError(f"`{where}` cannot be used: `{name}` has {size} bytes: expected at most {limit}")
 
 
 def follow(name: str, links: Mapping[str, str]) -> str:

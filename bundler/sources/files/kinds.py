@@ -19,7 +19,7 @@ from bundler.sources.spool import Spool
 from bundles.archive.layout import MANIFEST_NAME
 from bundles.archive.parts import find
 from bundles.archive.signature import Signers
-from bundles.errors import ArchiveError, NotABundleError, UsageError
+from bundles.errors import BundleError, DamagedArchiveError, NotABundleError, UsageError
 from bundles.oci.image import parse_index
 from bundles.runtime.closeable import Closeable
 from bundles.runtime.program import quote
@@ -64,21 +64,27 @@ class Opener(Closeable):
             raise self._of_another_kind(request, self._contents_of(request.path))
         try:
             return BundleFile(request, self._reading.directories, self._reading.signers)
-        except NotABundleError as error:
+        except (NotABundleError, DamagedArchiveError) as error:
+            # Many a layout begins nearly as an archive of ours does.
             try:
                 contents = self._contents_of(request.path)
-            except ArchiveError:
+            except BundleError:
                 raise error from None
+            if _kind_of(contents, is_directory=False) == "bundle":
+                raise
             raise self._of_another_kind(request, contents) from None
 
     def _other(self, request: FileRequest) -> ImageFile:
         contents = self._contents_of(request.path)
-        has_index, is_directory = contents.size(INDEX) is not None, request.path.is_dir()
-        if request.kind == "hauler" and has_index and _kind_of(contents, is_directory) == "hauler":
+        is_directory = request.path.is_dir()
+        found = _kind_of(contents, is_directory)
+        layout = "oci" if is_directory else "oci-archive"
+        if found == "hauler" and request.kind in ("hauler", layout):
             return HaulFile(request, contents)
-        if request.kind == "docker-archive" and not is_directory and contents.size(MANIFEST) is not None:
+        if found == request.kind == "docker-archive":
             return open_saved(request, contents, self._spool, self._compression)
-        if request.kind == ("oci" if is_directory else "oci-archive") and has_index:
+        # Others are layouts besides: an archive of ours, and what docker saves since 25.0.
+        if request.kind == layout and contents.size(INDEX) is not None:
             return LayoutFile(request, contents)
         raise self._of_another_kind(request, contents)
 

@@ -21,7 +21,7 @@ from bundler.planning.plan import Plan
 from bundler.planning.records import check, complete, with_layouts
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
-from bundler.sources.files.kinds import Reading
+from bundler.sources.files.kinds import Opener, Reading
 from bundler.sources.pins import PinnedSource
 from bundler.sources.source import Source
 from bundler.sources.spool import Spool, SpooledSource, spool_beside
@@ -113,7 +113,7 @@ def create(spec: Spec, target: Path, source: Source, options: Options, progress:
     check_directory(target)
     with contextlib.ExitStack() as stack:
         spool = stack.enter_context(spool_beside(target, spec, progress))
-        files = stack.enter_context(from_files(spec, source, spool, options.reading, options.threads))
+        files = stack.enter_context(from_files(spec, source, _opener(spec, spool, options, progress)))
         planned, local = _plan(files, spool, options, progress)
         contents = planned.contents
         if options.key:
@@ -131,10 +131,18 @@ def plan(spec: Spec, target: Path, source: Source, options: Options, progress: P
     """
     check_directory(target)
     spool = Spool(None)
-    with from_files(spec, source, spool, options.reading, options.threads) as files:
+    with from_files(spec, source, _opener(spec, spool, options, progress)) as files:
         planned, _ = _plan(files, spool, options, progress)
     check_limit(target, planned.contents.layout, options.part_size)
     return planned
+
+
+def _opener(spec: Spec, spool: Spool, options: Options, progress: Progress) -> Opener:
+    return Opener(spool, _compression(spec, options), options.reading, progress)
+
+
+def _compression(spec: Spec, options: Options) -> Compression:
+    return Compression(spec.zstd_level or Compression.level, options.threads)
 
 
 def _plan(files: FromFiles, spool: Spool, options: Options, progress: Progress) -> tuple[Planned, SpooledSource]:
@@ -143,7 +151,7 @@ def _plan(files: FromFiles, spool: Spool, options: Options, progress: Progress) 
         check_key(options.key)
     spec, source = files.spec, files.source
     python_is_asked_for = any(image.role == "python" and not image.optional for image in spec.images)
-    compression = Compression(spec.zstd_level or Compression.level, options.threads)
+    compression = _compression(spec, options)
     remote = with_layouts(source, spec)
     if options.lock:
         options.lock.check_files(files.digests)

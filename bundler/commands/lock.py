@@ -10,11 +10,11 @@ import click
 
 from bundler.commands.options import Registries, reading_options, registry_options
 from bundler.definition.load import define
-from bundler.definition.spec import Definition
+from bundler.definition.spec import Compression, Definition
 from bundler.planning.files import from_files
 from bundler.planning.lockfile import Lock, lock_command, lock_path, read_lock, renew
 from bundler.planning.records import with_layouts
-from bundler.sources.files.kinds import Reading
+from bundler.sources.files.kinds import Opener, Reading
 from bundler.sources.registry import RegistrySource
 from bundler.sources.spool import Spool
 from bundles.cli.output import Output, common_options
@@ -70,9 +70,10 @@ def lock(
     old = read_lock(path)
     moving = tuple(map(Reference.parse, images)) or (tuple(old.digests()) if old and upgrade else ())
     spool = Spool(None)
+    opener = Opener(spool, Compression(spec.zstd_level or Compression.level), reading, output.progress)
     with (
         Transport(registries.settings_that_say(output.progress)) as transport,
-        from_files(spec, RegistrySource(transport, spec.mirrors), spool, reading) as files,
+        from_files(spec, RegistrySource(transport, spec.mirrors), opener) as files,
     ):
         spec = files.spec
         for note in files.notes:

@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from bundler.definition.spec import Compression, ImageRequest, Spec, unite
+from bundler.definition.spec import ImageRequest, Spec, unite
 from bundler.planning.plan import Plan
 from bundler.sources.files.bundle import BundleFile
 from bundler.sources.files.image_file import ImageFile
-from bundler.sources.files.kinds import Opener, Reading
+from bundler.sources.files.kinds import Opener
 from bundler.sources.files.source import FilesSource, Taken
+from bundler.sources.files.tar import printable
 from bundler.sources.source import Source
 from bundler.sources.spool import Spool
 from bundles.archive.manifest import TOOLS
@@ -78,15 +79,13 @@ class FromFiles:
 
 
 @contextlib.contextmanager
-def from_files(spec: Spec, source: Source, spool: Spool, reading: Reading, threads: int = 0) -> Iterator[FromFiles]:
+def from_files(spec: Spec, source: Source, opener: Opener) -> Iterator[FromFiles]:
     """Open the files that are named; what is taken from them goes in front of `source` until the block ends.
 
     Args:
         spec: what was asked for.
         source: gives everything else.
-        spool: keeps layers of compressed files, and those that are made.
-        reading: how archives of ours are read.
-        threads: how many cores compress one layer; 0 for all.
+        opener: opens them, and is closed at the end.
 
     Raises:
         UsageError: a file is not there or of another kind, or lacks what was asked of it; an image has no name, or two
@@ -94,7 +93,7 @@ def from_files(spec: Spec, source: Source, spool: Spool, reading: Reading, threa
         NotFoundError: images are not there for the platforms.
         ArchiveError, ContentError: a file is damaged.
     """
-    with Opener(spool, Compression(spec.zstd_level or Compression.level, threads), reading) as opener:
+    with opener:
         files: list[ImageFile] = []
         taken: list[Taken] = []
         failures: list[tuple[str, BundleError]] = []
@@ -134,14 +133,13 @@ def _named(file: ImageFile) -> list[Taken]:
     selected = file.selected()
     # A tag without a name is often there beside the whole name.
     known = {held.root.digest for held in selected if held.reference}
-    for number, held in enumerate(selected):
+    for held in selected:
         reference = file.request.named(held.tag) or held.reference
         if reference is None and held.root.digest not in known:
-            tag = f":{held.label}" if held.label else f":@{number}" if not file.request.choice else ""
-            choice = file.request.choice or ""
-            text = f"{file.request.kind}:{quote(file.request.path)}{f':{choice}' if choice else tag}"
-            shown = f"the image `{held.label}`" if held.label else f"an image without a name ({held.root.digest.short})"
-            problems.append(Problem(shown, "it has no full name there", f"say it: NAME={text}"))
+            choice = file.request.choice or printable(held.label) or f"@{held.number}"
+            shown = f"the image `{choice}`" if held.label else f"an image without a name ({held.root.digest.short})"
+            text = f"NAME={file.request.kind}:{quote(file.request.path)}:{choice}"
+            problems.append(Problem(shown, "it has no full name there", f"say it: {text}"))
         elif reference is not None:
             taken.append(Taken(reference, held, file))
     if problems:
@@ -180,7 +178,7 @@ def _without_doubles(taken: Sequence[Taken], spec: Spec) -> tuple[list[Taken], l
                     f"it is {other.held.root.digest} in `{other.file.request.text}`, and {item.held.root.digest} in "
                     f"`{item.file.request.text}`",
                     f"give one of them another name: NAME={item.file.request.kind}:{item.file.request.path}:"
-                    f"{item.held.label or name}",
+                    f"{printable(item.held.label) or name}",
                 )
             )
     if problems:
@@ -230,7 +228,7 @@ def _requested(spec: Spec, taken: Sequence[Taken]) -> tuple[Spec, list[str]]:
         requests.append(ImageRequest(item.reference, item.held.role, chosen, origin=request.text))
     if problems:
         raise NotFoundError("images are not there for the platforms that are wanted", problems=problems)
-    others = [image for image in spec.images if image.role == "base"]
+    others = spec.from_daemon or any(image.role == "base" for image in spec.images)
     if not spec.platforms_said:
         found = dict.fromkeys(p for image in requests if image.role not in TOOLS for p in image.platforms)
         # Without images of registries the bundle is for what the files have.

@@ -39,7 +39,9 @@ class BundleFile(ImageFile):
         super().__init__(request)
         self.archive = Archive(request.path, directories, signers)
         manifest = self.archive.manifest
-        self.images = tuple(_held(image) for image in manifest.images if not _is_attached(image))
+        self.images = tuple(
+            _held(image, number) for number, image in enumerate(manifest.images) if not _is_attached(image)
+        )
         attached = [image for image in manifest.images if _is_attached(image)]
         self.tags = {str(image.reference.tag): image.root for image in attached}
 
@@ -69,10 +71,10 @@ class BundleFile(ImageFile):
         self.archive.close()
 
 
-def _held(image: Image) -> Held:
+def _held(image: Image, number: int) -> Held:
     platforms = tuple(content.platform for content in image.platforms if content.platform)
     reference = image.reference
-    return Held(reference.familiar, image.root, reference, reference.tag, image.role, platforms)
+    return Held(reference.familiar, image.root, reference, reference.tag, image.role, platforms, number)
 
 
 def _is_attached(image: Image) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from bundler.definition.file_request import FileRequest
+from bundler.sources.files.tar import printable
 from bundler.sources.source import BlobStream
 from bundles.errors import ContentError, UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
@@ -39,7 +40,10 @@ def choose(request: FileRequest, offered: Sequence[tuple[int, str, Optional[Refe
         if request.choice in (f"@{number}", label) or (reference and reference == _reference(request.choice))
     ]
     if not chosen:
-        names = [reference.familiar if reference else label or f"@{number}" for number, label, reference in offered]
+        names = [
+            reference.familiar if reference else printable(label) or f"@{number}"
+            for number, label, reference in offered
+        ]
         close = difflib.get_close_matches(request.choice, names, 1)
         shown = ", ".join(f"`{name}`" for name in names[:_SHOWN]) + (
             f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
@@ -69,6 +73,7 @@ class Held:
         tag: its tag, where the file has one.
         role: what it is for.
         platforms: for which it is there; None where that has to be looked up.
+        number: its place in the file, counted from 0.
     """
 
     label: str
@@ -77,11 +82,12 @@ class Held:
     tag: Optional[str] = None
     role: str = "base"
     platforms: Optional[tuple[Platform, ...]] = None
+    number: int = 0
 
     @property
     def shown(self) -> str:
         """How people call it."""
-        return self.reference.familiar if self.reference else self.label or str(self.root.digest)
+        return self.reference.familiar if self.reference else printable(self.label) or str(self.root.digest)
 
 
 class ImageFile(Closeable):
@@ -130,7 +136,7 @@ class ImageFile(Closeable):
             UsageError: there is none like that.
             ContentError: one is damaged.
         """
-        offered = [(number, held.label, held.reference) for number, held in enumerate(self.images)]
+        offered = [(held.number, held.label, held.reference) for held in self.images]
         return tuple(self.images[number] for number in choose(self.request, offered))
 
     def missing(self) -> Optional[str]:
@@ -162,7 +168,7 @@ class ImageFile(Closeable):
         try:
             self._survey(held.root, found, {held.root.digest}, 0)
         except UsageError as error:
-            raise ContentError(f"`{held.label or held.root.digest}` in `{self.where}`: {error.message}") from None
+            raise ContentError(f"`{held.shown}` in `{self.where}`: {error.message}") from None
         return tuple(found)
 
     def is_there(self, manifest: Descriptor) -> bool:

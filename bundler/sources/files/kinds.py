@@ -23,6 +23,7 @@ from bundles.errors import BundleError, DamagedArchiveError, NotABundleError, Us
 from bundles.oci.image import parse_index
 from bundles.runtime.closeable import Closeable
 from bundles.runtime.program import quote
+from bundles.runtime.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +41,11 @@ class Opener(Closeable):
         spool: keeps layers of compressed files, and those that are made.
         compression: how raw layers of Docker archives are compressed.
         reading: how archives of ours are read.
+        progress: is told which file is read, since that may take its time.
     """
 
-    def __init__(self, spool: Spool, compression: Compression, reading: Reading) -> None:
-        self._spool, self._compression, self._reading = spool, compression, reading
+    def __init__(self, spool: Spool, compression: Compression, reading: Reading, progress: Progress) -> None:
+        self._spool, self._compression, self._reading, self._progress = spool, compression, reading, progress
         self._contents: dict[Path, Contents] = {}
         self._files: list[ImageFile] = []
 
@@ -92,6 +94,7 @@ class Opener(Closeable):
         if path not in self._contents:
             if not any(part.exists() for part in find(path)):
                 raise UsageError(f"`{path}` is not there")
+            self._progress.message(f"reading {path}")
             self._contents[path] = open_contents(path, self._spool, self._compression)
         return self._contents[path]
 

@@ -31,10 +31,11 @@ ATTACHED = re.compile(r"sha256-[0-9a-f]{64}(?:\.[a-z]+)?", re.ASCII)
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """An entry of index.json: its object and its descriptor, with the media type that its document has."""
+    """An entry of index.json: its object, its descriptor with the media type that its document has, and its place."""
 
     value: Mapping[str, Any]
     descriptor: Descriptor
+    number: int
 
     @property
     def ref_name(self) -> str:
@@ -57,7 +58,8 @@ class Entry:
         """Return it as an image."""
         name = self.name
         tag = name.tag if name else self.ref_name or None
-        return Held(self.ref_name or (name.familiar if name else ""), self.descriptor, name, tag)
+        label = self.ref_name or (name.familiar if name else "")
+        return Held(label, self.descriptor, name, tag, number=self.number)
 
 
 class LayoutFile(ImageFile):
@@ -76,7 +78,7 @@ class LayoutFile(ImageFile):
             found = index_entries(contents.read(INDEX))
         except UsageError as error:
             raise DamagedArchiveError(f"`{self.where}` cannot be used: in {INDEX}, {error.message}") from None
-        for item in found:
+        for number, item in enumerate(found):
             if item.descriptor is None:
                 self.notes += (f"`{self.where}`: an entry of {INDEX} is not understood, {item.problem}",)
                 continue
@@ -84,7 +86,7 @@ class LayoutFile(ImageFile):
             if data is None:
                 self.notes += (f"`{self.where}`: {item.descriptor.digest} is in {INDEX}, and is not there",)
                 continue
-            entries.append(Entry(item.value, self._typed(item.descriptor, data)))
+            entries.append(Entry(item.value, self._typed(item.descriptor, data), number))
         self._sort(entries)
 
     def _typed(self, descriptor: Descriptor, data: bytes) -> Descriptor:

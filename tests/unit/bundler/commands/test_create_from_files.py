@@ -8,14 +8,17 @@ import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
+from bundler.sources import zstd
 from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
+from tests.support import ROOT
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_files import (
     ALONE,
@@ -148,7 +151,7 @@ def test_a_docker_archive_of_before_25_is_composed_the_same_each_time(tmp_path: 
     create(tmp_path, "untagged:1=docker-archive:a.tar:@1", "-o", "untagged.tar")
     assert images_of(tmp_path / "untagged.tar").keys() == {"untagged:1"}
     failed = create(tmp_path, "docker-archive:a.tar", code=2)
-    assert "NAME=docker-archive:a.tar:@2" in failed.stderr or "NAME=docker-archive:a.tar:@1" in failed.stderr
+    assert "next: say it: NAME=docker-archive:a.tar:@1" in failed.stderr
 
 
 def test_links_of_a_docker_archive_lead_to_the_layer(tmp_path: Path) -> None:
@@ -215,6 +218,38 @@ def test_a_haul_with_signatures_and_charts(tmp_path: Path, prefix: str) -> None:
     # What is attached in an archive of ours travels on with its images, byte for byte.
     create(tmp_path, "bundle:signed.tar", "-o", "again.tar")
     assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "signed.tar").read_bytes()
+
+
+# Written by hauler 2.1 itself, from a registry at this address: an index with a signature and a referrer, an image for
+# one platform, and a file.
+HAUL = ROOT / "tests" / "support" / "haul.tar.zst"
+HAUL_HOST = "127.0.0.1:34871"
+
+
+def test_a_haul_that_hauler_wrote(tmp_path: Path) -> None:
+    source = f"hauler:{HAUL}"
+    done = create(tmp_path, source, "--referrers", "-o", "new.tar")
+    app = "sha256:4b48a0da6ab296d99ddcb93e7c16e44bb70ee42a12cb7a56b98170f47db0b3a5"
+    signature = "sha256:3c83e66052c2abefcca655e2e6efb192ab59c58d1ac6ec57ad08f56ea63600d0"
+    referrer = "sha256:80f5f96447d2e0d2e05e33362144924c5f9f41d846fde1595c36c4ed439f6bcd"
+    found = {name: str(digest) for name, digest in images_of(tmp_path / "new.tar").items()}
+    listing = f"{HAUL_HOST}/team/app:sha256-{app[7:]}"
+    assert found == {
+        f"{HAUL_HOST}/team/app:1": app,
+        f"{HAUL_HOST}/team/one:2": "sha256:c5cfbed5efe694a55d501ac1b1983e430d61d436a865b55cb4c6fa077b732b07",
+        "hauler/notes.txt:latest": "sha256:f60a272290719800a566dbdd20cee7e5dc5da00197f97b9f57f6b116398d84fc",
+        f"{listing}.sig": signature,
+        listing: found[listing],
+    }
+    with Archive(tmp_path / "new.tar") as archive:
+        assert archive.has(Digest(referrer))
+        assert archive.has(Digest.of(b"hello\n"))
+    assert f"{HAUL_HOST}/team/one:2 is for linux/amd64 only" in done.stderr
+    (tmp_path / "haul.tar").write_bytes(b"".join(zstd.unpacked(iter([HAUL.read_bytes()]), "it")))
+    create(tmp_path, "hauler:haul.tar", "--referrers", "-o", "same.tar")
+    assert (tmp_path / "same.tar").read_bytes() == (tmp_path / "new.tar").read_bytes()
+    create(tmp_path, f"app:2={source}:{HAUL_HOST}/team/app:1", "-o", "one.tar")
+    assert {name: str(digest) for name, digest in images_of(tmp_path / "one.tar").items()} == {"app:2": app}
 
 
 def test_chunks_of_a_haul_are_read_as_one(tmp_path: Path) -> None:
@@ -410,6 +445,23 @@ def test_content_that_lies(tmp_path: Path, form: str, change: str, code: int, me
     assert message.replace("in index.json, it is", "index.json") in failed.stderr
     assert (tmp_path / "new.tar").exists() == (code == 0)
     assert not (tmp_path / "new.tar.spool").exists()
+
+
+def test_no_flipped_bit_gives_another_image_or_a_traceback(tmp_path: Path) -> None:
+    content = Content()
+    index = debian(content)
+    data = tar(layout(content, (index, named("docker.io/library/debian:12"))))
+    random = Random(1)
+    for _ in range(120):
+        changed = bytearray(data)
+        changed[random.randrange(data.index(b"\x1f\x8b"))] ^= 1 << random.randrange(8)
+        (tmp_path / "a.tar").write_bytes(changed)
+        done = bundle("create", "oci-archive:a.tar", "--plan", "--json", *ALONE, cwd=tmp_path)
+        assert "Traceback" not in done.stderr
+        result = json.loads(done.stdout)
+        assert done.returncode in (0, 2, 3, 5), result
+        # Another name may come of it, which nothing protects; never other content.
+        assert all(image["digest"] == str(index.digest) for image in result.get("images", ()))
 
 
 def test_an_index_of_too_many_levels(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from tests.support.image_files import (
 )
 from tests.support.images import CONFIG, Content, layer, layer_tar
 from tests.support.program import bundle_here as bundle
+from tests.support.records import RecordMaker
 
 Done = subprocess.CompletedProcess[str]
 
@@ -279,6 +280,23 @@ def test_the_toolchain_of_an_archive_travels_with_its_roles(hub: FakeRegistry, t
     with Archive(tmp_path / "less.tar") as archive:
         roles = [image.role for image in archive.manifest.images]
     assert set(roles) == {"registry", "buildkit", "buildx", "frontend", "base"}
+
+
+def test_what_was_recorded_travels_on(hub: FakeRegistry, tmp_path: Path) -> None:
+    hub.tag("library/python", "3-slim", hub.index(hub.image("linux/amd64", seed="python")))
+    image = hub.repository("library/debian").tags["12"]
+    maker = RecordMaker(pages={"http://deb.corp/x": b"x"}, images={"debian:12": image}, cache=(layer("step"),))
+    maker.write(tmp_path / "app.record")
+    done = bundle(
+        "create", "--record", "app.record", "--mirror", f"docker.io={hub.host}", "-o", "old.tar", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    hub.close()
+    (tmp_path / "bundle.toml").write_text('images = ["bundle:old.tar"]\n')
+    assert bundle("lock", cwd=tmp_path).returncode == 0
+    done = bundle("create", "-f", "bundle.toml", "-o", "new.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new.tar").read_bytes() == (tmp_path / "old.tar").read_bytes()
 
 
 def test_files_serve_the_toolchain_and_what_dockerfiles_name(tmp_path: Path) -> None:
@@ -567,6 +585,23 @@ def test_a_damaged_archive_of_ours_is_refused_as_everywhere(tmp_path: Path) -> N
     (tmp_path / "old.tar").write_bytes(data)
     failed = create(tmp_path, "bundle:old.tar", "--allowed-signers", signers, code=3)
     assert "is not signed" in failed.stderr
+
+
+def test_who_signed_an_archive_of_ours_is_asked(tmp_path: Path) -> None:
+    for name in ("us", "them"):
+        command = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(tmp_path / name))
+        subprocess.run(command, check=True)
+        key = (tmp_path / f"{name}.pub").read_text()
+        (tmp_path / f"{name}.signers").write_text(f"{name}@corp {key}")
+    content = Content()
+    write_directory(tmp_path / "dir", layout(content, (content.image(), {REF_NAME: "app:1"})))
+    create(tmp_path, "oci:dir", "--sign", "us", "-o", "old.tar")
+    create(tmp_path, "bundle:old.tar", "--allowed-signers", "us.signers", "--signer", "us@corp", "-o", "new.tar")
+    failed = create(tmp_path, "bundle:old.tar", "--allowed-signers", "them.signers", "-o", "none.tar", code=3)
+    assert "old.tar" in failed.stderr or "signed" in failed.stderr
+    assert not (tmp_path / "none.tar").exists()
+    failed = create(tmp_path, "bundle:old.tar", "--signer", "us@corp", code=2)
+    assert "--signer needs --allowed-signers" in failed.stderr
 
 
 TOML = 'images = ["app:1=oci:dir:1"]\nplatforms = ["linux/amd64"]\n[toolchain]\n' + "".join(

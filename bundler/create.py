@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Optional
 
 from bundler.definition.spec import Compression, Spec
 from bundler.planning.delta import Known, subtract
+from bundler.planning.files import FromFiles, from_files
 from bundler.planning.lockfile import Lock
 from bundler.planning.plan import Plan
 from bundler.planning.records import check, complete, with_layouts
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
+from bundler.sources.files.kinds import Opener, Reading
 from bundler.sources.pins import PinnedSource
 from bundler.sources.source import Source
 from bundler.sources.spool import Spool, SpooledSource, spool_beside
@@ -53,6 +55,7 @@ class Options:
         key: the SSH key that signs.
         workers: downloads at once.
         threads: how many cores compress one layer; 0 for all.
+        reading: how archives of ours are read that images come from.
         program: the zip behind the tar.
     """
 
@@ -63,6 +66,7 @@ class Options:
     key: Optional[Path] = None
     workers: int = DEFAULT_WORKERS
     threads: int = 0
+    reading: Reading = dataclasses.field(default_factory=Reading)
     program: bytes = dataclasses.field(default_factory=program)
 
 
@@ -77,11 +81,15 @@ class Made:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """What an archive is to be: what goes in, where it stands, and which of its layers are made here."""
+    """What an archive is to be: what goes in, where it stands, and which of its layers are made here.
+
+    `copied` are the layers that come from files: their number and their bytes.
+    """
 
     plan: Plan
     contents: Contents
     made: Made
+    copied: tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +111,16 @@ def create(spec: Spec, target: Path, source: Source, options: Options, progress:
     After any error `source` may be cancelled.
     """
     check_directory(target)
-    with spool_beside(target, spec, progress) as spool:
-        planned, local = _plan(spec, source, spool, options, progress)
+    with contextlib.ExitStack() as stack:
+        spool = stack.enter_context(spool_beside(target, spec, progress))
+        files = stack.enter_context(from_files(spec, source, _opener(spec, spool, options, progress)))
+        planned, local = _plan(files, spool, options, progress)
         contents = planned.contents
         if options.key:
             contents = dataclasses.replace(contents, signature=sign(contents.manifest_bytes, options.key))
         planned = dataclasses.replace(planned, contents=contents)
         written = _write(planned, local, target, options, progress)
-    return Created(planned.plan, planned.contents, planned.made, written)
+    return Created(planned.plan, planned.contents, planned.made, planned.copied, written)
 
 
 def plan(spec: Spec, target: Path, source: Source, options: Options, progress: Progress) -> Planned:
@@ -120,21 +130,31 @@ def plan(spec: Spec, target: Path, source: Source, options: Options, progress: P
         UsageError, NetworkError, HostError: as `create` does.
     """
     check_directory(target)
-    planned, _ = _plan(spec, source, Spool(None), options, progress)
+    spool = Spool(None)
+    with from_files(spec, source, _opener(spec, spool, options, progress)) as files:
+        planned, _ = _plan(files, spool, options, progress)
     check_limit(target, planned.contents.layout, options.part_size)
     return planned
 
 
-def _plan(
-    spec: Spec, source: Source, spool: Spool, options: Options, progress: Progress
-) -> tuple[Planned, SpooledSource]:
+def _opener(spec: Spec, spool: Spool, options: Options, progress: Progress) -> Opener:
+    return Opener(spool, _compression(spec, options), options.reading, progress)
+
+
+def _compression(spec: Spec, options: Options) -> Compression:
+    return Compression(spec.zstd_level or Compression.level, options.threads)
+
+
+def _plan(files: FromFiles, spool: Spool, options: Options, progress: Progress) -> tuple[Planned, SpooledSource]:
     """Resolve and lay out; also give the source that has what is made here, too."""
     if options.key:
         check_key(options.key)
+    spec, source = files.spec, files.source
     python_is_asked_for = any(image.role == "python" and not image.optional for image in spec.images)
-    compression = Compression(spec.zstd_level or Compression.level, options.threads)
+    compression = _compression(spec, options)
     remote = with_layouts(source, spec)
     if options.lock:
+        options.lock.check_files(files.digests)
         spec, remote = options.lock.apply(spec), PinnedSource(remote, options.lock.pins, options.lock.upgrade)
     local = SpooledSource(remote, spool)
     if spec.from_daemon:
@@ -161,7 +181,11 @@ def _plan(
     sizes = [layer.size for layer, _ in plan.layers if local.spool.has(layer.digest)]
     if options.referrers:
         plan = with_referrers(plan, source)
-    plan = dataclasses.replace(plan, notes=(*plan.notes, *source.notes))
+    elif files.in_bundles:
+        plan = with_referrers(plan, source, files.in_bundles)
+    files.check(plan, spool)
+    copied = [layer.size for layer, _ in plan.layers if source.has(layer) and not spool.has(layer.digest)]
+    plan = dataclasses.replace(plan, notes=(*files.notes, *plan.notes, *source.notes))
     if options.bases:
         plan = subtract(plan, options.bases, with_python=python_is_asked_for)
     if options.part_size == FAT_LIMIT + 1:
@@ -169,7 +193,8 @@ def _plan(
     for note in plan.notes:
         progress.message(f"note: {note}")
     contents = compose(spec, plan, options.program, signed=options.key is not None)
-    return Planned(plan, contents, Made(len(sizes), sum(sizes), recompressed)), local
+    made = Made(len(sizes), sum(sizes), recompressed)
+    return Planned(plan, contents, made, (len(copied), sum(copied))), local
 
 
 def _write(planned: Planned, source: Source, target: Path, options: Options, progress: Progress) -> Written:

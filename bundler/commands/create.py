@@ -10,13 +10,14 @@ from typing import Any, Optional
 import click
 
 from bundler import create as api
-from bundler.commands.options import Registries, pair, registry_options
+from bundler.commands.options import Registries, pair, reading_options, registry_options
 from bundler.definition.load import Defined, define
 from bundler.definition.oci_layout import cache_of
 from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, read_images
 from bundler.planning.delta import read_base, summary
 from bundler.planning.lockfile import lock_path, read_lock
 from bundler.planning.plan import Plan
+from bundler.sources.files.kinds import Reading
 from bundler.sources.registry import RegistrySource
 from bundler.writing.fetch import DEFAULT_WORKERS
 from bundler.writing.writer import LONGEST_SUFFIX, Written
@@ -63,6 +64,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Pass over what this fits in directories.")
 @click.option("--build-arg", "build_args", multiple=True, metavar="NAME[=VALUE]", help="As for docker build.")
 @registry_options
+@reading_options
 @click.option(
     "--from-daemon",
     multiple=True,
@@ -97,6 +99,7 @@ def create(
     split: Optional[str],
     key: Optional[Path],
     registries: Registries,
+    reading: Reading,
     threads: int,
     workers: int,
     referrers: bool,
@@ -106,10 +109,14 @@ def create(
 ) -> None:
     """Write an archive of IMAGEs and of the toolchain that builds on them.
 
+    An IMAGE is one of a registry, or of a file: oci:DIR, oci-archive:FILE, docker-archive:FILE, hauler:FILE,
+    bundle:FILE.
+
     \b
     bundle create debian:12 gcc:12 --platform linux/amd64,linux/arm64 -o offline.tar
     bundle create --dockerfile app/Dockerfile --dockerfile compose.yaml
     bundle create --record app.record -o offline.tar
+    bundle create hauler:haul.tar.zst docker-archive:images.tar bundle:old.tar -o offline.tar
     bundle create -f bundle.toml
 
     With a bundle.lock beside the bundle.toml, what is bundled is what was locked.
@@ -127,6 +134,7 @@ def create(
         key=key,
         workers=workers,
         threads=threads,
+        reading=reading,
     )
     with Transport(registries.settings_that_say(output.progress)) as transport:
         source = RegistrySource(transport, spec.mirrors)
@@ -170,7 +178,7 @@ def _line(
         toolchain[_role(role)] = Reference.parse(image)
     for role in without:
         toolchain[_role(role)] = None
-    references, own_platforms = read_images(images)
+    references, own_platforms, files = read_images(images, Path())
     return Definition(
         name=name,
         platforms=Platform.parse_list(platforms or ""),
@@ -190,6 +198,7 @@ def _line(
         caches=tuple(cache_of(text, Path()) for text in caches),
         exclude=exclude,
         build_args=dict(map(_build_arg, build_args)),
+        files=files,
     )
 
 
@@ -219,7 +228,8 @@ def _document(defined: Defined, planned: api.Planned, written: Optional[Written]
             {"path": str(file.path), "size": file.size, "sha256": file.sha256}
             for file in (written.files if written else ())
         ],
-        "downloadSize": plan.layer_size - made.size,
+        "downloadSize": plan.layer_size - made.size - planned.copied[1],
+        "copiedSize": planned.copied[1],
         "madeSize": made.size,
         "recompressed": made.recompressed.to_json() if made.recompressed else None,
         "images": contents.manifest.to_json()["images"],
@@ -256,7 +266,11 @@ def _plan_text(planned: api.Planned, target: Path, part_size: Optional[int]) -> 
     plan, layout, made = planned.plan, planned.contents.layout, planned.made
     parts = f" in {len(cut(layout, part_size))} parts" if part_size else ""
     lines = ["would bundle:", *_images_text(plan), *_delta_text(plan)]
-    lines.append(f"would download {human_size(plan.layer_size - made.size)} in {len(plan.layers) - made.count} blobs")
+    count, size = planned.copied
+    downloads = len(plan.layers) - made.count - count
+    lines.append(f"would download {human_size(plan.layer_size - made.size - size)} in {downloads} blobs")
+    if count:
+        lines.append(f"would copy {human_size(size)} in {count} blobs from files")
     if made.count:
         lines.append(
             f"would make {made.count} layers here ({human_size(made.size)}), which wait in {target}.spool "

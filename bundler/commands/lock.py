@@ -8,12 +8,15 @@ from typing import Any, Optional
 
 import click
 
-from bundler.commands.options import Registries, registry_options
+from bundler.commands.options import Registries, reading_options, registry_options
 from bundler.definition.load import define
-from bundler.definition.spec import Definition
+from bundler.definition.spec import Compression, Definition
+from bundler.planning.files import from_files
 from bundler.planning.lockfile import Lock, lock_command, lock_path, read_lock, renew
 from bundler.planning.records import with_layouts
+from bundler.sources.files.kinds import Opener, Reading
 from bundler.sources.registry import RegistrySource
+from bundler.sources.spool import Spool
 from bundles.cli.output import Output, common_options
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
@@ -32,6 +35,7 @@ from bundles.runtime.sizes import human_size
 )  # fmt: skip
 @click.option("--upgrade", is_flag=True, help="Ask again what IMAGEs stand for; without an IMAGE, all of them.")
 @registry_options
+@reading_options
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would move, write nothing.")
 @common_options
 def lock(
@@ -40,6 +44,7 @@ def lock(
     definition: Path,
     upgrade: bool,
     registries: Registries,
+    reading: Reading,
     only_plan: bool,
     output: Output,
 ) -> None:
@@ -64,10 +69,19 @@ def lock(
     path = lock_path(definition)
     old = read_lock(path)
     moving = tuple(map(Reference.parse, images)) or (tuple(old.digests()) if old and upgrade else ())
-    with Transport(registries.settings_that_say(output.progress)) as transport:
+    spool = Spool(None)
+    opener = Opener(spool, Compression(spec.zstd_level or Compression.level), reading, output.progress)
+    with (
+        Transport(registries.settings_that_say(output.progress)) as transport,
+        from_files(spec, RegistrySource(transport, spec.mirrors), opener) as files,
+    ):
+        spec = files.spec
+        for note in files.notes:
+            output.progress.message(f"note: {note}")
         output.progress.message(f"resolving {len(spec.images)} images")
-        source = with_layouts(RegistrySource(transport, spec.mirrors), spec)
-        renewal = renew(spec, old, path, moving, source)
+        source = with_layouts(files.source, spec)
+        renewal = renew(spec, old, path, moving, source, in_files=files.digests)
+        files.check(renewal.plan, spool)
     if renewal.differs and not only_plan:
         write_whole(path, [renewal.new.to_bytes()])
     document = {"lock": str(path), "changed": renewal.differs, **moves(old, renewal.new)}

@@ -1,4 +1,4 @@
-"""The options that `create` and `lock` share: how registries are reached."""
+"""The options that `create` and `lock` share: how registries are reached, and how archives of ours are read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any, Optional, TypeVar
 import click
 
 from bundler.definition.spec import mirrored
+from bundler.sources.files.kinds import Reading
+from bundles.archive.signature import Signers
 from bundles.errors import UsageError
 from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials
@@ -18,6 +20,7 @@ from bundles.registry.transport import Settings
 from bundles.registry.urls import insecure_hosts
 from bundles.runtime.progress import Progress
 
+_PATH = click.Path(path_type=Path)
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -40,9 +43,7 @@ def registry_options(function: _F) -> Callable[..., Any]:
     @click.option(
         "--insecure-registry", "insecure", multiple=True, metavar="HOST", help="Allow plain HTTP, or any TLS."
     )
-    @click.option(
-        "--ca", "ca_file", type=click.Path(path_type=Path), help="Trust the certificates in this PEM file too."
-    )
+    @click.option("--ca", "ca_file", type=_PATH, help="Trust the certificates in this PEM file too.")
     @functools.wraps(function)
     def command(
         *args: Any, mirrors: Sequence[str], insecure: Sequence[str], ca_file: Optional[Path], **kwargs: Any
@@ -58,6 +59,37 @@ def registry_options(function: _F) -> Callable[..., Any]:
             credentials=Credentials().get,
         )
         return function(*args, registries=Registries(hosts, settings), **kwargs)
+
+    return command
+
+
+def reading_options(function: _F) -> Callable[..., Any]:
+    """Add --parts, --allowed-signers and --signer for `bundle:`; the function gets them as one `reading: Reading`."""
+
+    @click.option(
+        "--parts",
+        "directories",
+        multiple=True,
+        metavar="DIR",
+        type=_PATH,
+        help="Look for parts of bundle:FILE there too.",
+    )
+    @click.option(
+        "--allowed-signers", metavar="FILE", type=_PATH, help="Refuse a bundle:FILE not signed by one of these."
+    )
+    @click.option("--signer", metavar="IDENTITY", help="It must be signed by this one of them.")
+    @functools.wraps(function)
+    def command(
+        *args: Any,
+        directories: tuple[Path, ...],
+        allowed_signers: Optional[Path],
+        signer: Optional[str],
+        **kwargs: Any,
+    ) -> Any:
+        if signer and not allowed_signers:
+            raise UsageError("--signer needs --allowed-signers", hint="--allowed-signers FILE --signer IDENTITY")
+        trusted = Signers(allowed_signers, signer) if allowed_signers else None
+        return function(*args, reading=Reading(directories, trusted), **kwargs)
 
     return command
 

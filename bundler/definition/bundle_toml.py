@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundler.definition.build import Build, name_of, unique
+from bundler.definition.file_request import FileRequest
 from bundler.definition.oci_layout import cache_of
 from bundler.definition.spec import TOOLCHAIN, Definition, FromDaemon, mirrored, read_images
 from bundles.archive.manifest import check_name
@@ -36,7 +37,7 @@ def read_definition(path: Path) -> Definition:
         if key not in known:
             raise _wrong(path, key, "is not known here" + _suggestion(key, known))
     try:
-        images, own = _images(value)
+        images, own, files = _images(value, path.parent)
         return Definition(
             name=_name(value.get("name")),
             platforms=_platforms(value, "platforms"),
@@ -57,6 +58,7 @@ def read_definition(path: Path) -> Definition:
             records=tuple(path.parent / name for name in _strings(value, "records")),
             caches=tuple(cache_of(text, path.parent) for text in _strings(value, "caches")),
             builds=_builds(path.parent, value),
+            files=files,
         )
     except UsageError as error:
         raise UsageError(f"`{path}`: {error.message}", hint=error.hint) from None
@@ -123,11 +125,13 @@ def _strings(value: dict[str, Any], key: str) -> list[str]:
     return items
 
 
-def _images(value: dict[str, Any]) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]]]:
+def _images(
+    value: dict[str, Any], directory: Path
+) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]], tuple[FileRequest, ...]]:
     items = value.get("images", [])
     if not isinstance(items, list) or not all(isinstance(item, (str, dict)) for item in items):
         raise UsageError('`images` is not a list of strings: expected images = ["..."]')
-    return read_images(item if isinstance(item, str) else _image(item) for item in items)
+    return read_images((item if isinstance(item, str) else _image(item) for item in items), directory)
 
 
 def _image(table: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from bundler.definition.build import Build
+from bundler.definition.file_request import KINDS, FileRequest
 from bundler.definition.oci_layout import CACHES, LayoutContent, read_cache
 from bundler.definition.record import Record, pins_of
 from bundles.archive.manifest import TOOLS, check_name
@@ -47,6 +48,7 @@ class ImageRequest:
     """One image to bundle, for these platforms; `merge` has the source of each platform when there are several.
 
     An `optional` one is left out, with a note, where it does not exist or costs too much (bundler/planning/resolve.py).
+    `origin` is what was written for the file that it comes from; empty for one of a registry.
     """
 
     reference: Reference
@@ -54,6 +56,7 @@ class ImageRequest:
     platforms: tuple[Platform, ...]
     merge: tuple[tuple[Platform, Reference], ...] = ()
     optional: bool = False
+    origin: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +94,10 @@ class Spec:
     `foreign_layers` allows to fetch layers that are in no registry from the addresses that their manifests give, which
     makes ordinary layers of them. `layouts` has what of `images` is in OCI image layouts on this machine: the tapes and
     caches of `records`, and other caches.
+
+    `files` hold further images, whose names are known once they are open (bundler/planning/files.py). No image of a
+    name in `named` is taken from them, nor one for a role in `roles`: what is to be there was said. `platforms_said`
+    and `hosts_said` tell whether the platforms were.
     """
 
     name: str
@@ -105,6 +112,11 @@ class Spec:
     foreign_layers: bool = False
     records: tuple[Record, ...] = ()
     layouts: Mapping[Reference, LayoutContent] = dataclasses.field(default_factory=dict)
+    files: tuple[FileRequest, ...] = ()
+    named: frozenset[Reference] = frozenset()
+    roles: frozenset[str] = frozenset()
+    platforms_said: bool = True
+    hosts_said: bool = True
 
     @property
     def asked(self) -> tuple[Reference, ...]:
@@ -121,7 +133,7 @@ class Definition:
     `image_platforms` are the platforms of those images that have their own. `toolchain` maps a role to a reference, or
     to None to leave it out. `dockerfiles` are to be looked through, but for what `exclude` fits, and `found` is what
     was found there. `records` are directories that `bundle record` wrote, `caches` build caches: a reference each, or
-    the directory of an OCI image layout. `builds` are what `bundle record` records.
+    the directory of an OCI image layout. `builds` are what `bundle record` records. `files` have images, too.
     """
 
     name: Optional[str] = None
@@ -145,30 +157,49 @@ class Definition:
     records: tuple[Path, ...] = ()
     caches: tuple[Union[Reference, Path], ...] = ()
     builds: tuple[Build, ...] = ()
+    files: tuple[FileRequest, ...] = ()
 
 
 def read_images(
-    texts: Iterable[str],
-) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]]]:
-    """Read `IMAGE` or `IMAGE,platform=P[,P]`: the images, and the platforms of those that have their own.
+    texts: Iterable[str], directory: Path
+) -> tuple[tuple[Reference, ...], dict[Reference, tuple[Platform, ...]], tuple[FileRequest, ...]]:
+    """Read `IMAGE` or `IMAGE,platform=P[,P]`: the images, the platforms of those that have their own, and files.
+
+    Args:
+        texts: what was written.
+        directory: the one that relative paths of files are seen from.
 
     Raises:
         UsageError: anything else.
     """
     own: dict[Reference, tuple[Platform, ...]] = {}
-    references = []
+    references, files = [], []
     for text in texts:
+        file = FileRequest.parse(text, directory)
+        if file is not None:
+            files.append(file)
+            continue
         image, comma, rest = text.partition(",")
         if comma and not rest.startswith(_PLATFORM):
             raise UsageError(f"`{text}` is not an image: expected IMAGE, or IMAGE,platform=linux/amd64")
-        reference = Reference.parse(image)
+        try:
+            reference = Reference.parse(image)
+        except UsageError as error:
+            raise UsageError(error.message, hint=_files_hint(image)) from None
         references.append(reference)
         if comma:
             platforms = Platform.parse_list(rest[len(_PLATFORM) :].replace(f",{_PLATFORM}", ","))
             if not platforms:
                 raise UsageError(f"`{text}` names no platform: expected such as {image},platform=linux/amd64")
             own[reference] = tuple(dict.fromkeys((*own.get(reference, ()), *platforms)))
-    return tuple(references), own
+    return tuple(references), own, tuple(files)
+
+
+def _files_hint(text: str) -> Optional[str]:
+    """Say how a file is named, where something that is no image looks like one."""
+    if not text.startswith((".", "/", "~")) and "=" not in text:
+        return None
+    return f"a file is named with what it is: {', '.join(f'{kind}:PATH' for kind in KINDS)}"
 
 
 def mirrored(text: str) -> str:
@@ -218,8 +249,13 @@ def combine(file: Definition, line: Definition, default_name: str, records: Sequ
         UsageError: nothing to bundle.
     """
     platforms, hosts = platforms_of(file, line)
+    files = (*file.files, *line.files)
     toolchain = {role: Reference.parse(text) for role, text in TOOLCHAIN.items() if role not in ON_REQUEST}
-    chosen: dict[str, Optional[Reference]] = {**toolchain, **file.toolchain, **line.toolchain}
+    said: dict[str, Optional[Reference]] = {**file.toolchain, **line.toolchain}
+    if any(item.kind == "bundle" and item.takes_all for item in files):
+        # An archive of ours brings the toolchain that it has, and goes on without what it does without.
+        toolchain = {"python": toolchain["python"]} if line.with_python or records else {}
+    chosen: dict[str, Optional[Reference]] = {**toolchain, **said}
     # What a record has is replayed by a program of this one, which needs Python.
     asked = line.with_python or "python" in file.toolchain or "python" in line.toolchain or bool(records)
     wanted = [
@@ -251,7 +287,7 @@ def combine(file: Definition, line: Definition, default_name: str, records: Sequ
         if names.count(reference) > 1:
             raise UsageError(f"`{reference.familiar}` is named twice: expected from Docker or from a registry, once")
     # Without bundle.toml a toolchain alone is a slip; with one it is a choice.
-    if not names or (file == Definition() and not local and all(item.role in TOOLS for item in wanted)):
+    if not files and (not names or (file == Definition() and not local and all(item.role in TOOLS for item in wanted))):
         raise UsageError("nothing to bundle: no image is named", hint=own_command("create debian:12 -o offline.tar"))
     # Docker 29 pulls the attestations with an image, and no image whose index names some that are not there.
     attestations = line.attestations if line.attestations is not None else file.attestations is not False
@@ -262,7 +298,7 @@ def combine(file: Definition, line: Definition, default_name: str, records: Sequ
         name,
         platforms,
         hosts,
-        _unite(wanted),
+        unite(wanted),
         {**file.mirrors, **line.mirrors},
         attestations,
         local,
@@ -271,6 +307,11 @@ def combine(file: Definition, line: Definition, default_name: str, records: Sequ
         bool(file.foreign_layers if line.foreign_layers is None else line.foreign_layers),
         tuple(records),
         layouts,
+        files,
+        frozenset((*bases, *file.merge, *(item.reference for item in local))),
+        frozenset(said),
+        bool(line.platforms or file.platforms),
+        bool(line.host_platforms or file.host_platforms),
     )
 
 
@@ -311,7 +352,7 @@ def _caches(
     return layouts, [*requests, *(ImageRequest(item, "cache", ()) for item in named if isinstance(item, Reference))]
 
 
-def _unite(wanted: Iterable[ImageRequest]) -> tuple[ImageRequest, ...]:
+def unite(wanted: Iterable[ImageRequest]) -> tuple[ImageRequest, ...]:
     """List each reference once: an image of the toolchain that is also a base image gets the platforms of both.
 
     One that is the target of a merge gets the merge and its platforms: nothing else of that name is bundled.
@@ -324,5 +365,11 @@ def _unite(wanted: Iterable[ImageRequest]) -> tuple[ImageRequest, ...]:
         if merge:
             platforms = tuple(platform for platform, _ in merge)
         optional = item.optional and (known is None or known.optional)
-        united[item.reference] = dataclasses.replace(known or item, platforms=platforms, merge=merge, optional=optional)
+        united[item.reference] = dataclasses.replace(
+            known or item,
+            platforms=platforms,
+            merge=merge,
+            optional=optional,
+            origin=item.origin or (known.origin if known else ""),
+        )
     return tuple(united.values())

@@ -11,6 +11,7 @@ The file is JSON with one value on a line, so that a change of an image is a cha
         platforms                   what they were served by: platform (null for an artifact), digest, and size, the
                                     bytes of manifest, config and layers
         sources                     only of a merged image: platform, reference, digest of each source
+        from                        only of an image from a file: what was written for that
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from bundler.planning.resolve import resolve
 from bundler.sources.pins import PinnedSource
 from bundler.sources.source import Source
 from bundles.archive.manifest import ROLES
-from bundles.errors import ContentError, UsageError, reason
+from bundles.errors import ContentError, Problem, UsageError, reason
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_json
 from bundles.oci.platform import Platform
@@ -131,6 +132,26 @@ class Lock:
             host_platforms=self.host_platforms,
             images=tuple(image.request for image in self.images),
         )
+
+    def check_files(self, found: Mapping[Reference, Digest]) -> None:
+        """Make sure that files have the images that were locked; `found` are those that they have now.
+
+        Raises:
+            ContentError: some are other ones now; the message names them.
+        """
+        moved = [
+            Problem(
+                image.request.reference.familiar,
+                f"it is {found[image.request.reference]} in `{image.request.origin}`, locked is {image.digest}",
+                self.upgrade(image.request.reference),
+            )
+            for image in self.images
+            if image.request.origin and found.get(image.request.reference, image.digest) != image.digest
+        ]
+        if moved:
+            raise ContentError(
+                f"{len(moved)} images are not what `{self.path}` has locked: their files have changed", problems=moved
+            )
 
     def drift(self, spec: Spec) -> list[str]:
         """Say in what a definition differs from the one that was locked; the order of things does not count."""
@@ -243,14 +264,27 @@ def lock_command(path: Path) -> str:
     return own_command(f"lock -f {quote(path.with_suffix('.toml'))}")
 
 
-def renew(spec: Spec, old: Optional[Lock], path: Path, upgrade: Iterable[Reference], source: Source) -> Renewal:
+def renew(
+    spec: Spec,
+    old: Optional[Lock],
+    path: Path,
+    upgrade: Iterable[Reference],
+    source: Source,
+    *,
+    in_files: Mapping[Reference, Digest],
+) -> Renewal:
     """Lock what is asked for at `path`, but write nothing: what `old` has keeps its digest, except for `upgrade`.
+
+    `in_files` are the digests of images that come from files.
 
     Raises:
         UsageError: an image to upgrade is not in `old`.
         NetworkError: an image cannot be had.
     """
-    pinned = PinnedSource(source, old.without(upgrade).pins, old.upgrade) if old else PinnedSource(source, {}, str)
+    kept = old.without(upgrade) if old else None
+    if kept:
+        kept.check_files(in_files)
+    pinned = PinnedSource(source, kept.pins, kept.upgrade) if kept else PinnedSource(source, {}, str)
     plan = resolve(spec, pinned)
     return Renewal(old, Lock.of(spec, plan, pinned.found, path), plan)
 
@@ -277,6 +311,9 @@ def _image_drift(wanted: ImageRequest, locked: ImageRequest) -> list[str]:
         found.append(f"`{name}` is for `{wanted.role}`, locked is `{locked.role}`")
     if set(wanted.platforms) != set(locked.platforms):
         found.append(f"`{name}` is wanted for {_list(wanted.platforms)}, locked is {_list(locked.platforms)}")
+    elif wanted.origin != locked.origin:
+        there, before = wanted.origin or "its registry", locked.origin or "its registry"
+        found.append(f"`{name}` comes from {there}, locked is {before}")
     elif set(wanted.merge) != set(locked.merge):
         found.append(f"`{name}` is merged from other images than those locked")
     return found
@@ -301,6 +338,8 @@ def _image_to_json(image: LockedImage) -> dict[str, Any]:
             for content in image.platforms
         ],
     }
+    if image.request.origin:
+        value["from"] = image.request.origin
     if image.request.merge:
         value["sources"] = [
             {"platform": str(platform), "reference": str(reference), "digest": str(digest)}
@@ -318,6 +357,7 @@ def _image_from_json(value: Any) -> LockedImage:
         role=value["role"],
         platforms=tuple(map(Platform.parse, value["wanted"])),
         merge=tuple((Platform.parse(item["platform"]), Reference.parse(item["reference"])) for item in sources),
+        origin=str(value.get("from", "")),
     )
     platforms = tuple(
         LockedPlatform(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 from bundler.planning.plan import Plan, Resolved
@@ -86,11 +86,11 @@ class _Subject:
         return dataclasses.replace(self.repository, tag=None, digest=digest)
 
 
-def with_referrers(plan: Plan, source: Source) -> Plan:
+def with_referrers(plan: Plan, source: Source, only: Optional[Collection[Reference]] = None) -> Plan:
     """Return the plan and all that is attached to its images, to their platforms, and to what is attached.
 
     Merged images have digests of their own making, so that nothing can be attached to them; a note says so. Registries
-    are not asked about local images, whose very names may be nobody's business.
+    are not asked about local images, whose very names may be nobody's business. With `only` no others are looked at.
 
     Raises:
         NetworkError: a registry did not answer whether there is something. Then, as after any other error, `source`
@@ -104,7 +104,7 @@ def with_referrers(plan: Plan, source: Source) -> Plan:
     subjects = {
         _Subject(image.reference, digest): None
         for image in plan.images
-        if not image.merged and image.reference not in plan.local
+        if not image.merged and image.reference not in plan.local and (only is None or image.reference in only)
         for digest in (image.root.digest, *(content.manifest.digest for content in image.platforms))
     }
     found: dict[Reference, Resolved] = {}

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Optional, Union
 
-from bundler.definition.spec import ImageRequest, Spec
+from bundler.definition.spec import TOOLCHAIN, ImageRequest, Spec
 from bundler.planning.plan import Plan, Resolved
 from bundler.sources.source import BlobRequest, Source
 from bundles.archive.manifest import Image, PlatformContent
@@ -18,6 +18,7 @@ from bundles.errors import (
     NetworkError,
     NotFoundError,
     Problem,
+    UnreachableError,
     UsageError,
 )
 from bundles.oci.descriptor import CONFIG_TYPES, DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, Descriptor
@@ -111,7 +112,19 @@ def _all_together(failures: Sequence[tuple[ImageRequest, BundleError]], count: i
     kind = kinds.pop() if len(kinds) == 1 else NetworkError
     if kind not in (NotFoundError, AuthenticationError, ContentError):
         kind = NetworkError
-    return kind(f"{len(failures)} of {count} images cannot be bundled; nothing was written", problems=problems)
+    message = f"{len(failures)} of {count} images cannot be bundled; nothing was written"
+    return kind(message, problems=problems, hint=_without_network(failures))
+
+
+def _without_network(failures: Sequence[tuple[ImageRequest, BundleError]]) -> Optional[str]:
+    """Say how to do without a network, where nothing but the toolchain needs one."""
+    roles = [wanted.role for wanted, _ in failures]
+    if not TOOLCHAIN.keys() >= set(roles) or not all(isinstance(error, UnreachableError) for _, error in failures):
+        return None
+    without = " ".join(f"--without {role}" for role in roles)
+    return (
+        f"without a network, take the toolchain from an archive that has it, bundle:OLD.tar, or leave it out: {without}"
+    )
 
 
 class _Resolution:
@@ -431,7 +444,7 @@ def _way_out(image: ImageRequest, served: Sequence[Platform]) -> str:
     """Say what to type for an image that has only some of the wanted platforms: those."""
     if image.role != "base" or image.merge or not served:
         return "choose another image, or other platforms with --platform (--host-platform for the toolchain)"
-    name, platforms = image.reference.familiar, list(map(str, served))
+    name, platforms = image.origin or image.reference.familiar, list(map(str, served))
     return (
         f"take it for what it has: {name},platform={','.join(platforms)} on the command line, "
         f'or in bundle.toml: images = [{{ image = "{name}", platforms = {json.dumps(platforms)} }}]'

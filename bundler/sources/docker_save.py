@@ -165,28 +165,12 @@ class _Saved:
 
     def _compose(self, config: bytes, paths: Sequence[str]) -> Descriptor:
         """Make an OCI manifest for raw layers, which must be those that the config names."""
-        value = parse_json(config, "the image config")
-        expected = (value.get("rootfs") or {}).get("diff_ids") or []
         layers = [self._layers[self._target(path)] for path in paths]
-        for position, (diff_id, layer) in enumerate(zip(expected, layers)):
-            if layer.kept.media_type == OCI_ZSTD_LAYER and diff_id != str(layer.digest):
-                raise ContentError(
-                    f"layer {position} of Docker's `{self._name}` has the digest {layer.digest}: "
-                    f"its config says {diff_id}"
-                )
-        if len(expected) != len(layers):
-            raise ContentError(f"Docker's `{self._name}` has {len(layers)} layers: its config says {len(expected)}")
-        described = Descriptor.of(OCI_CONFIG, config)
-        self._documents[described] = config
-        data = dump(
-            {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "config": described.to_json(),
-                "layers": [layer.kept.to_json() for layer in layers],
-            }
-        )
-        return self._add(Descriptor.of(OCI_MANIFEST, data), data)
+        # What was compressed when it came has no digest in the config.
+        came = [(layer.digest if layer.kept.media_type == OCI_ZSTD_LAYER else None, layer.kept) for layer in layers]
+        composed = compose(config, came, f"Docker's `{self._name}`")
+        self._documents.update(composed.documents)
+        return composed.root
 
     def _add_index(self, children: Sequence[Descriptor]) -> Descriptor:
         root, data = index(children)
@@ -195,6 +179,36 @@ class _Saved:
     def _add(self, descriptor: Descriptor, data: bytes) -> Descriptor:
         self._documents[descriptor] = data
         return descriptor
+
+
+def compose(config: bytes, layers: Sequence[tuple[Optional[Digest], Descriptor]], what: str) -> Local:
+    """Make an OCI manifest of a config and its layers; the same ones give the same bytes.
+
+    Args:
+        config: of the image.
+        layers: the digest of each one's tar, None where it was not looked at, and how it is kept.
+        what: the image, for messages.
+
+    Raises:
+        ContentError: they are not the layers that the config names.
+    """
+    expected = (parse_json(config, "the image config").get("rootfs") or {}).get("diff_ids") or []
+    for position, (diff_id, (digest, _)) in enumerate(zip(expected, layers)):
+        if digest is not None and diff_id != str(digest):
+            raise ContentError(f"layer {position} of {what} has the digest {digest}: its config says {diff_id}")
+    if len(expected) != len(layers):
+        raise ContentError(f"{what} has {len(layers)} layers: its config says {len(expected)}")
+    described = Descriptor.of(OCI_CONFIG, config)
+    data = dump(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": described.to_json(),
+            "layers": [kept.to_json() for _, kept in layers],
+        }
+    )
+    root = Descriptor.of(OCI_MANIFEST, data)
+    return Local(root, {described: config, root: data})
 
 
 def index(children: Sequence[Descriptor]) -> tuple[Descriptor, bytes]:

@@ -48,6 +48,11 @@ class Spool:
         self._lock = threading.Lock()
         self._names: dict[Digest, str] = {}
 
+    @property
+    def keeps(self) -> bool:
+        """Whether blobs can be had from it, and not only their sizes and digests."""
+        return self._directory is not None
+
     def has(self, digest: Digest) -> bool:
         with self._lock:
             return digest in self._names
@@ -211,7 +216,7 @@ class SpooledSource(SourceAround):
         digest = request.descriptor.digest
         if digest in self._documents:
             return _Bytes(self._documents[digest][1][request.offset :])
-        if not self.spool.has(digest):
+        if not (self.spool.keeps and self.spool.has(digest)):
             return super().open_blob(request)
         return self.spool.open(digest, request.offset)
 
@@ -248,7 +253,7 @@ def spool_beside(target: Path, spec: Spec, progress: Progress) -> Iterator[Spool
     directory = system.full_path(target.with_name(f"{target.name}.spool"), _LONGEST_NAME)
     # What a run has left is removed by the next one that ends well, whether or not that makes anything itself.
     fetches = not all(record.is_complete for record in spec.records)
-    if not (spec.from_daemon or spec.recompress or fetches or directory.is_dir()):
+    if not (spec.from_daemon or spec.files or spec.recompress or fetches or directory.is_dir()):
         yield Spool(None)
         return
     with contextlib.ExitStack() as stack:

@@ -1,23 +1,35 @@
 """Layers as zstd: the only module that imports zstandard, and the only place where bytes are compressed at all.
 
+Files that somebody else compressed are unpacked here, too.
+
 The bytes depend on the content, the level and the version of the zstd library, and on nothing else: the work is always
 split into jobs as libzstd does with workers, which gives the same frame for every number of threads.
 """
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Optional, Union, cast
 
 import zstandard
 
 from bundler.definition.spec import Compression
 from bundles.errors import ContentError
+from bundles.runtime.program import quote
+from bundles.runtime.streams import PieceStream
 
 CHUNK = 1 << 20
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _GZIP = 16 + zlib.MAX_WBITS
+_XZ_MAGIC, _BZIP2_MAGIC = b"\xfd7zXZ\0", b"BZh"
+# How a compressed file begins, and what unpacks it.
+_XZ_MEMORY = 512 << 20
+_UNPACK = {GZIP_MAGIC: "gunzip -k", ZSTD_MAGIC: "zstd -d", _XZ_MAGIC: "unxz -k", _BZIP2_MAGIC: "bunzip2 -k"}
 
 
 def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
@@ -58,6 +70,71 @@ def read_frame(pieces: Iterator[bytes]) -> Iterator[bytes]:
         raise ContentError(f"it is not valid zstd: {error}") from None
     if not frame.eof or frame.unused_data:
         raise ContentError("it is not one whole zstd frame")
+
+
+def is_packed(start: bytes) -> bool:
+    """Tell whether a file that begins like this is compressed, as far as `unpacked` understands it."""
+    return start.startswith(tuple(_UNPACK))
+
+
+def unpack_command(path: str) -> Optional[str]:
+    """Return the command that unpacks a file; None for one that is not compressed."""
+    with Path(path).open("rb") as file:
+        start = file.read(8)
+    found = (f"{command} {quote(path)}" for magic, command in _UNPACK.items() if start.startswith(magic))
+    return next(found, None)
+
+
+def unpacked(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
+    """Unpack a file in gzip, zstd, xz or bzip2, all its members; anything else comes as it is.
+
+    What comes out comes in pieces of limited size, whatever a hostile file holds.
+
+    Raises:
+        ContentError: it is broken; the message names `what`.
+    """
+    first = next(pieces, b"")
+    rest = _again(first, pieces)
+    try:
+        if first.startswith(ZSTD_MAGIC):
+            yield from _frames(rest)
+        elif first.startswith(_XZ_MAGIC):
+            yield from _streams(rest, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY))
+        elif first.startswith(_BZIP2_MAGIC):
+            yield from _streams(rest, bz2.BZ2Decompressor)
+        else:
+            yield from decompress(rest, what)
+    except (zstandard.ZstdError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
+        raise ContentError(f"{what} cannot be unpacked: {error}") from None
+
+
+def _frames(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Unpack zstd frames. An early end is no error: who reads compares with a digest, or with the sizes in a tar."""
+    source = cast("IO[bytes]", PieceStream(pieces))
+    reader = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
+    while piece := reader.read(CHUNK):
+        yield piece
+
+
+def _streams(
+    pieces: Iterator[bytes], new: Callable[[], Union[lzma.LZMADecompressor, bz2.BZ2Decompressor]]
+) -> Iterator[bytes]:
+    unpacker = new()
+    for data in pieces:
+        rest = data
+        while rest or not (unpacker.needs_input or unpacker.eof):
+            if unpacker.eof:
+                unpacker = new()
+            yield unpacker.decompress(rest, CHUNK)
+            rest = unpacker.unused_data.lstrip(b"\0") if unpacker.eof else b""
+    if not unpacker.eof:
+        raise EOFError("it ends early")
+
+
+def _again(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    yield from rest
 
 
 def decompress(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:

@@ -235,7 +235,9 @@ def test_an_image_may_have_its_own_platforms(tmp_path: Path) -> None:
 images = ["two:1", { image = "one:1", platforms = ["linux/amd64"] }, "three:1,platform=linux/arm64,linux/arm/v7"]
 """,
     )
-    more, own = read_images(["one:1,platform=linux/arm64", "four:1,platform=linux/amd64,platform=linux/arm64", "two:1"])
+    more, own, _ = read_images(
+        ["one:1,platform=linux/arm64", "four:1,platform=linux/amd64,platform=linux/arm64", "two:1"], Path()
+    )
     # What Dockerfiles need it for does not add to what was said of the image itself.
     found = tuple(
         ImageRequest(Reference.parse(name), "base", (Platform("linux", "s390x"),)) for name in ("three:1", "five:1")

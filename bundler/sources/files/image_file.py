@@ -1,0 +1,199 @@
+"""A file that holds images, as everything above sees it, whatever its form is."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from bundler.definition.file_request import FileRequest
+from bundler.sources.files.tar import printable
+from bundler.sources.source import BlobStream
+from bundles.errors import ContentError, UsageError
+from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import MAX_CONFIG_SIZE, config_platform, parse_index, parse_manifest
+from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
+from bundles.runtime.closeable import Closeable
+
+# Indexes inside one another: images have one level, or two.
+_MAX_DEPTH = 16
+_SHOWN = 20
+
+
+def choose(request: FileRequest, offered: Sequence[tuple[int, str, Optional[Reference]]]) -> list[int]:
+    """Choose images of a file: each is its number, how the file calls it, and its full name; gives their positions.
+
+    Raises:
+        UsageError: there is none like that.
+    """
+    if not request.choice:
+        if not offered:
+            raise UsageError(f"`{request.path}` has no image")
+        return list(range(len(offered)))
+    chosen = [
+        position
+        for position, (number, label, reference) in enumerate(offered)
+        if request.choice in (f"@{number}", label) or (reference and reference == _reference(request.choice))
+    ]
+    if not chosen:
+        names = [
+            reference.familiar if reference else printable(label) or f"@{number}"
+            for number, label, reference in offered
+        ]
+        close = difflib.get_close_matches(request.choice, names, 1)
+        shown = ", ".join(f"`{name}`" for name in names[:_SHOWN]) + (
+            f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
+        )
+        raise UsageError(
+            f"`{request.path}` has no image `{request.choice}`: it has {shown or 'none'}",
+            hint=f"did you mean {request.kind}:{request.path}:{close[0]}?" if close else None,
+        )
+    return chosen
+
+
+def _reference(text: str) -> Optional[Reference]:
+    try:
+        return Reference.parse(text)
+    except UsageError:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """An image in a file.
+
+    Args:
+        label: how the file calls it, as a user would choose it; empty when it has no name at all.
+        root: its index or manifest.
+        reference: its full name; None where the file has none, or only a tag.
+        tag: its tag, where the file has one.
+        role: what it is for.
+        platforms: for which it is there; None where that has to be looked up.
+        number: its place in the file, counted from 0.
+    """
+
+    label: str
+    root: Descriptor
+    reference: Optional[Reference] = None
+    tag: Optional[str] = None
+    role: str = "base"
+    platforms: Optional[tuple[Platform, ...]] = None
+    number: int = 0
+
+    @property
+    def shown(self) -> str:
+        """How people call it."""
+        return self.reference.familiar if self.reference else printable(self.label) or str(self.root.digest)
+
+
+class ImageFile(Closeable):
+    """A file or directory that holds images. Thread-safe once it is open.
+
+    Attributes:
+        request: what was asked of it.
+        images: what is in it, in its order.
+        tags: what is attached to images by a tag, as cosign does: the tag, and its manifest or index.
+        referrers: what says itself that it is about another manifest: by that one's digest, as entries of an index.
+        notes: what people should know of it.
+    """
+
+    def __init__(self, request: FileRequest) -> None:
+        self.request = request
+        self.images: tuple[Held, ...] = ()
+        self.tags: Mapping[str, Descriptor] = {}
+        self.referrers: Mapping[Digest, Sequence[Mapping[str, Any]]] = {}
+        self.notes: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """The path, for messages."""
+        return str(self.request.path)
+
+    @abc.abstractmethod
+    def size(self, digest: Digest) -> Optional[int]:
+        """Return the bytes of a blob; None when it is not there."""
+
+    @abc.abstractmethod
+    def open(self, digest: Digest, offset: int = 0) -> BlobStream:
+        """Read a blob that is there, from `offset` on; who reads it verifies it."""
+
+    @abc.abstractmethod
+    def document(self, digest: Digest) -> Optional[bytes]:
+        """Return a manifest, index or config, verified; None when it is not there.
+
+        Raises:
+            ContentError: it has other bytes than its digest says.
+        """
+
+    def selected(self) -> tuple[Held, ...]:
+        """Return the images that were asked for.
+
+        Raises:
+            UsageError: there is none like that.
+            ContentError: one is damaged.
+        """
+        offered = [(held.number, held.label, held.reference) for held in self.images]
+        return tuple(self.images[number] for number in choose(self.request, offered))
+
+    def missing(self) -> Optional[str]:
+        """Return why layers may be missing in it, and what to do; None when that would be damage."""
+        return None
+
+    def checked(self, descriptor: Descriptor) -> Optional[bytes]:
+        """Return a document as `document` does, which must have the size that its descriptor says.
+
+        Raises:
+            ContentError: it has another one.
+        """
+        data = self.document(descriptor.digest)
+        if data is not None and len(data) != descriptor.size:
+            raise ContentError(
+                f"`{self.where}` says that {descriptor.digest} has {descriptor.size} bytes: it has {len(data)}"
+            )
+        return data
+
+    def platforms_of(self, held: Held) -> tuple[Platform, ...]:
+        """Return the platforms for which an image is there; none for what is for no platform.
+
+        Raises:
+            ContentError: a document in it is wrong.
+        """
+        if held.platforms is not None:
+            return held.platforms
+        found: dict[Platform, None] = {}
+        try:
+            self._survey(held.root, found, {held.root.digest}, 0)
+        except UsageError as error:
+            raise ContentError(f"`{held.shown}` in `{self.where}`: {error.message}") from None
+        return tuple(found)
+
+    def is_there(self, manifest: Descriptor) -> bool:
+        """Tell whether the manifest of a platform is to be taken for one that is there."""
+        return self.document(manifest.digest) is not None
+
+    def _survey(self, descriptor: Descriptor, found: dict[Platform, None], opened: set[Digest], depth: int) -> None:
+        data = self.document(descriptor.digest)
+        if data is None or descriptor.is_attestation:
+            return
+        if descriptor.is_manifest:
+            platform = descriptor.platform or self._platform(data)
+            if platform and self.is_there(descriptor):
+                found[platform] = None
+        elif descriptor.is_index:
+            if depth == _MAX_DEPTH:
+                raise UsageError(f"the index has more than {_MAX_DEPTH} levels of indexes inside")
+            for child in parse_index(data):
+                if not child.is_index or child.digest not in opened:
+                    opened.add(child.digest)
+                    self._survey(child, found, opened, depth + 1)
+
+    def _platform(self, manifest: bytes) -> Optional[Platform]:
+        config = parse_manifest(manifest).config
+        if config.media_type not in CONFIG_TYPES or config.size > MAX_CONFIG_SIZE:
+            return None
+        data = self.document(config.digest)
+        return config_platform(data) if data is not None else None

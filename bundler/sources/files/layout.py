@@ -1,0 +1,136 @@
+"""OCI image layouts, as a directory or a tar: image-spec v1.1, image-layout.md. Their bytes stay what they are.
+
+Nobody agrees on names. `org.opencontainers.image.ref.name` is a tag to some (`12`), the whole name to others
+(`docker.io/library/debian:12`); `io.containerd.image.name` is always the whole one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from bundler.definition.file_request import FileRequest
+from bundler.sources.files.contents import Contents
+from bundler.sources.files.image_file import Held, ImageFile
+from bundler.sources.source import BlobStream
+from bundles.errors import ContentError, DamagedArchiveError, UsageError
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import index_entries, media_type_of, parse_json
+from bundles.oci.reference import Reference
+from bundles.registry.read import digest_or_none
+
+INDEX = "index.json"
+_REF_NAME = "org.opencontainers.image.ref.name"
+_IMAGE_NAME = "io.containerd.image.name"
+# What is attached to an image by a tag of its digest: cosign's custom, and that of registries without referrers.
+ATTACHED = re.compile(r"sha256-[0-9a-f]{64}(?:\.[a-z]+)?", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An entry of index.json: its object, its descriptor with the media type that its document has, and its place."""
+
+    value: Mapping[str, Any]
+    descriptor: Descriptor
+    number: int
+
+    @property
+    def ref_name(self) -> str:
+        return self.descriptor.annotations.get(_REF_NAME, "")
+
+    @property
+    def name(self) -> Optional[Reference]:
+        """The full name that it is given, if any; never one with the digest of something else."""
+        for text in (self.descriptor.annotations.get(_IMAGE_NAME, ""), self.ref_name):
+            if text and (":" in text or "/" in text or text != self.ref_name):
+                try:
+                    reference = Reference.parse(text)
+                except UsageError:
+                    continue
+                if reference.digest in (None, self.descriptor.digest):
+                    return reference
+        return None
+
+    def held(self) -> Held:
+        """Return it as an image."""
+        name = self.name
+        tag = name.tag if name else self.ref_name or None
+        label = self.ref_name or (name.familiar if name else "")
+        return Held(label, self.descriptor, name, tag, number=self.number)
+
+
+class LayoutFile(ImageFile):
+    """An OCI image layout.
+
+    Raises:
+        DamagedArchiveError: its index.json is none.
+        ContentError: a document in it is wrong.
+    """
+
+    def __init__(self, request: FileRequest, contents: Contents) -> None:
+        super().__init__(request)
+        self._contents = contents
+        entries = []
+        try:
+            found = index_entries(contents.read(INDEX))
+        except UsageError as error:
+            raise DamagedArchiveError(f"`{self.where}` cannot be used: in {INDEX}, {error.message}") from None
+        for number, item in enumerate(found):
+            if item.descriptor is None:
+                self.notes += (f"`{self.where}`: an entry of {INDEX} is not understood, {item.problem}",)
+                continue
+            data = self.checked(item.descriptor)
+            if data is None:
+                self.notes += (f"`{self.where}`: {item.descriptor.digest} is in {INDEX}, and is not there",)
+                continue
+            entries.append(Entry(item.value, self._typed(item.descriptor, data), number))
+        self._sort(entries)
+
+    def _typed(self, descriptor: Descriptor, data: bytes) -> Descriptor:
+        """Return the descriptor with the media type that the document has."""
+        try:
+            return dataclasses.replace(descriptor, media_type=media_type_of(data, descriptor.media_type))
+        except UsageError as error:
+            raise ContentError(f"{descriptor.digest} in `{self.where}`: {error.message}") from None
+
+    def _sort(self, entries: Sequence[Entry]) -> None:
+        """Tell images from what is attached to them."""
+        images: list[Held] = []
+        tags: dict[str, Descriptor] = {}
+        referrers: dict[Digest, list[Mapping[str, Any]]] = {}
+        for entry in entries:
+            subject = self.subject(entry.descriptor)
+            held = entry.held()
+            if subject:
+                referrers.setdefault(subject, []).append(entry.value)
+            elif held.tag and ATTACHED.fullmatch(held.tag):
+                tags[held.tag] = entry.descriptor
+            else:
+                images.append(held)
+        self.images, self.tags, self.referrers = tuple(images), tags, referrers
+
+    def subject(self, descriptor: Descriptor) -> Optional[Digest]:
+        """Return which manifest an entry says that it is about."""
+        data = self.document(descriptor.digest)
+        subject = parse_json(data, "the manifest").get("subject") if data else None
+        return digest_or_none(str(subject.get("digest"))) if isinstance(subject, dict) else None
+
+    def size(self, digest: Digest) -> Optional[int]:
+        return self._contents.size(digest.blob_path)
+
+    def open(self, digest: Digest, offset: int = 0) -> BlobStream:
+        return self._contents.open(digest.blob_path, offset)
+
+    def document(self, digest: Digest) -> Optional[bytes]:
+        if self._contents.size(digest.blob_path) is None:
+            return None
+        data = self._contents.read(digest.blob_path)
+        if Digest.of(data) != digest:
+            raise ContentError(f"`{digest.blob_path}` in `{self.where}` has other bytes than its digest says")
+        return data
+
+    def close(self) -> None:
+        self._contents.close()

@@ -1,0 +1,131 @@
+"""Images in files, before another source: which names they have, and their bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Optional
+
+from bundler.sources.files.contents import HERE
+from bundler.sources.files.image_file import Held, ImageFile
+from bundler.sources.files.layout import ATTACHED
+from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
+from bundles.errors import ContentError, NotFoundError
+from bundles.oci.descriptor import OCI_INDEX, Descriptor
+from bundles.oci.digest import Digest
+from bundles.oci.image import media_type_of, parse_index
+from bundles.oci.reference import Reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """An image that is taken from a file, and the name that it gets."""
+
+    reference: Reference
+    held: Held
+    file: ImageFile
+
+
+class FilesSource(SourceAround):
+    """Another source, before which files are looked through. Thread-safe.
+
+    What a file's image lacks is not looked for anywhere else: no registry is asked about it, whose business its very
+    name may not be. A blob that one file has serves every image.
+
+    Args:
+        source: is asked for the images that are in no file.
+        files: all that are open.
+        taken: what is taken from them.
+    """
+
+    def __init__(self, source: Source, files: Sequence[ImageFile], taken: Sequence[Taken]) -> None:
+        super().__init__(source)
+        self._files = files
+        self._names = {item.reference: item for item in taken}
+        self._absent = {digest: item.file for item in taken for digest in _absent(item)}
+
+    def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
+        found = self._names.get(reference)
+        if found is not None:
+            data = found.file.document(found.held.root.digest)
+            if data is not None:
+                return found.held.root.plain, data
+        digest = reference.digest or (found.held.root.digest if found else None)
+        if digest is None:
+            tag = reference.tag or ""
+            digest = Digest(f"sha256:{tag[7:71]}") if ATTACHED.fullmatch(tag) else None
+            owner = self._owner(digest) if digest else None
+            return self._attached(reference, owner) if owner else super().manifest(reference)
+        for file in self._files:
+            data = file.document(digest)
+            if data is not None:
+                return Descriptor(media_type_of(data, ""), digest, len(data)), data
+        if digest in self._absent:
+            raise NotFoundError(f"`{self._absent[digest].where}` has no {digest}")
+        return super().manifest(reference)
+
+    def _owner(self, digest: Digest) -> Optional[ImageFile]:
+        return next((file for file in self._files if file.size(digest) is not None), None)
+
+    def _attached(self, reference: Reference, file: ImageFile) -> tuple[Descriptor, bytes]:
+        """Return what is attached by a tag to a manifest of a file."""
+        for each in (file, *self._files):
+            root = each.tags.get(str(reference.tag))
+            data = each.document(root.digest) if root else None
+            if root and data is not None:
+                return root.plain, data
+        raise NotFoundError(f"`{file.where}` has no `{reference.tag}`")
+
+    def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
+        if self._owner(digest) is None:
+            return super().referrers(repository, digest)
+        entries = [entry for file in self._files for entry in file.referrers.get(digest, ())]
+        return (json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode(),)
+
+    def open_blob(self, request: BlobRequest) -> BlobStream:
+        descriptor = request.descriptor
+        holders = [file for file in self._files if file.size(descriptor.digest) is not None]
+        for file in holders if HERE not in request.avoid else ():
+            if file.size(descriptor.digest) == descriptor.size:
+                return file.open(descriptor.digest, request.offset)
+        owner = self.owner_of(request.repository)
+        if owner is None or (descriptor.urls and not holders):
+            return super().open_blob(request)
+        what = f"the blob {descriptor.digest} of `{request.repository.familiar}`"
+        if not holders:
+            raise NotFoundError(f"`{owner.where}` lacks {what}")
+        size = holders[0].size(descriptor.digest)
+        if size != descriptor.size:
+            raise ContentError(f"{what} has {size} bytes in `{holders[0].where}`: expected {descriptor.size}")
+        raise ContentError(
+            f"{what} has other bytes in `{holders[0].where}` than its digest says: it is damaged, or changed while it "
+            "was read",
+            hint="copy it again from where it was made",
+        )
+
+    def owner_of(self, repository: Reference) -> Optional[ImageFile]:
+        """Return the file that an image, or what is attached to one, comes from; None when it comes from elsewhere."""
+        found = self._names.get(repository)
+        if found:
+            return found.file
+        tag = repository.tag or ""
+        return self._owner(Digest(f"sha256:{tag[7:71]}")) if ATTACHED.fullmatch(tag) else None
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Tell whether a blob comes from a file."""
+        return any(file.size(descriptor.digest) == descriptor.size for file in self._files)
+
+
+def _absent(item: Taken) -> Iterator[Digest]:
+    """Find the manifests that an image's indexes name and its file does not have."""
+    waiting, opened = [item.held.root], {item.held.root.digest}
+    while waiting:
+        descriptor = waiting.pop()
+        data = item.file.document(descriptor.digest)
+        if data is None:
+            yield descriptor.digest
+        elif descriptor.is_index:
+            found = [child for child in parse_index(data) if child.digest not in opened]
+            opened.update(child.digest for child in found)
+            waiting += [child for child in found if child.is_index or child.is_manifest]

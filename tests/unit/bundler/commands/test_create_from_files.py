@@ -1,0 +1,669 @@
+"""`bundle create` and `bundle lock` with images out of files."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from bundler.sources import zstd
+from bundles.archive.reader import Archive
+from bundles.archive.verify import verify_archive
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
+from tests.support import ROOT
+from tests.support.fake_registry import FakeRegistry
+from tests.support.image_files import (
+    ALONE,
+    IMAGE_NAME,
+    REF_NAME,
+    Files,
+    haul,
+    index_value,
+    layout,
+    packed,
+    saved,
+    tar,
+    write_directory,
+)
+from tests.support.images import CONFIG, Content, layer, layer_tar
+from tests.support.program import bundle_here as bundle
+from tests.support.records import RecordMaker
+
+Done = subprocess.CompletedProcess[str]
+
+
+def create(cwd: Path, *arguments: object, code: int = 0) -> Done:
+    done = bundle("create", *arguments, *ALONE, cwd=cwd)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def images_of(path: Path) -> dict[str, Digest]:
+    """The names in an archive and their digests, every byte of which is right."""
+    with Archive(path) as archive:
+        verify_archive(archive)
+        return {image.reference.familiar: image.root.digest for image in archive.manifest.images}
+
+
+def debian(content: Content, *platforms: str) -> Descriptor:
+    return content.index(
+        *(content.image(each, seed=f"debian-{each}") for each in platforms or ("linux/amd64", "linux/arm64"))
+    )
+
+
+def named(name: str) -> Mapping[str, str]:
+    return {IMAGE_NAME: name, REF_NAME: name.rpartition(":")[2]}
+
+
+@pytest.mark.parametrize("how", ["directory", "", "zst", "gz", "xz", "bz2"])
+def test_all_images_of_a_layout_keep_their_digests(tmp_path: Path, how: str) -> None:
+    content = Content()
+    index, app = debian(content), content.image("linux/amd64", seed="app", kind="docker")
+    files = layout(content, (index, named("docker.io/library/debian:12")), (app, {REF_NAME: "ghcr.io/team/app:1"}))
+    if how == "directory":
+        write_directory(tmp_path / "dir", files)
+        source = "oci:dir"
+    else:
+        (tmp_path / "a.tar").write_bytes(packed(tar(files), how))
+        source = "oci-archive:a.tar"
+    done = create(tmp_path, source, "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar") == {"debian:12": index.digest, "ghcr.io/team/app:1": app.digest}
+    assert "ghcr.io/team/app:1 is for linux/amd64 only, not for linux/arm64" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"new.tar", "new.tar.sha256", source.partition(":")[2]}
+
+
+def test_the_same_images_give_the_same_archive_from_every_form(tmp_path: Path) -> None:
+    content = Content()
+    index = debian(content)
+    files = layout(content, (index, named("docker.io/library/debian:12")))
+    write_directory(tmp_path / "dir", files)
+    (tmp_path / "a.tar").write_bytes(tar(files))
+    (tmp_path / "a.tar.gz").write_bytes(packed(tar(files), "gz"))
+    (tmp_path / "h.tar.zst").write_bytes(
+        packed(tar(haul(content, (index, "docker.io/library/debian:12", "imageIndex"))), "zst")
+    )
+    sources = ["oci:dir", "oci-archive:a.tar", "oci-archive:a.tar.gz", "hauler:h.tar.zst"]
+    for number, source in enumerate(sources):
+        create(tmp_path, source, "-o", f"{number}.tar", "--name", "x")
+    create(tmp_path, "bundle:0.tar", "-o", "4.tar", "--name", "x")
+    assert len({hashlib.sha256((tmp_path / f"{number}.tar").read_bytes()).digest() for number in range(5)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (":12", {"debian:12"}),
+        (":docker.io/library/debian:12", {"debian:12"}),
+        (":debian:12", {"debian:12"}),
+        (":@1", {"app:1"}),
+        (":app:1", {"app:1"}),
+    ],
+)
+def test_one_image_is_chosen(tmp_path: Path, choice: str, expected: set[str]) -> None:
+    content = Content()
+    files = layout(
+        content, (debian(content), named("docker.io/library/debian:12")), (content.image(), {REF_NAME: "app:1"})
+    )
+    write_directory(tmp_path / "dir", files)
+    create(tmp_path, f"oci:dir{choice}", "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar").keys() == expected
+
+
+def test_names_that_the_user_gives(tmp_path: Path) -> None:
+    content = Content()
+    one, two = content.image(seed=1), content.image(seed=2)
+    write_directory(tmp_path / "dir", layout(content, (one, {REF_NAME: "12"}), (two, {REF_NAME: "13"})))
+    create(tmp_path, "debian=oci:dir", "-o", "all.tar")
+    assert images_of(tmp_path / "all.tar") == {"debian:12": one.digest, "debian:13": two.digest}
+    create(tmp_path, "ghcr.io/x/y:z=oci:dir:13", "-o", "one.tar")
+    assert images_of(tmp_path / "one.tar") == {"ghcr.io/x/y:z": two.digest}
+    failed = create(tmp_path, "oci:dir", code=2)
+    assert "next: say it: NAME=oci:dir:12" in failed.stderr
+    failed = create(tmp_path, "x:1=oci:dir", code=2)
+    assert f"x:1: it is {one.digest} in `x:1=oci:dir`, and {two.digest} in `x:1=oci:dir`" in failed.stderr
+    # What the hint says works.
+    create(tmp_path, "NAME=oci:dir:12".replace("NAME", "debian"), "-o", "hint.tar")
+
+
+def test_a_docker_archive_of_before_25_is_composed_the_same_each_time(tmp_path: Path) -> None:
+    raw, zipped = layer_tar("raw"), layer("zipped")
+    files = saved((["app:1", "app:latest"], [raw, zipped]), ([], [raw]))
+    (tmp_path / "a.tar").write_bytes(tar(files))
+    (tmp_path / "a.tar.gz").write_bytes(packed(tar(files), "gz"))
+    for number, source in enumerate(["a.tar", "a.tar", "a.tar.gz"]):
+        create(tmp_path, f"docker-archive:{source}:app:1", "-o", f"{number}.tar")
+    first = images_of(tmp_path / "0.tar")
+    assert first.keys() == {"app:1"}
+    assert images_of(tmp_path / "1.tar") == images_of(tmp_path / "2.tar") == first
+    with Archive(tmp_path / "0.tar") as archive:
+        manifest = json.loads(archive.read_document(archive.manifest.images[0].root))
+    assert [entry["mediaType"].rpartition("+")[2] for entry in manifest["layers"]] == ["zstd", "gzip"]
+    assert manifest["layers"][1]["digest"] == str(Digest.of(zipped))
+    config = next(data for name, data in files.items() if len(name) == 69)
+    assert manifest["config"]["digest"] == str(Digest.of(config))
+    create(tmp_path, "untagged:1=docker-archive:a.tar:@1", "-o", "untagged.tar")
+    assert images_of(tmp_path / "untagged.tar").keys() == {"untagged:1"}
+    failed = create(tmp_path, "docker-archive:a.tar", code=2)
+    assert "next: say it: NAME=docker-archive:a.tar:@1" in failed.stderr
+
+
+def test_links_of_a_docker_archive_lead_to_the_layer(tmp_path: Path) -> None:
+    files = saved((["app:1"], [layer_tar("x")]))
+    entry = json.loads(files["manifest.json"])
+    entry[0]["Layers"] = ["other/layer.tar"]
+    links = {"other/layer.tar": f"../{json.loads(files['manifest.json'])[0]['Layers'][0]}"}
+    changed = {**files, "manifest.json": json.dumps(entry).encode()}
+    (tmp_path / "a.tar").write_bytes(tar(changed, links))
+    (tmp_path / "a.tar.xz").write_bytes(packed(tar(changed, links), "xz"))
+    (tmp_path / "b.tar").write_bytes(tar(files))
+    for number, name in enumerate(("a.tar", "a.tar.xz", "b.tar")):
+        create(tmp_path, f"docker-archive:{name}", "-o", f"{number}.tar")
+    assert images_of(tmp_path / "0.tar") == images_of(tmp_path / "1.tar") == images_of(tmp_path / "2.tar")
+
+
+def test_a_docker_archive_since_25_is_a_layout_and_keeps_its_manifests(tmp_path: Path) -> None:
+    content = Content()
+    here = content.image("linux/amd64", [layer_tar("raw")])
+    absent = Content().image("linux/arm64", seed="absent")
+    root = content.index(here, absent)
+    (tmp_path / "a.tar").write_bytes(
+        tar({**layout(content, (root, named("docker.io/library/app:1"))), "manifest.json": b"[]"})
+    )
+    done = create(tmp_path, "docker-archive:a.tar", "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar") == {"app:1": root.digest}
+    assert "note: app:1 is for linux/amd64 only, not for linux/arm64" in done.stderr
+    with Archive(tmp_path / "new.tar") as archive:
+        assert archive.manifest.images[0].sparse
+        assert archive.has(Digest.of(layer_tar("raw")))
+        assert archive.manifest.platforms == (here.platform,)
+
+
+@pytest.mark.parametrize("prefix", ["dev.hauler/", "dev.cosignproject.cosign/"])
+def test_a_haul_with_signatures_and_charts(tmp_path: Path, prefix: str) -> None:
+    content = Content()
+    index = debian(content)
+    chart = content.manifest(
+        content.add("application/vnd.cncf.helm.config.v1+json", b'{"name":"c"}'),
+        [content.add("application/vnd.cncf.helm.chart.content.v1.tar+gzip", layer("chart"))],
+    )
+    signature = content.manifest(content.add(CONFIG["oci"], b"{}"), [content.add("application/x", b"signed")])
+    subject = json.loads(content.data(signature))
+    referrer = content.add(signature.media_type, json.dumps({**subject, "subject": index.to_json()}).encode())
+    files = haul(
+        content,
+        (index, "docker.io/library/debian:12", "imageIndex"),
+        (signature, "docker.io/library/debian:12", "sigs"),
+        (referrer, "docker.io/library/debian:12", f"referrers/{referrer.digest.hex}"),
+        (chart, "docker.io/hauler/c:1.0", "image"),
+        prefix=prefix,
+    )
+    (tmp_path / "haul.tar.zst").write_bytes(packed(tar(files), "zst"))
+    done = create(tmp_path, "hauler:haul.tar.zst", "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar") == {"debian:12": index.digest, "hauler/c:1.0": chart.digest}
+    assert "hauler/c:1.0 is for no platform: it travels as the artifact that it is" in done.stderr
+    create(tmp_path, "hauler:haul.tar.zst", "--referrers", "-o", "signed.tar")
+    attached = images_of(tmp_path / "signed.tar")
+    tag = f"debian:sha256-{index.digest.hex}"
+    assert attached[f"{tag}.sig"] == signature.digest
+    with Archive(tmp_path / "signed.tar") as archive:
+        (listed,) = (image for image in archive.manifest.images if image.reference.tag == tag.partition(":")[2])
+        assert [each.manifest.digest for each in listed.platforms] == [referrer.digest]
+    # What is attached in an archive of ours travels on with its images, byte for byte.
+    create(tmp_path, "bundle:signed.tar", "-o", "again.tar")
+    assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "signed.tar").read_bytes()
+
+
+# Written by hauler 2.1 itself, from a registry at this address: an index with a signature and a referrer, an image for
+# one platform, and a file.
+HAUL = ROOT / "tests" / "support" / "haul.tar.zst"
+HAUL_HOST = "127.0.0.1:34871"
+
+
+def test_a_haul_that_hauler_wrote(tmp_path: Path) -> None:
+    source = f"hauler:{HAUL}"
+    done = create(tmp_path, source, "--referrers", "-o", "new.tar")
+    app = "sha256:4b48a0da6ab296d99ddcb93e7c16e44bb70ee42a12cb7a56b98170f47db0b3a5"
+    signature = "sha256:3c83e66052c2abefcca655e2e6efb192ab59c58d1ac6ec57ad08f56ea63600d0"
+    referrer = "sha256:80f5f96447d2e0d2e05e33362144924c5f9f41d846fde1595c36c4ed439f6bcd"
+    found = {name: str(digest) for name, digest in images_of(tmp_path / "new.tar").items()}
+    listing = f"{HAUL_HOST}/team/app:sha256-{app[7:]}"
+    assert found == {
+        f"{HAUL_HOST}/team/app:1": app,
+        f"{HAUL_HOST}/team/one:2": "sha256:c5cfbed5efe694a55d501ac1b1983e430d61d436a865b55cb4c6fa077b732b07",
+        "hauler/notes.txt:latest": "sha256:f60a272290719800a566dbdd20cee7e5dc5da00197f97b9f57f6b116398d84fc",
+        f"{listing}.sig": signature,
+        listing: found[listing],
+    }
+    with Archive(tmp_path / "new.tar") as archive:
+        assert archive.has(Digest(referrer))
+        assert archive.has(Digest.of(b"hello\n"))
+    assert f"{HAUL_HOST}/team/one:2 is for linux/amd64 only" in done.stderr
+    (tmp_path / "haul.tar").write_bytes(b"".join(zstd.unpacked(iter([HAUL.read_bytes()]), "it")))
+    create(tmp_path, "hauler:haul.tar", "--referrers", "-o", "same.tar")
+    assert (tmp_path / "same.tar").read_bytes() == (tmp_path / "new.tar").read_bytes()
+    create(tmp_path, f"app:2={source}:{HAUL_HOST}/team/app:1", "-o", "one.tar")
+    assert {name: str(digest) for name, digest in images_of(tmp_path / "one.tar").items()} == {"app:2": app}
+
+
+def test_chunks_of_a_haul_are_read_as_one(tmp_path: Path) -> None:
+    content = Content()
+    root = content.image()
+    data = packed(tar(haul(content, (root, "docker.io/library/app:1", "image"))), "zst")
+    for number in range(3):
+        third = len(data) // 3 + 1
+        (tmp_path / f"haul.tar.zst.{number + 1:03}").write_bytes(data[number * third : (number + 1) * third])
+    for name in ("haul.tar.zst", "haul.tar.zst.002"):
+        create(tmp_path, f"hauler:{name}", "-o", "new.tar")
+        assert images_of(tmp_path / "new.tar") == {"app:1": root.digest}
+
+
+def test_the_toolchain_of_an_archive_travels_with_its_roles(hub: FakeRegistry, tmp_path: Path) -> None:
+    mirror = ("--mirror", f"docker.io={hub.host}")
+    done = bundle(
+        "create", "debian:12", *mirror, "--platform", "linux/arm64", "-o", "old.tar", "--split", "4MiB", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    hub.close()
+    done = bundle("create", "bundle:old.tar.001", "-o", "new.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parts = b"".join(path.read_bytes() for path in sorted(tmp_path.glob("old.tar.0*")))
+    assert (tmp_path / "new.tar").read_bytes() == parts
+    done = bundle("create", "bundle:new.tar", "--without", "binfmt", "-o", "less.tar", cwd=tmp_path)
+    with Archive(tmp_path / "less.tar") as archive:
+        roles = [image.role for image in archive.manifest.images]
+    assert set(roles) == {"registry", "buildkit", "buildx", "frontend", "base"}
+
+
+def test_what_was_recorded_travels_on(hub: FakeRegistry, tmp_path: Path) -> None:
+    hub.tag("library/python", "3-slim", hub.index(hub.image("linux/amd64", seed="python")))
+    image = hub.repository("library/debian").tags["12"]
+    maker = RecordMaker(pages={"http://deb.corp/x": b"x"}, images={"debian:12": image}, cache=(layer("step"),))
+    maker.write(tmp_path / "app.record")
+    done = bundle(
+        "create", "--record", "app.record", "--mirror", f"docker.io={hub.host}", "-o", "old.tar", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    hub.close()
+    (tmp_path / "bundle.toml").write_text('images = ["bundle:old.tar"]\n')
+    assert bundle("lock", cwd=tmp_path).returncode == 0
+    done = bundle("create", "-f", "bundle.toml", "-o", "new.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new.tar").read_bytes() == (tmp_path / "old.tar").read_bytes()
+
+
+def test_files_serve_the_toolchain_and_what_dockerfiles_name(tmp_path: Path) -> None:
+    content = Content()
+    registry = content.image("linux/amd64", seed="registry")
+    write_directory(
+        tmp_path / "dir",
+        layout(content, (registry, {REF_NAME: "registry:3"}), (debian(content), named("docker.io/library/debian:12"))),
+    )
+    (tmp_path / "Dockerfile").write_text("FROM debian:12\n")
+    rest = [word for word in ALONE if word not in ("registry",)][1:]
+    done = bundle("create", "oci:dir", "--dockerfile", "Dockerfile", "-o", "new.tar", *rest, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Archive(tmp_path / "new.tar") as archive:
+        assert {(image.reference.familiar, image.role) for image in archive.manifest.images} == {
+            ("registry:3", "registry"),
+            ("debian:12", "base"),
+        }
+
+
+def test_files_and_registries_together(hub: FakeRegistry, tmp_path: Path) -> None:
+    content = Content()
+    app = content.image("linux/amd64", seed="app")
+    write_directory(tmp_path / "dir", layout(content, (app, {REF_NAME: "app:1"})))
+    mirror = ("--mirror", f"docker.io={hub.host}")
+    done = bundle("create", "debian:12", "oci:dir", *mirror, "--json", "-o", "new.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["copiedSize"] == sum(len(layer(f"app-linux/amd64-{number}")) for number in range(2))
+    assert result["downloadSize"] > 0
+    assert not any("app" in request.path for request in hub.requests)
+    assert images_of(tmp_path / "new.tar")["app:1"] == app.digest
+
+
+def test_two_images_of_one_name(tmp_path: Path) -> None:
+    content = Content()
+    one, two = content.image(seed=1), content.image(seed=2)
+    write_directory(tmp_path / "one", layout(content, (one, {REF_NAME: "app:1"})))
+    write_directory(tmp_path / "two", layout(content, (two, {REF_NAME: "app:1"})))
+    write_directory(tmp_path / "same", layout(content, (one, {REF_NAME: "app:1"})))
+    failed = create(tmp_path, "oci:one", "oci:two", code=2)
+    assert f"app:1: it is {one.digest} in `oci:one`, and {two.digest} in `oci:two`" in failed.stderr
+    assert "next: give one of them another name: NAME=oci:two:app:1" in failed.stderr
+    create(tmp_path, "oci:one", "oci:same", "-o", "new.tar")
+    failed = create(tmp_path, "oci:one", "app:1", code=2)
+    assert "app:1: it is in `oci:one`, and named besides" in failed.stderr
+
+
+def test_platforms_that_a_file_lacks(tmp_path: Path) -> None:
+    content = Content()
+    write_directory(tmp_path / "dir", layout(content, (content.image("linux/riscv64"), {REF_NAME: "app:1"})))
+    failed = create(tmp_path, "oci:dir", code=5)
+    assert "app:1: `dir` has it for linux/riscv64, and not for linux/amd64, linux/arm64" in failed.stderr
+    assert "next: take it for what it has: oci:dir,platform=linux/riscv64" in failed.stderr
+    create(tmp_path, "oci:dir,platform=linux/riscv64", "-o", "new.tar")
+    failed = create(tmp_path, "oci:dir,platform=linux/riscv64,linux/s390x", code=5)
+    assert "has no linux/s390x: it has linux/riscv64" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("oci:nope", "`nope` is not there"),
+        ("oci:empty", "`empty` is a directory without index.json or manifest.json"),
+        ("oci:a.tar", "`oci:` reads the directory of an OCI image layout\n  next: oci-archive:a.tar"),
+        (
+            "oci-archive:dir",
+            "the directory of an OCI image layout: `oci-archive:` reads an OCI image layout as a tar\n  next: oci:dir",
+        ),
+        ("docker-archive:a.tar", "next: oci-archive:a.tar"),
+        ("docker-archive:dir", "next: oci:dir"),
+        ("oci-archive:saved.tar", "`saved.tar` is what `docker save` writes"),
+        ("hauler:a.tar", "next: oci-archive:a.tar"),
+        ("oci-archive:haul", "next: hauler:haul"),
+        ("docker-archive:haul", "next: hauler:haul"),
+        (
+            "bundle:a.tar",
+            "an OCI image layout as a tar: `bundle:` reads an archive of `bundle create`\n  next: oci-archive:a.tar",
+        ),
+        ("bundle:dir", "next: oci:dir"),
+        ("docker-archive:ours.tar", "`ours.tar` is an archive of `bundle create`"),
+        ("oci:dir:12", "`dir` has no image `12`: it has `app:1`"),
+        ("docker-archive:saved.tar:app:2", "it has `app:1`\n  next: did you mean docker-archive:saved.tar:app:1?"),
+        ("oci-archive:text", "or it is no tar"),
+        ("oci-archive:void", "`void` is a tar without index.json"),
+    ],
+)
+def test_a_file_of_another_kind_says_what_reads_it(tmp_path: Path, source: str, message: str) -> None:
+    content = Content()
+    files = layout(content, (content.image(), {REF_NAME: "app:1"}))
+    write_directory(tmp_path / "dir", files)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.tar").write_bytes(tar(files))
+    (tmp_path / "haul").mkdir()
+    write_directory(tmp_path / "haul", haul(content, (content.image(), "docker.io/library/app:1", "image")))
+    (tmp_path / "saved.tar").write_bytes(tar(saved((["app:1"], [layer_tar(1)]))))
+    (tmp_path / "text").write_text("x" * 3000)
+    (tmp_path / "void").touch()
+    create(tmp_path, "oci:dir", "-o", "ours.tar")
+    failed = bundle("create", source, *ALONE, cwd=tmp_path)
+    assert failed.returncode in (2, 3), failed.stderr
+    assert message in failed.stderr
+
+
+def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:
+    failed = create(tmp_path, "oci:one", "hauler:two", code=2)
+    assert "2 files cannot be used" in failed.stderr
+    assert "oci:one: `one` is not there" in failed.stderr
+    assert "hauler:two: `two` is not there" in failed.stderr
+
+
+def _wrong(files: Files, change: str) -> Files:
+    index = index_value(files)
+    blob = next(name for name, data in files.items() if data.startswith(b"\x1f\x8b"))
+    manifest = f"blobs/sha256/{index['manifests'][0]['digest'][7:]}"
+    if change == "layer":
+        return {**files, blob: files[blob][:-1] + b"x"}
+    if change == "short layer":
+        return {**files, blob: files[blob][:-1]}
+    if change == "no layer":
+        return {name: data for name, data in files.items() if name != blob}
+    if change == "manifest":
+        return {**files, manifest: files[manifest] + b" "}
+    if change == "size":
+        index["manifests"][0]["size"] += 1
+    elif change == "media type":
+        index["manifests"][0]["mediaType"] = "application/vnd.oci.image.index.v1+json"
+    elif change == "nested":
+        return {**files, "index.json": b"[" * 100_000}
+    elif change == "huge":
+        return {**files, "index.json": b'{"manifests":[]' + b" " * (17 << 20) + b"}"}
+    elif change == "no list":
+        return {**files, "index.json": b'{"manifests":{}}'}
+    elif change == "not there":
+        return {name: data for name, data in files.items() if name != manifest}
+    return {**files, "index.json": json.dumps(index).encode()}
+
+
+@pytest.mark.parametrize("form", ["directory", "tar", "zst"])
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ("layer", 5, "has other bytes"),
+        ("short layer", 5, "are not whole"),
+        ("no layer", 5, "are not whole"),
+        ("manifest", 5, "has other bytes than its digest says"),
+        ("size", 5, "says that sha256:"),
+        ("media type", 0, ""),
+        ("nested", 3, "in index.json, it is"),
+        ("huge", 3, "`index.json` has 17"),
+        ("no list", 3, "the index has no list of manifests"),
+        ("not there", 2, "has no image"),
+    ],
+)
+def test_content_that_lies(tmp_path: Path, form: str, change: str, code: int, message: str) -> None:
+    content = Content()
+    files = _wrong(layout(content, (content.image("linux/amd64"), {REF_NAME: "app:1"})), change)
+    source = "oci:dir" if form == "directory" else "oci-archive:a.tar"
+    if form == "directory":
+        write_directory(tmp_path / "dir", files)
+    else:
+        (tmp_path / "a.tar").write_bytes(packed(tar(files), "" if form == "tar" else form))
+    failed = create(tmp_path, source, "-o", "new.tar", code=code)
+    assert message.replace("in index.json, it is", "index.json") in failed.stderr
+    assert (tmp_path / "new.tar").exists() == (code == 0)
+    assert not (tmp_path / "new.tar.spool").exists()
+
+
+def test_no_flipped_bit_gives_another_image_or_a_traceback(tmp_path: Path) -> None:
+    content = Content()
+    index = debian(content)
+    data = tar(layout(content, (index, named("docker.io/library/debian:12"))))
+    random = Random(1)
+    for _ in range(120):
+        changed = bytearray(data)
+        changed[random.randrange(data.index(b"\x1f\x8b"))] ^= 1 << random.randrange(8)
+        (tmp_path / "a.tar").write_bytes(changed)
+        done = bundle("create", "oci-archive:a.tar", "--plan", "--json", *ALONE, cwd=tmp_path)
+        assert "Traceback" not in done.stderr
+        result = json.loads(done.stdout)
+        assert done.returncode in (0, 2, 3, 5), result
+        # Another name may come of it, which nothing protects; never other content.
+        assert all(image["digest"] == str(index.digest) for image in result.get("images", ()))
+
+
+def test_an_index_of_too_many_levels(tmp_path: Path) -> None:
+    content = Content()
+    root = content.index(content.image("linux/amd64"))
+    for _ in range(20):
+        root = content.index(root)
+    write_directory(tmp_path / "dir", layout(content, (root, {REF_NAME: "app:1"})))
+    failed = create(tmp_path, "oci:dir", code=5)
+    assert "more than 16 levels of indexes" in failed.stderr
+
+
+@pytest.mark.parametrize("how", ["", "gz"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("layer", "layer 0 of `app:1` in `a.tar` has the digest sha256:"),
+        ("config", "its name says"),
+        ("no config", "has no config"),
+        ("no layer", "has no `"),
+        ("more layers", "has 2 layers: its config says 1"),
+        ("zipped layer", "layer 0 of `app:1`"),
+        ("broken gzip", "is not valid gzip"),
+        ("rootfs", "cannot be used"),
+        ("entries", "manifest.json is not a list"),
+        ("entry", "an entry of manifest.json"),
+    ],
+)
+def test_a_docker_archive_that_lies(tmp_path: Path, change: str, message: str, how: str) -> None:
+    files = saved((["app:1"], [layer_tar("x")]))
+    entry: Any = json.loads(files["manifest.json"])
+    config, name = entry[0]["Config"], entry[0]["Layers"][0]
+    if change == "layer":
+        files[name] = layer_tar("other")
+    elif change == "zipped layer":
+        files[name] = layer("other")
+    elif change == "broken gzip":
+        files[name] = gzip.compress(layer_tar("x"))[:-50]
+    elif change == "config":
+        files[config] += b" "
+    elif change in ("no config", "no layer"):
+        del files[config if change == "no config" else name]
+    elif change == "more layers":
+        entry[0]["Layers"].append(name)
+    elif change == "rootfs":
+        value = json.dumps({"rootfs": [1]}).encode()
+        entry[0]["Config"] = "c.json"
+        files["c.json"] = value
+    elif change == "entries":
+        entry = {}
+    elif change == "entry":
+        entry[0]["Layers"] = "x"
+    files["manifest.json"] = json.dumps(entry).encode()
+    (tmp_path / "a.tar").write_bytes(packed(tar(files), how))
+    failed = bundle("create", "docker-archive:a.tar", *ALONE, cwd=tmp_path)
+    assert failed.returncode in (3, 5), failed.stderr
+    assert message in failed.stderr
+
+
+@pytest.mark.parametrize("how", ["zst", "gz", "xz", "bz2"])
+def test_a_compressed_file_that_is_cut_or_broken(tmp_path: Path, how: str) -> None:
+    content = Content()
+    data = packed(tar(layout(content, (content.image("linux/amd64"), {REF_NAME: "app:1"}))), how)
+    for number, wrong in enumerate((data[: len(data) // 2], data[:20], data[:100] + b"xxxx" + data[104:])):
+        (tmp_path / "a.tar").write_bytes(wrong)
+        failed = bundle("create", "oci-archive:a.tar", *ALONE, cwd=tmp_path)
+        assert failed.returncode in (2, 3, 5), (number, failed.stderr)
+        assert "Traceback" not in failed.stderr
+        assert list(tmp_path.iterdir()) == [tmp_path / "a.tar"]
+
+
+def test_a_delta_names_its_base_and_is_whole_with_it(tmp_path: Path) -> None:
+    content = Content()
+    old, new = content.image(seed="old"), content.image(layers=[layer("old-linux/amd64-0"), layer("new")])
+    write_directory(tmp_path / "one", layout(content, (old, {REF_NAME: "app:1"})))
+    write_directory(tmp_path / "two", layout(content, (new, {REF_NAME: "app:1"})))
+    create(tmp_path, "oci:one", "-o", "base.tar")
+    create(tmp_path, "oci:two", "--base", "base.tar", "-o", "delta.tar")
+    with Archive(tmp_path / "base.tar") as archive:
+        digest = archive.digest
+    failed = create(tmp_path, "bundle:delta.tar", code=5)
+    assert f"`delta.tar` is a delta: what it leaves out is in its base, offline {digest}" in failed.stderr
+    assert "app:1: 1 of its layers is not in `delta.tar`" in failed.stderr
+    for order in (("bundle:delta.tar", "bundle:base.tar"), ("bundle:base.tar", "bundle:delta.tar")):
+        create(tmp_path, *order, "-o", "whole.tar")
+        assert images_of(tmp_path / "whole.tar") == {"app:1": new.digest}
+
+
+def test_a_damaged_archive_of_ours_is_refused_as_everywhere(tmp_path: Path) -> None:
+    content = Content()
+    write_directory(tmp_path / "dir", layout(content, (content.image(seed="old"), {REF_NAME: "app:1"})))
+    create(tmp_path, "oci:dir", "-o", "old.tar")
+    data = (tmp_path / "old.tar").read_bytes()
+    (tmp_path / "old.tar").write_bytes(data[:-1000])
+    failed = create(tmp_path, "bundle:old.tar", "-o", "new.tar", code=3)
+    assert "is cut short" in failed.stderr
+    position = data.index(layer("old-linux/amd64-0")[:100]) + 50
+    (tmp_path / "old.tar").write_bytes(data[:position] + b"x" + data[position + 1 :])
+    failed = create(tmp_path, "bundle:old.tar", "-o", "new.tar", code=5)
+    assert "in `old.tar` than its digest says" in failed.stderr
+    signers = tmp_path / "signers"
+    signers.write_text("")
+    (tmp_path / "old.tar").write_bytes(data)
+    failed = create(tmp_path, "bundle:old.tar", "--allowed-signers", signers, code=3)
+    assert "is not signed" in failed.stderr
+
+
+def test_who_signed_an_archive_of_ours_is_asked(tmp_path: Path) -> None:
+    for name in ("us", "them"):
+        command = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(tmp_path / name))
+        subprocess.run(command, check=True)
+        key = (tmp_path / f"{name}.pub").read_text()
+        (tmp_path / f"{name}.signers").write_text(f"{name}@corp {key}")
+    content = Content()
+    write_directory(tmp_path / "dir", layout(content, (content.image(), {REF_NAME: "app:1"})))
+    create(tmp_path, "oci:dir", "--sign", "us", "-o", "old.tar")
+    create(tmp_path, "bundle:old.tar", "--allowed-signers", "us.signers", "--signer", "us@corp", "-o", "new.tar")
+    failed = create(tmp_path, "bundle:old.tar", "--allowed-signers", "them.signers", "-o", "none.tar", code=3)
+    assert "old.tar" in failed.stderr or "signed" in failed.stderr
+    assert not (tmp_path / "none.tar").exists()
+    failed = create(tmp_path, "bundle:old.tar", "--signer", "us@corp", code=2)
+    assert "--signer needs --allowed-signers" in failed.stderr
+
+
+TOML = 'images = ["app:1=oci:dir:1"]\nplatforms = ["linux/amd64"]\n[toolchain]\n' + "".join(
+    f"{role} = false\n" for role in ALONE[1::2]
+)
+
+
+def test_a_lock_pins_what_files_have_and_names_them(tmp_path: Path) -> None:
+    content = Content()
+    one, two = content.image(seed=1), content.image(seed=2)
+    write_directory(tmp_path / "dir", layout(content, (one, {REF_NAME: "1"})))
+    (tmp_path / "bundle.toml").write_text(TOML)
+    assert bundle("lock", cwd=tmp_path).returncode == 0
+    (image,) = json.loads((tmp_path / "bundle.lock").read_bytes())["images"]
+    assert (image["reference"], image["digest"]) == ("docker.io/library/app:1", str(one.digest))
+    assert image["from"] == "app:1=oci:dir:1"
+    again = bundle("lock", cwd=tmp_path)
+    assert "nothing moved" in again.stdout
+    assert bundle("create", "-f", "bundle.toml", "-o", "one.tar", cwd=tmp_path).returncode == 0
+    write_directory(tmp_path / "dir", layout(content, (two, {REF_NAME: "1"})))
+    moved = f"app:1: it is {two.digest} in `app:1=oci:dir:1`, locked is {one.digest}"
+    for command in (("create", "-f", "bundle.toml"), ("lock",)):
+        failed = bundle(*command, cwd=tmp_path)
+        assert failed.returncode == 5
+        assert moved in failed.stderr
+        assert "lock -f bundle.toml --upgrade app:1" in failed.stderr
+    upgraded = bundle("lock", "--upgrade", "app:1", cwd=tmp_path)
+    assert f"moved    app:1  {one.digest} -> {two.digest}" in upgraded.stdout
+    assert bundle("create", "-f", "bundle.toml", "-o", "two.tar", cwd=tmp_path).returncode == 0
+    assert images_of(tmp_path / "two.tar") == {"app:1": two.digest}
+    (tmp_path / "bundle.toml").write_text(TOML.replace("oci:dir:1", "oci:dir"))
+    failed = bundle("create", "-f", "bundle.toml", cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "`app:1` comes from app:1=oci:dir, locked is app:1=oci:dir:1" in failed.stderr
+
+
+def test_a_lock_of_compressed_files_writes_nothing_but_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(packed(tar(saved((["app:1"], [layer_tar("x"), layer("y")]))), "gz"))
+    (tmp_path / "bundle.toml").write_text(TOML.replace("app:1=oci:dir:1", "docker-archive:a.tar.gz"))
+    assert bundle("lock", cwd=tmp_path).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tar.gz", "bundle.toml", "bundle.lock"}
+    done = bundle("create", "-f", "bundle.toml", "-o", "new.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (image,) = json.loads((tmp_path / "bundle.lock").read_bytes())["images"]
+    assert str(images_of(tmp_path / "new.tar")["app:1"]) == image["digest"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bundler.planning import files
+
+    content = Content()
+    data = bytearray(tar(layout(content, (content.image("linux/amd64"), {REF_NAME: "app:1"}))))
+    (tmp_path / "a.tar").write_bytes(data)
+    check = files.FromFiles.check
+
+    def change(self: Any, *arguments: Any) -> None:
+        check(self, *arguments)
+        position = data.index(b"\x1f\x8b") + 5_000
+        data[position] ^= 1
+        (tmp_path / "a.tar").write_bytes(data)
+
+    monkeypatch.setattr(files.FromFiles, "check", change)
+    failed = create(tmp_path, "oci-archive:a.tar", "-o", "new.tar", code=5)
+    assert "it is damaged, or changed while it was read" in failed.stderr
+    assert not (tmp_path / "new.tar").exists()

@@ -95,7 +95,7 @@ class RealRegistry:
         self._name, self._directory = name, directory
         self._tls, self._login, self._tokens, self._sparse = tls, login, tokens, sparse
         self._deletes, self._enter = deletes, lan.enter if lan else []
-        self.port = lan.port if lan else _free_port()
+        self.port = lan.port if lan else free_port()
         self.host = f"{lan.ip if lan else '127.0.0.1'}:{self.port}"
 
     def __enter__(self) -> RealRegistry:
@@ -180,7 +180,7 @@ class Nginx:
     ) -> None:
         self._backend, self._directory = backend, directory
         self._largest_body, self._tls, self._buffering = largest_body, tls, buffering
-        self.port = _free_port()
+        self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> Nginx:
@@ -230,7 +230,8 @@ class Nginx:
         return [line for line in lines if "Python-urllib" not in line]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

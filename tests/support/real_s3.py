@@ -74,6 +74,10 @@ class RealS3:
         self._process.wait(10)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def log(self) -> Path:
         return self._directory / "s3.log"
 

@@ -59,7 +59,7 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
     if info is not None:
         problems += _engine_problems(archive, host, info)
         problems += network_problems(job, host, info)
-    problems += _platform_problems(archive, options) + _clashes(job)
+    problems += _platform_problems(archive, options) + _clashes(job) + redirect_problems(job)
     return job, info, problems
 
 
@@ -280,6 +280,20 @@ def _platform_problems(archive: Archive, options: Options) -> list[Problem]:
         Problem(f"--platform {platform}", f"the archive has {', '.join(map(str, offered))}", show)
         for platform in options.platforms
         if platform.best_of(offered) is None
+    ]
+
+
+def redirect_problems(state: DesiredState) -> list[Problem]:
+    """Find whether the registry would lead who pulls from TLS to plain HTTP, where no client follows."""
+    storage = None if state.site else state.storage
+    if storage is None or not storage.redirect or not state.access.tls or storage.origin.scheme == "https":
+        return []
+    return [
+        Problem(
+            f"--s3-redirect to {storage.endpoint}",
+            "the registry speaks TLS, and who pulls there is not led on to plain HTTP",
+            "--no-s3-redirect; or give the storage TLS, with a certificate that everybody trusts",
+        )
     ]
 
 

@@ -18,7 +18,7 @@ from bundles.registry.transport import Settings, Transport
 from bundles.runtime import program
 from installer import preflight
 from installer.host.host import Host
-from installer.model.access import PLAIN
+from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.job import DesiredState, Options, S3Options
@@ -178,3 +178,14 @@ def test_what_says_too_little_of_a_bucket(
     with pytest.raises(UsageError) as caught:
         settled(before, installed, **given)
     assert message in caught.value.message and caught.value.hint
+
+
+def test_nobody_is_led_from_tls_to_plain_http() -> None:
+    def problems(tls: bool, endpoint: str, redirect: bool) -> int:
+        storage = dataclasses.replace(BUCKET, endpoint=endpoint, redirect=redirect)
+        state = DesiredState(LAN, str(storage), "b", AMD64, (AMD64,), {}, {}, None, None, Access(tls=tls), storage)
+        return len(preflight.redirect_problems(state))
+
+    assert problems(True, "http://192.0.2.7:9000", True) == 1
+    assert problems(True, "http://192.0.2.7:9000", False) == 0
+    assert problems(True, "https://s3.corp", True) == problems(False, "http://192.0.2.7:9000", True) == 0

@@ -20,13 +20,14 @@ PARTS = {
     "create": "registry -> archive, beside the peers",
     "push": "archive -> registry, beside the peers",
     "growth": "10, 100 and 1,000 images; 1 to 16 workers",
+    "serve": "what our registry serves at once, from its disk and from an S3 storage",
     "links": "100 ms of latency; 100 Mbit/s",
     "install": "the whole install beside the manual procedure",
     "record": "a build that is recorded beside the same build alone",
     "replay": "a step that is replayed beside a mirror on loopback",
 }
 _MODULES = {
-    **{"create": "creating", "push": "pushing", "install": "installing"},
+    **{"create": "creating", "push": "pushing", "install": "installing", "serve": "serving"},
     **{"record": "recording", "replay": "replaying"},
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"

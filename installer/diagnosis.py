@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.errors import HostError, NetworkError, UsageError
+from bundles.errors import HostError, NetworkError, Problem, UsageError
 from bundles.oci.digest import Digest
 from bundles.registry.auth import login_command
 from bundles.registry.urls import Origin
@@ -39,6 +39,7 @@ from installer.steps.emulation import Emulation
 from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.container import RegistryContainer
 from installer.steps.registry.login import docker_access
+from installer.steps.registry.storage import Storage, trouble
 from installer.steps.registry.tokens import TokenServer
 from installer.steps.replay_container import ReplayContainer, misses, service_state
 from installer.steps.restart_policies import RestartPolicies
@@ -136,7 +137,8 @@ class Diagnosis:
             return [Finding("docker", error.message, error.hint or "docker info")]
         checks: Sequence[Callable[[], Iterator[Finding]]] = (
             self._network,
-            *((self._site_registry,) if self._state.site else (self._of_certificates, self._registry_container)),
+            *((self._site_registry,) if self._state.site else (self._of_certificates, self._of_storage)),
+            *(() if self._state.site else (self._registry_container,)),
             lambda: self._images(thorough),
             self._tools,
             *(functools.partial(self._of_step, step) for step in self._others),
@@ -157,6 +159,12 @@ class Diagnosis:
             except NetworkError as error:
                 found.append(Finding("registry", error.message, error.hint or self._asking))
         return found
+
+    @functools.cached_property
+    def storage_trouble(self) -> Optional[Problem]:
+        """What keeps the bucket with the registry's data from being read; None when it answers, or there is none."""
+        storage = None if self._state.site else self._state.storage
+        return trouble(storage, self._host.places) if storage else None
 
     def answers(self) -> Optional[str]:
         """Return None when the registry answers, else what happens instead."""
@@ -266,6 +274,13 @@ class Diagnosis:
         if not problems:
             yield from self._of_step(self._certificates)
 
+    def _of_storage(self) -> Iterator[Finding]:
+        """Find what is wrong with the bucket in which the registry keeps its data."""
+        problem = self.storage_trouble
+        if problem:
+            yield Finding("storage", f"{problem.subject}: {problem.message}", problem.hint or self._anew)
+        yield from self._of_step(Storage(self._state, self._host))
+
     def _speaks_tls(self) -> Optional[bool]:
         """Tell whether what answers at the address speaks TLS; None when nothing does."""
         address = self._state.address
@@ -281,7 +296,7 @@ class Diagnosis:
         return True
 
     def _images(self, thorough: bool) -> Iterator[Finding]:
-        if self.answers():
+        if self.storage_trouble or self.answers():
             return
         asked: set[tuple[str, str]] = set()
         for image in self._receipt.images:

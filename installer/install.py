@@ -34,6 +34,7 @@ from installer.steps.registry.container import FormerRegistry, RegistryContainer
 from installer.steps.registry.held import HeldCheck
 from installer.steps.registry.login import GivenAccess, docker_access
 from installer.steps.registry.push import Push
+from installer.steps.registry.storage import Storage, trouble
 from installer.steps.registry.tokens import TokenServer
 from installer.steps.replay_container import ReplayContainer, with_replay
 from installer.steps.smoke_test import SmokeTest
@@ -59,7 +60,7 @@ def plan(archive: Archive, options: Options, host: Host) -> tuple[Job, Sequence[
     Raises:
         ArchiveError, HostError: as `install` does.
     """
-    with _prepare(archive, options, host, Silent(), yes=True) as run:
+    with _prepare(archive, options, host, Silent(), yes=True, touches=False) as run:
         return run.job, by_name(run.runner.plan(lambda _: run.recorder.note_test(None)))
 
 
@@ -72,8 +73,13 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _prepare(archive: Archive, options: Options, host: Host, progress: Progress, *, yes: bool) -> Iterator[_Run]:
-    """Settle what is to be done and check the host; the context ends the connections to the registry."""
+def _prepare(
+    archive: Archive, options: Options, host: Host, progress: Progress, *, yes: bool, touches: bool = True
+) -> Iterator[_Run]:
+    """Settle what is to be done and check the host; the context ends the connections to the registry.
+
+    With `touches` checks may write what they remove again.
+    """
     check_documents(archive)
     settled, info, problems = preflight.settle(archive, options, host)
     job = with_replay(settled, host)
@@ -112,7 +118,8 @@ def _prepare(archive: Archive, options: Options, host: Host, progress: Progress,
             before += [TokenServer(registry, host), SiteAuthority(job, host), FormerRegistry(host)]
             own: list[Step] = [] if isinstance(push, HeldCheck) else [push]
         else:
-            before = [LoadImage(job, host, progress, "registry"), *certificates.if_of_use()]
+            storage = Storage(job, host, touches=touches)
+            before = [LoadImage(job, host, progress, "registry"), *certificates.if_of_use(), *storage.if_of_use()]
             own = [RegistryContainer(job, host, registry, transport), push]
         # Docker's own settings for a registry of the site are the site's, until a host joins it.
         docker = [] if job.site and not job.site.joined else docker_access(job, host, recorder.receipt, given)
@@ -173,7 +180,14 @@ def _explain(error: NetworkError, job: Job, host: Host) -> NetworkError | DiskFu
         return error
     with contextlib.suppress(HostError):
         info = host.engine.info()
-        free = usable_size(host.places.seen(preflight.data_place(job, info)))
+        problem = trouble(job.storage, host.places) if job.storage else None
+        if problem:
+            return NetworkError(
+                f"{problem.subject}: {problem.message}, and so the registry failed: {error.message}",
+                hint=f"{problem.hint}; then run this again, it goes on",
+                status=error.status,
+            )
+        free = None if job.storage else usable_size(host.places.seen(preflight.data_place(job, info)))
         if free is not None and free < 16 << 20:
             return DiskFullError(
                 f"no space left for the registry's data in `{job.data}`: {error.message}",

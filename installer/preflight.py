@@ -23,14 +23,16 @@ from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.access import PLAIN, Access
 from installer.model.installed_registry import installed_access, installed_address, installed_data, own_access
-from installer.model.job import DesiredState, Job, Options, is_directory
+from installer.model.job import DesiredState, Job, Options, S3Options, is_directory
 from installer.model.step import Step
+from installer.model.storage import DEFAULT_REGION, S3Storage, is_bucket
 from installer.receipt.receipt import Receipt
 from installer.registry.trust import is_trusted, public_authorities, system_authorities
 
 # Docker copies an image it loads to a temporary directory first, and its layers grow when they are unpacked.
 _UNPACKED = 4
 _SPARE = 64 << 20
+_BUCKET = "--storage s3://BUCKET/PREFIX --s3-endpoint https://HOST[:PORT]"
 
 
 def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optional[EngineInfo], list[Problem]]:
@@ -50,13 +52,14 @@ def settle(archive: Archive, options: Options, host: Host) -> tuple[Job, Optiona
         problems.append(error.as_problem("Docker"))
     platform = info.platform if info else Platform("linux", os.uname().machine)
     options = _as_before(options, host)
+    options = dataclasses.replace(options, storage=_storage(options, installed_data(container), host))
     job = Job.of(archive, options, platform, installed_address(container), installed_data(container))
     if not job.site:
         job = dataclasses.replace(job, access=_own_access(options, installed_access(container, host.places), host))
     if info is not None:
         problems += _engine_problems(archive, host, info)
         problems += network_problems(job, host, info)
-    problems += _platform_problems(archive, options) + _clashes(job)
+    problems += _platform_problems(archive, options) + _clashes(job) + redirect_problems(job)
     return job, info, problems
 
 
@@ -82,11 +85,50 @@ def _own_access(options: Options, installed: Optional[Access], host: Host) -> Ac
     return own_access(host.places, authority=not before.tls or before.authority is not None, login=login)
 
 
+def _storage(options: Options, installed: Optional[str], host: Host) -> Optional[S3Storage]:
+    """Settle the bucket of our own registry: as was asked for, else as before; None where it has none.
+
+    Raises:
+        UsageError: what was asked for says too little, or goes with no bucket.
+    """
+    given, receipt = options.s3, Receipt.known(host.places)
+    if options.site or options.data:
+        return None
+    before = receipt.state.storage if receipt else None
+    if installed is not None and installed != str(before):
+        # The container knows better, whoever made it.
+        before = None
+    if given.place is None and before is None:
+        if given != S3Options() or options.s3_keys:
+            raise UsageError("there is no bucket for the other options of an S3 storage", hint=_BUCKET)
+        if installed is not None and is_bucket(installed):
+            raise UsageError(
+                f"the registry has its data in `{installed}`, and the receipt that says how that is reached is gone",
+                hint=f"--storage {installed} --s3-endpoint URL",
+            )
+        return None
+    endpoint = given.endpoint or (before.endpoint if before else None)
+    if endpoint is None:
+        raise UsageError("--storage needs --s3-endpoint: where is that bucket?", hint=_BUCKET)
+    bucket, prefix = given.place or (before.bucket, before.prefix)  # type: ignore[union-attr]
+    # The CA is that of an endpoint.
+    kept = before.authority if before and before.endpoint == endpoint else None
+    authority = str(host.places.storage_authority) if given.authority else kept
+    redirect = given.redirect if given.redirect is not None else bool(before and before.redirect)
+    if redirect and authority:
+        raise UsageError(
+            "--s3-redirect does not go with --s3-ca: who pulls is led to the storage, and has to trust it",
+            hint="give the storage a certificate that everybody trusts, or leave out --s3-redirect",
+        )
+    region = given.region or (before.region if before else DEFAULT_REGION)
+    return S3Storage(bucket, prefix, endpoint, region, redirect, authority)
+
+
 def _as_before(options: Options, host: Host) -> Options:
     """Complete what was asked for with what was installed before: a registry of the site, and its CA."""
     before = Receipt.known(host.places)
     known = before.state if before and before.state.site else None
-    own = options.registry or options.data or options.tls or options.login or options.certificate
+    own = options.registry or options.data or options.tls or options.login or options.certificate or options.s3.place
     if known and not (options.site or own):
         options = dataclasses.replace(options, site=known.site, access=known.access)
     if options.site is None or not options.access.tls:
@@ -241,6 +283,20 @@ def _platform_problems(archive: Archive, options: Options) -> list[Problem]:
     ]
 
 
+def redirect_problems(state: DesiredState) -> list[Problem]:
+    """Find whether the registry would lead who pulls from TLS to plain HTTP, where no client follows."""
+    storage = None if state.site else state.storage
+    if storage is None or not storage.redirect or not state.access.tls or storage.origin.scheme == "https":
+        return []
+    return [
+        Problem(
+            f"--s3-redirect to {storage.endpoint}",
+            "the registry speaks TLS, and who pulls there is not led on to plain HTTP",
+            "--no-s3-redirect; or give the storage TLS, with a certificate that everybody trusts",
+        )
+    ]
+
+
 def _clashes(job: Job) -> list[Problem]:
     """Find images that would take each other's tag."""
     owners: dict[tuple[str, str], str] = {}
@@ -293,7 +349,7 @@ def space_problems(job: Job, info: EngineInfo, host: Host, images: Sequence[Step
         push: the one that fills the registry.
     """
     needs = {Path(info.image_root): _UNPACKED * sum(map(_missing_size, images))}
-    if not job.site and not _keeps_unseen_data(job, host):
+    if not job.site and not job.storage and not _keeps_unseen_data(job, host):
         place = data_place(job, info)
         needs[place] = needs.get(place, 0) + _missing_size(push)
     by_device: dict[int, tuple[Path, int]] = {}

@@ -24,7 +24,7 @@ ROOMS: dict[str, tuple[set[str], ...]] = {
         {"commands"},
         {"install", "diagnosis"},
         {"steps", "preflight"},
-        {"registry", "receipt", "runner"},
+        {"registry", "receipt", "runner", "storage"},
         {"model"},
         {"host", "replay"},
     ),

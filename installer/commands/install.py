@@ -17,7 +17,7 @@ from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from installer import install as installation
-from installer.commands.options import builder_options
+from installer.commands.options import builder_options, storage_of, storage_options
 from installer.host.files import read_optional
 from installer.host.host import Host
 from installer.model.access import PLAIN, USER, Access
@@ -84,6 +84,7 @@ _INTO = "bundle install ARCHIVE --into HOST/PROJECT"
 @click.option(
     "--data", metavar="DIR|VOLUME", help="Where the registry keeps its data (default: the volume bundle-registry)."
 )
+@storage_options
 @builder_options
 @click.option(
     "--yes",
@@ -114,6 +115,7 @@ def install(
     yes: bool,
     plan: bool,
     output: Output,
+    **s3_options: Any,
 ) -> None:
     """Turn ARCHIVE into a registry, its images and a multi-platform builder on this host.
 
@@ -122,12 +124,14 @@ def install(
     Only what is missing is done: a second run changes nothing, and an interrupted one goes on.
     """
     own = {"--registry": registry, "--data": data, "--tls": tls, "--login": login, "--cert": certificate, "--key": key}
+    own["--storage"] = s3_options["storage"]
     site = _site(into, archive, flat=flat, others=own)
     if not site and insecure:
         raise UsageError("--insecure-registry needs --into", hint=_INTO)
     if not site and ca_file and not certificate:
         raise UsageError("--ca needs --into or --cert", hint=_INTO)
     _check_own(tls, login, certificate, key)
+    s3, s3_keys = storage_of(data=data, **s3_options)
     options = Options(
         registry=_option("--registry", Address.parse, registry) if registry else None,
         builder=builder,
@@ -144,6 +148,8 @@ def install(
         login=login,
         certificate=certificate and certificate.absolute(),
         key=key and key.absolute(),
+        s3=s3,
+        s3_keys=s3_keys,
     )
     host = Host.this(os.environ, questioner())
     with archive.open() as opened:

@@ -38,8 +38,13 @@ from installer.steps.toolchain_images import RemoveImages
 @click.argument("archive", required=False, type=click.Path(path_type=Path))
 @click.option("--all", "every", is_flag=True, help="Remove also what bundles of other names brought.")
 @click.option("--plan", is_flag=True, help="Say what would be removed, and touch nothing.")
+@click.option(
+    "--others-stopped",
+    is_flag=True,
+    help="With the data in a bucket: no registry of another host that serves it runs, or there is none.",
+)
 @common_options
-def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -> None:
+def prune(*, archive: Optional[Path], every: bool, plan: bool, others_stopped: bool, output: Output) -> None:
     """Remove images from the registry that earlier versions of the installed bundle brought and it does not list.
 
     With ARCHIVE what that one lists stays instead. Bundles of other names, installed beside it, stay without --all.
@@ -58,7 +63,11 @@ def prune(*, archive: Optional[Path], every: bool, plan: bool, output: Output) -
         images = PruneImages(receipt, registry, keep)
         site = receipt.state.site
         # A registry of the site collects its garbage itself.
-        garbage = None if site else CollectGarbage(receipt, host, images, registry, receipt.garbage)
+        garbage = (
+            None
+            if site
+            else CollectGarbage(receipt, host, images, registry, receipt.garbage, alone=plan or others_stopped)
+        )
         current = receipt.state.tools.values()
         loaded = RemoveImages(receipt, host, [name for tool in current for name in (tool.name, tool.pinned)])
         left = _left(receipt, images)

@@ -54,6 +54,9 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
     running = not any(finding.check == "docker" for finding in findings)
     container = host.engine.container(REGISTRY_CONTAINER) if running and not state.site else None
     trouble = diagnosis.answers() if running else "Docker does not answer"
+    if diagnosis.storage_trouble:
+        # It answers, and has nothing to say.
+        trouble = trouble or diagnosis.storage_trouble.message
     return {
         "bundle": {**installed["bundle"], "installed": installed["finished"]},
         "registry": {
@@ -63,6 +66,7 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
             "answers": trouble is None,
             "data": state.data or None,
             "site": state.site and state.site.to_json(),
+            "storage": _storage(receipt, diagnosis),
             **_security(receipt),
         },
         "replay": _replay(receipt, host, diagnosis) if running else installed["replay"],
@@ -87,6 +91,12 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
         "problems": [finding.to_json() for finding in findings],
         "healthy": not findings,
     }
+
+
+def _storage(receipt: Receipt, diagnosis: Diagnosis) -> Optional[dict[str, Any]]:
+    """Return where the bucket with the registry's data is, and `answers`: whether it can be read."""
+    storage = receipt.state.storage
+    return {**storage.to_json(), "answers": diagnosis.storage_trouble is None} if storage else None
 
 
 def _security(receipt: Receipt) -> dict[str, Any]:
@@ -140,6 +150,7 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
         f"bundle     {bundle['name']} {bundle['digest']}",
         f"installed  {bundle['installed'] or 'not to its end'} from {bundle['archive']}",
         f"registry   {where}",
+        *_storage_lines(registry.get("storage")),
         *([f"CA         SHA-256 {registry['fingerprint']}"] if registry.get("fingerprint") else []),
         *([f"login      user {USER}, password in {receipt.state.access.password}"] if registry.get("login") else []),
         f"builder    {builder['name']}: {builder['state'] or 'gone'}, for {platforms}",
@@ -172,6 +183,13 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
         return "\n".join([*lines, "", "healthy"])
     lines += ["", *(f"problem: {problem['check']}: {problem['message']}" for problem in problems)]
     return "\n".join([*lines, f"next: {own_command('doctor')}"])
+
+
+def _storage_lines(storage: Optional[dict[str, Any]]) -> list[str]:
+    if not storage:
+        return []
+    leads = "; who pulls is led there" if storage["redirect"] else ""
+    return [f"storage    S3 at {storage['endpoint']}: {'answers' if storage['answers'] else 'does not answer'}{leads}"]
 
 
 def _replay_lines(document: dict[str, Any]) -> list[str]:

@@ -36,7 +36,7 @@ from installer.steps.toolchain_images import RemoveImages
     "--data",
     is_flag=True,
     help="Remove the registry's data too, with every image that is in it; from a registry of the site what was "
-    "brought there from here.",
+    "brought there from here. What is in a bucket stays.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--plan", is_flag=True, help="Say what would be removed, and touch nothing.")
@@ -70,7 +70,7 @@ def _uninstall(
         if not site:
             shared = "registry, emulation and replay" if replays else "registry and emulation"
         everything = f"{shared} (for all users of this host), builder and settings"
-        if data:
+        if data and not receipt.state.storage:
             others = f"what was brought from here to {site}, which others may use by now" if site else ""
             everything += f", and {others or f'every image in {receipt.state.data}, also what others pushed there'}"
         runner.check(yes=yes, question=f"remove {everything}")

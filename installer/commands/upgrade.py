@@ -44,7 +44,7 @@ def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) 
             registry=before.state.address,
             builder=before.state.builder,
             platforms=before.chosen,
-            data=before.state.data,
+            data=None if before.state.storage else before.state.data,
             yes=yes,
             succeeds=True,
             replay=not before.no_replay,

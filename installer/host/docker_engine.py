@@ -409,11 +409,14 @@ class Engine:
         labels: Optional[Mapping[str, str]] = None,
         environment: Optional[Mapping[str, str]] = None,
         volumes_from: Optional[str] = None,
+        network: Optional[str] = "none",
+        files: Optional[Mapping[str, bytes]] = None,
         ready: Callable[[], None] = lambda: None,
     ) -> Outcome:
-        """Run a container of an image to its end, without a network, and remove it.
+        """Run a container of an image to its end, without a network unless one is named, and remove it.
 
-        With `volumes_from` it has the volumes of that container; with `name` there is one of it at a time: one with our
+        `network` is Docker's word, None for its own. `files` are put into it, for root alone to read. With
+        `volumes_from` it has the volumes of that container; with `name` there is one of it at a time: one with our
         mark that an interrupted run left is removed first. `ready` is called when it is made and not yet started; what
         it raises is raised here.
         """
@@ -423,7 +426,7 @@ class Engine:
                 self.remove_passing(name)
             host = client.create_host_config(
                 privileged=privileged,
-                network_mode="none",
+                network_mode=network,
                 volumes_from=[volumes_from] if volumes_from else None,
                 userns_mode=self._user_namespace(privileged),
             )
@@ -437,6 +440,8 @@ class Engine:
                 use_config_proxy=False,
             )["Id"]
             try:
+                if files:
+                    client.put_archive(identity, "/", _tar(files, 0, private=True))
                 ready()
                 client.start(identity)
                 code = int(client.wait(identity)["StatusCode"])

@@ -92,6 +92,11 @@ class Places:
         return self.registry / "site.pem"
 
     @property
+    def storage_authority(self) -> Path:
+        """The CA of the S3 storage in which our own registry keeps its data."""
+        return self.registry / "s3-ca.pem"
+
+    @property
     def password(self) -> Path:
         """The password of the user that our own registry has."""
         return self.registry / "password"

@@ -21,14 +21,30 @@ from installer.host.labels import REGISTRY_VOLUME
 from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.destination import Destination
+from installer.model.keys import Keys
 from installer.model.naming import local_name, mirrors
 from installer.model.replay import Replay
 from installer.model.selection import Selected, select
+from installer.model.storage import S3Storage, is_bucket
 
 DEFAULT_REGISTRY = "localhost:5000"
 DEFAULT_BUILDER = "cross-builder"
 # What buildx itself accepts: buildx, store/util.go.
 _BUILDER = re.compile(r"[a-z][a-z0-9._-]*", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class S3Options:
+    """What the command line says of an S3 storage; None is what was not given, and stays what it is.
+
+    `place` is a bucket and the prefix in it, `authority` the file of --s3-ca.
+    """
+
+    place: Optional[tuple[str, str]] = None
+    endpoint: Optional[str] = None
+    region: Optional[str] = None
+    redirect: Optional[bool] = None
+    authority: Optional[Path] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +59,9 @@ class Options:
     Without it the registry is our own: `tls` and `login` are None where they stay what they are. `certificate` and
     `key` are files that it is to show, of the CA in `ca_file`, else of one that the system trusts; without them it has
     a CA of its own.
+
+    With `storage` its data is in a bucket, as it was settled from `s3`, which is what was given of that now; `s3_keys`
+    are None where they stay what they are.
 
     With `succeeds` the archive takes the place of what is installed, also where its name is another. Without `replay`
     recorded builds are not replayed; `direct` are the hosts that builds then reach by themselves.
@@ -66,6 +85,9 @@ class Options:
     login: Optional[bool] = None
     certificate: Optional[Path] = None
     key: Optional[Path] = None
+    s3: S3Options = S3Options()
+    s3_keys: Optional[Keys] = None
+    storage: Optional[S3Storage] = None
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":
@@ -75,8 +97,8 @@ class Options:
 
 
 def is_directory(data: str) -> bool:
-    """Tell whether a value of --data means a directory; else it is a volume's name."""
-    return "/" in data or data.startswith(".")
+    """Tell whether a value of --data means a directory; else it is a volume's name, or a bucket."""
+    return not is_bucket(data) and ("/" in data or data.startswith("."))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +155,11 @@ class Tool:
 class DesiredState:
     """A host as it is to be, but for the content of the registry: the archive is not needed to see whether it is so.
 
-    `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory; empty where the
-    registry is the site's. `mirrors` maps every registry that an image comes from to its mirror. `replay` is None when
-    nothing is to be replayed. `site` is a registry that was there before, and where in it the images are; None when the
-    registry is a container of this installation. `access` is how the registry is spoken to.
+    `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory, or the name of
+    the bucket that `storage` says more of; empty where the registry is the site's. `mirrors` maps every registry that
+    an image comes from to its mirror. `replay` is None when nothing is to be replayed. `site` is a registry that was
+    there before, and where in it the images are; None when the registry is a container of this installation. `access`
+    is how the registry is spoken to.
     """
 
     address: Address
@@ -149,6 +172,7 @@ class DesiredState:
     replay: Optional[Replay]
     site: Optional[Destination]
     access: Access
+    storage: Optional[S3Storage]
 
     @property
     def destination(self) -> Destination:
@@ -186,6 +210,7 @@ class Job(DesiredState):
         else:
             address = options.registry or installed_address or Address.parse(DEFAULT_REGISTRY)
             data, destination = options.data or installed_data or REGISTRY_VOLUME, Destination.of(address)
+            data = str(options.storage) if options.storage else data
         images = select(archive, destination, options.platforms)
         found = ((role, _tool(archive, role, host_platform, destination)) for role in TOOLS)
         return cls(
@@ -202,6 +227,7 @@ class Job(DesiredState):
             images=images,
             site=options.site,
             access=options.access,
+            storage=None if options.site else options.storage,
         )
 
     def base_images(self) -> Sequence[Selected]:

@@ -5,7 +5,9 @@ It is receipt.json in the user's state directory, and what `install --json` prin
     bundle     name, digest, archive: what was installed
     registry   address, container, image, digest, data: where it is, and the volume or directory that holds its data;
                tls, ca (a PEM file) and password (a file): how it is spoken to; site, of a registry that was there
-               before: host, prefix, flat, aliases, and then there is no container and no data
+               before: host, prefix, flat, aliases, and then there is no container and no data; storage, when the data
+               is in a bucket of an S3 storage, else null: bucket, prefix, endpoint, region, redirect, authority (a PEM
+               file)
     host       the platform of the host
     tools      role to reference, root (digest), manifest and config (descriptors), name: toolchain images in Docker
     mirrors    registry that images come from to its mirror
@@ -59,6 +61,7 @@ from installer.model.installed_registry import installed_address
 from installer.model.job import DesiredState, Tool
 from installer.model.replay import Replay
 from installer.model.step import Change, StepResult
+from installer.model.storage import S3Storage
 from installer.receipt.ledger import Ledger, LedgerEntry
 from installer.replay.settings import CACHES
 
@@ -315,6 +318,7 @@ class Receipt:
                 data=str(registry["data"] or ""),
                 site=Destination.from_json(registry.get("site")),
                 access=Access.from_json(registry),
+                storage=S3Storage.from_json(registry.get("storage")),
                 builder=str(builder["name"]),
                 host_platform=Platform.parse(document["host"]),
                 platforms=_platforms(builder["platforms"]),
@@ -355,6 +359,7 @@ class Receipt:
                 "digest": registry and str(registry.root),
                 "data": state.data or None,
                 "site": state.site and state.site.to_json(),
+                "storage": state.storage and state.storage.to_json(),
                 **state.access.to_json(),
             },
             "builder": {

@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
+from installer.model.keys import Keys
+from installer.model.storage import S3Storage
 from tests.support import ROOT
 from tests.support.fake_registry import Certificate
 from tests.support.token_server import TokenServer
@@ -78,6 +80,7 @@ class RealRegistry:
         sparse: take an index with missing children, where there is such a setting.
         deletes: let tags and manifests be deleted.
         lan: the LAN that it is on: else it is on this machine's loopback.
+        s3: keep everything in that bucket, with these keys; else in `directory`.
     """
 
     def __init__(
@@ -91,11 +94,13 @@ class RealRegistry:
         sparse: bool = True,
         deletes: bool = True,
         lan: Optional[Lan] = None,
+        s3: Optional[tuple[S3Storage, Keys]] = None,
     ) -> None:
+        self._s3 = s3
         self._name, self._directory = name, directory
         self._tls, self._login, self._tokens, self._sparse = tls, login, tokens, sparse
         self._deletes, self._enter = deletes, lan.enter if lan else []
-        self.port = lan.port if lan else _free_port()
+        self.port = lan.port if lan else free_port()
         self.host = f"{lan.ip if lan else '127.0.0.1'}:{self.port}"
 
     def __enter__(self) -> RealRegistry:
@@ -103,10 +108,7 @@ class RealRegistry:
         configuration: dict[str, Any] = {
             "version": "0.1",
             "log": {"level": "error", "accesslog": {"disabled": True}},
-            "storage": {
-                "filesystem": {"rootdirectory": str(self._directory / "storage")},
-                "delete": {"enabled": self._deletes},
-            },
+            "storage": {**self._storage(), "delete": {"enabled": self._deletes}},
             "http": {"addr": self.host},
         }
         if self._name == "distribution3" and self._sparse:
@@ -136,6 +138,24 @@ class RealRegistry:
             self.__exit__()
             raise
         return self
+
+    def _storage(self) -> dict[str, Any]:
+        if self._s3 is None:
+            return {"filesystem": {"rootdirectory": str(self._directory / "storage")}}
+        storage, keys = self._s3
+        driver = {
+            "bucket": storage.bucket, "rootdirectory": f"/{storage.prefix}", "region": storage.region,
+            "regionendpoint": storage.endpoint, "forcepathstyle": True,
+            "accesskey": keys.identity, "secretkey": keys.secret,
+        }  # fmt: skip
+        return {
+            "s3": driver, "redirect": {"disable": not storage.redirect}, "cache": {"blobdescriptor": "inmemory"}
+        }  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """Of its process, while it runs on this machine's loopback."""
+        return self._process.pid
 
     def _arguments(self, configuration: Path) -> list[str]:
         if self._name == "crane":
@@ -180,7 +200,7 @@ class Nginx:
     ) -> None:
         self._backend, self._directory = backend, directory
         self._largest_body, self._tls, self._buffering = largest_body, tls, buffering
-        self.port = _free_port()
+        self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
 
     def __enter__(self) -> Nginx:
@@ -230,7 +250,8 @@ class Nginx:
         return [line for line in lines if "Python-urllib" not in line]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

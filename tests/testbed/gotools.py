@@ -28,6 +28,7 @@ _BUILDKIT = "github.com/moby/buildkit"
 _DISTRIBUTION = "github.com/distribution/distribution/v3"
 _DISTRIBUTION_VERSION = "v3.1.2"
 _REGISTRY_MAIN = Path(__file__).parent / "images/registry/main.go"
+_S3 = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 _REGCTL = "github.com/regclient/regclient/cmd/regctl@v0.11.7"
 
 # No debugging information: it would be stripped at the end, and is an eighth of the work.
@@ -80,6 +81,9 @@ BUILDCTL = Program("buildctl", TOOLS)
 FRONTEND = Program("dockerfile-frontend", TOOLS)
 REGISTRY = Program("registry", TOOLS)
 REGCTL = Program("regctl", module_programs("regctl", (_REGCTL,), (_REGCTL.partition("@")[0],), "-s -w", seconds=10))
+
+# An S3 storage on a directory: the lightest real one that is to be had. Only its tests make it.
+S3 = Program("versitygw", module_programs("s3", (_S3,), (_S3.partition("@")[0],), "-s -w", seconds=50))
 
 
 def go_command() -> str:

@@ -24,6 +24,7 @@ from installer.host.labels import (
     GARBAGE_CONTAINER,
     LABEL_ADDRESS,
     LABEL_DATA,
+    LABEL_OWNER,
     LABEL_ROLE,
     LABEL_WANTED,
     REGISTRY_CONTAINER,
@@ -40,16 +41,18 @@ from installer.model.installed_registry import (
 )
 from installer.model.job import DesiredState, is_directory
 from installer.model.step import Change, Check, Step
+from installer.model.storage import is_bucket
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.registry.listener import listener
+from installer.steps.registry import storage as s3
 from installer.steps.registry.certificates import Files
 from installer.steps.toolchain_images import local_image
 
 # The port on which the registry image listens, inside its container.
 _PORT = 5000
 _START_SECONDS = 30.0
-# Where it finds its certificate, the key and the hashes of passwords, inside its container.
+# Where it finds its certificate, the keys and the hashes of passwords, inside its container.
 _DIRECTORY = "/bundle-registry"
 
 
@@ -108,8 +111,8 @@ class RegistryContainer(Step):
             **self._environment(),
         }
         publish = [(ip, self._job.address.port) for ip in self._job.address.listen_ips()]
-        bind = f"{data}:{REGISTRY_DIRECTORY}{relabel}"
-        files = self._files()
+        binds = () if is_bucket(data) else (f"{data}:{REGISTRY_DIRECTORY}{relabel}",)
+        files = self.files()
         wanted = fingerprint(
             {
                 "image": str(tool.manifest.digest),
@@ -117,7 +120,7 @@ class RegistryContainer(Step):
                 # Its label has the address by name, and is believed the next time.
                 "address": str(self._job.address),
                 "publish": publish,
-                "bind": bind,
+                "bind": "".join(binds),
                 **({"files": {name: _digest(data) for name, data in files.items()}} if files else {}),
             }
         )
@@ -130,17 +133,21 @@ class RegistryContainer(Step):
                 LABEL_ADDRESS: str(self._job.address),
                 LABEL_DATA: data,
                 **access_labels(self._job.access, self._host.places),
+                # What only one user may read is in it.
+                **({LABEL_OWNER: str(self._host.places.state)} if files else {}),
             },
             environment=environment,
             publish={_PORT: publish},
-            binds=(bind,),
+            binds=binds,
             files=files,
             private=True,
         )
 
     def _environment(self) -> dict[str, str]:
-        """Return the settings for TLS and for the login."""
+        """Return the settings for TLS, for the login and for an S3 storage."""
         access, values = self._job.access, {}
+        if self._job.storage:
+            values.update(s3.environment(self._job.storage, _DIRECTORY, self._host.places))
         if access.tls:
             files = Files.of(self._host.places)
             values["REGISTRY_HTTP_TLS_CERTIFICATE"] = f"{_DIRECTORY}/{files.chain.name}"
@@ -151,18 +158,20 @@ class RegistryContainer(Step):
                 values["REGISTRY_AUTH_HTPASSWD_PATH"] = f"{_DIRECTORY}/{files.hashes.name}"
         return values
 
-    def _files(self) -> dict[str, bytes]:
+    def files(self) -> dict[str, bytes]:
         """Return what is put into the container: there it survives whatever becomes of the user's directory.
 
         Without the file of the hashes a registry would invent a user and write the password into its log.
         """
-        access = self._job.access
-        if not access.tls:
-            return {}
-        own = Files.of(self._host.places)
-        paths = [own.chain, own.key, *([own.hashes] if access.password else [])]
-        contents = {f"{_DIRECTORY}/{path.name}": read_optional(path) or b"" for path in paths}
-        return {f"{_DIRECTORY}/": b"", **contents}
+        access, storage, contents = self._job.access, self._job.storage, {}
+        if access.tls:
+            own = Files.of(self._host.places)
+            paths = [own.chain, own.key, *([own.hashes] if access.password else [])]
+            contents = {path.name: read_optional(path) or b"" for path in paths}
+        if storage:
+            contents.update(s3.contents(storage, self._host.places))
+        named = {f"{_DIRECTORY}/{name}": data for name, data in contents.items()}
+        return {f"{_DIRECTORY}/": b"", **named} if named else {}
 
     def problems(self) -> Sequence[Problem]:
         problems = []
@@ -183,8 +192,8 @@ class RegistryContainer(Step):
             problems.append(
                 Problem(
                     f"container `{REGISTRY_CONTAINER}`",
-                    f"it speaks TLS with the keys of the installation that has its receipt in `{owner}`, and they are "
-                    "not for others to read",
+                    f"it has the keys of the installation that has its receipt in `{owner}`, and they are not for "
+                    "others to read",
                     f"run this as that user; or, for a registry with keys of your own over the same data: docker rm -f "
                     f"{REGISTRY_CONTAINER}",
                 )
@@ -277,7 +286,7 @@ class RegistryContainer(Step):
             if is_directory(data):
                 made = _is_absent(self._host.places.seen(Path(data)))
             else:
-                made = not self._host.engine.has_volume(data)
+                made = not is_bucket(data) and not self._host.engine.has_volume(data)
             place = [Change("create", "directory" if is_directory(data) else "volume", data)] if made else []
             return [*place, Change("start", "container", wanted.name, f"{wanted.image} on {where}")]
         if self._is_outdated(container, wanted):
@@ -303,7 +312,7 @@ class RegistryContainer(Step):
         engine.remove_passing(GARBAGE_CONTAINER)
         if container is None:
             data = wanted.labels[LABEL_DATA]
-            if not is_directory(data):
+            if not is_directory(data) and not is_bucket(data):
                 engine.create_volume(data, {LABEL_ROLE: "registry"})
             self._create(wanted)
         else:
@@ -394,23 +403,26 @@ class FormerRegistry(Check):
         if container is None or not is_ours(container):
             return []
         data = installed_data(container) or ""
-        remove = f"sudo rm -r {quote(data)}" if is_directory(data) else f"docker volume rm {data}"
+        remove = f"; sudo rm -r {quote(data)}" if is_directory(data) else f"; docker volume rm {data}"
+        remove = "" if is_bucket(data) else remove
         return [
             f"the container {container.name} at {installed_address(container)} stays, with its images in {data}, and "
-            f"builds here do not use it any more; when nobody else does: docker rm -f {container.name}; {remove}"
+            f"builds here do not use it any more; when nobody else does: docker rm -f {container.name}{remove}"
         ]
 
 
 class RemoveRegistry(Step):
     """Removes the registry's container; its data only when that was asked for.
 
-    Where the registry is the site's, that is the container of an installation before, and its data stays.
+    Where the registry is the site's, that is the container of an installation before, and its data stays. What is in a
+    bucket stays as well: which other registries serve it, nobody knows here.
     """
 
     name = "registry"
 
     def __init__(self, receipt: Receipt, host: Host, *, data: bool) -> None:
-        self._host, self._with_data = host, data and not receipt.state.site
+        self._host, self._with_data = host, data and not receipt.state.site and not receipt.state.storage
+        self._storage = receipt.state.storage
         self._made = receipt.names_made("container")
         self._data, self._address = receipt.state.data, receipt.state.address
         self._volume_is_made = self._data in receipt.names_made("volume")
@@ -429,6 +441,8 @@ class RemoveRegistry(Step):
         return container.name in self._made or where == (self._address, self._data)
 
     def _volume_is_ours(self) -> bool:
+        if self._storage:
+            return False
         container = self._marked()
         if container is not None and self._container() is None and installed_data(container) == self._data:
             # It is in use, and goes on to be.
@@ -499,6 +513,12 @@ class RemoveRegistry(Step):
     def _data_notes(self) -> Sequence[str]:
         if not self._data:
             return []
+        if self._storage:
+            below = "/".join(filter(None, (str(self._storage), "docker/registry/")))
+            return [
+                f"what is in {self._data} stays, whatever was asked for: registries of other hosts may serve it; when "
+                f"none does: aws --endpoint-url {self._storage.endpoint} s3 rm --recursive {below}"
+            ]
         if self._with_data:
             if is_directory(self._data) or not self._host.engine.has_volume(self._data) or self._volume_is_ours():
                 return []

@@ -28,6 +28,7 @@ from installer.host.labels import GARBAGE_CONTAINER, LABEL_ROLE, REGISTRY_CONTAI
 from installer.model.installed_registry import is_ours
 from installer.model.job import is_directory
 from installer.model.step import Change, Step
+from installer.model.storage import S3Storage
 from installer.receipt.receipt import PushedName, Receipt
 from installer.registry.client import Registry
 from installer.registry.tree import Content, content
@@ -201,13 +202,24 @@ class CollectGarbage(Step):
 
     Args:
         due: whether there is something to collect from an earlier run.
+        alone: whether no other registry writes to the same bucket meanwhile, as a person has said.
     """
 
     name = "garbage"
 
-    def __init__(self, receipt: Receipt, host: Host, images: PruneImages, registry: Registry, due: bool) -> None:
+    def __init__(
+        self,
+        receipt: Receipt,
+        host: Host,
+        images: PruneImages,
+        registry: Registry,
+        due: bool,
+        *,
+        alone: bool = False,
+    ) -> None:
         self._host, self._images, self._due = host, images, due
-        self._data = receipt.state.data
+        self._data, self._storage = receipt.state.data, receipt.state.storage
+        self._alone = alone
         self._container = RegistryContainer(receipt.state, host, registry)
         self.freed: Optional[int] = None
         """The bytes that became free on the disk, None where that cannot be seen."""
@@ -215,7 +227,7 @@ class CollectGarbage(Step):
     def problems(self) -> Sequence[Problem]:
         container = self._host.engine.container(REGISTRY_CONTAINER)
         if container is not None and is_ours(container):
-            return []
+            return [_of_others(self._storage)] if self._storage and not self._alone else []
         return [
             Problem("registry", "its container is gone, or is not the one that was installed", own_command("doctor"))
         ]
@@ -245,7 +257,9 @@ class CollectGarbage(Step):
                 name=GARBAGE_CONTAINER,
                 labels={LABEL_ROLE: "garbage"},
                 environment=container.environment,
-                volumes_from=container.name,
+                volumes_from=None if self._storage else container.name,
+                network=None if self._storage else "none",
+                files=self._container.files() if self._storage else None,
                 ready=self._check_stopped,
             )
         finally:
@@ -272,8 +286,25 @@ class CollectGarbage(Step):
             )
 
     def _size(self) -> Optional[int]:
+        if self._storage:
+            return None
         with contextlib.suppress(HostError):
             if is_directory(self._data):
                 return directory_size(self._host.places.seen(Path(self._data)))
             return self._host.engine.volume_size(self._data)
         return None
+
+
+def _of_others(storage: S3Storage) -> Problem:
+    """Return the problem of a bucket: a registry of another host cannot be seen from here, nor stopped.
+
+    What is being pushed through it is not yet referred to, and would be taken for garbage; and what it remembers of
+    blobs would no longer be true.
+    """
+    return Problem(
+        f"storage {storage}",
+        "registries of other hosts may serve the same bucket, and garbage is only safe to collect while all are "
+        "stopped",
+        "on each of those hosts: docker stop registry; then here: "
+        f"{own_command('prune --others-stopped')}; then there: docker start registry",
+    )

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
+from unittest import mock
 
 import pytest
 
 from bundles.archive.reader import Archive
-from bundles.errors import HostError
+from bundles.errors import HostError, UsageError
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime import program
 from installer import preflight
 from installer.host.host import Host
-from installer.model.access import PLAIN
+from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.destination import Destination
-from installer.model.job import DesiredState, Options
+from installer.model.job import DesiredState, Options, S3Options
+from installer.model.storage import S3Storage
 from installer.preflight import network_problems, settle
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
@@ -74,7 +77,7 @@ PROXY = {"HttpProxy": "http://user:xxxxx@proxy.corp:3128", "HttpsProxy": "http:/
 
 
 def network(engine: FakeEngine, address: Address, site: Optional[Destination] = None) -> list[str]:
-    state = DesiredState(address, "v", "b", AMD64, (AMD64,), {}, {}, None, site, PLAIN)
+    state = DesiredState(address, "v", "b", AMD64, (AMD64,), {}, {}, None, site, PLAIN, None)
     host: Any = SimpleNamespace(
         engine=engine.engine, places=SimpleNamespace(daemon_json=Path("/etc/docker/daemon.json"))
     )
@@ -122,3 +125,67 @@ def test_an_engine_without_a_bridge_is_named(engine: FakeEngine) -> None:
     (text,) = network(engine, LAN)
     assert 'no network `bridge` (`"bridge": "none"`' in text
     assert "/etc/docker/daemon.json" in text
+
+
+BUCKET = S3Storage("registry", "team", "https://s3.corp", "eu-1", True)
+
+
+def settled(before: Optional[S3Storage], installed: Optional[str], **given: Any) -> Optional[S3Storage]:
+    """The bucket of the next installation, with that in the receipt, and that on the container."""
+    state = DesiredState(LAN, str(before or "v"), "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN, before)
+    places = SimpleNamespace(storage_authority=Path("/state/s3-ca.pem"))
+    host: Any = SimpleNamespace(places=places)
+    receipt: Any = SimpleNamespace(state=state)
+    data = given.pop("data", None)
+    with mock.patch.object(Receipt, "known", lambda places: receipt):
+        return preflight._storage(Options(data=data, s3=S3Options(**given)), installed, host)
+
+
+def test_a_bucket_is_settled_once_and_stays() -> None:
+    assert settled(None, None) is None
+    assert settled(None, "bundle-registry") is None
+    place, endpoint = ("registry", "team"), "https://s3.corp"
+    new = settled(None, "bundle-registry", place=place, endpoint=endpoint)
+    assert new == S3Storage("registry", "team", endpoint)
+    assert settled(BUCKET, str(BUCKET)) == BUCKET
+    assert settled(BUCKET, None) == BUCKET
+    assert settled(BUCKET, str(BUCKET), redirect=False) == dataclasses.replace(BUCKET, redirect=False)
+    assert settled(BUCKET, str(BUCKET), data="/srv/data") is None
+    # Somebody has installed over it since.
+    assert settled(BUCKET, "bundle-registry") is None
+
+
+def test_a_ca_is_that_of_its_endpoint() -> None:
+    mine = settled(dataclasses.replace(BUCKET, redirect=False), str(BUCKET), authority=Path("ca.pem"))
+    assert mine and mine.authority == "/state/s3-ca.pem"
+    assert settled(mine, str(BUCKET)) == mine
+    other = settled(mine, str(BUCKET), endpoint="https://other.corp")
+    assert other and other.authority is None
+
+
+@pytest.mark.parametrize(
+    ("before", "installed", "given", "message"),
+    [
+        (None, None, {"place": ("b", "")}, "--storage needs --s3-endpoint"),
+        (None, None, {"endpoint": "https://s3.corp"}, "there is no bucket for the other options"),
+        (None, "s3://registry/team", {}, "the receipt that says how that is reached is gone"),
+        (BUCKET, str(BUCKET), {"authority": Path("ca.pem")}, "--s3-redirect does not go with --s3-ca"),
+    ],
+)
+def test_what_says_too_little_of_a_bucket(
+    before: Optional[S3Storage], installed: Optional[str], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        settled(before, installed, **given)
+    assert message in caught.value.message and caught.value.hint
+
+
+def test_nobody_is_led_from_tls_to_plain_http() -> None:
+    def problems(tls: bool, endpoint: str, redirect: bool) -> int:
+        storage = dataclasses.replace(BUCKET, endpoint=endpoint, redirect=redirect)
+        state = DesiredState(LAN, str(storage), "b", AMD64, (AMD64,), {}, {}, None, None, Access(tls=tls), storage)
+        return len(preflight.redirect_problems(state))
+
+    assert problems(True, "http://192.0.2.7:9000", True) == 1
+    assert problems(True, "http://192.0.2.7:9000", False) == 0
+    assert problems(True, "https://s3.corp", True) == problems(False, "http://192.0.2.7:9000", True) == 0

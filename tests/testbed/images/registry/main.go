@@ -1,5 +1,5 @@
-// Distribution's registry as its own main has it, but without the drivers for storage in clouds: what this testbed
-// does not use is two thirds of the work to compile it.
+// Distribution's registry as its own main has it, but of the drivers for storage in clouds only the one for S3: what
+// this testbed does not use is two thirds of the work to compile it.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	_ "github.com/distribution/distribution/v3/registry/proxy"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/s3-aws"
 )
 
 func main() {

@@ -43,7 +43,9 @@ def registry_problems(root: Path, address: str, engine: FakeEngine) -> list[Prob
 def registry_step(
     root: Path, engine: FakeEngine, *, address: str = "localhost:5000", data: str = "volume"
 ) -> RegistryContainer:
-    job: Any = SimpleNamespace(address=Address.parse(address), data=data, access=PLAIN, tool=lambda role: REGISTRY)
+    job: Any = SimpleNamespace(
+        address=Address.parse(address), data=data, access=PLAIN, storage=None, tool=lambda role: REGISTRY
+    )
     host: Any = SimpleNamespace(engine=engine.engine, places=places(root))
     unused: Any = None
     return RegistryContainer(job, host, unused)
@@ -236,7 +238,7 @@ def test_a_data_directory_that_cannot_be_seen_is_passed_over(engine: FakeEngine,
     assert [problem for problem in step.problems() if "--data" in problem.subject] == []
     # It may be somebody's, who would lose it with an uninstallation if it counted as made for us.
     assert [change.action for change in step.look()] == ["start"]
-    job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"), site=None)
+    job: Any = SimpleNamespace(data=data, address=Address.parse("localhost:5000"), site=None, storage=None)
     info = EngineInfo("29.0", Platform("linux", "amd64"), data, (), ())
     host: Any = SimpleNamespace(engine=engine.engine, places=places(tmp_path))
     big: Any = SimpleNamespace(look=lambda: [Change("x", "y", "z", size=1)])

@@ -370,7 +370,7 @@ def test_what_a_registry_has_that_is_about_to_go_does_not_count(
         engine=engine.engine, places=Places.of({"HOME": str(tmp_path), "BUNDLE_HOST": str(tmp_path)})
     )
     info: Any = SimpleNamespace(root="/docker", image_root="/docker")
-    job: Any = SimpleNamespace(address=Address.parse(registry.host), site=None)
+    job: Any = SimpleNamespace(address=Address.parse(registry.host), site=None, storage=None)
     push = push_to(registry.host, archive, connect, is_outgoing=lambda: preflight.has_other_data(job, host))
 
     def check(data: str, free: int) -> list[str]:

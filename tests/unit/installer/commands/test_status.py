@@ -14,7 +14,7 @@ from installer.receipt.receipt import BundleName, Receipt
 
 AMD64 = Platform("linux", "amd64")
 STATE = DesiredState(
-    Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN
+    Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN, None
 )
 RECEIPT = Receipt(BundleName("x", "sha256:1", "/x.tar"), STATE)
 

@@ -44,7 +44,17 @@ def host(engine: FakeEngine, tmp_path: Path) -> Host:
 
 def installed(*made: tuple[str, str]) -> Receipt:
     state = DesiredState(
-        Address.parse("localhost:5000"), "bundle-registry", "cross-builder", AMD64, (AMD64,), {}, {}, None, None, PLAIN
+        Address.parse("localhost:5000"),
+        "bundle-registry",
+        "cross-builder",
+        AMD64,
+        (AMD64,),
+        {},
+        {},
+        None,
+        None,
+        PLAIN,
+        None,
     )
     return Receipt(BundleName("x", "sha256:1", "x.tar"), state, made=tuple(LedgerEntry(*entry) for entry in made))
 

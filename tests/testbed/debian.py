@@ -86,9 +86,10 @@ def programs(name: str, suite: str, members: dict[str, tuple[str, str]], *archit
     def build(directory: Path) -> None:
         for arch in architectures or ("amd64",):
             with archive(suite, arch) as debian:
+                packages = {package: debian.package(package) for package in {name for name, _ in members.values()}}
                 for program, (package, path) in members.items():
                     target = directory / program.format(arch=arch)
-                    _copy_member(debian.package(package), path, target)
+                    _copy_member(packages[package], path, target)
                     target.chmod(0o755)
 
     return Product(f"debian/{name}", f"2 {suite} {members} {architectures}", build, seconds=6)

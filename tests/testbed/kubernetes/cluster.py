@@ -5,8 +5,8 @@
         cluster.start()
         cluster.kubectl("get", "nodes")
 
-Everything runs in the host and ends with it. Its kubelet keeps its hands off the machine: of the kernel's settings it
-sees a read-only copy, and it makes no tree of control groups.
+Everything runs in the host and ends with it. Its kubelet keeps its hands off the machine: it finds the kernel's settings
+as it wants them, and makes no tree of control groups.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ _USERS = {
 _CONTAINERD = f"""version = 2
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "docker.io/{PAUSE}"
+  # Not every machine lets its root make a process harder to kill.
+  restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/opt/cni/bin"
     conf_dir = "/etc/cni/net.d"
@@ -73,8 +75,6 @@ _KUBELET = {
     "enforceNodeAllocatable": [],
     "failCgroupV1": False,
     "failSwapOn": False,
-    # With this a kernel whose settings cannot be changed is good enough.
-    "featureGates": {"KubeletInUserNamespace": True},
     "localStorageCapacityIsolation": False,
     "makeIPTablesUtilChains": False,
     "evictionHard": {"nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%"},
@@ -194,8 +194,10 @@ class Cluster:
         host.run(
             "sh", "-ec",
             f"openssl genrsa -out {_FOLDER}/accounts.key 2048 2>/dev/null; mount --make-rshared /; "
-            # The kernel's settings are the machine's; but a network has its own.
-            "for each in vm kernel; do mount --bind -o ro /proc/sys/$each /proc/sys/$each; done; "
+            # A kubelet makes these so where they are not: they are the machine's, and stay as they are.
+            "set -- vm/overcommit_memory 1 kernel/panic 10 kernel/panic_on_oops 1; while [ $# -gt 0 ]; do "
+            "echo $2 > /run/setting-$2; mount --bind /run/setting-$2 /proc/sys/$1; "
+            "shift 2; done; "
             "echo 1 > /proc/sys/net/ipv4/ip_forward; ip route replace default dev eth0",
         )  # fmt: skip
 

@@ -121,7 +121,7 @@ class ClusterBuilder(Step):
         if instance.mark != self.mark or (found is not None and mark_of(found) != self.mark):
             kept = "the build cache is kept" if cluster.volume else "the build cache goes"
             return [Change("recreate", KIND, self.builder, f"{detail}; {kept}")]
-        if found is None or int(found.get("status", {}).get("readyReplicas") or 0) < cluster.replicas:
+        if found is None or _ready(found) < cluster.replicas:
             return [Change("start", KIND, self.builder, detail)]
         return [Change("configure", KIND, self.builder, "mirrors")] if self._unmounted(found) else []
 
@@ -166,7 +166,10 @@ class ClusterBuilder(Step):
                 ]
             )
         except CommandError as error:
-            raise HostError(f"the builder `{self.builder}` cannot be made: {error.message}") from None
+            raise HostError(
+                f"the builder `{self.builder}` cannot be made: {error.message}",
+                hint="--cache-volume needs buildx 0.34 or newer" if self._place.cluster.volume else None,
+            ) from None
 
     def _await_end(self) -> None:
         """Wait until what buildx removes is gone: pods of the same name would not be made anew before."""
@@ -226,6 +229,19 @@ class ClusterBuilder(Step):
         except KubectlError:
             lines = lines[:1]
         return HostError("\n".join(lines), hint=f"{self.logs}; then run this again, it goes on")
+
+
+def ready_pods(state: DesiredState, host: Host) -> Optional[int]:
+    """Return how many pods of the builder are ready; None when the cluster does not say."""
+    place = Place.of(state, host)
+    try:
+        return sum(map(_ready, place.namespace.get(place.kind, place.workload)))
+    except HostError:
+        return None
+
+
+def _ready(workload: Mapping[str, Any]) -> int:
+    return int(workload.get("status", {}).get("readyReplicas") or 0)
 
 
 class RemoveCluster(Step):

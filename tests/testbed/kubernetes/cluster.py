@@ -1,22 +1,24 @@
 """A cluster of one node in a host of the testbed: API server, scheduler, controllers, kubelet and containerd.
 
-    with Host(name="node", address="192.168.10.11", engine=False) as host:
-        cluster = Cluster(host)
-        cluster.start()
+    with Host(name="node", address="192.168.10.11", engine=False) as host, Cluster(host) as cluster:
         cluster.kubectl("get", "nodes")
 
-Everything runs in the host and ends with it. Its kubelet keeps its hands off the machine: it finds the kernel's settings
-as it wants them, and makes no tree of control groups.
+Everything runs in the host and ends with it. Its kubelet keeps its hands off the machine: it finds the settings of the
+kernel as it wants them, and makes no tree of control groups.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import subprocess
 import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tests.testbed import debian
@@ -35,6 +37,7 @@ _USERS = {
     "controllers": "system:masters",
     "scheduler": "system:masters",
     "system:node:node": "system:nodes",
+    "guest": "guests",
 }
 
 _CONTAINERD = f"""version = 2
@@ -92,6 +95,31 @@ class Cluster:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._processes: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Cluster:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End everything, pods too, and remove their control groups, which are the machine's."""
+        # The kubelet would start again what is ended.
+        for process in reversed(self._processes):
+            process.terminate()
+            process.wait(20)
+        self.host.run(
+            "sh", "-c", "ctr -n k8s.io version >/dev/null 2>&1; pkill -9 -f containerd-shim; "
+            "cat /sys/fs/cgroup/pids/k8s.io/*/cgroup.procs | xargs -r kill -9",
+            check=False,
+        )  # fmt: skip
+        for tree in Path("/sys/fs/cgroup").glob("*/k8s.io"):
+            for folder, _, _ in os.walk(tree, topdown=False):
+                with suppress(OSError):
+                    Path(folder).rmdir()
 
     @property
     def server(self) -> str:
@@ -221,8 +249,6 @@ def _write_pause(target: Path) -> None:
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as files:
         files.add(debian.BUSYBOX.make() / "busybox-amd64", "bin/busybox")
-    import hashlib
-
     digest = hashlib.sha256(layer.getvalue()).hexdigest()
     config = {
         "architecture": "amd64",

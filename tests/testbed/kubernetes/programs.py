@@ -10,13 +10,14 @@ from pathlib import Path
 
 from tests.testbed import debian
 from tests.testbed.commands import run
-from tests.testbed.gotools import STATIC, go_command
+from tests.testbed.gotools import STATIC, go_command, module_programs
 from tests.testbed.product import Product, Program
 
 # The last whose kubelet starts where control groups are those of version 1.
 VERSION = "v1.34.4"
 PARTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl")
 
+_BUILDX, _BUILDX_VERSION = "github.com/docker/buildx", "v0.34.1"
 _MAIN = Path(__file__).parent / "main.go"
 _MODULE = "k8s.io/kubernetes"
 _BUILD = ("-mod=mod", "-trimpath", "-gcflags=all=-dwarf=false")
@@ -46,6 +47,14 @@ KUBERNETES = Program(
     "kubernetes",
     Product("go/kubernetes", f"1 {VERSION} {_BUILD} {_MAIN.read_text()}", _build, seconds=600),
 )
+# Debian's makes no volumes.
+BUILDX = Program(
+    "buildx",
+    module_programs(
+        "buildx", (f"{_BUILDX}/cmd/buildx@{_BUILDX_VERSION}",), (f"{_BUILDX}/cmd/buildx",),
+        f"-s -w -X {_BUILDX}/version.Version={_BUILDX_VERSION}", seconds=120,
+    ),
+)  # fmt: skip
 ETCD = Program("etcd", debian.programs("etcd", "sid", {"etcd": ("etcd-server", "usr/bin/etcd")}))
 _PLUGINS = ("bridge", "host-local", "loopback")
 NETWORK = debian.programs(

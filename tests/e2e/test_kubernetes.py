@@ -60,7 +60,9 @@ class Site:
         return {problem["subject"]: f"{problem['message']}; {problem['hint']}" for problem in found}
 
     def state(self) -> list[str]:
-        return self.host.run("sh", "-c", STATE).stdout.splitlines()
+        """Everything of this host but what kubectl keeps of what it was told of a cluster."""
+        lines = self.host.run("sh", "-c", STATE).stdout.splitlines()
+        return [line for line in lines if "/root/.kube/cache" not in line]
 
     def build(self, *options: str, builder: str = BUILDER) -> str:
         command = ("docker", "buildx", "build", "--builder", builder, *BOTH, "--progress=plain", *options, "-")

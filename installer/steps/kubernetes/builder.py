@@ -96,10 +96,11 @@ class ClusterBuilder(Step):
             ]
         try:
             found = self._workload() if instance is None else None
-        except KubectlError:
+            foreign = found is not None and mark_of(found) != self.mark
+        except HostError:
             # The check of the cluster says why.
             return []
-        if found is not None and mark_of(found) != self.mark:
+        if foreign:
             remove = self._place.as_user.command(f"delete {self._place.kind} {self._place.workload}")
             return [
                 Problem(

@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 # They wait as much as they work: three processes keep two cores busy.
 UNIT := $(RUN) -m pytest -q -m "not e2e" -n 3 --dist loadfile
 
-.PHONY: help setup demo unit testbed test bench check clean
+.PHONY: help setup demo unit testbed test kubernetes bench check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,6 +37,9 @@ testbed: setup ## bring up what the tests need: the origin registry and the air-
 
 test: testbed ## all tests, unit and end to end (as root)
 	@status=0; $(UNIT) || status=$$?; $(RUN) -m pytest -m e2e || status=$$?; $(RUN) -m tests.testbed down; exit $$status
+
+kubernetes: testbed ## the tests of a builder on Kubernetes, on a real cluster (compiles it first: 8 minutes of two cores; as root)
+	@status=0; $(RUN) -m pytest -m kubernetes || status=$$?; $(RUN) -m tests.testbed down; exit $$status
 
 bench: setup ## create and install beside their peers; writes docs/performance.md (30 minutes, wants a quiet machine)
 	@$(RUN) -m tests.testbed up bench

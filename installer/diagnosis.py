@@ -24,6 +24,7 @@ from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
 from installer.host.files import device_of, read_optional, usable_size
 from installer.host.host import Host
+from installer.host.kubectl import KubectlError
 from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.model.job import is_directory
 from installer.model.replay import tape_repository
@@ -36,6 +37,9 @@ from installer.registry.trust import is_trusted, public_authorities
 from installer.steps.builder.builder import Builder
 from installer.steps.builder.buildkitd_config import BuildkitdConfig
 from installer.steps.emulation import Emulation
+from installer.steps.kubernetes.access import ClusterAccess
+from installer.steps.kubernetes.builder import ClusterBuilder
+from installer.steps.kubernetes.place import Place
 from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.container import RegistryContainer
 from installer.steps.registry.login import docker_access
@@ -89,6 +93,14 @@ class Diagnosis:
             BuildkitdConfig(self._state, host),
         )
         self._builder = Builder(self._state, host)
+        self._cluster: tuple[Step, ...] = ()
+        if self._state.cluster:
+            place = Place.of(self._state, host)
+            self._cluster = (
+                ClusterAccess(self._state, host),
+                BuildkitdConfig(place.state, host),
+                ClusterBuilder(self._state, host),
+            )
 
     def fixing(self, findings: Sequence[Finding]) -> list[Step]:
         """Return the steps that fix what was found. What one fixes may be what the next one needs, in their order.
@@ -106,6 +118,7 @@ class Diagnosis:
             *self._docker,
             *self._others,
             self._builder,
+            *self._cluster,
         )
         if self._certificates.name in names:
             # What goes by these files finds others there then.
@@ -147,6 +160,7 @@ class Diagnosis:
             *(() if self._state.site and not self._state.site.joined else (self._daemon_settings,)),
             *(functools.partial(self._of_step, step) for step in self._docker),
             functools.partial(self._of_step, self._builder),
+            *(functools.partial(self._of_step, step) for step in self._cluster),
             self._clock,
             self._disk,
         )
@@ -154,6 +168,9 @@ class Diagnosis:
         for check in checks:
             try:
                 found += check()
+            except KubectlError as error:
+                if not any(finding.check == "kubernetes" for finding in found):
+                    found.append(Finding("kubernetes", error.message, error.hint or "kubectl cluster-info"))
             except HostError as error:
                 found.append(Finding("host", error.message, error.hint or "docker info"))
             except NetworkError as error:

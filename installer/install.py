@@ -27,6 +27,10 @@ from installer.steps.builder.builder import Builder
 from installer.steps.builder.buildkitd_config import BuildkitdConfig
 from installer.steps.buildx_plugin import BuildxPlugin
 from installer.steps.emulation import Emulation
+from installer.steps.kubernetes.access import ClusterAccess
+from installer.steps.kubernetes.builder import ClusterBuilder, RemoveCluster
+from installer.steps.kubernetes.check import ClusterCheck
+from installer.steps.kubernetes.place import Place
 from installer.steps.registry.authority import SiteAuthority
 from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.check import DestinationCheck
@@ -123,6 +127,7 @@ def _prepare(
             own = [RegistryContainer(job, host, registry, transport), push]
         # Docker's own settings for a registry of the site are the site's, until a host joins it.
         docker = [] if job.site and not job.site.joined else docker_access(job, host, recorder.receipt, given)
+        kubernetes, remote = _of_cluster(job, host)
         steps: list[Union[Step, Beside]] = [
             *before,
             # While the registry is filled, Docker unpacks what the builder needs.
@@ -137,7 +142,8 @@ def _prepare(
             BuildkitdConfig(job, host),
             *([] if job.site else docker),
             builder,
-            SmokeTest(job, host, builder, recorder),
+            *kubernetes,
+            SmokeTest(job, host, [builder, *remote], recorder),
         ]
         runner = Runner(steps, host.ask, progress, recorder)
         runner.check(
@@ -150,6 +156,16 @@ def _prepare(
             yield _Run(job, runner, recorder, push)
         except UnavailableError as error:
             raise _explain(error, job, host) from None
+
+
+def _of_cluster(job: Job, host: Host) -> tuple[list[Step], list[ClusterBuilder]]:
+    """Return the steps of a builder on Kubernetes, or those that take one away; and the builder, where one is to be."""
+    before = Receipt.known(host.places)
+    if job.cluster is None:
+        return [RemoveCluster(before, host, data=False, files=True)] if before and before.state.cluster else [], []
+    builder = ClusterBuilder(job, host)
+    check = ClusterCheck(job, host, before.state.cluster if before else None)
+    return [check, ClusterAccess(job, host), BuildkitdConfig(Place.of(job, host).state, host), builder], [builder]
 
 
 def _is_mistrusted(job: Job, registry: Registry, certificates: Certificates) -> bool:

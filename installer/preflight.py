@@ -127,6 +127,8 @@ def _storage(options: Options, installed: Optional[str], host: Host) -> Optional
 def _as_before(options: Options, host: Host) -> Options:
     """Complete what was asked for with what was installed before: a registry of the site, and its CA."""
     before = Receipt.known(host.places)
+    if before and options.cluster is None and not options.without_cluster:
+        options = dataclasses.replace(options, cluster=before.state.cluster)
     known = before.state if before and before.state.site else None
     own = options.registry or options.data or options.tls or options.login or options.certificate or options.s3.place
     if known and not (options.site or own):

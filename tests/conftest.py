@@ -28,6 +28,15 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What needs a cluster is only run when that is asked for: `-m kubernetes`."""
+    if "kubernetes" in config.option.markexpr:
+        return
+    apart = [item for item in items if item.get_closest_marker("kubernetes")]
+    items[:] = [item for item in items if item not in apart]
+    config.hook.pytest_deselected(items=apart)
+
+
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
     """The handlers that a command installs in this process end with the test: they count what came before."""

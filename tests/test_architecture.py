@@ -48,6 +48,7 @@ ONLY = {
         "installer/host/docker_cli.py",
         "installer/host/docker_engine.py",
         "installer/steps/buildx_plugin.py",
+        "installer/steps/kubernetes/check.py",
     },
     "tqdm": {"bundles/runtime/progress.py"},
     "tarfile": {

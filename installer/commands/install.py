@@ -17,11 +17,12 @@ from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
 from installer import install as installation
-from installer.commands.options import builder_options, storage_of, storage_options
+from installer.commands.options import builder_options, cluster_options, storage_of, storage_options
 from installer.host.files import read_optional
 from installer.host.host import Host
 from installer.model.access import PLAIN, USER, Access
 from installer.model.address import Address
+from installer.model.cluster import Cluster
 from installer.model.destination import Destination
 from installer.model.job import Options
 from installer.model.replay import check_direct
@@ -86,6 +87,7 @@ _INTO = "bundle install ARCHIVE --into HOST/PROJECT"
 )
 @storage_options
 @builder_options
+@cluster_options
 @click.option(
     "--yes",
     is_flag=True,
@@ -111,6 +113,8 @@ def install(
     data: Optional[str],
     no_replay: bool,
     direct: tuple[str, ...],
+    cluster: Optional[Cluster],
+    without_cluster: bool,
     system: bool,
     yes: bool,
     plan: bool,
@@ -140,6 +144,8 @@ def install(
         yes=yes,
         system=system,
         replay=not no_replay,
+        cluster=cluster,
+        without_cluster=without_cluster,
         direct=tuple(_option("--direct", check_direct, host) for host in direct),
         site=site,
         access=_access(site, ca_file, insecure) if site else PLAIN,

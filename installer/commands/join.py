@@ -24,11 +24,12 @@ from bundles.registry.auth import Credential
 from bundles.registry.server_certificates import certificates_of, parse_fingerprint
 from bundles.runtime.program import own_command, quote
 from installer.commands.install import run_install, show_plan
-from installer.commands.options import builder_options
+from installer.commands.options import builder_options, cluster_options
 from installer.host.host import Host
 from installer.model.access import PLAIN, USER, Access
 from installer.model.address import Address
 from installer.model.client_files import KINDS, client_files
+from installer.model.cluster import Cluster
 from installer.model.destination import Destination
 from installer.model.job import Options
 from installer.model.naming import mirrors, repositories
@@ -54,6 +55,7 @@ from installer.steps.registry.login import docker_login
 @click.option("--builder", metavar="NAME", default="cross-builder", show_default=True, help="Name of the builder.")
 @click.option("--platform", "platforms", metavar="P,P", multiple=True, help="Use only these platforms.")
 @builder_options
+@cluster_options
 @click.option(
     "--yes",
     is_flag=True,
@@ -79,6 +81,8 @@ def join(
     platforms: tuple[str, ...],
     no_replay: bool,
     direct: tuple[str, ...],
+    cluster: Optional[Cluster],
+    without_cluster: bool,
     system: bool,
     yes: bool,
     plan: bool,
@@ -141,6 +145,8 @@ def join(
                 yes=yes,
                 system=system,
                 replay=not no_replay,
+                cluster=cluster,
+                without_cluster=without_cluster,
                 direct=tuple(map(check_direct, direct)),
                 site=dataclasses.replace(site, aliases=aliases),
                 access=Access(tls=contact.tls),

@@ -19,11 +19,13 @@ from installer.host.files import read_optional
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
 from installer.model.access import USER
+from installer.model.cluster import cluster_builder
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.certificates import readable
 from installer.registry.client import Registry
 from installer.registry.connection import transport_to
 from installer.replay.replayer import RECORD_AGAIN, THEN_HERE
+from installer.steps.kubernetes.builder import ready_pods
 
 # So many URLs that were not recorded are for people, those that were asked for last; --json has all.
 _SHOWN = 20
@@ -48,7 +50,8 @@ def status(ctx: click.Context, *, output: Output) -> None:
 
 
 def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return the one JSON document: bundle, registry, replay, caches, images, builder, emulation, problems, healthy."""
+    """Return the one JSON document: bundle, registry, replay, caches, images, builder, kubernetes, emulation,
+    problems, healthy."""
     state, installed = receipt.state, receipt.to_json()
     findings = diagnosis.findings(thorough=False)
     running = not any(finding.check == "docker" for finding in findings)
@@ -83,6 +86,7 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
             for image in receipt.images
         ],
         "builder": {"name": state.builder, **_builder(state.builder, host)},
+        "kubernetes": _kubernetes(receipt, host),
         "emulation": {
             str(platform): kernel.runs(platform)
             for platform in state.platforms
@@ -139,6 +143,19 @@ def _builder(name: str, host: Host) -> dict[str, Any]:
     return {"state": fields.get("Status") if done.code == 0 else None, "platforms": platforms}
 
 
+def _kubernetes(receipt: Receipt, host: Host) -> Optional[dict[str, Any]]:
+    """Return of the builder on Kubernetes its name, where it is, and how many of its pods are ready; None for that when
+    the cluster does not say."""
+    cluster = receipt.state.cluster
+    if cluster is None:
+        return None
+    return {
+        "name": cluster_builder(receipt.state.builder),
+        **cluster.to_json(),
+        "ready": ready_pods(receipt.state, host),
+    }
+
+
 def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
     bundle, registry, builder = document["bundle"], document["registry"], document["builder"]
     answers = "answers" if registry["answers"] else "does not answer"
@@ -155,6 +172,11 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
         *([f"login      user {USER}, password in {receipt.state.access.password}"] if registry.get("login") else []),
         f"builder    {builder['name']}: {builder['state'] or 'gone'}, for {platforms}",
     ]
+    cluster = document["kubernetes"]
+    if cluster:
+        ready = "the cluster does not answer" if cluster["ready"] is None else f"{cluster['ready']} pods are ready"
+        where = f"namespace {cluster['namespace']} of {cluster['context']}"
+        lines.append(f"kubernetes {cluster['name']}: {ready} of {cluster['replicas']}, in {where}")
     for platform, runs in document["emulation"].items():
         state = "this kernel does not tell" if runs is None else "in the kernel" if runs else "not in the kernel"
         lines.append(f"emulation  {platform}: {state}")

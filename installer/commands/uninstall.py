@@ -21,6 +21,7 @@ from installer.registry.connection import transport_to
 from installer.runner import Runner, plan_lines, questioner, to_json
 from installer.steps.builder.builder import RemoveBuilder
 from installer.steps.emulation import RemoveEmulation
+from installer.steps.kubernetes.builder import RemoveCluster
 from installer.steps.leftovers import RemoveFiles, RemovePassing
 from installer.steps.registry.certificates import RemoveCertificates
 from installer.steps.registry.container import RemoveRegistry
@@ -102,6 +103,7 @@ def _steps(receipt: Receipt, host: Host, data: bool, registry: Optional[Registry
     return [
         # First: what a registry refuses leaves everything as it is.
         *([PruneImages(receipt, registry, ())] if registry else []),
+        *([RemoveCluster(receipt, host, data=data)] if receipt.state.cluster else []),
         RemovePassing(host),
         RemoveBuilder(receipt, host),
         RemoveReplay(receipt, host),

@@ -50,6 +50,14 @@ class DockerCLI:
         config = Path(self._environment.get("DOCKER_CONFIG") or Path(self._environment.get("HOME") or "/") / ".docker")
         self._written = (config, Path(self._environment.get("BUILDX_CONFIG") or config / "buildx"))
         self._relay = Relay(Path(relay)) if relay else None
+        # What the host's side of the relay needs to hear of variables.
+        self._before: list[str] = []
+
+    def with_variable(self, name: str, value: str) -> DockerCLI:
+        """Return a docker command that gets one variable more."""
+        other = DockerCLI({**self._environment, name: value})
+        other._before = [*self._before, "env", f"{name}={value}"]
+        return other
 
     @property
     def is_installed(self) -> bool:
@@ -69,7 +77,7 @@ class DockerCLI:
 
     def _run(self, arguments: Sequence[str], stdin: str) -> Outcome:
         if self._relay is not None:
-            return self._relay.run(["docker", *arguments], stdin)
+            return self._relay.run([*self._before, "docker", *arguments], stdin)
         try:
             done = subprocess.run(
                 ["docker", *arguments],
@@ -106,3 +114,9 @@ class DockerCLI:
         if done.code != 0:
             raise HostError(f"the docker context cannot be used: {done.stderr.strip()}", hint="docker context ls")
         return EngineEndpoint.parse(done.stdout, default_host)
+
+
+def buildx_version(cli: DockerCLI) -> Optional[Version]:
+    """Return the version of the buildx plugin that docker uses, None without one."""
+    done = cli.try_run(["buildx", "version"])
+    return version_of(done.stdout) if done.code == 0 else None

@@ -71,6 +71,10 @@ class Places:
     def buildkitd_config(self, builder: str) -> Path:
         return self.docker_config / "buildx" / f"buildkitd.{builder}.toml"
 
+    def kubeconfig(self, builder: str) -> Path:
+        """The kubeconfig of a builder on Kubernetes: with one context, and its login."""
+        return self.state / f"kubeconfig.{builder}.json"
+
     @property
     def replay(self) -> Path:
         """The directory with the CA of the replay service: ca.key, ca.pem."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from bundles.archive.manifest import TOOLS
+from bundles.archive.manifest import TOOLS, Image
 from bundles.archive.reader import Archive
 from bundles.errors import UsageError
 from bundles.oci.descriptor import Descriptor
@@ -20,6 +20,7 @@ from bundles.registry.auth import Credential
 from installer.host.labels import REGISTRY_VOLUME
 from installer.model.access import PLAIN, Access
 from installer.model.address import Address
+from installer.model.cluster import Cluster
 from installer.model.destination import Destination
 from installer.model.keys import Keys
 from installer.model.naming import local_name, mirrors
@@ -29,6 +30,9 @@ from installer.model.storage import S3Storage, is_bucket
 
 DEFAULT_REGISTRY = "localhost:5000"
 DEFAULT_BUILDER = "cross-builder"
+# The toolchain image that is BuildKit without privileges, and what its tag has in it.
+ROOTLESS = "buildkit-rootless"
+ROOTLESS_TAG = "rootless"
 # What buildx itself accepts: buildx, store/util.go.
 _BUILDER = re.compile(r"[a-z][a-z0-9._-]*", re.ASCII)
 
@@ -63,6 +67,8 @@ class Options:
     With `storage` its data is in a bucket, as it was settled from `s3`, which is what was given of that now; `s3_keys`
     are None where they stay what they are.
 
+    `cluster` is None where it stays what it is, which with `without_cluster` it does not.
+
     With `succeeds` the archive takes the place of what is installed, also where its name is another. Without `replay`
     recorded builds are not replayed; `direct` are the hosts that builds then reach by themselves.
     """
@@ -88,6 +94,8 @@ class Options:
     s3: S3Options = S3Options()
     s3_keys: Optional[Keys] = None
     storage: Optional[S3Storage] = None
+    cluster: Optional[Cluster] = None
+    without_cluster: bool = False
 
     def __post_init__(self) -> None:
         if not _BUILDER.fullmatch(self.builder) or self.builder == "default":
@@ -159,7 +167,7 @@ class DesiredState:
     the bucket that `storage` says more of; empty where the registry is the site's. `mirrors` maps every registry that
     an image comes from to its mirror. `replay` is None when nothing is to be replayed. `site` is a registry that was
     there before, and where in it the images are; None when the registry is a container of this installation. `access`
-    is how the registry is spoken to.
+    is how the registry is spoken to. `cluster` is where a second builder is, on Kubernetes; None without one.
     """
 
     address: Address
@@ -173,6 +181,7 @@ class DesiredState:
     site: Optional[Destination]
     access: Access
     storage: Optional[S3Storage]
+    cluster: Optional[Cluster]
 
     @property
     def destination(self) -> Destination:
@@ -213,6 +222,8 @@ class Job(DesiredState):
             data = str(options.storage) if options.storage else data
         images = select(archive, destination, options.platforms)
         found = ((role, _tool(archive, role, host_platform, destination)) for role in TOOLS)
+        tools = {role: tool for role, tool in found if tool}
+        rootless = _rootless(archive, host_platform, destination)
         return cls(
             archive=archive,
             options=options,
@@ -221,13 +232,14 @@ class Job(DesiredState):
             builder=options.builder,
             host_platform=host_platform,
             platforms=options.platforms or archive.manifest.platforms or (host_platform,),
-            tools={role: tool for role, tool in found if tool},
+            tools={**tools, **({ROOTLESS: rootless} if rootless else {})},
             mirrors=mirrors((item.image.reference for item in images), destination),
             replay=None,
             images=images,
             site=options.site,
             access=options.access,
             storage=None if options.site else options.storage,
+            cluster=options.cluster,
         )
 
     def base_images(self) -> Sequence[Selected]:
@@ -236,7 +248,22 @@ class Job(DesiredState):
 
 
 def _tool(archive: Archive, role: str, host_platform: Platform, destination: Destination) -> Optional[Tool]:
-    for image in archive.manifest.with_role(role):
+    return _first(archive, archive.manifest.with_role(role), host_platform, destination)
+
+
+def _rootless(archive: Archive, host_platform: Platform, destination: Destination) -> Optional[Tool]:
+    """Return the BuildKit that does without privileges: an image of BuildKit's own repository, by its tag."""
+    known = {image.reference.repository for image in archive.manifest.with_role("buildkit")}
+    found = (image for image in archive.manifest.images if image.reference.repository in known)
+    rootless = [image for image in found if ROOTLESS_TAG in (image.reference.tag or "")]
+    return _first(archive, rootless, host_platform, destination)
+
+
+def _first(
+    archive: Archive, images: Iterable[Image], host_platform: Platform, destination: Destination
+) -> Optional[Tool]:
+    """Return the first of some images that is for this host."""
+    for image in images:
         offered = {content.platform: content for content in image.platforms if content.platform}
         best = host_platform.best_of(list(offered))
         if best is not None:

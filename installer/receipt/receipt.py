@@ -12,6 +12,7 @@ It is receipt.json in the user's state directory, and what `install --json` prin
     tools      role to reference, root (digest), manifest and config (descriptors), name: toolchain images in Docker
     mirrors    registry that images come from to its mirror
     builder    name, image, platforms, chosen (those of --platform), and config, the path of its buildkitd.toml
+    kubernetes context, namespace, replicas, rootless, volume, selector: where a second builder is; null without one
     replay     port, tapes (name, digests) and direct, the hosts that builds reach themselves: the service that answers
                what builds ask the network for; null when nothing is replayed
     noReplay   whether that was not wanted (--no-replay)
@@ -56,6 +57,7 @@ from installer.host.labels import REGISTRY_CONTAINER
 from installer.host.paths import Places
 from installer.model.access import Access
 from installer.model.address import Address
+from installer.model.cluster import Cluster
 from installer.model.destination import Destination
 from installer.model.installed_registry import installed_address
 from installer.model.job import DesiredState, Tool
@@ -325,6 +327,7 @@ class Receipt:
                 tools={role: Tool.from_json(value) for role, value in document["tools"].items()},
                 mirrors={str(key): str(value) for key, value in document["mirrors"].items()},
                 replay=Replay.from_json(document.get("replay")),
+                cluster=Cluster.from_json(document.get("kubernetes")),
             ),
             chosen=_platforms(builder["chosen"]),
             direct=tuple(map(str, document.get("direct", ()))),
@@ -372,6 +375,7 @@ class Receipt:
             "host": str(state.host_platform),
             "tools": {role: tool.to_json() for role, tool in state.tools.items()},
             "mirrors": dict(state.mirrors),
+            "kubernetes": state.cluster and state.cluster.to_json(),
             "replay": state.replay and state.replay.to_json(),
             "noReplay": self.no_replay,
             "direct": list(self.direct),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Optional
 
 from packaging.version import Version
 
 from bundles.errors import HostError, Problem
 from bundles.runtime.program import quote
 from bundles.runtime.progress import Progress
-from installer.host.docker_cli import version_of
+from installer.host.docker_cli import buildx_version
 from installer.host.files import is_writable, missing_directories, read_optional, write_atomically
 from installer.host.host import Host
 from installer.model.job import Job
@@ -38,20 +37,15 @@ class BuildxPlugin(Step):
         places = self._host.places
         return places.system_plugin if self._job.options.system else places.buildx_plugin
 
-    def _found(self) -> Optional[Version]:
-        """Ask for the version of the plugin that docker uses, or None without one."""
-        done = self._host.cli.try_run(["buildx", "version"])
-        return version_of(done.stdout) if done.code == 0 else None
-
     def _is_needed(self) -> bool:
-        found = self._found()
+        found = buildx_version(self._host.cli)
         return found is None or found < OLDEST_BUILDX
 
     def problems(self) -> Sequence[Problem]:
         if not self._host.cli.is_installed or not self._is_needed():
             return []
         path = self._path
-        found = self._found()
+        found = buildx_version(self._host.cli)
         state = f"`docker buildx` is {found}, older than {OLDEST_BUILDX}" if found else "there is no `docker buildx`"
         if self._job.tool("buildx") is None:
             return [
@@ -82,7 +76,7 @@ class BuildxPlugin(Step):
         tool = self._job.tool("buildx")
         if tool is None or not self._is_needed():
             return []
-        found = self._found()
+        found = buildx_version(self._host.cli)
         why = f"the host has {found}" if found else "the host has none"
         path = self._path
         copy = Change("copy", "file", str(self._host.places.buildx_replaced), f"what {path} was")

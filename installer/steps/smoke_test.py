@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 from bundles.archive.reader import Archive
 from bundles.errors import BundleError, UsageError
@@ -13,12 +13,11 @@ from bundles.oci.image import parse_json, parse_manifest
 from bundles.oci.platform import Platform
 from installer.host.docker_cli import CommandError
 from installer.host.host import Host
-from installer.host.labels import REGISTRY_CONTAINER, builder_container, fingerprint
+from installer.host.labels import REGISTRY_CONTAINER, fingerprint
 from installer.model.job import Job
 from installer.model.selection import Selected
 from installer.model.step import Change, Step
 from installer.receipt.recorder import InstallRecorder
-from installer.steps.builder.builder import Builder
 
 # Docker's config.json may have them, with passwords; buildx would put them into the history of the build.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY")
@@ -46,29 +45,52 @@ class Trial:
         return f"{', '.join(map(str, self.platforms))}: {how}"
 
 
+class TestedBuilder(Protocol):
+    """A builder: its name, the name of its state, and the command that shows what it has to say."""
+
+    @property
+    def builder(self) -> str: ...
+
+    @property
+    def mark(self) -> str: ...
+
+    @property
+    def logs(self) -> str: ...
+
+
 class SmokeTest(Step):
-    """Builds, and leaves nothing behind but build cache.
+    """Builds on each builder, and leaves nothing behind but build cache.
 
     Done again whenever a step before it changed something, or the last one did not pass.
     """
 
     name = "test build"
 
-    def __init__(self, job: Job, host: Host, builder: Builder, recorder: InstallRecorder) -> None:
-        self._job, self._host, self._builder, self._recorder = job, host, builder, recorder
+    def __init__(self, job: Job, host: Host, builders: Sequence[TestedBuilder], recorder: InstallRecorder) -> None:
+        self._job, self._host, self._builders, self._recorder = job, host, builders, recorder
 
     def look(self) -> Sequence[Change]:
         if self._recorder.receipt.test == self._key():
             return []
-        return [Change("build", "test image", f"FROM {trial.base}", str(trial)) for trial in self._trials()]
+        return [
+            Change("build", "test image", f"FROM {trial.base}", f"{trial}{self._where(builder)}")
+            for builder in self._builders
+            for trial in self._trials()
+        ]
 
     def apply(self, changes: Sequence[Change]) -> None:
-        for trial in self._trials():
-            self._try(trial)
+        for builder in self._builders:
+            for trial in self._trials():
+                self._try(trial, builder)
         self._recorder.note_test(self._key())
 
     def _key(self) -> str:
-        return fingerprint({"bundle": str(self._job.archive.digest), "builder": self._builder.mark})
+        first, *others = [builder.mark for builder in self._builders]
+        more = {"others": others} if others else {}
+        return fingerprint({"bundle": str(self._job.archive.digest), "builder": first, **more})
+
+    def _where(self, builder: TestedBuilder) -> str:
+        return f"; on {builder.builder}" if self._builders[1:] else ""
 
     def _trials(self) -> list[Trial]:
         """Choose as few builds as cover every platform, from images with a shell where there are such."""
@@ -83,11 +105,11 @@ class SmokeTest(Step):
             chosen.setdefault(key, []).append(platform)
         return [Trial(image, tuple(platforms), run) for (image, run), platforms in chosen.items()]
 
-    def _try(self, trial: Trial) -> None:
+    def _try(self, trial: Trial, builder: TestedBuilder) -> None:
         try:
-            self._build(trial, trial.with_run)
+            self._build(trial, builder, trial.with_run)
         except CommandError as error:
-            if trial.with_run and self._copy_works(trial):
+            if trial.with_run and self._copy_works(trial, builder):
                 message = f"FROM {trial.base} works, and RUN does not"
                 hint = "is there emulation for what this host does not run? does `docker run --privileged` work?"
             else:
@@ -95,23 +117,24 @@ class SmokeTest(Step):
                 # buildx knows no other logins than Docker's.
                 site = self._job.site
                 more = f"docker login {site.host}" if site else f"docker logs {REGISTRY_CONTAINER}"
-                hint = f"docker logs {builder_container(self._job.builder)}; {more}"
+                hint = f"{builder.logs}; {more}"
             if self._job.address.is_name and not self._job.site:
                 hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
             platforms = ", ".join(map(str, trial.platforms))
-            raise BundleError(f"{message} ({platforms})\n{error.message}", hint=hint) from None
+            where = self._where(builder)
+            raise BundleError(f"{message} ({platforms}{where})\n{error.message}", hint=hint) from None
 
-    def _copy_works(self, trial: Trial) -> bool:
+    def _copy_works(self, trial: Trial, builder: TestedBuilder) -> bool:
         try:
-            self._build(trial, False)
+            self._build(trial, builder, False)
         except CommandError:
             return False
         return True
 
-    def _build(self, trial: Trial, with_run: bool) -> None:
+    def _build(self, trial: Trial, builder: TestedBuilder, with_run: bool) -> None:
         self._host.cli.run(
             [
-                *("buildx", "build", "--builder", self._job.builder),
+                *("buildx", "build", "--builder", builder.builder),
                 *("--platform", ",".join(map(str, trial.platforms))),
                 *("--no-cache", "--pull", "--provenance=false", "--output", "type=cacheonly", "--progress", "plain"),
                 *(word for name in _PROXIES for word in ("--build-arg", f"{name}=")),

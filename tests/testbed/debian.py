@@ -80,18 +80,19 @@ def _layer(name: str, packages: tuple[str, ...], links: dict[str, str], seconds:
     return Product(f"debian/{name}", f"3 {packages} {links} on {_BASE_RECIPE}", build, (BASE,), seconds)
 
 
-def _programs(name: str, suite: str, programs: dict[str, tuple[str, str]], *architectures: str) -> Product:
+def programs(name: str, suite: str, members: dict[str, tuple[str, str]], *architectures: str) -> Product:
     """Programs out of packages that are not installed: by the program's name, the package and the path in it."""
 
     def build(directory: Path) -> None:
         for arch in architectures or ("amd64",):
             with archive(suite, arch) as debian:
-                for program, (package, path) in programs.items():
+                packages = {package: debian.package(package) for package in {name for name, _ in members.values()}}
+                for program, (package, path) in members.items():
                     target = directory / program.format(arch=arch)
-                    _copy_member(debian.package(package), path, target)
+                    _copy_member(packages[package], path, target)
                     target.chmod(0o755)
 
-    return Product(f"debian/{name}", f"2 {suite} {programs} {architectures}", build, seconds=6)
+    return Product(f"debian/{name}", f"2 {suite} {members} {architectures}", build, seconds=6)
 
 
 def _make_applets(directory: Path) -> None:
@@ -105,18 +106,18 @@ GCC = _layer("gcc", _GCC, {"usr/bin/cc": "gcc", "usr/bin/c++": "g++"}, seconds=3
 JDK = _layer("jdk", _JDK, {"opt/java/openjdk": "/usr/lib/jvm/java-17-openjdk-{arch}"}, seconds=30)
 PYTHON = _layer("python", _PYTHON, {}, seconds=15)
 BUILDKIT_ROOT = Product("debian/buildkit", f"2 {_BUILDKIT}", _make_buildkit, seconds=20)
-BUSYBOX = _programs("busybox", "bookworm", {"busybox-{arch}": ("busybox-static", "bin/busybox")}, *ARCHITECTURES)
+BUSYBOX = programs("busybox", "bookworm", {"busybox-{arch}": ("busybox-static", "bin/busybox")}, *ARCHITECTURES)
 APPLETS = Product("debian/applets", "1", _make_applets, (BUSYBOX,))
 BUILDX = Program(
-    "buildx", _programs("buildx", "sid", {"buildx": ("docker-buildx", "usr/libexec/docker/cli-plugins/docker-buildx")})
+    "buildx", programs("buildx", "sid", {"buildx": ("docker-buildx", "usr/libexec/docker/cli-plugins/docker-buildx")})
 )
-DOCKER = Program("docker", _programs("docker", "sid", {"docker": ("docker-cli", "usr/bin/docker")}))
+DOCKER = Program("docker", programs("docker", "sid", {"docker": ("docker-cli", "usr/bin/docker")}))
 OLD_REGISTRY = Program(
     "docker-registry",
-    _programs("docker-registry", "sid", {"docker-registry": ("docker-registry", "usr/bin/docker-registry")}),
+    programs("docker-registry", "sid", {"docker-registry": ("docker-registry", "usr/bin/docker-registry")}),
 )
-NGINX = Program("nginx", _programs("nginx", "bookworm", {"nginx": ("nginx", "usr/sbin/nginx")}))
-_PEERS = _programs("peers", "sid", {name: (name, f"usr/bin/{name}") for name in ("crane", "oras", "umoci")})
+NGINX = Program("nginx", programs("nginx", "bookworm", {"nginx": ("nginx", "usr/sbin/nginx")}))
+_PEERS = programs("peers", "sid", {name: (name, f"usr/bin/{name}") for name in ("crane", "oras", "umoci")})
 CRANE, ORAS, UMOCI = (Program(name, _PEERS) for name in ("crane", "oras", "umoci"))
 
 

@@ -51,6 +51,15 @@ class Builder(Step):
         self._container = builder_container(self._name)
 
     @property
+    def builder(self) -> str:
+        return self._name
+
+    @property
+    def logs(self) -> str:
+        """The command that shows what BuildKit has to say."""
+        return f"docker logs {self._container}"
+
+    @property
     def _tool(self) -> Tool:
         """The BuildKit image."""
         tool = self._job.tool("buildkit")

@@ -211,7 +211,7 @@ def test_without_an_option_it_goes_where_it_went(site: Site) -> None:
     host = Host.this(os.environ, None)
     state = DesiredState(
         Address.of_host(site.registry.host), "", "b", AMD64, (AMD64,), {}, {}, None, Destination.parse(site.into),
-        Access(tls=True, authority=str(host.places.site_authority)), None)  # fmt: skip
+        Access(tls=True, authority=str(host.places.site_authority)), None, None)  # fmt: skip
     Receipt(BundleName("x", "sha256:1", "/x.tar"), state).save(host.places)
     host.places.registry.mkdir()
     host.places.site_authority.write_bytes(site.ca.read_bytes())

@@ -264,6 +264,7 @@ def test_the_receipt_is_the_document(job: Job, host: Host, tmp_path: Path) -> No
         "host",
         "tools",
         "mirrors",
+        "kubernetes",
         "replay",
         "noReplay",
         "direct",

@@ -1,0 +1,315 @@
+"""The builder on Kubernetes, which buildx makes as a Deployment, or with a volume as a StatefulSet; and its undo.
+
+A builder of buildx has one driver, so this is one of its own, beside that of this host, which stays the one that is
+selected: a build goes to the cluster with `--builder`, and this host builds when the cluster does not answer.
+
+The image, as everywhere, is named by its digest, and nodes pull it from the registry. It is for one architecture, and
+so are the nodes; platforms of others are emulated by what BuildKit's image brings.
+
+What buildx makes carries our annotation, which is one of its driver options. Its value names the wanted state.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from bundles.errors import HostError, Problem
+from installer.host.docker_cli import CommandError
+from installer.host.files import remove_file, remove_tree
+from installer.host.host import Host
+from installer.host.kubectl import KubectlError
+from installer.host.labels import fingerprint
+from installer.model.job import DesiredState
+from installer.model.step import Change, Step
+from installer.receipt.ledger import file_digest
+from installer.receipt.receipt import Receipt
+from installer.steps.builder.buildkitd_config import wanted_config
+from installer.steps.builder.instance import ANNOTATIONS, builder_mark, read_instance
+from installer.steps.kubernetes.place import Place, mark_of, wanted
+from installer.steps.kubernetes.pull import trouble_of, try_pull
+
+KIND = "kubernetes builder"
+_CONFIG = "/etc/buildkit"
+_CONTAINER = "buildkitd"
+
+
+class ClusterBuilder(Step):
+    """Creates the builder and has buildx start its pods."""
+
+    name = KIND
+
+    def __init__(self, job: DesiredState, host: Host) -> None:
+        self._place, self._host = Place.of(job, host), host
+        self.builder = self._place.builder
+
+    @property
+    def mark(self) -> str:
+        """The name of the wanted state."""
+        authority = self._place.state.access.authority
+        return fingerprint(
+            {
+                "config": wanted_config(self._place.state, self._host),
+                "options": self._options(),
+                "platforms": self._platforms,
+                **({"registry": file_digest(Path(authority))} if authority else {}),
+            }
+        )
+
+    @property
+    def logs(self) -> str:
+        """The command that shows what BuildKit has to say."""
+        return self._place.namespace.command(f"logs --selector app={self._place.workload} --tail 100")
+
+    @property
+    def _platforms(self) -> str:
+        return ",".join(map(str, self._place.state.platforms))
+
+    def _options(self) -> list[str]:
+        place, cluster = self._place, self._place.cluster
+        options = {
+            "image": place.tool.pinned,
+            "namespace": cluster.namespace,
+            "replicas": str(cluster.replicas),
+            "nodeselector": ",".join(f"{key}={value}" for key, value in place.selector.items()),
+            **({"rootless": "true"} if cluster.rootless else {}),
+            **({"serviceaccount": place.account} if place.has_login else {}),
+            **({"persistent-volume-claim.requests.storage": cluster.volume} if cluster.volume else {}),
+        }
+        return [f"{key}={value}" for key, value in options.items()]
+
+    def _workload(self) -> Optional[dict[str, Any]]:
+        return next(iter(self._place.namespace.get(self._place.kind, self._place.workload)), None)
+
+    def problems(self) -> Sequence[Problem]:
+        instance = read_instance(self._host, self.builder)
+        if instance is not None and instance.mark is None:
+            return [
+                Problem(
+                    f"builder `{self.builder}`",
+                    f"it is not one that this program made (driver {instance.driver})",
+                    f"choose another name with --builder, or remove it: docker buildx rm {self.builder}",
+                )
+            ]
+        try:
+            found = self._workload() if instance is None else None
+            foreign = found is not None and mark_of(found) != self.mark
+        except HostError:
+            # The check of the cluster says why.
+            return []
+        if foreign:
+            remove = self._place.as_user.command(f"delete {self._place.kind} {self._place.workload}")
+            return [
+                Problem(
+                    f"{self._place.kind} `{self._place.workload}` in {self._place}",
+                    "another host has made it, or something else, and buildx has no record of it here",
+                    f"choose another name with --builder, another --namespace, or remove it: {remove}",
+                )
+            ]
+        return []
+
+    def look(self) -> Sequence[Change]:
+        cluster = self._place.cluster
+        pods = "a pod" if cluster.replicas == 1 else f"{cluster.replicas} pods"
+        detail = f"{self._place.tool.name} for {self._platforms}, {pods} in {self._place}"
+        instance = read_instance(self._host, self.builder)
+        if instance is None:
+            return [Change("create", KIND, self.builder, detail)]
+        found = self._workload() if instance.mark == self.mark else None
+        if instance.mark != self.mark or (found is not None and mark_of(found) != self.mark):
+            kept = "the build cache is kept" if cluster.volume else "the build cache goes"
+            return [Change("recreate", KIND, self.builder, f"{detail}; {kept}")]
+        if found is None or _ready(found) < cluster.replicas:
+            return [Change("start", KIND, self.builder, detail)]
+        return [Change("configure", KIND, self.builder, "mirrors")] if self._unmounted(found) else []
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        instance = read_instance(self._host, self.builder)
+        found = None if instance is None else self._workload()
+        if instance is not None and (instance.mark != self.mark or (found and mark_of(found) != self.mark)):
+            self._docker(["buildx", "rm", self.builder])
+            self._await_end()
+            instance, found = None, None
+        if found is None:
+            try_pull(self._place)
+        if instance is None:
+            self._create()
+        self._docker(["buildx", "inspect", "--bootstrap", self.builder])
+        self._mount()
+
+    def explain(self, change: Change) -> str:
+        says = {
+            "create": "is gone",
+            "recreate": "was made with another image or configuration",
+            "start": f"does not have its pods ready in {self._place}",
+            "configure": "does not read its configuration: mirrors are missing",
+        }
+        return f"the builder `{self.builder}` {says[change.action]}"
+
+    def _create(self) -> None:
+        mark = "".join(f"{ANNOTATIONS}={key}={value}" for key, value in wanted(self.mark).items())
+        # buildx keeps the name of the file in its record, and goes by its current context.
+        docker = self._host.cli.with_variable("KUBECONFIG", str(self._place.kubeconfig))
+        config = self._host.places.buildkitd_config(self.builder)
+        try:
+            docker.run(
+                [
+                    *("buildx", "create", "--name", self.builder, "--node", self._place.node),
+                    *("--driver", "kubernetes"),
+                    # buildx reads an option as a line of CSV.
+                    *(part for option in (*self._options(), mark) for part in ("--driver-opt", f'"{option}"')),
+                    *("--platform", self._platforms, "--buildkitd-config", str(config)),
+                    # A rootless one would look into its home.
+                    *("--buildkitd-flags", f"--config={_CONFIG}/buildkitd.toml"),
+                ]
+            )
+        except CommandError as error:
+            raise HostError(
+                f"the builder `{self.builder}` cannot be made: {error.message}",
+                hint="--cache-volume needs buildx 0.34 or newer" if self._place.cluster.volume else None,
+            ) from None
+
+    def _await_end(self) -> None:
+        """Wait until what buildx removes is gone: pods of the same name would not be made anew before."""
+        labels = f"--selector=app={self._place.workload}"
+        self._place.namespace.run("wait", "--for=delete", "pod", labels, "--timeout=120s")
+
+    def _unmounted(self, workload: Mapping[str, Any]) -> list[dict[str, str]]:
+        """Return what of the configuration the pods do not see.
+
+        With a volume buildx makes it the only mount: docker/buildx, driver/kubernetes/manifest, setupPersistentStorage.
+        """
+        spec = workload["spec"]["template"]["spec"]
+        names = [volume["name"] for volume in spec.get("volumes", ()) if "configMap" in volume]
+        seen = {mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", ())}
+        return [{"name": name, "mountPath": self._mount_path(name)} for name in names if name not in seen]
+
+    def _mount_path(self, volume: str) -> str:
+        """Return where a ConfigMap of buildx's belongs: the first has the file, the next the CA that the file names."""
+        if volume == "config":
+            return _CONFIG
+        (config,) = self._place.namespace.get("configmap", f"{self._place.workload}-config")
+        match = re.search(rf'"({_CONFIG}/certs/[^/"]+)/', config["data"]["buildkitd.toml"])
+        if match is None:
+            raise HostError(f"the configuration of `{self.builder}` names no CA, and buildx has brought one")
+        return match[1]
+
+    def _mount(self) -> None:
+        """Give the pods what `_unmounted` finds, and wait for those that have it."""
+        workload = self._workload()
+        missing = self._unmounted(workload) if workload else []
+        if not missing:
+            return
+        containers = [{"name": _CONTAINER, "volumeMounts": missing}]
+        patch = {"spec": {"template": {"spec": {"containers": containers}}}}
+        name = f"{self._place.kind}/{self._place.workload}"
+        self._place.namespace.run("patch", name, "--patch", json.dumps(patch))
+        try:
+            self._place.namespace.run("rollout", "status", name, "--timeout=180s")
+        except KubectlError as error:
+            raise self._explained(error.message) from None
+
+    def _docker(self, arguments: Sequence[str]) -> None:
+        try:
+            self._host.cli.run(arguments)
+        except CommandError as error:
+            raise self._explained(error.message) from None
+
+    def _explained(self, message: str) -> HostError:
+        """Say what the pods themselves say of it."""
+        lines = [f"the builder `{self.builder}` does not come up in {self._place}: {message}"]
+        try:
+            for pod in self._place.namespace.get("pod", f"--selector=app={self._place.workload}"):
+                trouble = trouble_of(pod)
+                node = pod.get("spec", {}).get("nodeName", "no node")
+                if trouble:
+                    lines.append(f"{pod['metadata']['name']} on {node}: {trouble[0]}: {trouble[1]}")
+        except KubectlError:
+            lines = lines[:1]
+        return HostError("\n".join(lines), hint=f"{self.logs}; then run this again, it goes on")
+
+
+def ready_pods(state: DesiredState, host: Host) -> Optional[int]:
+    """Return how many pods of the builder are ready; None when the cluster does not say."""
+    place = Place.of(state, host)
+    try:
+        return sum(map(_ready, place.namespace.get(place.kind, place.workload)))
+    except HostError:
+        return None
+
+
+def _ready(workload: Mapping[str, Any]) -> int:
+    return int(workload.get("status", {}).get("readyReplicas") or 0)
+
+
+class RemoveCluster(Step):
+    """Removes the builder on Kubernetes and what was made for it.
+
+    Args:
+        receipt: of the installation that has it.
+        host: this host.
+        data: whether its volumes go, too.
+        files: whether its files on this host do; else they are left to who removes files.
+    """
+
+    name = KIND
+
+    def __init__(self, receipt: Receipt, host: Host, *, data: bool, files: bool = False) -> None:
+        self._host, self._data = host, data
+        self._place = Place.of(receipt.state, host)
+        config = host.places.buildkitd_config(self._place.builder)
+        self._files = [path for path in (self._place.kubeconfig, config)] if files else []
+        self._left: list[str] = []
+
+    def look(self) -> Sequence[Change]:
+        self._left = []
+        place, changes = self._place, []
+        if builder_mark(self._host, place.builder):
+            changes.append(Change("remove", KIND, place.builder, f"from {place}"))
+        try:
+            changes += [Change("remove", kind, name) for kind, name in self._made()]
+        except HostError as error:
+            self._left = [f"what is in {place} stays: {error.message}"]
+        return changes + [Change("remove", "file", str(path)) for path in self._files if path.exists()]
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        place = self._place
+        if any(change.kind == KIND for change in changes):
+            done = self._host.cli.try_run(["buildx", "rm", place.builder])
+            if done.code != 0:
+                # Without its cluster only the record can go.
+                self._host.cli.run(["buildx", "rm", "--force", "--keep-daemon", place.builder])
+            for kind in ("activity", "refs"):
+                remove_tree(self._host.places.buildx_config / kind / place.builder)
+        for change in changes:
+            if change.kind == "file":
+                remove_file(Path(change.name))
+            elif change.kind != KIND:
+                place.namespace.run("delete", change.kind, change.name, "--ignore-not-found")
+
+    def _made(self) -> list[tuple[str, str]]:
+        """Return kind and name of what there is in the cluster, ours by its mark, or made for what was."""
+        place = self._place
+        kinds = "deployment,statefulset,configmap,secret,serviceaccount"
+        names = (place.workload, place.account, f"{place.workload}-config", f"{place.workload}-config-1")
+        found = [
+            (each["kind"].lower(), each["metadata"]["name"])
+            for each in place.namespace.get(kinds, *names)
+            if mark_of(each)
+        ]
+        if self._data and place.cluster.volume:
+            claims = place.namespace.get("persistentvolumeclaim", f"--selector=app={place.workload}")
+            found += [("persistentvolumeclaim", each["metadata"]["name"]) for each in claims]
+        return found
+
+    def notes(self) -> Sequence[str]:
+        place = self._place
+        if self._left:
+            return self._left
+        if place.cluster.volume and not self._data:
+            command = place.as_user.command(f"delete persistentvolumeclaim --selector app={place.workload}")
+            return [f"the volumes of the build cache in {place} stay; {command}"]
+        return []

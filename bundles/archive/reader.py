@@ -43,7 +43,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, ImageManifest, parse_manifest, walk
 from bundles.oci.reference import Reference
 from bundles.runtime.closeable import Closeable
-from bundles.runtime.program import quote
+from bundles.runtime.system import system
 
 CHUNK = 1 << 20
 _COPY_AGAIN = "copy the archive again from where it was created, and compare"
@@ -177,7 +177,7 @@ class Archive(Closeable):
     @property
     def _copy_again(self) -> str:
         name = self.volume.paths[0].name
-        return f"{_COPY_AGAIN}: sha256sum -c {quote(name[:-4] if self._is_split else name)}.sha256"
+        return f"{_COPY_AGAIN}: {system.compare_checksums(name[:-4] if self._is_split else name)}"
 
     def incomplete(self) -> IncompleteArchiveError:
         """Return the error for an archive whose end is missing, naming the images that suffer."""

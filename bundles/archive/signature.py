@@ -132,6 +132,8 @@ def _ssh_keygen(arguments: list[str], data: bytes) -> subprocess.CompletedProces
         raise HostError(_NO_SSH_KEYGEN, hint=_INSTALL_SSH) from None
     except OSError as error:
         raise HostError(f"`ssh-keygen` cannot be run: {reason(error)}") from None
+    # On Windows its lines may end as they do there; a signature is the same everywhere.
+    done.stdout = done.stdout.replace(b"\r\n", b"\n")
     if done.returncode and (b"unknown option -- Y" in done.stderr or b"illegal option -- Y" in done.stderr):
         raise HostError("`ssh-keygen` is too old for signatures", hint="OpenSSH 8.2 or later is needed")
     return done

@@ -25,7 +25,6 @@ from bundles.oci.digest import Digest
 from bundles.runtime.closeable import Closeable
 from bundles.runtime.system import system
 
-_HINT = "sha256sum -c {name}.sha256 says which parts are right; copy the others again"
 _FOREIGN = "is damaged, or a part of another archive"
 # To tell where a part belongs it is compared with all others.
 _EXPLAINED = 20
@@ -136,7 +135,7 @@ def check_parts(volume: Volume, layout: Layout, program: Digest) -> None:
         DamagedArchiveError: a part stands in the place of another, or comes from another archive, or is one too many.
     """
     name = volume.paths[0].name[:-4]
-    hint = _HINT.format(name=name)
+    hint = f"{system.compare_checksums(name)} says which parts are right; copy the others again"
     if volume.size < layout.size:
         raise IncompleteArchiveError(
             f"`{name}` has {volume.size} of {layout.size} bytes in {len(volume.paths)} parts",

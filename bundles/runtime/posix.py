@@ -244,6 +244,11 @@ def certificates_name(host_port: str) -> str:
     return host_port
 
 
+def compare_checksums(name: str) -> str:
+    """Return what a person types to compare the files of an archive with NAME.sha256."""
+    return f"{'shasum -a 256' if sys.platform == 'darwin' else 'sha256sum'} -c {quote(name)}.sha256"
+
+
 def quote(text: str) -> str:
     """Return a text as one word of a command that a person types."""
     return shlex.quote(text)

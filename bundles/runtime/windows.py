@@ -216,6 +216,11 @@ def certificates_name(host_port: str) -> str:
     return host_port.replace(":", "")
 
 
+def compare_checksums(name: str) -> str:
+    # It has no program that compares: this prints the checksums, and those they are to be.
+    return f"Get-FileHash {quote(f'{name}*')}; type {quote(f'{name}.sha256')}"
+
+
 def quote(text: str) -> str:
     return subprocess.list2cmdline([text])
 

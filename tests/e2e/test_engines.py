@@ -134,6 +134,7 @@ def test_the_job_on_every_engine(
         assert ("io.containerd.snapshotter.v1" in driver) == (store == "containerd")
         before = site.state()
         assert site.bundle("install", "--registry", address, "--yes")["changed"]
+        assert "running" in site.out("docker", "buildx", "inspect", "cross-builder")
         site.works(address)
         site.changes_nothing()
         assert site.bundle("status")["healthy"]

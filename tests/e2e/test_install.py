@@ -622,10 +622,3 @@ def test_nobody_learns_a_planted_password(fresh: Air) -> None:
         assert set(found) <= {"/root/.docker/config.json"}
     assert json.loads(place.read_text())["auths"] == config["auths"]
     assert fresh.out("stat", "-c", "%a", "/root/install.log") == "600\n"
-
-
-def test_the_containerd_image_store(usb: Path) -> None:
-    for air in host_with(usb, daemon_config={"features": {"containerd-snapshotter": True}}):
-        assert air.installed()["changed"] is True
-        assert air.installed()["changed"] is False
-        assert "running" in air.out("docker", "buildx", "inspect", "cross-builder")

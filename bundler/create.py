@@ -183,11 +183,11 @@ def _plan(files: FromFiles, spool: Spool, options: Options, progress: Progress) 
         plan = with_referrers(plan, source)
     elif files.in_bundles:
         plan = with_referrers(plan, source, files.in_bundles)
-    files.check(plan, spool)
-    copied = [layer.size for layer, _ in plan.layers if source.has(layer) and not spool.has(layer.digest)]
     plan = dataclasses.replace(plan, notes=(*files.notes, *plan.notes, *source.notes))
     if options.bases:
         plan = subtract(plan, options.bases, with_python=python_is_asked_for)
+    files.check(plan, spool)
+    copied = [layer.size for layer, _ in plan.layers if source.has(layer) and not spool.has(layer.digest)]
     if options.part_size == FAT_LIMIT + 1:
         plan = dataclasses.replace(plan, notes=(*plan.notes, _ONE_BYTE_MORE))
     for note in plan.notes:

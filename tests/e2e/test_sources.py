@@ -85,13 +85,13 @@ def test_layouts_of_every_tool_keep_all_digests(tmp_path: Path) -> None:
             tmp_path,
             "push",
             "skopeo.tar.bundle.tar",
-            f"{destination.host}/team",
+            f"{destination.host}/site",
             "--insecure-registry",
             destination.host,
         )
-        assert served(destination.host, *BUSYBOX.split(":")) == (digest, index)
+        assert served(destination.host, f"site/{BUSYBOX[:-5]}", "1.35") == (digest, index)
         for child in json.loads(index)["manifests"]:
-            assert served(destination.host, "library/busybox", child["digest"])[0] == child["digest"]
+            assert served(destination.host, "site/library/busybox", child["digest"])[0] == child["digest"]
 
 
 def test_docker_archives_of_skopeo_and_crane(tmp_path: Path) -> None:
@@ -170,5 +170,5 @@ def test_what_docker_saves(suite: str, containerd: bool, tmp_path: Path) -> None
             manifest = json.loads(archive.read_document(archive.manifest.images[0].platforms[0].manifest))
         assert manifest["config"]["digest"] == identity
     with RealRegistry("distribution3", tmp_path) as destination:
-        bundle(tmp_path, "push", "new.tar", f"{destination.host}/team", "--insecure-registry", destination.host)
-        assert served(destination.host, "team/other", "2")[0] == image["digest"]
+        bundle(tmp_path, "push", "new.tar", f"{destination.host}/site", "--insecure-registry", destination.host)
+        assert served(destination.host, "site/team/other", "2")[0] == image["digest"]

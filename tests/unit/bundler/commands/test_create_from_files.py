@@ -563,6 +563,9 @@ def test_a_delta_names_its_base_and_is_whole_with_it(tmp_path: Path) -> None:
     failed = create(tmp_path, "bundle:delta.tar", code=5)
     assert f"`delta.tar` is a delta: what it leaves out is in its base, offline {digest}" in failed.stderr
     assert "app:1: 1 of its layers is not in `delta.tar`" in failed.stderr
+    # What the host has already need not be anywhere.
+    create(tmp_path, "bundle:delta.tar", "--base", "base.tar", "-o", "again.tar")
+    assert (tmp_path / "again.tar").read_bytes() == (tmp_path / "delta.tar").read_bytes()
     for order in (("bundle:delta.tar", "bundle:base.tar"), ("bundle:base.tar", "bundle:delta.tar")):
         create(tmp_path, *order, "-o", "whole.tar")
         assert images_of(tmp_path / "whole.tar") == {"app:1": new.digest}

@@ -1,4 +1,4 @@
-"""Images out of files of others: skopeo, regctl, crane and three engines. They reach a registry as they were."""
+"""Images out of files of skopeo, regctl, crane, oras and three engines. They reach a registry as they were."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def write_files(cwd: Path) -> dict[str, str]:
     run(cwd, regctl, "registry", "set", ORIGIN, "--tls", "disabled")
     run(cwd, regctl, "image", "export", f"{ORIGIN}/{BUSYBOX}", "regctl.tar", "--name", HELD)
     run(cwd, crane, "pull", "--insecure", "--format=oci", "--annotate-ref", f"{ORIGIN}/{BUSYBOX}", "crane")
-    return {"skopeo": "oci", "skopeo.tar": "oci-archive", "regctl.tar": "oci-archive", "crane": "oci"}
+    run(cwd, debian.ORAS.make(), "copy", "--from-plain-http", f"{ORIGIN}/{BUSYBOX}", "--to-oci-layout", "oras:1.35")
+    return {"skopeo": "oci", "skopeo.tar": "oci-archive", "regctl.tar": "oci-archive", "crane": "oci", "oras": "oci"}
 
 
 def test_layouts_of_every_tool_keep_all_digests(tmp_path: Path) -> None:

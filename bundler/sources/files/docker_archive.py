@@ -18,7 +18,6 @@ from bundler.sources.docker_save import compose
 from bundler.sources.files.contents import Contents, Layer, MemoryBlob, open_kept
 from bundler.sources.files.image_file import Held, ImageFile, choose
 from bundler.sources.files.layout import LayoutFile
-from bundler.sources.files.tar import printable
 from bundler.sources.source import BlobStream
 from bundler.sources.spool import Spool
 from bundles.errors import ContentError, DamagedArchiveError, UsageError
@@ -90,10 +89,10 @@ class ClassicArchive(ImageFile):
 
     def _compose(self, number: int) -> Descriptor:
         entry = self._entries[number]
-        what = f"`{printable(entry.tags[0]) if entry.tags else f'@{number}'}` in `{self.where}`"
+        what = f"`{entry.tags[0][:100] if entry.tags else f'@{number}'}` in `{self.where}`"
         name = self._contents.place(_normal(entry.config))
         if self._contents.size(name) is None:
-            raise ContentError(f"{what} has no config: `{printable(entry.config)}` is not there")
+            raise ContentError(f"{what} has no config: `{entry.config[:100]}` is not there")
         config = self._contents.read(name)
         named = _NAMED.fullmatch(entry.config)
         if named and Digest.of(config).hex != named[1]:

@@ -113,7 +113,7 @@ class Directory(Contents):
 
     def open(self, name: str, offset: int = 0) -> BlobStream:
         try:
-            return _OpenFile(self._path / name, offset)
+            return OpenFile(self._path / name, offset)
         except OSError as error:
             raise ContentError(f"`{self._path / name}` cannot be read: {reason(error)}") from None
 
@@ -202,7 +202,7 @@ class CompressedTar(Contents):
                             f"`{path}` cannot be used: it has more than {_MAX_DOCUMENTS} bytes of documents"
                         )
                 else:
-                    self._keep(member.name, _again(first, content), compression)
+                    self._keep(member.name, zstd.again(first, content), compression)
                 if stream.missing:
                     raise IncompleteArchiveError(f"`{path}` is cut short: it ends within `{member.name[:100]}`")
 
@@ -255,7 +255,7 @@ def keep(
         ContentError: it is no valid gzip or zstd; the message names `what`.
     """
     first = next(pieces, b"")
-    came = Hashed(_again(first, pieces))
+    came = Hashed(zstd.again(first, pieces))
     if not first.startswith((zstd.GZIP_MAGIC, zstd.ZSTD_MAGIC)):
         kept = spool.add(f"{OCI_LAYER}+zstd", zstd.compress(iter(came), compression))
         return Layer(came.digest, kept, spooled=True)
@@ -321,12 +321,6 @@ def pieces_of(stream: BlobStream) -> Iterator[bytes]:
     buffer = bytearray(zstd.CHUNK)
     while count := stream.readinto(buffer):
         yield bytes(buffer[:count])
-
-
-def _again(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if first:
-        yield first
-    yield from rest
 
 
 def _pieces(volume: Volume) -> Iterator[bytes]:
@@ -416,7 +410,9 @@ class MemoryBlob(BlobStream):
         pass
 
 
-class _OpenFile(BlobStream):
+class OpenFile(BlobStream):
+    """The bytes of a file, from an offset on."""
+
     def __init__(self, path: Path, offset: int) -> None:
         self._file = path.open("rb", buffering=0)
         self._file.seek(offset)

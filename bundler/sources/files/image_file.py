@@ -36,7 +36,7 @@ def choose(request: FileRequest, offered: Sequence[tuple[int, str, Optional[Refe
     chosen = [
         position
         for position, (number, label, reference) in enumerate(offered)
-        if request.choice in (f"@{number}", label) or (reference and reference == _reference(request.choice))
+        if request.choice in (f"@{number}", label) or (reference and reference == reference_or_none(request.choice))
     ]
     if not chosen:
         names = [reference.familiar if reference else label or f"@{number}" for number, label, reference in offered]
@@ -51,7 +51,8 @@ def choose(request: FileRequest, offered: Sequence[tuple[int, str, Optional[Refe
     return chosen
 
 
-def _reference(text: str) -> Optional[Reference]:
+def reference_or_none(text: str) -> Optional[Reference]:
+    """Return the name that `text` is; None when it is none."""
     try:
         return Reference.parse(text)
     except UsageError:

@@ -360,6 +360,19 @@ def test_two_images_of_one_name(tmp_path: Path) -> None:
     assert "app:1: it is in `oci:one`, and named besides" in failed.stderr
 
 
+def test_no_file_is_replaced_by_what_is_made_of_it(tmp_path: Path) -> None:
+    content = Content()
+    write_directory(tmp_path / "dir", layout(content, (content.image(), {REF_NAME: "app:1"})))
+    create(tmp_path, "oci:dir", "-o", "offline.tar")
+    create(tmp_path, "oci:dir", "-o", "parts.tar", "--split", "4MiB")
+    before = (tmp_path / "offline.tar").read_bytes()
+    failed = create(tmp_path, "bundle:offline.tar", code=2)
+    assert "`bundle:offline.tar` is what" in failed.stderr
+    assert "next: choose another place with -o FILE" in failed.stderr
+    create(tmp_path, "bundle:parts.tar.001", "-o", "parts.tar", code=2)
+    assert (tmp_path / "offline.tar").read_bytes() == before
+
+
 def test_platforms_that_a_file_lacks(tmp_path: Path) -> None:
     content = Content()
     write_directory(tmp_path / "dir", layout(content, (content.image("linux/riscv64"), {REF_NAME: "app:1"})))

@@ -31,7 +31,9 @@ from bundler.writing.previous import Leftover, LeftoverSource, discard, set_asid
 from bundler.writing.program import program
 from bundler.writing.reuse import reuse_archive
 from bundler.writing.writer import ArchiveWriter, Written, check_directory, check_limit
+from bundles.archive.parts import find
 from bundles.archive.signature import check_key, sign
+from bundles.errors import IncompleteArchiveError, UsageError
 from bundles.runtime.filesystem import FAT_LIMIT
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
@@ -111,6 +113,7 @@ def create(spec: Spec, target: Path, source: Source, options: Options, progress:
     After any error `source` may be cancelled.
     """
     check_directory(target)
+    _check_target(spec, target)
     with contextlib.ExitStack() as stack:
         spool = stack.enter_context(spool_beside(target, spec, progress))
         files = stack.enter_context(from_files(spec, source, _opener(spec, spool, options, progress)))
@@ -130,11 +133,30 @@ def plan(spec: Spec, target: Path, source: Source, options: Options, progress: P
         UsageError, NetworkError, HostError: as `create` does.
     """
     check_directory(target)
+    _check_target(spec, target)
     spool = Spool(None)
     with from_files(spec, source, _opener(spec, spool, options, progress)) as files:
         planned, _ = _plan(files, spool, options, progress)
     check_limit(target, planned.contents.layout, options.part_size)
     return planned
+
+
+def _check_target(spec: Spec, target: Path) -> None:
+    """Raise UsageError when the archive would take the place of a file that images come from, or of its parts."""
+    for request in spec.files:
+        if _files(target) & _files(request.path):
+            raise UsageError(
+                f"`{request.text}` is what `{target}` would replace: expected another file",
+                hint="choose another place with -o FILE",
+            )
+
+
+def _files(path: Path) -> set[Path]:
+    try:
+        parts = find(path)
+    except IncompleteArchiveError:
+        parts = ()
+    return {path.resolve(), *(part.resolve() for part in parts)}
 
 
 def _opener(spec: Spec, spool: Spool, options: Options, progress: Progress) -> Opener:
@@ -183,11 +205,11 @@ def _plan(files: FromFiles, spool: Spool, options: Options, progress: Progress) 
         plan = with_referrers(plan, source)
     elif files.in_bundles:
         plan = with_referrers(plan, source, files.in_bundles)
-    files.check(plan, spool)
-    copied = [layer.size for layer, _ in plan.layers if source.has(layer) and not spool.has(layer.digest)]
     plan = dataclasses.replace(plan, notes=(*files.notes, *plan.notes, *source.notes))
     if options.bases:
         plan = subtract(plan, options.bases, with_python=python_is_asked_for)
+    files.check(plan, spool)
+    copied = [layer.size for layer, _ in plan.layers if source.has(layer) and not spool.has(layer.digest)]
     if options.part_size == FAT_LIMIT + 1:
         plan = dataclasses.replace(plan, notes=(*plan.notes, _ONE_BYTE_MORE))
     for note in plan.notes:

@@ -13,7 +13,6 @@ from bundler.sources.files.bundle import BundleFile
 from bundler.sources.files.image_file import ImageFile
 from bundler.sources.files.kinds import Opener
 from bundler.sources.files.source import FilesSource, Taken
-from bundler.sources.files.tar import printable
 from bundler.sources.source import Source
 from bundler.sources.spool import Spool
 from bundles.archive.manifest import TOOLS
@@ -136,7 +135,7 @@ def _named(file: ImageFile) -> list[Taken]:
     for held in selected:
         reference = file.request.named(held.tag) or held.reference
         if reference is None and held.root.digest not in known:
-            choice = file.request.choice or printable(held.label) or f"@{held.number}"
+            choice = file.request.choice or held.label or f"@{held.number}"
             shown = f"the image `{choice}`" if held.label else f"an image without a name ({held.root.digest.short})"
             text = f"NAME={file.request.kind}:{quote(file.request.path)}:{choice}"
             problems.append(Problem(shown, "it has no full name there", f"say it: {text}"))
@@ -178,7 +177,7 @@ def _without_doubles(taken: Sequence[Taken], spec: Spec) -> tuple[list[Taken], l
                     f"it is {other.held.root.digest} in `{other.file.request.text}`, and {item.held.root.digest} in "
                     f"`{item.file.request.text}`",
                     f"give one of them another name: NAME={item.file.request.kind}:{item.file.request.path}:"
-                    f"{printable(item.held.label) or name}",
+                    f"{item.held.label or name}",
                 )
             )
     if problems:

@@ -85,7 +85,7 @@ class _Saved:
     def _file(self, path: str, size: int, content: IO[bytes]) -> None:
         pieces = zstd.chunks(content.read)
         first = next(pieces, b"")
-        pieces = _again(first, pieces)
+        pieces = zstd.again(first, pieces)
         if first[:1] in (b"{", b"[") and size <= MAX_CONFIG_SIZE:
             data = b"".join(pieces)
             if _is_json(data):
@@ -231,9 +231,3 @@ def _is_json(data: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _again(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if first:
-        yield first
-    yield from rest

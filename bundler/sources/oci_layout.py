@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Optional, Union
 
 from bundler.definition.oci_layout import LayoutContent
-from bundler.sources.mirrors import Endpoint
+from bundler.sources.files.contents import HERE, OpenFile
 from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
 from bundles.errors import ContentError, NotFoundError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference
-
-# Who sent a blob that comes from a layout; when it was wrong, whoever asks again avoids it.
-_HERE = Endpoint("localhost")
 
 
 class LayoutSource(SourceAround):
@@ -45,28 +39,12 @@ class LayoutSource(SourceAround):
 
     def open_blob(self, request: BlobRequest) -> BlobStream:
         descriptor = request.descriptor
-        if _HERE not in request.avoid:
+        if HERE not in request.avoid:
             for directory in self._directories:
                 path = directory / descriptor.digest.blob_path
                 if path.is_file() and path.stat().st_size == descriptor.size:
-                    return _File(path, request.offset)
+                    return OpenFile(path, request.offset)
         content = self._repositories.get(request.repository.name)
         if content is None:
             return super().open_blob(request)
         raise ContentError(f"`{content.blob(descriptor.digest)}` is missing or damaged", hint=content.hint)
-
-
-class _File(BlobStream):
-    def __init__(self, path: Path, offset: int) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._file.seek(offset, os.SEEK_SET)
-
-    @property
-    def endpoint(self) -> Optional[Endpoint]:
-        return _HERE
-
-    def readinto(self, buffer: Union[bytearray, memoryview]) -> int:
-        return self._file.readinto(buffer) or 0
-
-    def close(self) -> None:
-        self._file.close()

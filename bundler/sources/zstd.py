@@ -8,13 +8,11 @@ split into jobs as libzstd does with workers, which gives the same frame for eve
 
 from __future__ import annotations
 
-import bz2
-import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Optional, Union, cast
+from typing import IO, TYPE_CHECKING, Optional, Union, cast
 
 import zstandard
 
@@ -22,6 +20,10 @@ from bundler.definition.spec import Compression
 from bundles.errors import ContentError
 from bundles.runtime.program import quote
 from bundles.runtime.streams import PieceStream
+
+if TYPE_CHECKING:
+    import bz2
+    import lzma
 
 CHUNK = 1 << 20
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -94,18 +96,34 @@ def unpacked(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
         ContentError: it is broken; the message names `what`.
     """
     first = next(pieces, b"")
-    rest = _again(first, pieces)
+    rest = again(first, pieces)
     try:
         if first.startswith(ZSTD_MAGIC):
             yield from _frames(rest)
         elif first.startswith(_XZ_MAGIC):
-            yield from _streams(rest, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY))
+            yield from _xz(rest)
         elif first.startswith(_BZIP2_MAGIC):
-            yield from _streams(rest, bz2.BZ2Decompressor)
+            yield from _bzip2(rest)
         else:
             yield from decompress(rest, what)
-    except (zstandard.ZstdError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
+    except (zstandard.ZstdError, EOFError, OSError, ValueError, ImportError) as error:
         raise ContentError(f"{what} cannot be unpacked: {error}") from None
+
+
+def _xz(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    # Not every Python has it.
+    import lzma
+
+    try:
+        yield from _streams(pieces, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY))
+    except lzma.LZMAError as error:
+        raise ValueError(error) from None
+
+
+def _bzip2(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    import bz2
+
+    yield from _streams(pieces, bz2.BZ2Decompressor)
 
 
 def _frames(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -131,7 +149,8 @@ def _streams(
         raise EOFError("it ends early")
 
 
-def _again(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+def again(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """Put back a piece that was looked at."""
     if first:
         yield first
     yield from rest

@@ -1,4 +1,4 @@
-"""Images out of files of others: skopeo, regctl, crane and three engines. They reach a registry as they were."""
+"""Images out of files of skopeo, regctl, crane, oras and three engines. They reach a registry as they were."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def write_files(cwd: Path) -> dict[str, str]:
     run(cwd, regctl, "registry", "set", ORIGIN, "--tls", "disabled")
     run(cwd, regctl, "image", "export", f"{ORIGIN}/{BUSYBOX}", "regctl.tar", "--name", HELD)
     run(cwd, crane, "pull", "--insecure", "--format=oci", "--annotate-ref", f"{ORIGIN}/{BUSYBOX}", "crane")
-    return {"skopeo": "oci", "skopeo.tar": "oci-archive", "regctl.tar": "oci-archive", "crane": "oci"}
+    run(cwd, debian.ORAS.make(), "copy", "--from-plain-http", f"{ORIGIN}/{BUSYBOX}", "--to-oci-layout", "oras:1.35")
+    return {"skopeo": "oci", "skopeo.tar": "oci-archive", "regctl.tar": "oci-archive", "crane": "oci", "oras": "oci"}
 
 
 def test_layouts_of_every_tool_keep_all_digests(tmp_path: Path) -> None:
@@ -85,13 +86,13 @@ def test_layouts_of_every_tool_keep_all_digests(tmp_path: Path) -> None:
             tmp_path,
             "push",
             "skopeo.tar.bundle.tar",
-            f"{destination.host}/team",
+            f"{destination.host}/site",
             "--insecure-registry",
             destination.host,
         )
-        assert served(destination.host, *BUSYBOX.split(":")) == (digest, index)
+        assert served(destination.host, f"site/{BUSYBOX[:-5]}", "1.35") == (digest, index)
         for child in json.loads(index)["manifests"]:
-            assert served(destination.host, "library/busybox", child["digest"])[0] == child["digest"]
+            assert served(destination.host, "site/library/busybox", child["digest"])[0] == child["digest"]
 
 
 def test_docker_archives_of_skopeo_and_crane(tmp_path: Path) -> None:
@@ -170,5 +171,5 @@ def test_what_docker_saves(suite: str, containerd: bool, tmp_path: Path) -> None
             manifest = json.loads(archive.read_document(archive.manifest.images[0].platforms[0].manifest))
         assert manifest["config"]["digest"] == identity
     with RealRegistry("distribution3", tmp_path) as destination:
-        bundle(tmp_path, "push", "new.tar", f"{destination.host}/team", "--insecure-registry", destination.host)
-        assert served(destination.host, "team/other", "2")[0] == image["digest"]
+        bundle(tmp_path, "push", "new.tar", f"{destination.host}/site", "--insecure-registry", destination.host)
+        assert served(destination.host, "site/team/other", "2")[0] == image["digest"]

@@ -15,7 +15,7 @@ from typing import Optional, Union
 
 from bundler.definition.spec import Compression
 from bundler.sources import zstd
-from bundler.sources.files.tar import members, printable
+from bundler.sources.files.tar import members
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream
 from bundler.sources.spool import Hashed, Spool
@@ -113,7 +113,7 @@ class Directory(Contents):
 
     def open(self, name: str, offset: int = 0) -> BlobStream:
         try:
-            return _OpenFile(self._path / name, offset)
+            return OpenFile(self._path / name, offset)
         except OSError as error:
             raise ContentError(f"`{self._path / name}` cannot be read: {reason(error)}") from None
 
@@ -137,7 +137,7 @@ class Tar(Contents):
                 if member.offset + member.size > self._volume.size:
                     raise IncompleteArchiveError(
                         f"`{self.where}` is cut short: {self._volume.size} bytes are there, and "
-                        f"`{printable(member.name)}` ends at byte {member.offset + member.size}",
+                        f"`{member.name[:100]}` ends at byte {member.offset + member.size}",
                         hint="copy it again from where it was made",
                     )
                 self._files[member.name] = (member.offset, member.size)
@@ -156,9 +156,9 @@ class Tar(Contents):
     def layer(self, name: str, spool: Spool, compression: Compression) -> Layer:
         target = follow(name, self._links)
         if target not in self._files:
-            raise ContentError(f"`{self.where}` has no `{printable(name)}`")
+            raise ContentError(f"`{self.where}` has no `{name[:100]}`")
         with self.open(target) as stream:
-            return keep(pieces_of(stream), spool, compression, f"`{printable(name)}` in `{self.where}`", in_place=True)
+            return keep(pieces_of(stream), spool, compression, f"`{name[:100]}` in `{self.where}`", in_place=True)
 
     def place(self, name: str) -> str:
         return follow(name, self._links)
@@ -202,15 +202,15 @@ class CompressedTar(Contents):
                             f"`{path}` cannot be used: it has more than {_MAX_DOCUMENTS} bytes of documents"
                         )
                 else:
-                    self._keep(member.name, _again(first, content), compression)
+                    self._keep(member.name, zstd.again(first, content), compression)
                 if stream.missing:
-                    raise IncompleteArchiveError(f"`{path}` is cut short: it ends within `{printable(member.name)}`")
+                    raise IncompleteArchiveError(f"`{path}` is cut short: it ends within `{member.name[:100]}`")
 
     def _keep(self, name: str, pieces: Iterator[bytes], compression: Compression) -> None:
         if name.startswith(BLOBS):
             self._blobs[name] = self._spool.add(_UNKNOWN, pieces)
         else:
-            self._layers[name] = keep(pieces, self._spool, compression, f"`{printable(name)}` in `{self.where}`")
+            self._layers[name] = keep(pieces, self._spool, compression, f"`{name[:100]}` in `{self.where}`")
 
     def size(self, name: str) -> Optional[int]:
         if name in self._documents:
@@ -226,9 +226,9 @@ class CompressedTar(Contents):
         target = follow(name, self._links)
         if target in self._documents:
             data = self._documents[target]
-            return keep(iter([data]), spool, compression, f"`{printable(name)}` in `{self.where}`")
+            return keep(iter([data]), spool, compression, f"`{name[:100]}` in `{self.where}`")
         if target not in self._layers:
-            raise ContentError(f"`{self.where}` has no `{printable(name)}`")
+            raise ContentError(f"`{self.where}` has no `{name[:100]}`")
         return self._layers[target]
 
 
@@ -255,7 +255,7 @@ def keep(
         ContentError: it is no valid gzip or zstd; the message names `what`.
     """
     first = next(pieces, b"")
-    came = Hashed(_again(first, pieces))
+    came = Hashed(zstd.again(first, pieces))
     if not first.startswith((zstd.GZIP_MAGIC, zstd.ZSTD_MAGIC)):
         kept = spool.add(f"{OCI_LAYER}+zstd", zstd.compress(iter(came), compression))
         return Layer(came.digest, kept, spooled=True)
@@ -321,12 +321,6 @@ def pieces_of(stream: BlobStream) -> Iterator[bytes]:
     buffer = bytearray(zstd.CHUNK)
     while count := stream.readinto(buffer):
         yield bytes(buffer[:count])
-
-
-def _again(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if first:
-        yield first
-    yield from rest
 
 
 def _pieces(volume: Volume) -> Iterator[bytes]:
@@ -416,7 +410,9 @@ class MemoryBlob(BlobStream):
         pass
 
 
-class _OpenFile(BlobStream):
+class OpenFile(BlobStream):
+    """The bytes of a file, from an offset on."""
+
     def __init__(self, path: Path, offset: int) -> None:
         self._file = path.open("rb", buffering=0)
         self._file.seek(offset)

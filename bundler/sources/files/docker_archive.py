@@ -16,9 +16,8 @@ from bundler.definition.file_request import FileRequest
 from bundler.definition.spec import Compression
 from bundler.sources.docker_save import compose
 from bundler.sources.files.contents import Contents, Layer, MemoryBlob, open_kept
-from bundler.sources.files.image_file import Held, ImageFile, choose
+from bundler.sources.files.image_file import Held, ImageFile, choose, reference_or_none
 from bundler.sources.files.layout import LayoutFile
-from bundler.sources.files.tar import printable
 from bundler.sources.source import BlobStream
 from bundler.sources.spool import Spool
 from bundles.errors import ContentError, DamagedArchiveError, UsageError
@@ -79,7 +78,7 @@ class ClassicArchive(ImageFile):
     def selected(self) -> tuple[Held, ...]:
         offered: list[tuple[int, str, Optional[Reference]]] = []
         for number, entry in enumerate(self._entries):
-            offered += [(number, tag, _reference(tag)) for tag in entry.tags] or [(number, "", None)]
+            offered += [(number, tag, reference_or_none(tag)) for tag in entry.tags] or [(number, "", None)]
         chosen = [offered[position] for position in choose(self.request, offered)]
         roots = {number: self._compose(number) for number in dict.fromkeys(number for number, _, _ in chosen)}
         self.images = tuple(
@@ -90,10 +89,10 @@ class ClassicArchive(ImageFile):
 
     def _compose(self, number: int) -> Descriptor:
         entry = self._entries[number]
-        what = f"`{printable(entry.tags[0]) if entry.tags else f'@{number}'}` in `{self.where}`"
+        what = f"`{entry.tags[0][:100] if entry.tags else f'@{number}'}` in `{self.where}`"
         name = self._contents.place(_normal(entry.config))
         if self._contents.size(name) is None:
-            raise ContentError(f"{what} has no config: `{printable(entry.config)}` is not there")
+            raise ContentError(f"{what} has no config: `{entry.config[:100]}` is not there")
         config = self._contents.read(name)
         named = _NAMED.fullmatch(entry.config)
         if named and Digest.of(config).hex != named[1]:
@@ -170,10 +169,3 @@ def _entry(value: Any) -> _Entry:
 
 def _normal(path: str) -> str:
     return path[2:] if path.startswith("./") else path
-
-
-def _reference(text: str) -> Optional[Reference]:
-    try:
-        return Reference.parse(text)
-    except UsageError:
-        return None

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from bundler.definition.file_request import FileRequest
-from bundler.sources.files.tar import printable
 from bundler.sources.source import BlobStream
 from bundles.errors import ContentError, UsageError
 from bundles.oci.descriptor import CONFIG_TYPES, Descriptor
@@ -37,13 +36,10 @@ def choose(request: FileRequest, offered: Sequence[tuple[int, str, Optional[Refe
     chosen = [
         position
         for position, (number, label, reference) in enumerate(offered)
-        if request.choice in (f"@{number}", label) or (reference and reference == _reference(request.choice))
+        if request.choice in (f"@{number}", label) or (reference and reference == reference_or_none(request.choice))
     ]
     if not chosen:
-        names = [
-            reference.familiar if reference else printable(label) or f"@{number}"
-            for number, label, reference in offered
-        ]
+        names = [reference.familiar if reference else label or f"@{number}" for number, label, reference in offered]
         close = difflib.get_close_matches(request.choice, names, 1)
         shown = ", ".join(f"`{name}`" for name in names[:_SHOWN]) + (
             f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
@@ -55,7 +51,8 @@ def choose(request: FileRequest, offered: Sequence[tuple[int, str, Optional[Refe
     return chosen
 
 
-def _reference(text: str) -> Optional[Reference]:
+def reference_or_none(text: str) -> Optional[Reference]:
+    """Return the name that `text` is; None when it is none."""
     try:
         return Reference.parse(text)
     except UsageError:
@@ -87,7 +84,7 @@ class Held:
     @property
     def shown(self) -> str:
         """How people call it."""
-        return self.reference.familiar if self.reference else printable(self.label) or str(self.root.digest)
+        return self.reference.familiar if self.reference else self.label or str(self.root.digest)
 
 
 class ImageFile(Closeable):

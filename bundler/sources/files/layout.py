@@ -18,7 +18,7 @@ from bundler.sources.source import BlobStream
 from bundles.errors import ContentError, DamagedArchiveError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import index_entries, media_type_of, parse_json
+from bundles.oci.image import index_entries, media_type_of, parse_index, parse_json
 from bundles.oci.reference import Reference
 from bundles.registry.read import digest_or_none
 
@@ -97,7 +97,8 @@ class LayoutFile(ImageFile):
             raise ContentError(f"{descriptor.digest} in `{self.where}`: {error.message}") from None
 
     def _sort(self, entries: Sequence[Entry]) -> None:
-        """Tell images from what is attached to them."""
+        """Tell images from what is attached to them, and from their parts, which oras lists beside them."""
+        below = self._below(entries)
         images: list[Held] = []
         tags: dict[str, Descriptor] = {}
         referrers: dict[Digest, list[Mapping[str, Any]]] = {}
@@ -108,9 +109,27 @@ class LayoutFile(ImageFile):
                 referrers.setdefault(subject, []).append(entry.value)
             elif held.tag and ATTACHED.fullmatch(held.tag):
                 tags[held.tag] = entry.descriptor
-            else:
+            elif held.label or not (entry.descriptor.is_attestation or entry.descriptor.digest in below):
                 images.append(held)
         self.images, self.tags, self.referrers = tuple(images), tags, referrers
+
+    def _below(self, entries: Sequence[Entry]) -> set[Digest]:
+        """Find what the indexes among the entries list."""
+        waiting = [entry.descriptor for entry in entries if entry.descriptor.is_index]
+        found: set[Digest] = set()
+        while waiting:
+            index = waiting.pop()
+            data = self.document(index.digest)
+            children = {child.digest: child for child in self._children(index, data)} if data is not None else {}
+            waiting += [child for digest, child in children.items() if child.is_index and digest not in found]
+            found.update(children)
+        return found
+
+    def _children(self, index: Descriptor, data: bytes) -> Sequence[Descriptor]:
+        try:
+            return parse_index(data)
+        except UsageError as error:
+            raise ContentError(f"{index.digest} in `{self.where}`: {error.message}") from None
 
     def subject(self, descriptor: Descriptor) -> Optional[Digest]:
         """Return which manifest an entry says that it is about."""

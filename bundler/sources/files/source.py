@@ -11,7 +11,7 @@ from bundler.sources.files.contents import HERE
 from bundler.sources.files.image_file import Held, ImageFile
 from bundler.sources.files.layout import ATTACHED
 from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
-from bundles.errors import ContentError, NotFoundError
+from bundles.errors import ContentError, NotFoundError, UsageError
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import media_type_of, parse_index
@@ -118,7 +118,11 @@ class FilesSource(SourceAround):
 
 
 def _absent(item: Taken) -> Iterator[Digest]:
-    """Find the manifests that an image's indexes name and its file does not have."""
+    """Find the manifests that an image's indexes name and its file does not have.
+
+    Raises:
+        ContentError: an index is none.
+    """
     waiting, opened = [item.held.root], {item.held.root.digest}
     while waiting:
         descriptor = waiting.pop()
@@ -126,6 +130,10 @@ def _absent(item: Taken) -> Iterator[Digest]:
         if data is None:
             yield descriptor.digest
         elif descriptor.is_index:
-            found = [child for child in parse_index(data) if child.digest not in opened]
+            try:
+                children = parse_index(data)
+            except UsageError as error:
+                raise ContentError(f"{descriptor.digest} in `{item.file.where}`: {error.message}") from None
+            found = [child for child in children if child.digest not in opened]
             opened.update(child.digest for child in found)
             waiting += [child for child in found if child.is_index or child.is_manifest]

@@ -61,7 +61,7 @@ def members(stream: TarStream, where: str) -> Iterator[Member]:
         if member is None:
             return
         if member.name in seen:
-            raise reader.refuse(f"two entries are called `{printable(member.name)}`")
+            raise reader.refuse(f"two entries are called `{member.name[:100]}`")
         seen.add(member.name)
         if len(seen) > _MAX_MEMBERS:
             raise reader.refuse(f"it has more than {_MAX_MEMBERS} entries")
@@ -111,7 +111,7 @@ class _Headers:
         if "size" in extensions:
             digits = extensions["size"]
             if not digits.isdigit() or len(digits) > 19:
-                raise self.refuse(f"a size is `{printable(digits[:40].decode('ascii', 'replace'))}`")
+                raise self.refuse(f"a size is `{digits[:40].decode('ascii', 'replace')}`")
             size = int(digits)
         raw = extensions.get("path") or _name(block)
         if kind == b"5" or (kind in (b"0", b"\0") and raw.endswith(b"/")):
@@ -124,15 +124,15 @@ class _Headers:
             start = posixpath.dirname(name) if _LINKS[kind] else ""
             return Member(name, self._stream.position, 0, posixpath.normpath(posixpath.join(start, target)))
         if kind not in (b"0", b"\0", b"7"):
-            raise self.refuse(f"`{printable(name)}` is no file, directory or link")
+            raise self.refuse(f"`{name[:100]}` is no file, directory or link")
         if size >= _SIZE_LIMIT:
-            raise self.refuse(f"`{printable(name)}` has an impossible size")
+            raise self.refuse(f"`{name[:100]}` has an impossible size")
         return Member(name, self._stream.position, size)
 
     def _path(self, raw: bytes) -> str:
         name = raw.decode("utf-8", "surrogateescape")
         if name.startswith("/") or ".." in name.split("/"):
-            raise self.refuse(f"the name `{printable(name)}` leads out of it")
+            raise self.refuse(f"the name `{name[:100]}` leads out of it")
         return posixpath.normpath(name)
 
     def _extension(self, size: int) -> bytes:
@@ -181,8 +181,3 @@ def _sum_is_right(block: bytes) -> bool:
     if not digits or digits.strip(b"01234567"):
         return False
     return int(digits, 8) == sum(block[:148]) + 8 * 32 + sum(block[156:])
-
-
-def printable(text: str) -> str:
-    """Return what a file says as a terminal can show it, which must not take orders from a file."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:100])

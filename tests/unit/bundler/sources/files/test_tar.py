@@ -108,7 +108,6 @@ def test_directories_are_passed_over_and_the_end_ends() -> None:
         (header()[:-1] + b"x", "a tar header is damaged"),
         (b"\x89PNG" + bytes(600), "or it is no tar"),
         (b"x" * 512, "or it is no tar"),
-        (header("a\x1b[31mb/../.."), "`a?[31mb/../..`"),
     ],
 )
 def test_what_image_tools_never_write_is_refused(data: bytes, message: str) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Callable, Optional
 
-from bundles.errors import NetworkError, UnreachableError
+from bundles.errors import BundleError, UnreachableError
 
 # Three times in a row, each after ten seconds without a byte: it is away, and not busy.
 _INTERVAL = 5.0
@@ -60,6 +60,6 @@ class Watch:
                     self.lost = error
                     self._end()
                     return
-            except NetworkError:
+            except BundleError:
                 # It answers, whatever it says.
                 missed = 0

@@ -27,8 +27,6 @@ from installer.storage.bucket import Bucket
 from installer.storage.probe import address_problem, storage_problem, storage_problems
 from installer.storage.watch import Watch
 
-_AGAIN = "--storage {} --s3-endpoint {} --s3-credentials FILE"
-
 
 @dataclasses.dataclass(frozen=True)
 class StorageFiles:
@@ -195,7 +193,8 @@ def _without_keys(storage: S3Storage) -> Problem:
     return Problem(
         f"storage {storage}",
         "there are no keys for it: neither in the environment nor in a file",
-        f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and: {_AGAIN.format(storage, storage.endpoint)}",
+        f"--storage {storage} --s3-endpoint {storage.endpoint} --s3-credentials FILE; or without that file, and with "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set",
     )
 
 

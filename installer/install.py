@@ -10,7 +10,7 @@ from typing import Union
 
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
-from bundles.errors import DiskFullError, HostError, NetworkError, UnavailableError, UnreachableError
+from bundles.errors import DiskFullError, HostError, InterruptedByUser, NetworkError, UnavailableError, UnreachableError
 from bundles.runtime.progress import Progress, Silent
 from installer import preflight
 from installer.host.files import read_optional, usable_size
@@ -38,7 +38,7 @@ from installer.steps.registry.container import FormerRegistry, RegistryContainer
 from installer.steps.registry.held import HeldCheck
 from installer.steps.registry.login import GivenAccess, docker_access
 from installer.steps.registry.push import Push
-from installer.steps.registry.storage import Storage, trouble
+from installer.steps.registry.storage import Storage, trouble, watch_of
 from installer.steps.registry.tokens import TokenServer
 from installer.steps.replay_container import ReplayContainer, with_replay
 from installer.steps.smoke_test import SmokeTest
@@ -152,10 +152,16 @@ def _prepare(
             engine=info is not None,
             last=lambda: preflight.space_problems(job, info, host, [*before, *images], push) if info else [],
         )
+        watch = watch_of(job, host.places, stack.close)
         try:
-            yield _Run(job, runner, recorder, push)
+            with watch.watching() if watch else contextlib.nullcontext():
+                yield _Run(job, runner, recorder, push)
         except UnavailableError as error:
             raise _explain(error, job, host) from None
+        except InterruptedByUser:
+            if watch is None or watch.lost is None:
+                raise
+            raise _lost(watch.lost) from None
 
 
 def _of_cluster(job: Job, host: Host) -> tuple[list[Step], list[ClusterBuilder]]:
@@ -188,6 +194,12 @@ def _as_given(job: Job) -> Job:
     if found is None or (kept and not given and read_optional(Path(kept)) == found):
         return job
     return dataclasses.replace(job, access=dataclasses.replace(job.access, authority=str(given) if given else None))
+
+
+def _lost(error: NetworkError) -> NetworkError:
+    return NetworkError(
+        f"{error.message}, and so the push was ended", hint=f"{error.hint}; then run this again, it goes on"
+    )
 
 
 def _explain(error: NetworkError, job: Job, host: Host) -> NetworkError | DiskFullError:

@@ -255,6 +255,7 @@ def test_status_and_doctor_speak_of_no_container(plant: Plant) -> None:
         "answers": True,
         "data": None,
         "site": {"host": plant.registry.host, "prefix": "team", "flat": False, "aliases": False, "joined": False},
+        "storage": None,
     }
     assert all(each["served"] for each in status["images"])
     assert {problem["check"] for problem in status["problems"]} & {"registry", "daemon", "images", "restart"} == set()

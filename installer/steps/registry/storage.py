@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -23,9 +23,9 @@ from installer.model.job import DesiredState, Job
 from installer.model.keys import Keys
 from installer.model.step import Change, Step
 from installer.model.storage import S3Storage
+from installer.storage.bucket import Bucket
 from installer.storage.probe import address_problem, storage_problem, storage_problems
-
-_AGAIN = "--storage {} --s3-endpoint {} --s3-credentials FILE"
+from installer.storage.watch import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,21 @@ def trouble(storage: S3Storage, places: Places) -> Optional[Problem]:
     """Find what keeps the bucket from being read with the keys that are kept; None when it answers."""
     keys = kept_keys(places)
     return storage_problem(storage, keys) if keys else _without_keys(storage)
+
+
+def watch_of(state: DesiredState, places: Places, end: Callable[[], None]) -> Optional[Watch]:
+    """Return what watches the storage while it is pushed to, and ends that with `end`; None without a storage."""
+    storage = None if state.site else state.storage
+    if storage is None:
+        return None
+
+    def ask() -> None:
+        # In the beginning the keys may not be there yet.
+        keys = kept_keys(places)
+        if keys:
+            Bucket(storage, keys).send("GET", query={"list-type": "2", "max-keys": "1"})
+
+    return Watch(ask, end)
 
 
 class Storage(Step):
@@ -178,7 +193,8 @@ def _without_keys(storage: S3Storage) -> Problem:
     return Problem(
         f"storage {storage}",
         "there are no keys for it: neither in the environment nor in a file",
-        f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and: {_AGAIN.format(storage, storage.endpoint)}",
+        f"--storage {storage} --s3-endpoint {storage.endpoint} --s3-credentials FILE; or without that file, and with "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set",
     )
 
 

@@ -49,3 +49,11 @@ def test_what_was_missed_last_is_shown_and_the_rest_counted() -> None:
 
 def test_nothing_missed_is_nothing_said() -> None:
     assert not [line for line in text(unrecorded=[]) if "recorded" in line]
+
+
+def test_a_bucket_is_shown_with_whether_it_answers() -> None:
+    storage = {"endpoint": "https://s3.corp", "redirect": True, "answers": False}
+    assert status._storage_lines(None) == []
+    assert status._storage_lines(storage) == [
+        "storage    S3 at https://s3.corp: does not answer; who pulls is led there"
+    ]

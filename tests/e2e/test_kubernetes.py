@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.variants import make_rootless
 from tests.support.hosts import LAN, STATE
-from tests.testbed import ORIGIN, Host, binfmt_clear, binfmt_restore, binfmt_state, start_origin
+from tests.testbed import ORIGIN, Host, binfmt_clear, binfmt_restore, binfmt_state, debian, start_origin
 from tests.testbed.cache import lock
 from tests.testbed.kubernetes.cluster import PODS, Cluster
 from tests.testbed.kubernetes.programs import BUILDX, KUBERNETES
@@ -92,7 +93,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     start_origin()
     usb = tmp_path_factory.mktemp("usb")
     usb.chmod(0o755)
-    command = ["create", "debian:12", "busybox:1.35", "--mirror", f"docker.io={ORIGIN}", "-q"]
+    make_rootless(ORIGIN, debian.ROOTLESS.make() / "layer-amd64.tar")
+    rootless = "moby/buildkit:buildx-stable-1-rootless,platform=linux/amd64"
+    command = ["create", "debian:12", "busybox:1.35", rootless, "--mirror", f"docker.io={ORIGIN}", "-q"]
     command += ["-o", str(usb / "offline.tar")]
     subprocess.run([sys.executable, "-c", "from bundles.cli.app import main; main()", *command], check=True)
     with (
@@ -121,8 +124,8 @@ def changes_of(document: Any, *kinds: str) -> list[dict[str, Any]]:
 def test_what_is_wrong_is_said_at_once_and_nothing_is_touched(site: Site) -> None:
     site.kubectl("create", "namespace", "strict")
     site.kubectl("label", "namespace", "strict", "pod-security.kubernetes.io/enforce=baseline")
-    here = site.problems("install", "--kubernetes", "nowhere", "--rootless")
-    assert sorted(here) == ["--kubernetes", "--rootless", "context `nowhere`"]
+    here = site.problems("install", "--kubernetes", "nowhere")
+    assert sorted(here) == ["--kubernetes", "context `nowhere`"]
     assert "localhost:5000" in here["--kubernetes"] and "192.168" in here["--kubernetes"]
     assert "does not exist" in here["context `nowhere`"] or "nowhere" in here["context `nowhere`"]
     gone = site.problems("install", *SECURED, "--kubernetes", "site", "--namespace", "team", "--node-selector", "a=b")
@@ -228,6 +231,15 @@ def test_with_a_volume_the_cache_outlives_the_pods_and_the_mirrors_stay(site: Si
     site.kubectl("-n", "team", "wait", "--for=condition=Ready", "pod/cross-builder-kubernetes0-0", "--timeout=60s")
     assert "CACHED" in site.build()
     own.write_bytes(brought)
+
+
+def test_without_privileges(site: Site) -> None:
+    site.bundle("install", "--kubernetes", "site", "--namespace", "team", "--rootless")
+    (pod,) = json.loads(site.kubectl("-n", "team", "get", "pod", "-o", "json"))["items"]
+    assert "privileged" not in pod["spec"]["containers"][0]["securityContext"]
+    who = site.kubectl("-n", "team", "exec", pod["metadata"]["name"], "--", "id", "-u")
+    assert who.strip() == "1000"
+    site.build("--no-cache", "--pull", "-t", f"{LAN}/app:2", "--push")
 
 
 def test_uninstalled_nothing_is_left_in_the_cluster_or_here(site: Site) -> None:

@@ -93,7 +93,7 @@ class ClusterCheck(Check):
             yield Problem(
                 "--rootless",
                 f"the archive has no BuildKit for it, whose tag has `{ROOTLESS_TAG}` in it",
-                "bundle create ... --image moby/buildkit:buildx-stable-1-rootless, where there is internet",
+                "bundle create ... moby/buildkit:buildx-stable-1-rootless, where there is internet",
             )
         found = buildx_version(self._host.cli) if place.cluster.volume else None
         if found and found < _OLDEST_WITH_VOLUME:

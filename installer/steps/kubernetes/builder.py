@@ -300,16 +300,23 @@ class RemoveCluster(Step):
             for each in place.namespace.get(kinds, *names)
             if mark_of(each)
         ]
-        if self._data and place.cluster.volume:
-            claims = place.namespace.get("persistentvolumeclaim", f"--selector=app={place.workload}")
-            found += [("persistentvolumeclaim", each["metadata"]["name"]) for each in claims]
-        return found
+        claims = [("persistentvolumeclaim", name) for name in self._claims()] if self._data else []
+        return found + claims
+
+    def _claims(self) -> list[str]:
+        """Return the names of the volumes of caches, also of an installation that had them before."""
+        try:
+            found = self._place.namespace.get("persistentvolumeclaim", f"--selector=app={self._place.workload}")
+        except KubectlError:
+            # Who may not see them has not had any made.
+            return []
+        return [each["metadata"]["name"] for each in found]
 
     def notes(self) -> Sequence[str]:
         place = self._place
         if self._left:
             return self._left
-        if place.cluster.volume and not self._data:
+        if not self._data and self._claims():
             command = place.as_user.command(f"delete persistentvolumeclaim --selector app={place.workload}")
             return [f"the volumes of the build cache in {place} stay; {command}"]
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import struct
 import tarfile
 from pathlib import Path
 
@@ -68,6 +69,16 @@ def make_rootless(origin: str, layer: Path, tag: str = "buildx-stable-1") -> str
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(text), 0o644
             files.addfile(entry, io.BytesIO(text.encode()))
+        with tarfile.open(layer) as programs:
+            for program, capability in (("usr/bin/newuidmap", 1 << 7), ("usr/bin/newgidmap", 1 << 6)):
+                # As root by its mode it would need rights over the namespace, which is the user's: Debian's does not
+                # step back from root first, as that of moby/buildkit does.
+                entry = programs.getmember(program)
+                content = programs.extractfile(entry)
+                entry.mode = 0o755
+                right = struct.pack("<IIIII", 0x02000001, capability, 0, 0, 0).decode("utf-8", "surrogateescape")
+                entry.pax_headers = {"SCHILY.xattr.security.capability": right}
+                files.addfile(entry, content)
         for name in ("run/user/1000", "home/user", "home/user/.local", "home/user/.local/tmp",
                      "home/user/.local/share", state):  # fmt: skip
             entry = tarfile.TarInfo(name)

@@ -192,7 +192,8 @@ class ClusterBuilder(Step):
         if volume == "config":
             return _CONFIG
         (config,) = self._place.namespace.get("configmap", f"{self._place.workload}-config")
-        match = re.search(rf'"({_CONFIG}/certs/[^/"]+)/', config["data"]["buildkitd.toml"])
+        # buildx writes the file anew, with quotes of either kind.
+        match = re.search(rf"({_CONFIG}/certs/[^/\"']+)/", config["data"]["buildkitd.toml"])
         if match is None:
             raise HostError(f"the configuration of `{self.builder}` names no CA, and buildx has brought one")
         return match[1]

@@ -105,9 +105,10 @@ def test_what_another_made_is_a_problem(tmp_path: Path) -> None:
     assert problem.message == "it is not one that this program made (driver remote)"
 
 
-def test_a_configuration_that_buildx_has_forgotten_is_given_to_the_pods(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_configuration_that_buildx_has_forgotten_is_given_to_the_pods(tmp_path: Path, quote: str) -> None:
     cluster = Cluster("site", "team", volume="5Gi")
-    toml = 'x = 1\n  ca = ["/etc/buildkit/certs/192.168.10.10_5000/ca.pem"]\n'
+    toml = f"x = 1\n  ca = [{quote}/etc/buildkit/certs/192.168.10.10_5000/ca.pem{quote}]\n"
     host = FakeHost.at(tmp_path, {"configmap": {"kind": "ConfigMap", "data": {"buildkitd.toml": toml}}})
     step = ClusterBuilder(state_with(cluster), host)
     on_record(host, step.mark)

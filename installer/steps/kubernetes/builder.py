@@ -294,8 +294,8 @@ class RemoveCluster(Step):
     def _made(self) -> list[tuple[str, str]]:
         """Return kind and name of what there is in the cluster, ours by its mark, or made for what was."""
         place = self._place
-        kinds = "deployment,statefulset,configmap,secret,serviceaccount"
-        names = (place.workload, place.account, f"{place.workload}-config", f"{place.workload}-config-1")
+        kinds = "deployment,statefulset,configmap,secret,serviceaccount,pod"
+        names = (place.workload, place.account, f"{place.workload}-config", f"{place.workload}-config-1", place.trial)
         found = [
             (each["kind"].lower(), each["metadata"]["name"])
             for each in place.namespace.get(kinds, *names)

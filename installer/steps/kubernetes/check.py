@@ -33,6 +33,7 @@ _RIGHTS_WITH_LOGIN = (
     ("", "secrets", ("get", "create", "patch", "delete")),
     ("", "serviceaccounts", ("get", "create", "patch", "delete")),
 )
+_WHO = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 # persistent-volume-claim.requests.storage came with 0.34.
 _OLDEST_WITH_VOLUME = Version("0.34")
 
@@ -168,9 +169,6 @@ class ClusterCheck(Check):
                 f"none that is ready has {labels}",
                 f"kubectl --context {self._context} get nodes --show-labels",
             )
-
-
-_WHO = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 
 
 def _is_ready(node: dict[str, Any]) -> bool:

@@ -294,13 +294,15 @@ class RemoveCluster(Step):
     def _made(self) -> list[tuple[str, str]]:
         """Return kind and name of what there is in the cluster, ours by its mark, or made for what was."""
         place = self._place
-        kinds = "deployment,statefulset,configmap,secret,serviceaccount,pod"
         names = (place.workload, place.account, f"{place.workload}-config", f"{place.workload}-config-1", place.trial)
-        found = [
-            (each["kind"].lower(), each["metadata"]["name"])
-            for each in place.namespace.get(kinds, *names)
-            if mark_of(each)
-        ]
+        items = place.namespace.get(f"{place.kind},configmap,pod", *names)
+        try:
+            items += place.namespace.get("secret,serviceaccount", *names)
+        except KubectlError as error:
+            # Who may not see them has not had any made.
+            if "forbidden" not in error.message:
+                raise
+        found = [(each["kind"].lower(), each["metadata"]["name"]) for each in items if mark_of(each)]
         claims = [("persistentvolumeclaim", name) for name in self._claims()] if self._data else []
         return found + claims
 

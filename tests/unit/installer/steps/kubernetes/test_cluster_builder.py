@@ -191,6 +191,9 @@ def test_what_was_made_in_a_cluster_that_is_gone_is_named_and_the_rest_goes(tmp_
 
 def test_only_what_bears_our_mark_is_removed(tmp_path: Path) -> None:
     ours, foreign = workload("any"), {"kind": "Secret", "metadata": {"name": f"{NAME}0-pull"}}
-    host = FakeHost.at(tmp_path, {"get": {"kind": "List", "items": [ours, foreign]}})
+    host = FakeHost.at(tmp_path, {"deployment,configmap,pod": ours, "secret,serviceaccount": foreign})
     step = RemoveCluster(Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(SITE)), host, data=False)
     assert [(change.kind, change.name) for change in step.look()] == [("deployment", f"{NAME}0")]
+    # Who may not see secrets had none made.
+    host.kubectl.answers["secret,serviceaccount"] = refused("secrets is forbidden")
+    assert len(step.look()) == 1 and step.notes() == []

@@ -38,7 +38,7 @@ testbed: setup ## bring up what the tests need: the origin registry and the air-
 test: testbed ## all tests, unit and end to end (as root)
 	@status=0; $(UNIT) || status=$$?; $(RUN) -m pytest -m e2e || status=$$?; $(RUN) -m tests.testbed down; exit $$status
 
-kubernetes: testbed ## the tests of a builder on Kubernetes, on a real cluster (compiles it first: 8 minutes of two cores; as root)
+kubernetes: testbed ## the tests of a builder on Kubernetes, on a real cluster (compiles it first: 10 minutes of a core; as root)
 	@status=0; $(RUN) -m pytest -m kubernetes || status=$$?; $(RUN) -m tests.testbed down; exit $$status
 
 bench: setup ## create and install beside their peers; writes docs/performance.md (30 minutes, wants a quiet machine)

@@ -131,11 +131,11 @@ def cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
         given: dict[str, Any] = {
             "namespace": namespace,
             "replicas": replicas,
-            "rootless": rootless,
+            "rootless": rootless or None,
             "volume": volume,
-            "selector": selector,
+            "selector": selector or None,
         }
-        chosen = {name: value for name, value in given.items() if value not in (None, False, ())}
+        chosen = {name: value for name, value in given.items() if value is not None}
         if kubernetes is None and chosen:
             option = {"volume": "cache-volume", "selector": "node-selector"}.get(first := next(iter(chosen)), first)
             raise UsageError(f"--{option} needs --kubernetes", hint="kubectl config get-contexts")

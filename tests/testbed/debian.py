@@ -104,6 +104,7 @@ def _make_applets(directory: Path) -> None:
 BASE = Product("debian/base", _BASE_RECIPE, _make_base, seconds=70)
 GCC = _layer("gcc", _GCC, {"usr/bin/cc": "gcc", "usr/bin/c++": "g++"}, seconds=30)
 JDK = _layer("jdk", _JDK, {"opt/java/openjdk": "/usr/lib/jvm/java-17-openjdk-{arch}"}, seconds=30)
+ROOTLESS = _layer("rootless", ("rootlesskit", "uidmap"), {}, seconds=15)
 PYTHON = _layer("python", _PYTHON, {}, seconds=15)
 BUILDKIT_ROOT = Product("debian/buildkit", f"2 {_BUILDKIT}", _make_buildkit, seconds=20)
 BUSYBOX = programs("busybox", "bookworm", {"busybox-{arch}": ("busybox-static", "bin/busybox")}, *ARCHITECTURES)

@@ -192,7 +192,8 @@ class ClusterBuilder(Step):
         if volume == "config":
             return _CONFIG
         (config,) = self._place.namespace.get("configmap", f"{self._place.workload}-config")
-        match = re.search(rf'"({_CONFIG}/certs/[^/"]+)/', config["data"]["buildkitd.toml"])
+        # buildx writes the file anew, with quotes of either kind.
+        match = re.search(rf"({_CONFIG}/certs/[^/\"']+)/", config["data"]["buildkitd.toml"])
         if match is None:
             raise HostError(f"the configuration of `{self.builder}` names no CA, and buildx has brought one")
         return match[1]
@@ -293,23 +294,32 @@ class RemoveCluster(Step):
     def _made(self) -> list[tuple[str, str]]:
         """Return kind and name of what there is in the cluster, ours by its mark, or made for what was."""
         place = self._place
-        kinds = "deployment,statefulset,configmap,secret,serviceaccount"
-        names = (place.workload, place.account, f"{place.workload}-config", f"{place.workload}-config-1")
-        found = [
-            (each["kind"].lower(), each["metadata"]["name"])
-            for each in place.namespace.get(kinds, *names)
-            if mark_of(each)
-        ]
-        if self._data and place.cluster.volume:
-            claims = place.namespace.get("persistentvolumeclaim", f"--selector=app={place.workload}")
-            found += [("persistentvolumeclaim", each["metadata"]["name"]) for each in claims]
-        return found
+        names = (place.workload, place.account, f"{place.workload}-config", f"{place.workload}-config-1", place.trial)
+        items = place.namespace.get(f"{place.kind},configmap,pod", *names)
+        try:
+            items += place.namespace.get("secret,serviceaccount", *names)
+        except KubectlError as error:
+            # Who may not see them has not had any made.
+            if "forbidden" not in error.message:
+                raise
+        found = [(each["kind"].lower(), each["metadata"]["name"]) for each in items if mark_of(each)]
+        claims = [("persistentvolumeclaim", name) for name in self._claims()] if self._data else []
+        return found + claims
+
+    def _claims(self) -> list[str]:
+        """Return the names of the volumes of caches, also of an installation that had them before."""
+        try:
+            found = self._place.namespace.get("persistentvolumeclaim", f"--selector=app={self._place.workload}")
+        except KubectlError:
+            # Who may not see them has not had any made.
+            return []
+        return [each["metadata"]["name"] for each in found]
 
     def notes(self) -> Sequence[str]:
         place = self._place
         if self._left:
             return self._left
-        if place.cluster.volume and not self._data:
+        if not self._data and self._claims():
             command = place.as_user.command(f"delete persistentvolumeclaim --selector app={place.workload}")
             return [f"the volumes of the build cache in {place} stay; {command}"]
         return []

@@ -33,6 +33,7 @@ _RIGHTS_WITH_LOGIN = (
     ("", "secrets", ("get", "create", "patch", "delete")),
     ("", "serviceaccounts", ("get", "create", "patch", "delete")),
 )
+_WHO = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 # persistent-volume-claim.requests.storage came with 0.34.
 _OLDEST_WITH_VOLUME = Version("0.34")
 
@@ -93,7 +94,7 @@ class ClusterCheck(Check):
             yield Problem(
                 "--rootless",
                 f"the archive has no BuildKit for it, whose tag has `{ROOTLESS_TAG}` in it",
-                "bundle create ... --image moby/buildkit:buildx-stable-1-rootless, where there is internet",
+                "bundle create ... moby/buildkit:buildx-stable-1-rootless, where there is internet",
             )
         found = buildx_version(self._host.cli) if place.cluster.volume else None
         if found and found < _OLDEST_WITH_VOLUME:
@@ -168,9 +169,6 @@ class ClusterCheck(Check):
                 f"none that is ready has {labels}",
                 f"kubectl --context {self._context} get nodes --show-labels",
             )
-
-
-_WHO = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
 
 
 def _is_ready(node: dict[str, Any]) -> bool:

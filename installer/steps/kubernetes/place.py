@@ -63,6 +63,11 @@ class Place:
         return f"{self.workload}-pull"
 
     @property
+    def trial(self) -> str:
+        """The name of the pod of moments that tries to pull."""
+        return f"{self.workload}-trial"
+
+    @property
     def has_login(self) -> bool:
         """Whether nodes need a login to pull."""
         if self.state.site is None:

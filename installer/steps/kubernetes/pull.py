@@ -11,7 +11,7 @@ from bundles.errors import HostError
 from bundles.runtime.program import quote
 from installer.host.files import read_optional
 from installer.model.client_files import client_files
-from installer.steps.kubernetes.place import ROLE, Place
+from installer.steps.kubernetes.place import ROLE, Place, wanted
 
 _SECONDS = 300.0
 _UNSCHEDULABLE_SECONDS = 20.0
@@ -25,7 +25,7 @@ def trial_pod(place: Place, *, account: bool) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": f"{place.workload}-trial", "labels": ROLE},
+        "metadata": {"name": place.trial, "labels": ROLE, "annotations": wanted("trial")},
         "spec": {
             **({"serviceAccountName": place.account} if account else {}),
             "automountServiceAccountToken": False,

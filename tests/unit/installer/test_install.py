@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from installer import preflight
 from installer.host.host import Host
 from installer.model.access import Access
 from installer.model.address import Address
+from installer.model.cluster import Cluster
 from installer.model.destination import Destination
 from installer.model.job import DesiredState, Job, Options
 from installer.receipt.receipt import BundleName, Receipt
@@ -216,6 +218,14 @@ def test_without_an_option_it_goes_where_it_went(site: Site) -> None:
     host.places.registry.mkdir()
     host.places.site_authority.write_bytes(site.ca.read_bytes())
     found = preflight._as_before(Options(), host)
+    # What builds elsewhere stays too, until it is to go.
+    Receipt(BundleName("x", "sha256:1", "/x.tar"), dataclasses.replace(state, cluster=Cluster("site"))).save(
+        host.places
+    )
+    assert preflight._as_before(Options(), host).cluster == Cluster("site")
+    assert preflight._as_before(Options(without_cluster=True), host).cluster is None
+    assert preflight._as_before(Options(cluster=Cluster("other")), host).cluster == Cluster("other")
+    Receipt(BundleName("x", "sha256:1", "/x.tar"), state).save(host.places)
     assert (found.site, found.access) == (state.site, state.access)
     assert site.run("install", site.archive, "--plan")["registry"] == site.into
     own = Options(registry=Address.parse("localhost:5000"))

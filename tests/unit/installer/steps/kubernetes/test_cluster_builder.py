@@ -105,9 +105,10 @@ def test_what_another_made_is_a_problem(tmp_path: Path) -> None:
     assert problem.message == "it is not one that this program made (driver remote)"
 
 
-def test_a_configuration_that_buildx_has_forgotten_is_given_to_the_pods(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_configuration_that_buildx_has_forgotten_is_given_to_the_pods(tmp_path: Path, quote: str) -> None:
     cluster = Cluster("site", "team", volume="5Gi")
-    toml = 'x = 1\n  ca = ["/etc/buildkit/certs/192.168.10.10_5000/ca.pem"]\n'
+    toml = f"x = 1\n  ca = [{quote}/etc/buildkit/certs/192.168.10.10_5000/ca.pem{quote}]\n"
     host = FakeHost.at(tmp_path, {"configmap": {"kind": "ConfigMap", "data": {"buildkitd.toml": toml}}})
     step = ClusterBuilder(state_with(cluster), host)
     on_record(host, step.mark)
@@ -190,6 +191,9 @@ def test_what_was_made_in_a_cluster_that_is_gone_is_named_and_the_rest_goes(tmp_
 
 def test_only_what_bears_our_mark_is_removed(tmp_path: Path) -> None:
     ours, foreign = workload("any"), {"kind": "Secret", "metadata": {"name": f"{NAME}0-pull"}}
-    host = FakeHost.at(tmp_path, {"get": {"kind": "List", "items": [ours, foreign]}})
+    host = FakeHost.at(tmp_path, {"deployment,configmap,pod": ours, "secret,serviceaccount": foreign})
     step = RemoveCluster(Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(SITE)), host, data=False)
     assert [(change.kind, change.name) for change in step.look()] == [("deployment", f"{NAME}0")]
+    # Who may not see secrets had none made.
+    host.kubectl.answers["secret,serviceaccount"] = refused("secrets is forbidden")
+    assert len(step.look()) == 1 and step.notes() == []

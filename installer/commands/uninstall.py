@@ -20,6 +20,7 @@ from installer.registry.client import Registry
 from installer.registry.connection import transport_to
 from installer.runner import Runner, plan_lines, questioner, to_json
 from installer.steps.builder.builder import RemoveBuilder
+from installer.steps.builder.nodes import RemoveNodes
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.leftovers import RemoveFiles, RemovePassing
 from installer.steps.registry.certificates import RemoveCertificates
@@ -103,6 +104,7 @@ def _steps(receipt: Receipt, host: Host, data: bool, registry: Optional[Registry
         # First: what a registry refuses leaves everything as it is.
         *([PruneImages(receipt, registry, ())] if registry else []),
         RemovePassing(host),
+        RemoveNodes.all_of(receipt, host),
         RemoveBuilder(receipt, host),
         RemoveReplay(receipt, host),
         RemoveEmulation(receipt.state.tool("binfmt"), host),

@@ -9,6 +9,7 @@ from typing import Optional
 from installer.host.docker_cli import DockerCLI
 from installer.host.docker_engine import Engine
 from installer.host.paths import Places
+from installer.host.remote_docker import Ssh
 from installer.host.sudo import environment_of_invoker
 
 # Puts a yes-or-no question to a person.
@@ -26,10 +27,11 @@ class Host:
     cli: DockerCLI
     places: Places
     ask: Optional[Ask] = None
+    ssh: Ssh = dataclasses.field(default_factory=Ssh)
 
     @classmethod
     def this(cls, environment: Mapping[str, str], ask: Optional[Ask]) -> Host:
         """Return the host this program runs on."""
         environment = environment_of_invoker(environment)
         cli = DockerCLI(environment)
-        return cls(Engine(cli.endpoint()), cli, Places.of(environment), ask)
+        return cls(Engine(cli.endpoint()), cli, Places.of(environment), ask, Ssh(environment))

@@ -35,6 +35,17 @@ def environment_of_invoker(environment: Mapping[str, str]) -> dict[str, str]:
     return result
 
 
+def settings_of_invoker(environment: Mapping[str, str]) -> bool:
+    """Tell whether Docker's settings are in the home of the person who called sudo: ssh goes by root's all the same.
+
+    Args:
+        environment: what `environment_of_invoker` gave.
+    """
+    if os.geteuid() != 0 or "SUDO_UID" not in environment:
+        return False
+    return environment.get("HOME") not in (None, pwd.getpwuid(0).pw_dir)
+
+
 def hand_over(directories: Iterable[Path], since: float) -> None:
     """Give what root wrote into somebody's directories to the owner of the directory that holds each of them.
 

@@ -6,24 +6,22 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from bundles.archive.manifest import TOOLS
 from bundles.archive.reader import Archive
 from bundles.errors import UsageError
-from bundles.oci.descriptor import Descriptor
-from bundles.oci.digest import Digest
-from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
-from bundles.oci.reference import Reference
 from bundles.registry.auth import Credential
 from installer.host.labels import REGISTRY_VOLUME
 from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.destination import Destination
-from installer.model.naming import local_name, mirrors
+from installer.model.naming import mirrors
+from installer.model.node import Node, NodeAddress
 from installer.model.replay import Replay
 from installer.model.selection import Selected, select
+from installer.model.tool import Tool, tool_of
 
 DEFAULT_REGISTRY = "localhost:5000"
 DEFAULT_BUILDER = "cross-builder"
@@ -34,6 +32,8 @@ _BUILDER = re.compile(r"[a-z][a-z0-9._-]*", re.ASCII)
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What the command line says. `data` and `registry` are None when they were not given.
+
+    `nodes` are machines that the builder is to have besides those that it has.
 
     With `site` images go to a registry that is there already, below its prefix; `access` is how that one is spoken to,
     `ca_file` what of that was given now, and `authorities` the certificates that are to be its authority from now on;
@@ -50,6 +50,7 @@ class Options:
 
     registry: Optional[Address] = None
     builder: str = DEFAULT_BUILDER
+    nodes: tuple[NodeAddress, ...] = ()
     platforms: tuple[Platform, ...] = ()
     data: Optional[str] = None
     yes: bool = False
@@ -80,63 +81,14 @@ def is_directory(data: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tool:
-    """A toolchain image for this host: the platform of it that is loaded into Docker under `name`.
-
-    `root` is the digest that its reference stands for.
-    """
-
-    reference: Reference
-    root: Digest
-    manifest: Descriptor
-    config: Descriptor
-    name: str
-
-    def is_image(self, image_id: Optional[str]) -> bool:
-        """Tell whether a local image is this one.
-
-        Its id is the config's digest; in the containerd store the manifest's, or the index's once it was pulled.
-        """
-        return image_id in (str(self.config.digest), str(self.manifest.digest), str(self.root))
-
-    @property
-    def pinned(self) -> str:
-        """The name on the local registry that stands for this image whoever pushes there: its digest is in it."""
-        return f"{self.name.rpartition(':')[0]}@{self.manifest.digest}"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "reference": str(self.reference),
-            "root": str(self.root),
-            "manifest": self.manifest.to_json(),
-            "config": self.config.to_json(),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_json(cls, value: Any) -> Tool:
-        """Read what `to_json` gives.
-
-        Raises:
-            KeyError, TypeError, UsageError: it is something else.
-        """
-        return cls(
-            Reference.parse(value["reference"]),
-            Digest(value["root"]),
-            Descriptor.from_json(value["manifest"]),
-            Descriptor.from_json(value["config"]),
-            str(value["name"]),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class DesiredState:
     """A host as it is to be, but for the content of the registry: the archive is not needed to see whether it is so.
 
-    `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory; empty where the
-    registry is the site's. `mirrors` maps every registry that an image comes from to its mirror. `replay` is None when
-    nothing is to be replayed. `site` is a registry that was there before, and where in it the images are; None when the
-    registry is a container of this installation. `access` is how the registry is spoken to.
+    `platforms` are those the builder is for, `nodes` its other machines. `data` is the registry's volume, or an
+    absolute directory; empty where the registry is the site's. `mirrors` maps every registry that an image comes from
+    to its mirror. `replay` is None when nothing is to be replayed. `site` is a registry that was there before, and
+    where in it the images are; None when the registry is a container of this installation. `access` is how the registry
+    is spoken to.
     """
 
     address: Address
@@ -149,11 +101,25 @@ class DesiredState:
     replay: Optional[Replay]
     site: Optional[Destination]
     access: Access
+    nodes: tuple[Node, ...]
 
     @property
     def destination(self) -> Destination:
         """Where images are: what their names begin with."""
         return self.site or Destination.of(self.address)
+
+    def node_for(self, platform: Platform) -> Optional[Node]:
+        """Return where builds for a platform go; None where that is this host.
+
+        buildx gives each platform to one node, the last one of those that name it, and it has no other way of sharing.
+        So a machine that runs it by itself has it, and with more than one of them the one that was added last.
+        """
+        found = (node for node in reversed(self.nodes) if node.platform.architecture == platform.architecture)
+        return next(found, None)
+
+    def platforms_of(self, node: Optional[Node]) -> tuple[Platform, ...]:
+        """Return the platforms for which builds go to a node, or without one stay on this host."""
+        return tuple(platform for platform in self.platforms if self.node_for(platform) == node)
 
     def tool(self, role: str) -> Optional[Tool]:
         """Return the toolchain image of that role for this host, or None when there is none."""
@@ -179,7 +145,8 @@ class Job(DesiredState):
     ) -> Job:
         """Settle it: what was asked for, else what was installed before, else the default.
 
-        Reads the archive's documents, which must have been checked. Whether anything is replayed is left open.
+        Reads the archive's documents, which must have been checked. Left open is whether anything is replayed, and
+        which nodes there are.
         """
         if options.site:
             address, data, destination = Address.of_host(options.site.host), "", options.site
@@ -187,7 +154,7 @@ class Job(DesiredState):
             address = options.registry or installed_address or Address.parse(DEFAULT_REGISTRY)
             data, destination = options.data or installed_data or REGISTRY_VOLUME, Destination.of(address)
         images = select(archive, destination, options.platforms)
-        found = ((role, _tool(archive, role, host_platform, destination)) for role in TOOLS)
+        found = ((role, tool_of(archive, role, host_platform, destination)) for role in TOOLS)
         return cls(
             archive=archive,
             options=options,
@@ -202,20 +169,9 @@ class Job(DesiredState):
             images=images,
             site=options.site,
             access=options.access,
+            nodes=(),
         )
 
     def base_images(self) -> Sequence[Selected]:
         """Return the images that Dockerfiles start from."""
         return [item for item in self.images if item.image.role == "base"]
-
-
-def _tool(archive: Archive, role: str, host_platform: Platform, destination: Destination) -> Optional[Tool]:
-    for image in archive.manifest.with_role(role):
-        offered = {content.platform: content for content in image.platforms if content.platform}
-        best = host_platform.best_of(list(offered))
-        if best is not None:
-            manifest = offered[best].manifest
-            config = parse_manifest(archive.read_document(manifest)).config
-            name = local_name(image.reference, image.root.digest, destination)
-            return Tool(image.reference, image.root.digest, manifest, config, name)
-    return None

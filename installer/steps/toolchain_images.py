@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Protocol
 
 from bundles.archive.docker_archive import saved_blobs, saved_head
 from bundles.archive.layout import END_OF_TAR, header, padding
-from bundles.archive.reader import Archive
 from bundles.errors import HostError, Problem
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.image import parse_manifest
 from bundles.runtime.progress import Progress
 from installer.host.host import Host
 from installer.host.paths import PLUGIN
-from installer.model.job import Job, Tool
+from installer.model.job import Job
 from installer.model.step import Change, Step
+from installer.model.tool import Tool
 from installer.receipt.receipt import Receipt
 
 
@@ -149,7 +149,22 @@ class RemoveImages(Step):
         return [f"the image {name} stays: something else uses it" for name in self._kept]
 
 
-def stream(archive: Archive, manifest: Descriptor, name: str, advance: Callable[[int], None]) -> Iterator[bytes]:
+class ImageSource(Protocol):
+    """Has documents and blobs by their descriptors: an archive, or the registry."""
+
+    def read_document(self, descriptor: Descriptor, /) -> bytes:
+        """Return a document, verified."""
+
+    def open_blob(self, descriptor: Descriptor, /) -> _Pieces:
+        """Read a blob, verified."""
+
+
+class _Pieces(Protocol):
+    def read(self) -> bytes:
+        """Return some bytes, at the end none."""
+
+
+def stream(archive: ImageSource, manifest: Descriptor, name: str, advance: Callable[[int], None]) -> Iterator[bytes]:
     """Make the tar of the image that `manifest` describes, tagged `name`; `advance` is told the bytes of each chunk.
 
     Raises:
@@ -169,7 +184,7 @@ def stream(archive: Archive, manifest: Descriptor, name: str, advance: Callable[
     yield END_OF_TAR
 
 
-def content_size(archive: Archive, manifest: Descriptor) -> int:
+def content_size(archive: ImageSource, manifest: Descriptor) -> int:
     """Count the bytes of blobs in that stream."""
     image = parse_manifest(archive.read_document(manifest))
     return sum(blob.size for blob in saved_blobs(manifest, image))

@@ -36,7 +36,7 @@ AMD64 = Platform("linux", "amd64")
 def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(engine: FakeEngine, tmp_path: Path) -> None:
     archive = "/media/my stick/off'line.tar"
     state = DesiredState(
-        Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN
+        Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN, nodes=()
     )
     receipt = Receipt(BundleName("x", "sha256:1", archive), state)
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def test_a_tool_that_became_another_image_is_named_with_both_digests_and_nothing
     address = Address.parse(registry.host)
     buildkit = tool("moby/buildkit:1")
     state = DesiredState(
-        address, "bundle-registry", "b", AMD64, (AMD64,), {"buildkit": buildkit}, {}, None, None, PLAIN
+        address, "bundle-registry", "b", AMD64, (AMD64,), {"buildkit": buildkit}, {}, None, None, PLAIN, nodes=()
     )
     pushed = {
         role: registry.tag(name, "1", registry.image("linux/amd64", seed=role)).digest
@@ -91,7 +91,9 @@ def test_a_replay_that_does_not_do_its_work_is_found(
     digest = Digest.of(b"tape")
     replay = Replay(5080, (ReplayedTape("app", (digest,)),))
     tools = {"python": tool("library/python:3")}
-    state = DesiredState(Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), tools, {}, replay, None, PLAIN)
+    state = DesiredState(
+        Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), tools, {}, replay, None, PLAIN, nodes=()
+    )
     receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
@@ -124,7 +126,7 @@ def test_a_replay_that_the_registry_of_a_site_refuses_is_found(
     digest = Digest.of(b"tape")
     replay, site = Replay(5080, (ReplayedTape("app", (digest,)),)), Destination("harbor.corp", "team")
     address, tls = Address.of_host("harbor.corp"), Access(tls=True)
-    state = DesiredState(address, "", "b", AMD64, (AMD64,), {}, {}, replay, site, tls)
+    state = DesiredState(address, "", "b", AMD64, (AMD64,), {}, {}, replay, site, tls, nodes=())
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
 
     def found(state: DesiredState, **said: Any) -> list[tuple[str, str]]:
@@ -150,7 +152,7 @@ def test_a_replay_that_the_registry_of_a_site_refuses_is_found(
 
 def test_what_another_users_builds_missed_is_not_this_ones(engine: FakeEngine, tmp_path: Path) -> None:
     state = DesiredState(
-        Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, Replay(5080, ()), None, PLAIN
+        Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, Replay(5080, ()), None, PLAIN, nodes=()
     )
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
@@ -169,7 +171,17 @@ def secured(registry: FakeRegistry, engine: FakeEngine, root: Path, tls: bool) -
     places = Places(root / "docker", root / "buildx", root / "state")
     access = own_access(places) if tls else PLAIN
     state = DesiredState(
-        address, "bundle-registry", "b", AMD64, (AMD64,), {"registry": tool("registry:3")}, {}, None, None, access
+        address,
+        "bundle-registry",
+        "b",
+        AMD64,
+        (AMD64,),
+        {"registry": tool("registry:3")},
+        {},
+        None,
+        None,
+        access,
+        nodes=(),
     )
     host = Host(engine.engine, None, places)  # type: ignore[arg-type]
     certificates = Certificates(state, host)

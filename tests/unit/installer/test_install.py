@@ -97,7 +97,7 @@ def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
     assert plan["registry"] == site.into
     assert list(steps) == [
         "destination", "token server", "authority", "registry", "push", "images", "buildx", "emulation", "replay",
-        "configuration", "builder", "test build",
+        "configuration", "builder", "nodes", "test build",
     ]  # fmt: skip
     authority = str(site.directory / ".local/state/bundle/registry/site.pem")
     assert steps["authority"] == [("write", "file", authority)]
@@ -212,6 +212,7 @@ def test_without_an_option_it_goes_where_it_went(site: Site) -> None:
     state = DesiredState(
         Address.of_host(site.registry.host), "", "b", AMD64, (AMD64,), {}, {}, None, Destination.parse(site.into),
         Access(tls=True, authority=str(host.places.site_authority)),
+        nodes=(),
     )  # fmt: skip
     Receipt(BundleName("x", "sha256:1", "/x.tar"), state).save(host.places)
     host.places.registry.mkdir()

@@ -74,7 +74,7 @@ PROXY = {"HttpProxy": "http://user:xxxxx@proxy.corp:3128", "HttpsProxy": "http:/
 
 
 def network(engine: FakeEngine, address: Address, site: Optional[Destination] = None) -> list[str]:
-    state = DesiredState(address, "v", "b", AMD64, (AMD64,), {}, {}, None, site, PLAIN)
+    state = DesiredState(address, "v", "b", AMD64, (AMD64,), {}, {}, None, site, PLAIN, nodes=())
     host: Any = SimpleNamespace(
         engine=engine.engine, places=SimpleNamespace(daemon_json=Path("/etc/docker/daemon.json"))
     )

@@ -97,7 +97,7 @@ def test_nothing_is_replayed_any_more_from_tapes_that_go(registry: FakeRegistry,
     one, two, three = (Digest.of(name) for name in (b"1", b"2", b"3"))
     tapes = (ReplayedTape("one", (one,)), ReplayedTape("two", (two,)), ReplayedTape("three", (three,)))
     replay = Replay(5080, tapes, ("mirror.corp",))
-    state = DesiredState(Address.parse(registry.host), "v", "b", AMD64, (AMD64,), {}, {}, replay, None, PLAIN)
+    state = DesiredState(Address.parse(registry.host), "v", "b", AMD64, (AMD64,), {}, {}, replay, None, PLAIN, nodes=())
     mine, other = (
         PushedName("offline-bundle/tape", tag, digest, name) for tag, digest, name in (("1", one, "x"), ("2", two, "y"))
     )

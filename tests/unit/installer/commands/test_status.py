@@ -14,7 +14,7 @@ from installer.receipt.receipt import BundleName, Receipt
 
 AMD64 = Platform("linux", "amd64")
 STATE = DesiredState(
-    Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN
+    Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN, nodes=()
 )
 RECEIPT = Receipt(BundleName("x", "sha256:1", "/x.tar"), STATE)
 
@@ -24,7 +24,7 @@ def text(**replay: Any) -> list[str]:
     document = {
         "bundle": {"name": "x", "digest": "sha256:1", "archive": "/x.tar", "installed": None},
         "registry": {"address": "localhost:5000", "state": "running", "answers": True, "data": "v"},
-        "builder": {"name": "b", "state": "running", "platforms": []},
+        "builder": {"name": "b", "state": "running", "platforms": [], "nodes": []},
         "replay": {"port": 5080, "tapes": [], "direct": [], **replay},
         "caches": [],
         "images": [],

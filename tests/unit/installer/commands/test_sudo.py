@@ -42,7 +42,7 @@ def receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_want(receipt: Path, registry: FakeRegistry, tmp_path: Path) -> None:
     amd64 = Platform("linux", "amd64")
     state = DesiredState(
-        Address.parse(registry.host), "bundle-registry", "b", amd64, (amd64,), {}, {}, None, None, PLAIN
+        Address.parse(registry.host), "bundle-registry", "b", amd64, (amd64,), {}, {}, None, None, PLAIN, nodes=()
     )
     receipt.write_text(json.dumps(Receipt(BundleName("x", "sha256:1", "x.tar"), state).to_json()))
     path = tmp_path / "want.json"

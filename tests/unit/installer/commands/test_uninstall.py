@@ -20,7 +20,8 @@ from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.access import PLAIN
 from installer.model.address import Address
-from installer.model.job import DesiredState, Tool
+from installer.model.job import DesiredState
+from installer.model.tool import Tool
 from installer.receipt.ledger import LedgerEntry
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.builder import RemoveBuilder
@@ -44,7 +45,17 @@ def host(engine: FakeEngine, tmp_path: Path) -> Host:
 
 def installed(*made: tuple[str, str]) -> Receipt:
     state = DesiredState(
-        Address.parse("localhost:5000"), "bundle-registry", "cross-builder", AMD64, (AMD64,), {}, {}, None, None, PLAIN
+        Address.parse("localhost:5000"),
+        "bundle-registry",
+        "cross-builder",
+        AMD64,
+        (AMD64,),
+        {},
+        {},
+        None,
+        None,
+        PLAIN,
+        nodes=(),
     )
     return Receipt(BundleName("x", "sha256:1", "x.tar"), state, made=tuple(LedgerEntry(*entry) for entry in made))
 

@@ -139,7 +139,9 @@ def test_a_registry_that_is_closed_itself_answers_to_a_login_that_it_takes(
 
 def own_state(host: str, authority: Path, password: Path | None = None) -> DesiredState:
     access = Access(True, str(authority), str(password) if password else None)
-    return DesiredState(Address.parse(host), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access)
+    return DesiredState(
+        Address.parse(host), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access, nodes=()
+    )
 
 
 def test_our_own_registry_is_verified_on_this_machine_too(certificate: Certificate, tmp_path: Path) -> None:

@@ -22,11 +22,15 @@ HARBOR = Destination("harbor.corp", "team")
 
 
 def own(access: Access) -> DesiredState:
-    return DesiredState(Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, None, None, access)
+    return DesiredState(
+        Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, None, None, access, nodes=()
+    )
 
 
 def site(access: Access) -> DesiredState:
-    return DesiredState(Address.of_host("harbor.corp"), "", "b", AMD64, (AMD64,), {}, {}, None, HARBOR, access)
+    return DesiredState(
+        Address.of_host("harbor.corp"), "", "b", AMD64, (AMD64,), {}, {}, None, HARBOR, access, nodes=()
+    )
 
 
 @pytest.fixture

@@ -161,6 +161,6 @@ def test_they_are_read_from_the_registry(
     gone = Digest.of(b"pruned")
     replay = Replay(5080, (ReplayedTape("app", (root.digest,)), ReplayedTape("old", (gone,))))
     address, destination = Address.parse(registry.host), Destination(registry.host, *site) if site else None
-    state = DesiredState(address, "v", "b", PLATFORMS[0], PLATFORMS, {}, {}, replay, destination, PLAIN)
+    state = DesiredState(address, "v", "b", PLATFORMS[0], PLATFORMS, {}, {}, replay, destination, PLAIN, nodes=())
     found = Recordings.read(state, Registry(connect(), registry.host))
     assert judged(found, RECORDED)[0] == (2, "cached", None, CACHE)

@@ -94,7 +94,7 @@ def state(
 ) -> DesiredState:
     tools, data = {"python": PYTHON}, "" if site else "bundle-registry"
     address = Address.of_host(registry)
-    return DesiredState(address, data, "b", AMD64, (AMD64,), tools, {}, replay, site, access)
+    return DesiredState(address, data, "b", AMD64, (AMD64,), tools, {}, replay, site, access, nodes=())
 
 
 def step(host: Host, replay: Optional[Replay], registry: str = "localhost:5000", **more: Any) -> ReplayContainer:

@@ -39,7 +39,7 @@ class Place:
     def step(self, access: Access | None = None, **options: Any) -> Certificates:
         access = access or own_access(self.places, login=True)
         state = DesiredState(
-            Address.parse(self.address), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access
+            Address.parse(self.address), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access, nodes=()
         )
         step = Certificates(state, self.host)
         if options:

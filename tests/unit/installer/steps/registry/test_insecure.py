@@ -49,7 +49,7 @@ class Place:
         monkeypatch.setattr(insecure, "_RELOAD_SECONDS", 0.0)
         self.places = Places(root / "docker", root / "buildx", root / "state", self.file, root / "proc")
         self.wanted = DesiredState(
-            Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN
+            Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN, nodes=()
         )
 
     def sees(self, root: str | Path) -> None:

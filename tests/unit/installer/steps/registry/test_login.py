@@ -67,7 +67,7 @@ class Place:
         self.places.password.write_text(f"{PASSWORD}\n")
         access = own_access(self.places, login=True)
         self.state = DesiredState(
-            Address.parse(LAN), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access
+            Address.parse(LAN), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access, nodes=()
         )
 
     def step(self, access: Access | None = None, *, drops: bool = False) -> Login:

@@ -224,7 +224,7 @@ def test_garbage_is_not_collected_while_the_registry_runs(state: str, engine: Fa
     engine.after("POST /containers/registry/stop", lambda: setattr(container, "state", state))
     amd64 = Platform("linux", "amd64")
     desired = DesiredState(
-        Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {}, None, None, PLAIN
+        Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {}, None, None, PLAIN, nodes=()
     )
     host: Any = Host(engine.engine, None, None)  # type: ignore[arg-type]
     step = CollectGarbage(Receipt(BundleName("x", "sha256:1", "x.tar"), desired), host, None, registry, True)  # type: ignore[arg-type]

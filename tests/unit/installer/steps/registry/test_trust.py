@@ -48,7 +48,7 @@ class Place:
     def step(self, access: Access | None = None, address: str = LAN, *, drops: bool = False) -> Trust:
         access = own_access(self.places) if access is None else access
         state = DesiredState(
-            Address.parse(address), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access
+            Address.parse(address), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access, nodes=()
         )
         return Trust(state, self.host, drops=drops)
 
@@ -56,7 +56,7 @@ class Place:
         """The same for a registry that another host has."""
         site = Destination(LAN, joined=True)
         access = Access(tls=True, authority=str(self.places.site_authority))
-        state = DesiredState(Address.parse(LAN), "", "b", AMD64, (AMD64,), {}, {}, None, site, access)
+        state = DesiredState(Address.parse(LAN), "", "b", AMD64, (AMD64,), {}, {}, None, site, access, nodes=())
         return Trust(state, self.host, given=given)
 
 

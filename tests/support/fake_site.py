@@ -143,6 +143,7 @@ def _answer(state: dict[str, Any], words: list[str], read: Callable[[], bytes]) 
                     "DockerRootDir": "/var/lib/docker",
                     "ID": state["id"],
                     "Name": "x",
+                    "ServerErrors": state.get("errors"),
                 }
             )
         )

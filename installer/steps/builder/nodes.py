@@ -23,7 +23,7 @@ from installer.host.container import Container
 from installer.host.docker_cli import CommandError
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, fingerprint
-from installer.host.remote_docker import RemoteDocker, UnreachableNodeError
+from installer.host.remote_docker import RemoteDocker
 from installer.model.job import DesiredState
 from installer.model.node import Node, NodeAddress, NodeNames
 from installer.model.step import Change, Step
@@ -124,7 +124,7 @@ class Nodes(Step):
         for node in self._job.nodes:
             try:
                 changes += self._missing(node, instance.node(node.name) if instance else None)
-            except UnreachableNodeError as error:
+            except HostError as error:
                 changes.append(Change("reach", "node", str(node.address), error.message))
         changes += [
             Change("remove", "node", stored.endpoint, f"from the record of {self._job.builder}")

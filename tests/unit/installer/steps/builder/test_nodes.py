@@ -102,6 +102,18 @@ def test_a_node_that_is_down_is_named_and_given_up(place: Place) -> None:
     assert place.site.platforms() == {"cross-builder0": ["linux/amd64", "linux/arm64"]}
 
 
+def test_a_docker_that_does_not_answer_is_named_too(place: Place) -> None:
+    place.site.add("arm-box", architecture="aarch64")
+    node = place.node("arm-box")
+    place.bring(node)
+    with place.site.machine("arm-box") as machine:
+        machine["errors"] = ["Cannot connect to the Docker daemon"]
+    step = place.wants(node)
+    (change,) = step.look()
+    said = "ssh://anna@arm-box does not answer: Docker does not answer there: Cannot connect to the Docker daemon"
+    assert step.explain(change) == said
+
+
 def test_nothing_of_ours_is_left_on_a_node(place: Place) -> None:
     place.site.add("arm-box", architecture="aarch64", volumes=["theirs"], images={"theirs:1": "sha256:1"})
     node = place.node("arm-box")

@@ -114,6 +114,9 @@ class Diagnosis:
             names |= {
                 step.name for step in (self._container, *self._docker, *self._others[2:], self._builder, self._nodes)
             }
+        if self._builder.name in names and self._state.nodes:
+            # One that is made anew has none.
+            names.add(self._nodes.name)
         return [step for step in steps if step.name in names]
 
     def is_tampered(self, findings: Sequence[Finding]) -> bool:

@@ -202,8 +202,11 @@ def _docker(site: FakeSite, arguments: list[str]) -> None:
         wanted = _platform(_value(arguments, "--platform"))
         node = next(node for node in nodes if wanted in node["Platforms"])
         _ask_all(site, [nodes[0], *([node] if node is not nodes[0] else [])])
-        metadata = Path(_value(arguments, "--metadata-file"))
-        metadata.write_text(json.dumps({"buildx.build.ref": f"cross-builder/{node['Name']}/abc"}))
+        if node is not nodes[0]:
+            _boot(site, node)
+        if "--metadata-file" in arguments:
+            metadata = Path(_value(arguments, "--metadata-file"))
+            metadata.write_text(json.dumps({"buildx.build.ref": f"cross-builder/{node['Name']}/abc"}))
     elif arguments[1] == "create":
         node = next(node for node in nodes if node["Name"] == _value(arguments, "--node"))
         node["Platforms"] = [_platform(each) for each in _value(arguments, "--platform").split(",")]

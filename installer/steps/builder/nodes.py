@@ -230,8 +230,14 @@ class Nodes(Step):
         )
 
     def _boot(self, node: Node, docker: RemoteDocker) -> None:
-        """Have buildx make BuildKit's container. It asks all nodes; one that is down is no reason to fail here."""
-        done = self._host.cli.try_run(["buildx", "inspect", "--bootstrap", self._job.builder])
+        """Have buildx make BuildKit's container: a build asks no other node. One that has no builds is one of all."""
+        builder, platforms = self._job.builder, self._job.platforms_of(node)
+        if platforms:
+            aim = ("--builder", builder, "--platform", str(platforms[0]))
+            words = ["buildx", "build", *aim, "--provenance=false", "--output", "type=cacheonly", "-"]
+            done = self._host.cli.try_run(words, stdin="FROM scratch\n")
+        else:
+            done = self._host.cli.try_run(["buildx", "inspect", "--bootstrap", builder])
         container = docker.container(node.container)
         if container is None or not container.is_running:
             raise HostError(

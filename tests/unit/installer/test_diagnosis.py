@@ -28,6 +28,7 @@ from installer.registry.connection import transport_to
 from installer.steps.registry.certificates import Certificates
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.nodes import place_in
 from tests.support.tools import give, tool
 
 AMD64 = Platform("linux", "amd64")
@@ -224,3 +225,34 @@ def test_what_is_renewed_is_given_to_what_shows_it(engine: FakeEngine, tmp_path:
         found = list(diagnosis._of_certificates())
         assert [(finding.check, finding.fixed_by) for finding in found] == [("certificates", "certificates")]
         assert [step.name for step in diagnosis.fixing(found)][:2] == ["certificates", "registry"]
+
+
+def test_nodes_are_found_wrong_and_brought_back_with_their_builder(
+    engine: FakeEngine, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    with place_in(tmp_path, engine, registry) as place:
+        place.site.add("one")
+        place.site.add("two", architecture="aarch64")
+        nodes = place.node("one", AMD64), place.node("two")
+        place.bring(*nodes)
+        receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), place.state)
+        diagnosis = Diagnosis(receipt, place.host, place.client, Silent())
+        assert list(diagnosis._of_nodes()) == []
+        place.site.remove("one")
+        with place.site.machine("two") as machine:
+            machine["containers"].clear()
+        gone, lost = diagnosis._of_nodes()
+        assert (gone.check, gone.fixed_by) == ("nodes", None)
+        assert gone.hint == "start it, or give it up: bundle node remove ssh://anna@one"
+        assert (lost.message, lost.fixed_by) == (
+            "ssh://anna@two has no BuildKit any more, or another one",
+            "nodes",
+        )
+        assert diagnosis.fixing([gone]) == []
+        assert [step.name for step in diagnosis.fixing([gone, lost])] == ["nodes"]
+        (step,) = diagnosis.fixing([gone, lost])
+        step.apply(step.look())
+        # The other one is still down.
+        assert [finding.message for finding in diagnosis._of_nodes()] == [gone.message]
+        builder = Finding("builder", "x", "y", "builder")
+        assert [step.name for step in diagnosis.fixing([builder])] == ["builder", "nodes"]

@@ -70,7 +70,8 @@ def _uninstall(
         site = receipt.state.site
         if not site:
             shared = "registry, emulation and replay" if replays else "registry and emulation"
-        everything = f"{shared} (for all users of this host), builder and settings"
+        nodes = "".join(f", also on {node.address}" for node in receipt.state.nodes)
+        everything = f"{shared} (for all users of this host), builder{nodes} and settings"
         if data:
             others = f"what was brought from here to {site}, which others may use by now" if site else ""
             everything += f", and {others or f'every image in {receipt.state.data}, also what others pushed there'}"

@@ -121,7 +121,11 @@ class Nodes(Step):
     def look(self) -> Sequence[Change]:
         instance = read_instance(self._host, self._job.builder)
         changes: list[Change] = []
+        obstacle = self._host.ssh.obstacle() if self._job.nodes else None
         for node in self._job.nodes:
+            if obstacle:
+                changes.append(Change("reach", "node", str(node.address), obstacle[0]))
+                continue
             try:
                 changes += self._missing(node, instance.node(node.name) if instance else None)
             except HostError as error:

@@ -36,6 +36,7 @@ from installer.registry.tree import content
 from installer.registry.trust import is_trusted, public_authorities
 from installer.steps.builder.builder import Builder
 from installer.steps.builder.buildkitd_config import BuildkitdConfig
+from installer.steps.builder.nodes import Nodes
 from installer.steps.emulation import Emulation
 from installer.steps.kubernetes.access import ClusterAccess
 from installer.steps.kubernetes.builder import ClusterBuilder
@@ -93,6 +94,7 @@ class Diagnosis:
             BuildkitdConfig(self._state, host),
         )
         self._builder = Builder(self._state, host)
+        self._nodes = Nodes(self._state, host, registry, self._builder, progress)
         self._cluster: tuple[Step, ...] = ()
         if self._state.cluster:
             place = Place.of(self._state, host)
@@ -118,11 +120,17 @@ class Diagnosis:
             *self._docker,
             *self._others,
             self._builder,
+            self._nodes,
             *self._cluster,
         )
         if self._certificates.name in names:
             # What goes by these files finds others there then.
-            names |= {step.name for step in (self._container, *self._docker, *self._others[2:], self._builder)}
+            names |= {
+                step.name for step in (self._container, *self._docker, *self._others[2:], self._builder, self._nodes)
+            }
+        if self._builder.name in names and self._state.nodes:
+            # One that is made anew has none.
+            names.add(self._nodes.name)
         return [step for step in steps if step.name in names]
 
     def is_tampered(self, findings: Sequence[Finding]) -> bool:
@@ -160,6 +168,7 @@ class Diagnosis:
             *(() if self._state.site and not self._state.site.joined else (self._daemon_settings,)),
             *(functools.partial(self._of_step, step) for step in self._docker),
             functools.partial(self._of_step, self._builder),
+            self._of_nodes,
             *(functools.partial(self._of_step, step) for step in self._cluster),
             self._clock,
             self._disk,
@@ -417,6 +426,13 @@ class Diagnosis:
             yield Finding("daemon", f"{problem.subject}: {problem.message}", problem.hint or self._fix)
             return
         yield from self._of_step(self._daemon)
+
+    def _of_nodes(self) -> Iterator[Finding]:
+        """Find what is wrong with other machines; one that does not answer is for a person to bring back."""
+        for change in self._nodes.look():
+            fixable = change.action != "reach"
+            hint = self._fix if fixable else f"start it, or give it up: {own_command(f'node remove {change.name}')}"
+            yield Finding("nodes", self._nodes.explain(change), hint, self._nodes.name if fixable else None)
 
     def _clock(self) -> Iterator[Finding]:
         now = datetime.datetime.now(datetime.timezone.utc)

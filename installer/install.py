@@ -25,6 +25,8 @@ from installer.registry.connection import transport_to
 from installer.runner import Beside, Runner, by_name
 from installer.steps.builder.builder import Builder
 from installer.steps.builder.buildkitd_config import BuildkitdConfig
+from installer.steps.builder.node_check import with_nodes
+from installer.steps.builder.nodes import Nodes
 from installer.steps.buildx_plugin import BuildxPlugin
 from installer.steps.emulation import Emulation
 from installer.steps.kubernetes.access import ClusterAccess
@@ -86,7 +88,7 @@ def _prepare(
     """
     check_documents(archive)
     settled, info, problems = preflight.settle(archive, options, host)
-    job = with_replay(settled, host)
+    job, of_nodes = with_nodes(with_replay(settled, host), host)
     with contextlib.ExitStack() as stack:
         transport = stack.enter_context(
             transport_to(_as_given(job), credential=options.credential, say=progress.message)
@@ -142,13 +144,14 @@ def _prepare(
             BuildkitdConfig(job, host),
             *([] if job.site else docker),
             builder,
+            Nodes(job, host, registry, builder, progress),
             *kubernetes,
             SmokeTest(job, host, [builder, *remote], recorder),
         ]
         runner = Runner(steps, host.ask, progress, recorder)
         runner.check(
             yes=yes,
-            problems=problems,
+            problems=[*problems, *of_nodes],
             engine=info is not None,
             last=lambda: preflight.space_problems(job, info, host, [*before, *images], push) if info else [],
         )

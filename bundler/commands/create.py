@@ -50,7 +50,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--sign", "key", type=_PATH, metavar="KEY", help="Sign with this SSH key (ssh-keygen asks or an agent).")
 @click.option("--name", help="The bundle's name.  [default: offline]")
 @click.option("--platform", "platforms", help="Platforms of the base images.  [default: linux/amd64,linux/arm64]")
-@click.option("--host-platform", "host_platforms", help="Platforms of the air-gapped host.  [default: linux/amd64]")
+@click.option(
+    "--host-platform", "host_platforms", help="Platforms of the air-gapped host and its nodes.  [default: linux/amd64]"
+)
 @click.option(
     "--dockerfile",
     "dockerfiles",

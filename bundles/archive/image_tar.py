@@ -5,12 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from bundles.archive.layout import BLOCK, END_OF_TAR, OCI_LAYOUT, OCI_LAYOUT_NAME, header, padding
-from bundles.archive.reader import Archive
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
+
+
+class BlobReader(Protocol):
+    """Gives a blob in pieces, its last bytes only when all are right."""
+
+    def read(self) -> bytes:
+        """Return some bytes, at the end none."""
+
+
+class BlobSource(Protocol):
+    """Has blobs, manifests among them: an archive, or a registry."""
+
+    def open_blob(self, descriptor: Descriptor, /) -> BlobReader:
+        """Read a blob, verified."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +51,7 @@ class ImageTar:
         """The bytes of the whole."""
         return len(self.head) + sum(BLOCK + blob.size + padding(blob.size) for blob in self.blobs) + len(END_OF_TAR)
 
-    def stream(self, archive: Archive, advance: Callable[[int], None]) -> Iterator[bytes]:
+    def stream(self, source: BlobSource, advance: Callable[[int], None]) -> Iterator[bytes]:
         """Make the tar, in pieces; `advance` is told the bytes of blobs in each.
 
         Raises:
@@ -47,7 +60,7 @@ class ImageTar:
         yield self.head
         for blob in self.blobs:
             yield header(blob.digest.blob_path, blob.size)
-            reader = archive.open_blob(blob)
+            reader = source.open_blob(blob)
             while chunk := reader.read():
                 advance(len(chunk))
                 yield chunk

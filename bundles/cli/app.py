@@ -39,6 +39,7 @@ _COMMANDS = {
     "install": ("installer.commands.install:install", "Turn an archive into a registry and a builder on this host."),
     "push": ("installer.commands.push:push", "Push what is in an archive to a registry of the site."),
     "join": ("installer.commands.join:join", "Make this host a builder on a registry that another host fills."),
+    "node": ("installer.commands.node:node", "Give the builder here other machines, reached over ssh."),
     "want": ("installer.commands.want:want", "Write down what this host's registry holds, for a delta."),
     "upgrade": ("installer.commands.upgrade:upgrade", "Install a newer archive over what is installed here."),
     "check": ("installer.commands.check:check", "Would these Dockerfiles build here? Names what is missing."),

@@ -25,6 +25,7 @@ from installer.model.address import Address
 from installer.model.cluster import Cluster
 from installer.model.destination import Destination
 from installer.model.job import Options
+from installer.model.node import NodeAddress
 from installer.model.replay import check_direct
 from installer.receipt.receipt import Receipt
 from installer.registry.certificates import readable
@@ -111,6 +112,7 @@ def install(
     builder: str,
     platforms: tuple[str, ...],
     data: Optional[str],
+    nodes: tuple[str, ...],
     no_replay: bool,
     direct: tuple[str, ...],
     cluster: Optional[Cluster],
@@ -139,6 +141,7 @@ def install(
     options = Options(
         registry=_option("--registry", Address.parse, registry) if registry else None,
         builder=builder,
+        nodes=tuple(_option("--node", NodeAddress.parse, each) for each in nodes),
         platforms=_option("--platform", Platform.parse_list, ",".join(platforms)),
         data=data,
         yes=yes,
@@ -239,6 +242,7 @@ def run_install(archive: Archive, options: Options, host: Host, progress: Progre
     lines = [
         f"ready          {len(receipt.images)} images on {state.destination} ({own_command('status')} names them)",
         f"builder        {state.builder} for {', '.join(map(str, state.platforms))}",
+        *(f"node           {node.address} for {', '.join(map(str, state.platforms_of(node)))}" for node in state.nodes),
         *_secured(receipt, host),
         *_replayed(receipt),
         f"bundle         {receipt.bundle.digest}",

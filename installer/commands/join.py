@@ -33,6 +33,7 @@ from installer.model.cluster import Cluster
 from installer.model.destination import Destination
 from installer.model.job import Options
 from installer.model.naming import mirrors, repositories
+from installer.model.node import NodeAddress
 from installer.model.replay import check_direct
 from installer.model.selection import select
 from installer.receipt.receipt import Receipt
@@ -79,6 +80,7 @@ def join(
     password_stdin: bool,
     builder: str,
     platforms: tuple[str, ...],
+    nodes: tuple[str, ...],
     no_replay: bool,
     direct: tuple[str, ...],
     cluster: Optional[Cluster],
@@ -141,6 +143,7 @@ def join(
             credential, aliases = _logged_in(opened, site, contact, authority, given, again=again)
             options = Options(
                 builder=builder,
+                nodes=tuple(map(NodeAddress.parse, nodes)),
                 platforms=Platform.parse_list(",".join(platforms)),
                 yes=yes,
                 system=system,

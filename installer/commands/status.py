@@ -25,6 +25,7 @@ from installer.registry.certificates import readable
 from installer.registry.client import Registry
 from installer.registry.connection import transport_to
 from installer.replay.replayer import RECORD_AGAIN, THEN_HERE
+from installer.steps.builder.nodes import describe_nodes
 from installer.steps.kubernetes.builder import ready_pods
 
 # So many URLs that were not recorded are for people, those that were asked for last; --json has all.
@@ -85,11 +86,15 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
             }
             for image in receipt.images
         ],
-        "builder": {"name": state.builder, **_builder(state.builder, host)},
+        "builder": {
+            "name": state.builder,
+            **_builder(state.builder, host),
+            "nodes": [node.to_json() for node in describe_nodes(state, host)],
+        },
         "kubernetes": _kubernetes(receipt, host),
         "emulation": {
             str(platform): kernel.runs(platform)
-            for platform in state.platforms
+            for platform in state.platforms_of(None)
             if platform.architecture != state.host_platform.architecture
         },
         "problems": [finding.to_json() for finding in findings],
@@ -171,6 +176,7 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
         *([f"CA         SHA-256 {registry['fingerprint']}"] if registry.get("fingerprint") else []),
         *([f"login      user {USER}, password in {receipt.state.access.password}"] if registry.get("login") else []),
         f"builder    {builder['name']}: {builder['state'] or 'gone'}, for {platforms}",
+        *(f"node       {node['text']}" for node in builder["nodes"]),
     ]
     cluster = document["kubernetes"]
     if cluster:

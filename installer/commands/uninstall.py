@@ -20,6 +20,7 @@ from installer.registry.client import Registry
 from installer.registry.connection import transport_to
 from installer.runner import Runner, plan_lines, questioner, to_json
 from installer.steps.builder.builder import RemoveBuilder
+from installer.steps.builder.nodes import RemoveNodes
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.kubernetes.builder import RemoveCluster
 from installer.steps.leftovers import RemoveFiles, RemovePassing
@@ -70,7 +71,8 @@ def _uninstall(
         site = receipt.state.site
         if not site:
             shared = "registry, emulation and replay" if replays else "registry and emulation"
-        everything = f"{shared} (for all users of this host), builder and settings"
+        nodes = "".join(f", also on {node.address}" for node in receipt.state.nodes)
+        everything = f"{shared} (for all users of this host), builder{nodes} and settings"
         if data and not receipt.state.storage:
             others = f"what was brought from here to {site}, which others may use by now" if site else ""
             everything += f", and {others or f'every image in {receipt.state.data}, also what others pushed there'}"
@@ -105,6 +107,7 @@ def _steps(receipt: Receipt, host: Host, data: bool, registry: Optional[Registry
         *([PruneImages(receipt, registry, ())] if registry else []),
         *([RemoveCluster(receipt, host, data=data)] if receipt.state.cluster else []),
         RemovePassing(host),
+        RemoveNodes.all_of(receipt, host),
         RemoveBuilder(receipt, host),
         RemoveReplay(receipt, host),
         RemoveEmulation(receipt.state.tool("binfmt"), host),

@@ -40,23 +40,28 @@ def upgrade(*, archive: ArchiveArgument, yes: bool, plan: bool, output: Output) 
     with archive.open() as opened:
         before = Receipt.read(host)
         check_documents(opened)
-        options = Options(
-            registry=before.state.address,
-            builder=before.state.builder,
-            platforms=before.chosen,
-            data=None if before.state.storage else before.state.data,
-            yes=yes,
-            succeeds=True,
-            replay=not before.no_replay,
-            direct=before.direct,
-            site=before.state.site,
-            access=before.state.access,
-            tls=None if before.state.site else before.state.access.tls,
-            login=None if before.state.site else before.state.access.password is not None,
-        )
+        options = as_installed(before, yes=yes)
         moves = _moves(before, Job.of(opened, options, before.state.host_platform))
         document, text = (show_plan if plan else run_install)(opened, options, host, output.progress)
     output.result({**document, "moves": moves}, "\n".join([*_text(moves), "", text]))
+
+
+def as_installed(before: Receipt, *, yes: bool) -> Options:
+    """Return the options with which an archive takes the place of what is installed, and all else stays."""
+    return Options(
+        registry=before.state.address,
+        builder=before.state.builder,
+        platforms=before.chosen,
+        data=None if before.state.storage else before.state.data,
+        yes=yes,
+        succeeds=True,
+        replay=not before.no_replay,
+        direct=before.direct,
+        site=before.state.site,
+        access=before.state.access,
+        tls=None if before.state.site else before.state.access.tls,
+        login=None if before.state.site else before.state.access.password is not None,
+    )
 
 
 def _moves(before: Receipt, after: Job) -> list[dict[str, Any]]:

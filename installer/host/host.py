@@ -10,6 +10,7 @@ from installer.host.docker_cli import DockerCLI
 from installer.host.docker_engine import Engine
 from installer.host.kubectl import Kubectl
 from installer.host.paths import Places
+from installer.host.remote_docker import Ssh
 from installer.host.sudo import environment_of_invoker
 
 # Puts a yes-or-no question to a person.
@@ -27,6 +28,7 @@ class Host:
     cli: DockerCLI
     places: Places
     ask: Optional[Ask] = None
+    ssh: Ssh = dataclasses.field(default_factory=Ssh)
     kubectl: Kubectl = dataclasses.field(default_factory=Kubectl)
 
     @classmethod
@@ -34,4 +36,4 @@ class Host:
         """Return the host this program runs on."""
         environment = environment_of_invoker(environment)
         cli = DockerCLI(environment)
-        return cls(Engine(cli.endpoint()), cli, Places.of(environment), ask, Kubectl(environment))
+        return cls(Engine(cli.endpoint()), cli, Places.of(environment), ask, Ssh(environment), Kubectl(environment))

@@ -38,6 +38,19 @@ def environment_of_invoker(environment: Mapping[str, str]) -> dict[str, str]:
     return result
 
 
+def settings_of_invoker(environment: Mapping[str, str]) -> bool:
+    """Tell whether Docker's settings are in the home of the person who called sudo: ssh goes by root's all the same.
+
+    Args:
+        environment: what `environment_of_invoker` gave.
+    """
+    if not system.is_root() or "SUDO_UID" not in environment:
+        return False
+    import pwd  # not on Windows
+
+    return environment.get("HOME") not in (None, pwd.getpwuid(0).pw_dir)
+
+
 def hand_over(directories: Iterable[Path], since: float) -> None:
     """Give what root wrote into somebody's directories to the owner of the directory that holds each of them.
 
@@ -45,7 +58,7 @@ def hand_over(directories: Iterable[Path], since: float) -> None:
         directories: those of Docker's settings; one that is not there is passed over.
         since: seconds since the epoch; what has not changed since then stays.
     """
-    if os.geteuid() != 0:
+    if not system.is_root():
         return
     for directory in directories:
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
-from bundles.archive.manifest import TOOLS, Image
+from bundles.archive.manifest import TOOLS
 from bundles.archive.reader import Archive
 from bundles.errors import UsageError
-from bundles.oci.descriptor import Descriptor
-from bundles.oci.digest import Digest
-from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
-from bundles.oci.reference import Reference
 from bundles.registry.auth import Credential
 from installer.host.labels import REGISTRY_VOLUME
 from installer.model.access import PLAIN, Access
@@ -23,16 +19,15 @@ from installer.model.address import Address
 from installer.model.cluster import Cluster
 from installer.model.destination import Destination
 from installer.model.keys import Keys
-from installer.model.naming import local_name, mirrors
+from installer.model.naming import mirrors
+from installer.model.node import Node, NodeAddress
 from installer.model.replay import Replay
 from installer.model.selection import Selected, select
 from installer.model.storage import S3Storage, is_bucket
+from installer.model.tool import ROOTLESS, Tool, rootless_buildkit, tool_of
 
 DEFAULT_REGISTRY = "localhost:5000"
 DEFAULT_BUILDER = "cross-builder"
-# The toolchain image that is BuildKit without privileges, and what its tag has in it.
-ROOTLESS = "buildkit-rootless"
-ROOTLESS_TAG = "rootless"
 # What buildx itself accepts: buildx, store/util.go.
 _BUILDER = re.compile(r"[a-z][a-z0-9._-]*", re.ASCII)
 
@@ -55,6 +50,8 @@ class S3Options:
 class Options:
     """What the command line says. `data` and `registry` are None when they were not given.
 
+    `nodes` are machines that the builder is to have besides those that it has.
+
     With `site` images go to a registry that is there already, below its prefix; `access` is how that one is spoken to,
     `ca_file` what of that was given now, and `authorities` the certificates that are to be its authority from now on;
     None where they stay what they are. `credential` is what docker is to log in there with; None where it has a login,
@@ -75,6 +72,7 @@ class Options:
 
     registry: Optional[Address] = None
     builder: str = DEFAULT_BUILDER
+    nodes: tuple[NodeAddress, ...] = ()
     platforms: tuple[Platform, ...] = ()
     data: Optional[str] = None
     yes: bool = False
@@ -110,64 +108,15 @@ def is_directory(data: str) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tool:
-    """A toolchain image for this host: the platform of it that is loaded into Docker under `name`.
-
-    `root` is the digest that its reference stands for.
-    """
-
-    reference: Reference
-    root: Digest
-    manifest: Descriptor
-    config: Descriptor
-    name: str
-
-    def is_image(self, image_id: Optional[str]) -> bool:
-        """Tell whether a local image is this one.
-
-        Its id is the config's digest; in the containerd store the manifest's, or the index's once it was pulled.
-        """
-        return image_id in (str(self.config.digest), str(self.manifest.digest), str(self.root))
-
-    @property
-    def pinned(self) -> str:
-        """The name on the local registry that stands for this image whoever pushes there: its digest is in it."""
-        return f"{self.name.rpartition(':')[0]}@{self.manifest.digest}"
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "reference": str(self.reference),
-            "root": str(self.root),
-            "manifest": self.manifest.to_json(),
-            "config": self.config.to_json(),
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_json(cls, value: Any) -> Tool:
-        """Read what `to_json` gives.
-
-        Raises:
-            KeyError, TypeError, UsageError: it is something else.
-        """
-        return cls(
-            Reference.parse(value["reference"]),
-            Digest(value["root"]),
-            Descriptor.from_json(value["manifest"]),
-            Descriptor.from_json(value["config"]),
-            str(value["name"]),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class DesiredState:
     """A host as it is to be, but for the content of the registry: the archive is not needed to see whether it is so.
 
-    `platforms` are those the builder is for. `data` is the registry's volume, or an absolute directory, or the name of
-    the bucket that `storage` says more of; empty where the registry is the site's. `mirrors` maps every registry that
-    an image comes from to its mirror. `replay` is None when nothing is to be replayed. `site` is a registry that was
-    there before, and where in it the images are; None when the registry is a container of this installation. `access`
-    is how the registry is spoken to. `cluster` is where a second builder is, on Kubernetes; None without one.
+    `platforms` are those the builder is for, `nodes` its other machines. `data` is the registry's volume, or an
+    absolute directory, or the name of the bucket that `storage` says more of; empty where the registry is the site's.
+    `mirrors` maps every registry that an image comes from to its mirror. `replay` is None when nothing is to be
+    replayed. `site` is a registry that was there before, and where in it the images are; None when the registry is a
+    container of this installation. `access` is how the registry is spoken to. `cluster` is where a second builder is,
+    on Kubernetes; None without one.
     """
 
     address: Address
@@ -180,6 +129,7 @@ class DesiredState:
     replay: Optional[Replay]
     site: Optional[Destination]
     access: Access
+    nodes: tuple[Node, ...]
     storage: Optional[S3Storage]
     cluster: Optional[Cluster]
 
@@ -187,6 +137,19 @@ class DesiredState:
     def destination(self) -> Destination:
         """Where images are: what their names begin with."""
         return self.site or Destination.of(self.address)
+
+    def node_for(self, platform: Platform) -> Optional[Node]:
+        """Return where builds for a platform go; None where that is this host.
+
+        buildx gives each platform to one node, the last one of those that name it, and it has no other way of sharing.
+        So a machine that runs it by itself has it, and with more than one of them the one that was added last.
+        """
+        found = (node for node in reversed(self.nodes) if node.platform.architecture == platform.architecture)
+        return next(found, None)
+
+    def platforms_of(self, node: Optional[Node]) -> tuple[Platform, ...]:
+        """Return the platforms for which builds go to a node, or without one stay on this host."""
+        return tuple(platform for platform in self.platforms if self.node_for(platform) == node)
 
     def tool(self, role: str) -> Optional[Tool]:
         """Return the toolchain image of that role for this host, or None when there is none."""
@@ -212,7 +175,8 @@ class Job(DesiredState):
     ) -> Job:
         """Settle it: what was asked for, else what was installed before, else the default.
 
-        Reads the archive's documents, which must have been checked. Whether anything is replayed is left open.
+        Reads the archive's documents, which must have been checked. Left open is whether anything is replayed, and
+        which nodes there are.
         """
         if options.site:
             address, data, destination = Address.of_host(options.site.host), "", options.site
@@ -221,9 +185,9 @@ class Job(DesiredState):
             data, destination = options.data or installed_data or REGISTRY_VOLUME, Destination.of(address)
             data = str(options.storage) if options.storage else data
         images = select(archive, destination, options.platforms)
-        found = ((role, _tool(archive, role, host_platform, destination)) for role in TOOLS)
+        found = ((role, tool_of(archive, role, host_platform, destination)) for role in TOOLS)
         tools = {role: tool for role, tool in found if tool}
-        rootless = _rootless(archive, host_platform, destination)
+        rootless = rootless_buildkit(archive, host_platform, destination)
         return cls(
             archive=archive,
             options=options,
@@ -238,6 +202,7 @@ class Job(DesiredState):
             images=images,
             site=options.site,
             access=options.access,
+            nodes=(),
             storage=None if options.site else options.storage,
             cluster=options.cluster,
         )
@@ -245,30 +210,3 @@ class Job(DesiredState):
     def base_images(self) -> Sequence[Selected]:
         """Return the images that Dockerfiles start from."""
         return [item for item in self.images if item.image.role == "base"]
-
-
-def _tool(archive: Archive, role: str, host_platform: Platform, destination: Destination) -> Optional[Tool]:
-    return _first(archive, archive.manifest.with_role(role), host_platform, destination)
-
-
-def _rootless(archive: Archive, host_platform: Platform, destination: Destination) -> Optional[Tool]:
-    """Return the BuildKit that does without privileges: an image of BuildKit's own repository, by its tag."""
-    known = {image.reference.repository for image in archive.manifest.with_role("buildkit")}
-    found = (image for image in archive.manifest.images if image.reference.repository in known)
-    rootless = [image for image in found if ROOTLESS_TAG in (image.reference.tag or "")]
-    return _first(archive, rootless, host_platform, destination)
-
-
-def _first(
-    archive: Archive, images: Iterable[Image], host_platform: Platform, destination: Destination
-) -> Optional[Tool]:
-    """Return the first of some images that is for this host."""
-    for image in images:
-        offered = {content.platform: content for content in image.platforms if content.platform}
-        best = host_platform.best_of(list(offered))
-        if best is not None:
-            manifest = offered[best].manifest
-            config = parse_manifest(archive.read_document(manifest)).config
-            name = local_name(image.reference, image.root.digest, destination)
-            return Tool(image.reference, image.root.digest, manifest, config, name)
-    return None

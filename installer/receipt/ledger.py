@@ -12,8 +12,10 @@ from installer.host.files import missing_directories
 from installer.host.paths import Places
 from installer.model.step import Change
 
-# What is gone by itself, or lives inside the registry.
-_PASSING = frozenset({"blobs", "test image", "tag", "digest", "restart policy", "daemon settings"})
+# What is gone by itself, lives inside the registry, or is another machine's, of which the receipt has a list.
+_PASSING = frozenset(
+    {"blobs", "test image", "tag", "digest", "restart policy", "daemon settings", "node", "node image", "platforms"}
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ It is receipt.json in the user's state directory, and what `install --json` prin
     host       the platform of the host
     tools      role to reference, root (digest), manifest and config (descriptors), name: toolchain images in Docker
     mirrors    registry that images come from to its mirror
-    builder    name, image, platforms, chosen (those of --platform), and config, the path of its buildkitd.toml
+    builder    name, image, platforms, chosen (those of --platform), config, the path of its buildkitd.toml, and nodes,
+               for each its address, name, platform, and tool, its BuildKit image
     kubernetes context, namespace, replicas, rootless, volume, selector: where a second builder is; null without one
     replay     port, tapes (name, digests) and direct, the hosts that builds reach themselves: the service that answers
                what builds ask the network for; null when nothing is replayed
@@ -60,10 +61,12 @@ from installer.model.address import Address
 from installer.model.cluster import Cluster
 from installer.model.destination import Destination
 from installer.model.installed_registry import installed_address
-from installer.model.job import DesiredState, Tool
+from installer.model.job import DesiredState
+from installer.model.node import Node
 from installer.model.replay import Replay
 from installer.model.step import Change, StepResult
 from installer.model.storage import S3Storage
+from installer.model.tool import Tool
 from installer.receipt.ledger import Ledger, LedgerEntry
 from installer.replay.settings import CACHES
 
@@ -327,6 +330,7 @@ class Receipt:
                 tools={role: Tool.from_json(value) for role, value in document["tools"].items()},
                 mirrors={str(key): str(value) for key, value in document["mirrors"].items()},
                 replay=Replay.from_json(document.get("replay")),
+                nodes=tuple(map(Node.from_json, builder.get("nodes", ()))),
                 cluster=Cluster.from_json(document.get("kubernetes")),
             ),
             chosen=_platforms(builder["chosen"]),
@@ -371,6 +375,7 @@ class Receipt:
                 "platforms": list(map(str, state.platforms)),
                 "chosen": list(map(str, self.chosen)),
                 "config": self.config,
+                "nodes": [node.to_json() for node in state.nodes],
             },
             "host": str(state.host_platform),
             "tools": {role: tool.to_json() for role, tool in state.tools.items()},

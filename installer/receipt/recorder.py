@@ -12,9 +12,10 @@ from bundles.oci.digest import Digest
 from installer.host.files import lock, missing_directories
 from installer.host.host import Host
 from installer.host.labels import REPLAY_CONTAINER
-from installer.model.job import DesiredState, Job, Tool
+from installer.model.job import DesiredState, Job
 from installer.model.selection import Place, left_out, places
 from installer.model.step import Change, Step, StepResult
+from installer.model.tool import Tool
 from installer.receipt.ledger import note_digests, note_interrupted, remember
 from installer.receipt.receipt import BundleName, Elsewhere, InstalledImage, PushedName, Receipt, ReplacedTag
 

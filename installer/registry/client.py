@@ -32,6 +32,7 @@ _WORKERS = 4
 # An answer to a write has no body worth reading.
 _ANSWER_LIMIT = 1 << 20
 _MAX_PAGES = 10_000
+_PIECE = 1 << 20
 # So many uploads were opened in the place of a mount, and nothing was mounted.
 _VAIN_MOUNTS = 3
 _CATALOG_SCOPE = "registry:catalog:*"
@@ -203,6 +204,18 @@ class Registry:
 
             size = descriptor.size
             self.upload_blob(repository, descriptor, body)
+
+    def read_blob(self, repository: str, descriptor: Descriptor) -> Iterator[bytes]:
+        """Give the bytes of a blob as they come; they are not verified.
+
+        Raises:
+            NotFoundError: it is not there.
+            NetworkError: see the class.
+        """
+        path, scope = f"/v2/{repository}/blobs/{descriptor.digest}", pull_scope(repository)
+        with self._transport.request("GET", self.host, path, scope=scope) as response:
+            while data := response.read(_PIECE):
+                yield data
 
     def manifest_digest(self, repository: str, selector: str) -> Optional[Digest]:
         """Ask for the digest of the manifest under a tag or digest, None when there is none."""

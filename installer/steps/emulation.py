@@ -29,8 +29,9 @@ from installer.host.files import is_seen
 from installer.host.host import Host
 from installer.host.kernel import Emulator
 from installer.host.labels import EMULATION_CONTAINER, LABEL_ARCHITECTURES, LABEL_ROLE, LABEL_WANTED, fingerprint
-from installer.model.job import DesiredState, Job, Tool
+from installer.model.job import DesiredState, Job
 from installer.model.step import Change, Step
+from installer.model.tool import Tool
 from installer.registry.connection import login_to
 from installer.steps.emulation_init import PATH, init_program
 from installer.steps.toolchain_images import load, loading, local_image
@@ -63,7 +64,7 @@ class Emulation(Step):
         native = self._job.host_platform.architecture
         return [
             platform
-            for platform in self._job.platforms
+            for platform in self._job.platforms_of(None)
             if platform.architecture != native and kernel.knows(platform) and self._runs(platform) is state
         ]
 

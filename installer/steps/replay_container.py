@@ -40,9 +40,10 @@ from installer.host.labels import (
     REPLAY_CONTAINER,
     fingerprint,
 )
-from installer.model.job import DesiredState, Job, Tool
+from installer.model.job import DesiredState, Job
 from installer.model.replay import Replay, ReplayedTape, join_pieces, tape_repository
 from installer.model.step import Change, Step
+from installer.model.tool import Tool
 from installer.receipt.receipt import Receipt
 from installer.registry.connection import login_to
 from installer.registry.handover import authorities, logins

@@ -1,10 +1,16 @@
-"""The proof at the end: a real build for every platform, from an unmodified `FROM`, through the mirror."""
+"""The proof at the end: a real build for every platform, from an unmodified `FROM`, through the mirror.
+
+With nodes there is one build for each platform, and buildx says which node did it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import posixpath
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Optional, Protocol
 
 from bundles.archive.reader import Archive
@@ -68,6 +74,7 @@ class SmokeTest(Step):
 
     def __init__(self, job: Job, host: Host, builders: Sequence[TestedBuilder], recorder: InstallRecorder) -> None:
         self._job, self._host, self._builders, self._recorder = job, host, builders, recorder
+        self._built: list[str] = []
 
     def look(self) -> Sequence[Change]:
         if self._recorder.receipt.test == self._key():
@@ -84,9 +91,13 @@ class SmokeTest(Step):
                 self._try(trial, builder)
         self._recorder.note_test(self._key())
 
+    def notes(self) -> Sequence[str]:
+        return self._built
+
     def _key(self) -> str:
         first, *others = [builder.mark for builder in self._builders]
-        more = {"others": others} if others else {}
+        nodes = [[node.name, str(node.tool.manifest.digest)] for node in self._job.nodes]
+        more = {**({"nodes": nodes} if nodes else {}), **({"others": others} if others else {})}
         return fingerprint({"bundle": str(self._job.archive.digest), "builder": first, **more})
 
     def _where(self, builder: TestedBuilder) -> str:
@@ -103,7 +114,10 @@ class SmokeTest(Step):
             )
             key = (offers[ranked[0][2]], not ranked[0][0]) if ranked else (None, False)
             chosen.setdefault(key, []).append(platform)
-        return [Trial(image, tuple(platforms), run) for (image, run), platforms in chosen.items()]
+        trials = [Trial(image, tuple(platforms), run) for (image, run), platforms in chosen.items()]
+        if not self._job.nodes:
+            return trials
+        return [dataclasses.replace(trial, platforms=(each,)) for trial in trials for each in trial.platforms]
 
     def _try(self, trial: Trial, builder: TestedBuilder) -> None:
         try:
@@ -120,6 +134,10 @@ class SmokeTest(Step):
                 hint = f"{builder.logs}; {more}"
             if self._job.address.is_name and not self._job.site:
                 hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
+            node = self._job.node_for(trial.platforms[0])
+            if node:
+                message = f"on {node.address}: {message}"
+                hint = f"{node.address.typed} docker logs {node.container}; does it reach {self._job.destination.host}?"
             platforms = ", ".join(map(str, trial.platforms))
             where = self._where(builder)
             raise BundleError(f"{message} ({platforms}{where})\n{error.message}", hint=hint) from None
@@ -132,11 +150,25 @@ class SmokeTest(Step):
         return True
 
     def _build(self, trial: Trial, builder: TestedBuilder, with_run: bool) -> None:
+        if not self._job.nodes or builder is not self._builders[0]:
+            self._run(trial, builder, with_run)
+            return
+        with tempfile.TemporaryDirectory(prefix="bundle-test-") as directory:
+            metadata = Path(directory) / "metadata.json"
+            self._run(trial, builder, with_run, "--metadata-file", str(metadata))
+            # The builder, the node and the build.
+            name = str(json.loads(metadata.read_bytes()).get("buildx.build.ref", "")).split("/")[1:2]
+        nodes = {node.name: str(node.address) for node in self._job.nodes}
+        where = nodes.get(name[0], "this host") if name else "a node that buildx does not name"
+        self._built.append(f"built for {trial.platforms[0]}: {where}")
+
+    def _run(self, trial: Trial, builder: TestedBuilder, with_run: bool, *more: str) -> None:
         self._host.cli.run(
             [
                 *("buildx", "build", "--builder", builder.builder),
                 *("--platform", ",".join(map(str, trial.platforms))),
                 *("--no-cache", "--pull", "--provenance=false", "--output", "type=cacheonly", "--progress", "plain"),
+                *more,
                 *(word for name in _PROXIES for word in ("--build-arg", f"{name}=")),
                 "-",
             ],

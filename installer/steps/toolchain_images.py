@@ -13,8 +13,9 @@ from bundles.oci.reference import Reference
 from bundles.runtime.progress import Progress
 from installer.host.host import Host
 from installer.host.paths import PLUGIN
-from installer.model.job import Job, Tool
+from installer.model.job import Job
 from installer.model.step import Change, Step
+from installer.model.tool import Tool
 from installer.receipt.receipt import Receipt
 
 

@@ -17,6 +17,7 @@ from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.cluster import Cluster
 from installer.model.job import DesiredState
+from tests.support.states import desired
 from tests.support.tools import tool
 
 AMD64 = Platform("linux", "amd64")
@@ -103,9 +104,16 @@ def state_with(cluster: Cluster, *, address: Address = LAN, access: Access = PLA
     """An installation with a builder on that cluster."""
     found = {"buildkit": tool("moby/buildkit:buildx-stable-1"), **tools}
     mirrors = {"docker.io": str(address)}
-    return DesiredState(
-        address, "v", "cross-builder", AMD64, (AMD64, ARM64), found, mirrors, None, None, access, cluster
-    )  # fmt: skip
+    return desired(
+        address,
+        data="v",
+        builder="cross-builder",
+        platforms=(AMD64, ARM64),
+        tools=found,
+        mirrors=mirrors,
+        access=access,
+        cluster=cluster,
+    )
 
 
 @dataclasses.dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bundles.oci.descriptor import OCI_MANIFEST, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from installer.model.job import Tool
+from installer.model.tool import Tool
 from tests.support.fake_engine import FakeEngine
 
 

@@ -26,13 +26,14 @@ from installer.host.files import read_json_file, remove_tree
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.host.paths import is_in_hosts
-from installer.model.job import DesiredState, Tool
+from installer.model.job import DesiredState
 from installer.model.step import Change, Step
+from installer.model.tool import Tool
 from installer.receipt.ledger import file_digest
 from installer.receipt.receipt import Receipt
 from installer.registry.connection import login_to
 from installer.steps.builder.buildkitd_config import AUTHORITY_HOST, authority_file, wanted_config
-from installer.steps.builder.instance import DRIVER_MARK, Instance, builder_mark, read_instance
+from installer.steps.builder.instance import DRIVER_MARK, Instance, builder_mark, leave, read_instance
 from installer.steps.toolchain_images import local_image
 
 # Before this BuildKit does not send what its proxy network fetches through HTTP_PROXY.
@@ -75,7 +76,7 @@ class Builder(Step):
             {
                 "image": self._tool.pinned,
                 "config": wanted_config(self._job, self._host),
-                "options": self._options(),
+                "options": self.options(),
                 "platforms": self._platforms,
                 # Of the files that are copied into the container.
                 **({"ca": file_digest(authority_file(self._host))} if self._job.replay else {}),
@@ -87,7 +88,8 @@ class Builder(Step):
     def _platforms(self) -> str:
         return ",".join(map(str, self._job.platforms))
 
-    def _options(self) -> list[str]:
+    def options(self) -> list[str]:
+        """Return the options of buildx's driver, but for the image and the mark; those of nodes are the same."""
         replay, address = self._job.replay, self._job.address
         # The registry, or the replay service, listens on this host's loopback address: BuildKit must share it. And with
         # the host's network a container has its /etc/hosts.
@@ -151,9 +153,9 @@ class Builder(Step):
         container = self._host.engine.container(self._container)
         if instance.mark != self.mark or self._is_outdated(container):
             detail += "; the build cache is kept"
-            if instance.nodes[1:]:
-                # Only the first one is ours.
-                added = ", ".join(instance.nodes[1:])
+            others = [node.name for node in instance.nodes[1:] if not node.mark]
+            if others:
+                added = ", ".join(others)
                 detail += f"; nodes that were added go: {added}; docker buildx create --append adds them again"
             return [pull, Change("recreate", "builder", self._name, detail)]
         changes = []
@@ -170,6 +172,9 @@ class Builder(Step):
         if instance is None or instance.mark != self.mark or outdated:
             self._refuse_old()
         if instance is not None and (instance.mark != self.mark or outdated):
+            # The step `nodes` brings them back; buildx would ask their machines, which may be down.
+            for node in instance.own_nodes:
+                leave(self._host, self._name, node.name)
             self._host.cli.run(["buildx", "rm", "--keep-state", self._name])
             instance = None
             container = self._host.engine.container(self._container)
@@ -195,7 +200,7 @@ class Builder(Step):
         return f"the builder `{self._name}` {says[pulled if change.action == 'pull' else change.action]}"
 
     def _create(self) -> None:
-        options = [f"image={self._image()}", *self._options(), f"{DRIVER_MARK}={self.mark}"]
+        options = [f"image={self._image()}", *self.options(), f"{DRIVER_MARK}={self.mark}"]
         self._docker(
             [
                 *("buildx", "create", "--name", self._name, "--driver", "docker-container"),

@@ -1,7 +1,7 @@
 """What buildx has on record of a builder, and whose it is.
 
 A builder is ours when its driver options carry our environment variable (see labels), or on Kubernetes our annotation.
-Its value names the wanted state: image, configuration, options and platforms.
+Its value names the wanted state: image, configuration, options and platforms. So is a node of it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Optional
 
+from bundles.oci.platform import Platform
 from installer.host.files import read_json_file
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, LABEL_WANTED
@@ -19,12 +20,47 @@ ANNOTATIONS = "annotations"
 
 
 @dataclasses.dataclass(frozen=True)
+class StoredNode:
+    """buildx's record of a node: where its Docker is, the platforms it is given, and our mark, or None."""
+
+    name: str
+    endpoint: str = ""
+    platforms: tuple[Platform, ...] = ()
+    mark: Optional[str] = None
+
+    @classmethod
+    def from_json(cls, value: Any) -> StoredNode:
+        """Read what buildx has written, or somebody into its file."""
+        value = value or {}
+        platforms = map(Platform.from_json, value.get("Platforms") or ())
+        return cls(
+            str(value.get("Name", "")),
+            str(value.get("Endpoint", "")),
+            tuple(platform for platform in platforms if platform),
+            _mark_of(value.get("DriverOpts") or {}),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Instance:
-    """buildx's record of a builder. `mark` is ours, or None when the builder is not; `nodes` are the nodes' names."""
+    """buildx's record of a builder. The first node is this host's."""
 
     driver: str
-    nodes: tuple[str, ...]
-    mark: Optional[str]
+    nodes: tuple[StoredNode, ...]
+
+    @property
+    def mark(self) -> Optional[str]:
+        """Ours, or None when the builder is not."""
+        return self.nodes[0].mark if self.nodes else None
+
+    def node(self, name: str) -> Optional[StoredNode]:
+        """Return the node of that name."""
+        return next((node for node in self.nodes if node.name == name), None)
+
+    @property
+    def own_nodes(self) -> tuple[StoredNode, ...]:
+        """The other machines that we gave it."""
+        return tuple(node for node in self.nodes[1:] if node.mark)
 
 
 def read_instance(host: Host, name: str) -> Optional[Instance]:
@@ -32,11 +68,7 @@ def read_instance(host: Host, name: str) -> Optional[Instance]:
     value = read_json_file(host.places.buildx_config / "instances" / name)
     if value is None:
         return None
-    nodes = value.get("Nodes") or []
-    options = [(node or {}).get("DriverOpts") or {} for node in nodes]
-    mark = _mark_of(options[0]) if options else None
-    names = tuple(str((node or {}).get("Name", "")) for node in nodes)
-    return Instance(str(value.get("Driver", "")), names, mark)
+    return Instance(str(value.get("Driver", "")), tuple(map(StoredNode.from_json, value.get("Nodes") or ())))
 
 
 def _mark_of(options: Mapping[str, Any]) -> Optional[str]:
@@ -49,3 +81,8 @@ def builder_mark(host: Host, name: str) -> Optional[str]:
     """Return the mark of the builder of that name, None when buildx has none, or one that is not ours."""
     instance = read_instance(host, name)
     return None if instance is None else instance.mark
+
+
+def leave(host: Host, builder: str, node: str) -> None:
+    """Take a node out of buildx's record of a builder. Its machine is not asked, and keeps what it has."""
+    host.cli.run(["buildx", "create", "--leave", "--name", builder, "--node", node])

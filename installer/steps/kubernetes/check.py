@@ -13,8 +13,9 @@ from installer.host.docker_cli import buildx_version
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
 from installer.model.cluster import Cluster
-from installer.model.job import ROOTLESS, ROOTLESS_TAG, DesiredState
+from installer.model.job import DesiredState
 from installer.model.step import Check
+from installer.model.tool import ROOTLESS, ROOTLESS_TAG
 from installer.steps.kubernetes.place import Place
 from installer.steps.kubernetes.pull import trial_pod
 

@@ -10,7 +10,8 @@ from installer.host.host import Host
 from installer.host.kubectl import Namespace
 from installer.host.labels import LABEL_ROLE, LABEL_WANTED
 from installer.model.cluster import Cluster, cluster_builder
-from installer.model.job import ROOTLESS, DesiredState, Tool
+from installer.model.job import DesiredState
+from installer.model.tool import ROOTLESS, Tool
 from installer.registry.connection import login_to
 
 ROLE = {LABEL_ROLE: "builder"}

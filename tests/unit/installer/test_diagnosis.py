@@ -28,6 +28,8 @@ from installer.registry.connection import transport_to
 from installer.steps.registry.certificates import Certificates
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.nodes import place_in
+from tests.support.states import desired
 from tests.support.tools import give, tool
 
 AMD64 = Platform("linux", "amd64")
@@ -35,9 +37,7 @@ AMD64 = Platform("linux", "amd64")
 
 def test_what_needs_the_archive_is_an_upgrade_with_its_path_quoted(engine: FakeEngine, tmp_path: Path) -> None:
     archive = "/media/my stick/off'line.tar"
-    state = DesiredState(
-        Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN, None
-    )
+    state = desired(Address.parse("localhost:5000"))
     receipt = Receipt(BundleName("x", "sha256:1", archive), state)
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
@@ -52,9 +52,7 @@ def test_a_tool_that_became_another_image_is_named_with_both_digests_and_nothing
     """The frontend is not started on the host: a newer one is anybody's to push."""
     address = Address.parse(registry.host)
     buildkit = tool("moby/buildkit:1")
-    state = DesiredState(
-        address, "bundle-registry", "b", AMD64, (AMD64,), {"buildkit": buildkit}, {}, None, None, PLAIN, None
-    )
+    state = desired(address, tools={"buildkit": buildkit})
     pushed = {
         role: registry.tag(name, "1", registry.image("linux/amd64", seed=role)).digest
         for role, name in (("buildkit", "moby/buildkit"), ("frontend", "docker/dockerfile"))
@@ -91,9 +89,7 @@ def test_a_replay_that_does_not_do_its_work_is_found(
     digest = Digest.of(b"tape")
     replay = Replay(5080, (ReplayedTape("app", (digest,)),))
     tools = {"python": tool("library/python:3")}
-    state = DesiredState(
-        Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), tools, {}, replay, None, PLAIN, None
-    )
+    state = desired(Address.parse("localhost:5000"), data="v", tools=tools, replay=replay)
     receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
@@ -126,7 +122,7 @@ def test_a_replay_that_the_registry_of_a_site_refuses_is_found(
     digest = Digest.of(b"tape")
     replay, site = Replay(5080, (ReplayedTape("app", (digest,)),)), Destination("harbor.corp", "team")
     address, tls = Address.of_host("harbor.corp"), Access(tls=True)
-    state = DesiredState(address, "", "b", AMD64, (AMD64,), {}, {}, replay, site, tls, None)
+    state = desired(address, data="", replay=replay, site=site, access=tls)
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
 
     def found(state: DesiredState, **said: Any) -> list[tuple[str, str]]:
@@ -151,9 +147,7 @@ def test_a_replay_that_the_registry_of_a_site_refuses_is_found(
 
 
 def test_what_another_users_builds_missed_is_not_this_ones(engine: FakeEngine, tmp_path: Path) -> None:
-    state = DesiredState(
-        Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, Replay(5080, ()), None, PLAIN, None
-    )
+    state = desired(Address.parse("localhost:5000"), data="v", replay=Replay(5080, ()))
     host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
     receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
     diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
@@ -170,9 +164,7 @@ def secured(registry: FakeRegistry, engine: FakeEngine, root: Path, tls: bool) -
     address = Address.parse(registry.host)
     places = Places(root / "docker", root / "buildx", root / "state")
     access = own_access(places) if tls else PLAIN
-    state = DesiredState(
-        address, "bundle-registry", "b", AMD64, (AMD64,), {"registry": tool("registry:3")}, {}, None, None, access, None
-    )
+    state = desired(address, tools={"registry": tool("registry:3")}, access=access)
     host = Host(engine.engine, None, places)  # type: ignore[arg-type]
     certificates = Certificates(state, host)
     certificates.apply(certificates.look())
@@ -214,3 +206,34 @@ def test_what_is_renewed_is_given_to_what_shows_it(engine: FakeEngine, tmp_path:
         found = list(diagnosis._of_certificates())
         assert [(finding.check, finding.fixed_by) for finding in found] == [("certificates", "certificates")]
         assert [step.name for step in diagnosis.fixing(found)][:2] == ["certificates", "registry"]
+
+
+def test_nodes_are_found_wrong_and_brought_back_with_their_builder(
+    engine: FakeEngine, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    with place_in(tmp_path, engine, registry) as place:
+        place.site.add("one")
+        place.site.add("two", architecture="aarch64")
+        nodes = place.node("one", AMD64), place.node("two")
+        place.bring(*nodes)
+        receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), place.state)
+        diagnosis = Diagnosis(receipt, place.host, place.client, Silent())
+        assert list(diagnosis._of_nodes()) == []
+        place.site.remove("one")
+        with place.site.machine("two") as machine:
+            machine["containers"].clear()
+        gone, lost = diagnosis._of_nodes()
+        assert (gone.check, gone.fixed_by) == ("nodes", None)
+        assert gone.hint == "start it, or give it up: bundle node remove ssh://anna@one"
+        assert (lost.message, lost.fixed_by) == (
+            "ssh://anna@two has no BuildKit any more, or another one",
+            "nodes",
+        )
+        assert diagnosis.fixing([gone]) == []
+        assert [step.name for step in diagnosis.fixing([gone, lost])] == ["nodes"]
+        (step,) = diagnosis.fixing([gone, lost])
+        step.apply(step.look())
+        # The other one is still down.
+        assert [finding.message for finding in diagnosis._of_nodes()] == [gone.message]
+        builder = Finding("builder", "x", "y", "builder")
+        assert [step.name for step in diagnosis.fixing([builder])] == ["builder", "nodes"]

@@ -21,7 +21,7 @@ from installer.model.access import Access
 from installer.model.address import Address
 from installer.model.cluster import Cluster
 from installer.model.destination import Destination
-from installer.model.job import DesiredState, Job, Options
+from installer.model.job import Job, Options
 from installer.receipt.receipt import BundleName, Receipt
 from installer.receipt.recorder import InstallRecorder
 from installer.steps.registry.container import FormerRegistry
@@ -30,6 +30,7 @@ from tests.support.archives import AMD64, Made, image, made
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.site_registries import PASSWORD
+from tests.support.states import desired
 
 Make = Callable[..., FakeRegistry]
 USER = "robot$team"
@@ -99,7 +100,7 @@ def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
     assert plan["registry"] == site.into
     assert list(steps) == [
         "destination", "token server", "authority", "registry", "push", "images", "buildx", "emulation", "replay",
-        "configuration", "builder", "test build",
+        "configuration", "builder", "nodes", "test build",
     ]  # fmt: skip
     authority = str(site.directory / ".local/state/bundle/registry/site.pem")
     assert steps["authority"] == [("write", "file", authority)]
@@ -211,9 +212,12 @@ def test_a_registry_of_ours_from_before_is_left_alone_and_said(site: Site) -> No
 def test_without_an_option_it_goes_where_it_went(site: Site) -> None:
     """As an address of our own registry stays; and --registry is another place."""
     host = Host.this(os.environ, None)
-    state = DesiredState(
-        Address.of_host(site.registry.host), "", "b", AMD64, (AMD64,), {}, {}, None, Destination.parse(site.into),
-        Access(tls=True, authority=str(host.places.site_authority)), None, None)  # fmt: skip
+    state = desired(
+        Address.of_host(site.registry.host),
+        data="",
+        site=Destination.parse(site.into),
+        access=Access(tls=True, authority=str(host.places.site_authority)),
+    )
     Receipt(BundleName("x", "sha256:1", "/x.tar"), state).save(host.places)
     host.places.registry.mkdir()
     host.places.site_authority.write_bytes(site.ca.read_bytes())

@@ -18,10 +18,10 @@ from bundles.registry.transport import Settings, Transport
 from bundles.runtime import program
 from installer import preflight
 from installer.host.host import Host
-from installer.model.access import PLAIN, Access
+from installer.model.access import Access
 from installer.model.address import Address
 from installer.model.destination import Destination
-from installer.model.job import DesiredState, Options, S3Options
+from installer.model.job import Options, S3Options
 from installer.model.storage import S3Storage
 from installer.preflight import network_problems, settle
 from installer.receipt.receipt import Receipt
@@ -29,6 +29,7 @@ from installer.registry.client import Registry
 from installer.steps.registry.prune import PruneImages
 from tests.support.archives import example
 from tests.support.fake_engine import FakeEngine
+from tests.support.states import desired
 
 AMD64 = Platform("linux", "amd64")
 
@@ -77,7 +78,7 @@ PROXY = {"HttpProxy": "http://user:xxxxx@proxy.corp:3128", "HttpsProxy": "http:/
 
 
 def network(engine: FakeEngine, address: Address, site: Optional[Destination] = None) -> list[str]:
-    state = DesiredState(address, "v", "b", AMD64, (AMD64,), {}, {}, None, site, PLAIN, None)
+    state = desired(address, data="v", site=site)
     host: Any = SimpleNamespace(
         engine=engine.engine, places=SimpleNamespace(daemon_json=Path("/etc/docker/daemon.json"))
     )
@@ -132,7 +133,7 @@ BUCKET = S3Storage("registry", "team", "https://s3.corp", "eu-1", True)
 
 def settled(before: Optional[S3Storage], installed: Optional[str], **given: Any) -> Optional[S3Storage]:
     """The bucket of the next installation, with that in the receipt, and that on the container."""
-    state = DesiredState(LAN, str(before or "v"), "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN, before)
+    state = desired(LAN, data=str(before or "v"), storage=before)
     places = SimpleNamespace(storage_authority=Path("/state/s3-ca.pem"))
     host: Any = SimpleNamespace(places=places)
     receipt: Any = SimpleNamespace(state=state)
@@ -183,7 +184,7 @@ def test_what_says_too_little_of_a_bucket(
 def test_nobody_is_led_from_tls_to_plain_http() -> None:
     def problems(tls: bool, endpoint: str, redirect: bool) -> int:
         storage = dataclasses.replace(BUCKET, endpoint=endpoint, redirect=redirect)
-        state = DesiredState(LAN, str(storage), "b", AMD64, (AMD64,), {}, {}, None, None, Access(tls=tls), storage)
+        state = desired(LAN, data=str(storage), access=Access(tls=tls), storage=storage)
         return len(preflight.redirect_problems(state))
 
     assert problems(True, "http://192.0.2.7:9000", True) == 1

@@ -16,9 +16,8 @@ from bundles.oci.digest import Digest
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.commands.prune import _apart, _left, _of_archive, _of_others, _of_receipt
-from installer.model.access import PLAIN
 from installer.model.address import Address
-from installer.model.job import DesiredState, Job, Options
+from installer.model.job import Job, Options
 from installer.model.replay import Replay, ReplayedTape
 from installer.model.selection import places
 from installer.receipt.receipt import BundleName, InstalledImage, PushedName, Receipt
@@ -27,6 +26,7 @@ from installer.steps.registry.prune import PruneImages
 from installer.steps.registry.push import Push
 from tests.support.archives import AMD64, Made, example
 from tests.support.fake_registry import FakeRegistry
+from tests.support.states import desired
 
 Connect = Callable[..., Transport]
 
@@ -97,7 +97,7 @@ def test_nothing_is_replayed_any_more_from_tapes_that_go(registry: FakeRegistry,
     one, two, three = (Digest.of(name) for name in (b"1", b"2", b"3"))
     tapes = (ReplayedTape("one", (one,)), ReplayedTape("two", (two,)), ReplayedTape("three", (three,)))
     replay = Replay(5080, tapes, ("mirror.corp",))
-    state = DesiredState(Address.parse(registry.host), "v", "b", AMD64, (AMD64,), {}, {}, replay, None, PLAIN, None)
+    state = desired(Address.parse(registry.host), data="v", replay=replay)
     mine, other = (
         PushedName("offline-bundle/tape", tag, digest, name) for tag, digest, name in (("1", one, "x"), ("2", two, "y"))
     )

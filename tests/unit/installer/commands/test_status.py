@@ -7,15 +7,12 @@ from typing import Any
 
 from bundles.oci.platform import Platform
 from installer.commands import status
-from installer.model.access import PLAIN
 from installer.model.address import Address
-from installer.model.job import DesiredState
 from installer.receipt.receipt import BundleName, Receipt
+from tests.support.states import desired
 
 AMD64 = Platform("linux", "amd64")
-STATE = DesiredState(
-    Address.parse("localhost:5000"), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN, None
-)
+STATE = desired(Address.parse("localhost:5000"))
 RECEIPT = Receipt(BundleName("x", "sha256:1", "/x.tar"), STATE)
 
 
@@ -24,7 +21,7 @@ def text(**replay: Any) -> list[str]:
     document = {
         "bundle": {"name": "x", "digest": "sha256:1", "archive": "/x.tar", "installed": None},
         "registry": {"address": "localhost:5000", "state": "running", "answers": True, "data": "v"},
-        "builder": {"name": "b", "state": "running", "platforms": []},
+        "builder": {"name": "b", "state": "running", "platforms": [], "nodes": []},
         "replay": {"port": 5080, "tapes": [], "direct": [], **replay},
         "caches": [],
         "images": [],

@@ -12,12 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from bundles.cli.app import bundle
-from bundles.oci.platform import Platform
-from installer.model.access import PLAIN
 from installer.model.address import Address
-from installer.model.job import DesiredState
 from installer.receipt.receipt import BundleName, Receipt
 from tests.support.fake_registry import FakeRegistry
+from tests.support.states import desired
 
 
 @pytest.fixture
@@ -40,10 +38,7 @@ def receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_want(receipt: Path, registry: FakeRegistry, tmp_path: Path) -> None:
-    amd64 = Platform("linux", "amd64")
-    state = DesiredState(
-        Address.parse(registry.host), "bundle-registry", "b", amd64, (amd64,), {}, {}, None, None, PLAIN, None
-    )
+    state = desired(Address.parse(registry.host))
     receipt.write_text(json.dumps(Receipt(BundleName("x", "sha256:1", "x.tar"), state).to_json()))
     path = tmp_path / "want.json"
     result = CliRunner().invoke(bundle, ["want", "-o", str(path)], catch_exceptions=False)

@@ -18,9 +18,8 @@ from bundles.oci.reference import Reference
 from installer.commands.uninstall import _steps
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.access import PLAIN
 from installer.model.address import Address
-from installer.model.job import DesiredState, Tool
+from installer.model.tool import Tool
 from installer.receipt.ledger import LedgerEntry
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.builder import RemoveBuilder
@@ -29,6 +28,7 @@ from installer.steps.leftovers import RemoveFiles, RemovePassing
 from installer.steps.registry.container import RemoveRegistry
 from installer.steps.toolchain_images import RemoveImages
 from tests.support.fake_engine import FakeEngine
+from tests.support.states import desired
 from tests.support.tools import give, tool
 
 AMD64 = Platform("linux", "amd64")
@@ -43,19 +43,7 @@ def host(engine: FakeEngine, tmp_path: Path) -> Host:
 
 
 def installed(*made: tuple[str, str]) -> Receipt:
-    state = DesiredState(
-        Address.parse("localhost:5000"),
-        "bundle-registry",
-        "cross-builder",
-        AMD64,
-        (AMD64,),
-        {},
-        {},
-        None,
-        None,
-        PLAIN,
-        None,
-    )
+    state = desired(Address.parse("localhost:5000"), builder="cross-builder")
     return Receipt(BundleName("x", "sha256:1", "x.tar"), state, made=tuple(LedgerEntry(*entry) for entry in made))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from installer.host.docker_cli import DockerCLI
-from installer.host.sudo import environment_of_invoker, hand_over
+from installer.host.sudo import environment_of_invoker, hand_over, settings_of_invoker
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
@@ -71,3 +71,11 @@ def test_a_link_in_a_home_gives_nothing_away(tmp_path: Path) -> None:
     (target / "single").write_text("made by docker")
     hand_over([home / ".docker"], 0)
     assert ((target / "single").stat().st_uid, (target / "file").stat().st_uid) == (12345, 0)
+
+
+@only_root
+def test_ssh_is_roots_where_settings_are_somebody_elses() -> None:
+    own = pwd.getpwuid(0).pw_dir
+    assert settings_of_invoker({"SUDO_UID": "1000", "HOME": "/home/anna"})
+    assert not settings_of_invoker({"SUDO_UID": "1000", "HOME": own})
+    assert not settings_of_invoker({"HOME": "/somewhere"})

@@ -285,7 +285,7 @@ def test_the_receipt_is_the_document(job: Job, host: Host, tmp_path: Path) -> No
     assert {key: list(value[key]) for key in ("bundle", "registry", "builder")} == {
         "bundle": ["name", "digest", "archive"],
         "registry": ["address", "container", "image", "digest", "data", "site", "storage", "tls", "ca", "password"],
-        "builder": ["name", "image", "platforms", "chosen", "config"],
+        "builder": ["name", "image", "platforms", "chosen", "config", "nodes"],
     }
     assert list(value["images"][0]) == ["reference", "role", "digest", "platforms", "names", "rebuilt"]
     assert value["steps"] == [

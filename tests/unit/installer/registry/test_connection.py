@@ -22,6 +22,7 @@ from installer.model.job import DesiredState
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport, login_to, site_transport, transport_to
 from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.states import desired
 
 
 @pytest.mark.parametrize(("auth", "status"), [("basic", None), (None, 401), (None, 429)])
@@ -139,7 +140,7 @@ def test_a_registry_that_is_closed_itself_answers_to_a_login_that_it_takes(
 
 def own_state(host: str, authority: Path, password: Path | None = None) -> DesiredState:
     access = Access(True, str(authority), str(password) if password else None)
-    return DesiredState(Address.parse(host), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access, None)
+    return desired(Address.parse(host), access=access)
 
 
 def test_our_own_registry_is_verified_on_this_machine_too(certificate: Certificate, tmp_path: Path) -> None:

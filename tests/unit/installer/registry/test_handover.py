@@ -16,17 +16,18 @@ from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.job import DesiredState
 from installer.registry.handover import authorities, logins
+from tests.support.states import desired
 
 AMD64 = Platform("linux", "amd64")
 HARBOR = Destination("harbor.corp", "team")
 
 
 def own(access: Access) -> DesiredState:
-    return DesiredState(Address.parse("localhost:5000"), "v", "b", AMD64, (AMD64,), {}, {}, None, None, access, None)
+    return desired(Address.parse("localhost:5000"), data="v", access=access)
 
 
 def site(access: Access) -> DesiredState:
-    return DesiredState(Address.of_host("harbor.corp"), "", "b", AMD64, (AMD64,), {}, {}, None, HARBOR, access, None)
+    return desired(Address.of_host("harbor.corp"), data="", site=HARBOR, access=access)
 
 
 @pytest.fixture

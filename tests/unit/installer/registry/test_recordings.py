@@ -16,15 +16,14 @@ from bundles.oci.descriptor import OCI_MANIFEST
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Transport
-from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.destination import Destination
-from installer.model.job import DesiredState
 from installer.model.replay import Replay, ReplayedTape
 from installer.registry.client import Registry
 from installer.registry.recordings import KnownBuild, Recordings
 from tests.support.fake_registry import FakeRegistry
 from tests.support.records import PLATFORMS, answer
+from tests.support.states import desired
 
 RECORDED = """\
 FROM debian:12 AS build
@@ -161,6 +160,6 @@ def test_they_are_read_from_the_registry(
     gone = Digest.of(b"pruned")
     replay = Replay(5080, (ReplayedTape("app", (root.digest,)), ReplayedTape("old", (gone,))))
     address, destination = Address.parse(registry.host), Destination(registry.host, *site) if site else None
-    state = DesiredState(address, "v", "b", PLATFORMS[0], PLATFORMS, {}, {}, replay, destination, PLAIN, None)
+    state = desired(address, data="v", host_platform=PLATFORMS[0], platforms=PLATFORMS, replay=replay, site=destination)
     found = Recordings.read(state, Registry(connect(), registry.host))
     assert judged(found, RECORDED)[0] == (2, "cached", None, CACHE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,12 @@ BINFMT = tool("tonistiigi/binfmt:latest")
 def emulation(engine: FakeEngine) -> Emulation:
     """The step without an archive, as `doctor` has it."""
     job: Any = SimpleNamespace(
-        host_platform=AMD64, platforms=(AMD64, ARM64), site=None, access=PLAIN, tool=lambda role: BINFMT
+        host_platform=AMD64,
+        platforms=(AMD64, ARM64),
+        platforms_of=lambda _: (AMD64, ARM64),
+        site=None,
+        access=PLAIN,
+        tool=lambda role: BINFMT,
     )
     host: Any = SimpleNamespace(engine=engine.engine)
     return Emulation(job, host, Silent(), lambda platform: False)
@@ -60,7 +66,8 @@ def test_emulation_is_not_missing_for_what_the_kernel_cannot_be_asked_about(engi
     for architecture in ("m68k", "arm64"):
         job: Any = SimpleNamespace(
             host_platform=Platform("linux", "amd64"),
-            platforms=(Platform("linux", "amd64"), Platform("linux", architecture)),
+            platforms=(platforms := (Platform("linux", "amd64"), Platform("linux", architecture))),
+            platforms_of=functools.partial(lambda found, _: found, platforms),
             tool=lambda role: BINFMT,
         )
         host: Any = SimpleNamespace(engine=engine.engine)
@@ -75,7 +82,8 @@ def test_a_kernel_that_cannot_be_asked_gets_the_container_once(engine: FakeEngin
     give(engine, BINFMT)
     state: Any = SimpleNamespace(
         host_platform=Platform("linux", "amd64"),
-        platforms=(Platform("linux", "amd64"), Platform("linux", "arm64")),
+        platforms=(AMD64, ARM64),
+        platforms_of=lambda _: (AMD64, ARM64),
         tool=lambda role: BINFMT,
     )
     places = Places(tmp_path, tmp_path, tmp_path, proc=tmp_path / "proc", root=tmp_path)

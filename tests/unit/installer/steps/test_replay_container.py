@@ -38,6 +38,7 @@ from installer.steps.replay_container import RemoveReplay, ReplayContainer, miss
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.proxy_client import ProxyClient
+from tests.support.states import desired
 from tests.support.tapes import page, put_tape
 from tests.support.tools import give, tool
 
@@ -94,7 +95,7 @@ def state(
 ) -> DesiredState:
     tools, data = {"python": PYTHON}, "" if site else "bundle-registry"
     address = Address.of_host(registry)
-    return DesiredState(address, data, "b", AMD64, (AMD64,), tools, {}, replay, site, access, None)
+    return desired(address, data=data, tools=tools, replay=replay, site=site, access=access)
 
 
 def step(host: Host, replay: Optional[Replay], registry: str = "localhost:5000", **more: Any) -> ReplayContainer:

@@ -1,12 +1,25 @@
-"""Which image the test build is made from."""
+"""Which image the test build is made from, and which node does it."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from installer.steps.smoke_test import _starts_shell, _was_built_with_shell
+from bundles.archive.reader import Archive
+from bundles.archive.verify import check_documents
+from bundles.errors import BundleError
+from installer.model.job import Job, Options
+from installer.receipt.recorder import InstallRecorder
+from installer.steps.builder.builder import Builder
+from installer.steps.smoke_test import SmokeTest, _starts_shell, _was_built_with_shell
+from tests.support.archives import image, made
+from tests.support.fake_engine import FakeEngine
+from tests.support.fake_registry import FakeRegistry
+from tests.support.nodes import AMD64, Place, place_in
 
 
 @pytest.mark.parametrize(
@@ -22,3 +35,40 @@ from installer.steps.smoke_test import _starts_shell, _was_built_with_shell
 )
 def test_which_images_have_a_shell(config: Any, history: Any, expected: bool) -> None:
     assert (_starts_shell(config) or _was_built_with_shell(history)) is expected
+
+
+@pytest.fixture
+def place(engine: FakeEngine, registry: FakeRegistry, tmp_path: Path) -> Iterator[Place]:
+    with place_in(tmp_path, engine, registry) as found:
+        found.site.add("arm-box", architecture="aarch64")
+        found.bring(found.node("arm-box"))
+        yield found
+
+
+@pytest.fixture
+def job(place: Place, tmp_path: Path) -> Iterator[Job]:
+    made(image("debian:12"), image("moby/buildkit:1", "buildkit")).write(tmp_path / "offline.tar")
+    with Archive(tmp_path / "offline.tar") as archive:
+        check_documents(archive)
+        options = Options(registry=place.state.address)
+        yield dataclasses.replace(Job.of(archive, options, AMD64), nodes=place.state.nodes)
+
+
+def test_there_is_a_build_for_each_platform_and_buildx_says_where(place: Place, job: Job) -> None:
+    recorder = InstallRecorder(job, place.host)
+    step = SmokeTest(job, place.host, Builder(job, place.host), recorder)
+    assert len(step.look()) == 2
+    step.apply(step.look())
+    assert sorted(step.notes()) == ["built for linux/amd64: this host", "built for linux/arm64: ssh://anna@arm-box"]
+    assert step.look() == []
+    # With another node it is done again.
+    alone = dataclasses.replace(job, nodes=())
+    assert SmokeTest(alone, place.host, Builder(alone, place.host), recorder).look() != []
+
+
+def test_the_node_on_which_a_build_fails_is_named(place: Place, job: Job) -> None:
+    step = SmokeTest(job, place.host, Builder(job, place.host), InstallRecorder(job, place.host))
+    place.site.remove("arm-box")
+    with pytest.raises(BundleError, match="on ssh://anna@arm-box: a test build FROM debian:12 failed") as caught:
+        step.apply(step.look())
+    assert f"does it reach {job.destination.host}?" in str(caught.value.hint)

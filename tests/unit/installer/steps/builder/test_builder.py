@@ -179,18 +179,18 @@ def test_nodes_that_a_user_added_to_the_builder_do_not_go_without_a_word(engine:
 
 def test_a_builder_sends_to_the_replay_what_is_not_the_registrys(engine: FakeEngine, tmp_path: Path) -> None:
     plain = builder(engine, tmp_path)
-    assert plain._options() == ["network=host"]
+    assert plain.options() == ["network=host"]
     lan = Address.parse("192.168.10.10:5000")
-    assert builder(engine, tmp_path, address=lan)._options() == []
+    assert builder(engine, tmp_path, address=lan).options() == []
     step = builder(engine, tmp_path, Replay(5081, (), ("mirror.corp:8080", ".corp")), lan)
-    assert step._options() == [
+    assert step.options() == [
         "network=host",
         "env.HTTP_PROXY=http://127.0.0.1:5081",
         "env.HTTPS_PROXY=http://127.0.0.1:5081",
         '"env.NO_PROXY=192.168.10.10,mirror.corp:8080,.corp"',
         "env.SSL_CERT_FILE=/etc/buildkit/certs/replay.invalid/ca.pem",
     ]
-    assert builder(engine, tmp_path, Replay(5081, ()))._options()[3] == "env.NO_PROXY=localhost"
+    assert builder(engine, tmp_path, Replay(5081, ())).options()[3] == "env.NO_PROXY=localhost"
 
 
 def test_another_ca_makes_another_builder(engine: FakeEngine, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_name_that_only_this_host_knows_needs_its_network(
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/hosts").write_text(table)
     site = Destination.parse("harbor.corp/team")
-    assert builder(engine, tmp_path, address=Address("harbor.corp", 443), site=site)._options() == options
+    assert builder(engine, tmp_path, address=Address("harbor.corp", 443), site=site).options() == options
 
 
 @pytest.mark.parametrize(("host", "lines"), [("localhost:5000", ["http = false"]), ("192.168.10.10:5000", [])])

@@ -18,10 +18,11 @@ from installer.host.paths import Places
 from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.installed_registry import own_access
-from installer.model.job import DesiredState, Options
+from installer.model.job import Options
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.registry.certificates import Certificates, Files, RemoveCertificates
 from tests.support.fake_registry import Certificate
+from tests.support.states import desired
 
 AMD64 = Platform("linux", "amd64")
 DAY = 24 * 3600
@@ -38,9 +39,7 @@ class Place:
 
     def step(self, access: Access | None = None, **options: Any) -> Certificates:
         access = access or own_access(self.places, login=True)
-        state = DesiredState(
-            Address.parse(self.address), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access, None
-        )
+        state = desired(Address.parse(self.address), access=access)
         step = Certificates(state, self.host)
         if options:
             given = Options(**options)

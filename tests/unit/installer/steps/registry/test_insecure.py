@@ -14,13 +14,12 @@ from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.access import PLAIN
 from installer.model.address import Address
-from installer.model.job import DesiredState
 from installer.receipt.ledger import remember
 from installer.steps.registry import insecure
 from installer.steps.registry.insecure import ForbidInsecureRegistry, InsecureRegistry
 from tests.support.fake_engine import FakeEngine
+from tests.support.states import desired
 
 ADDRESS = "192.168.10.10:5000"
 AMD64 = Platform("linux", "amd64")
@@ -48,9 +47,7 @@ class Place:
         monkeypatch.setattr(os, "kill", lambda pid, _: self.signals.append(pid))
         monkeypatch.setattr(insecure, "_RELOAD_SECONDS", 0.0)
         self.places = Places(root / "docker", root / "buildx", root / "state", self.file, root / "proc")
-        self.wanted = DesiredState(
-            Address.parse(ADDRESS), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, PLAIN, None
-        )
+        self.wanted = desired(Address.parse(ADDRESS))
 
     def sees(self, root: str | Path) -> None:
         """Have dockerd see that directory as its root."""

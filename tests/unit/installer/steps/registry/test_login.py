@@ -21,10 +21,10 @@ from installer.model.access import Access
 from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.installed_registry import own_access
-from installer.model.job import DesiredState
 from installer.receipt.ledger import remember
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.registry.login import Login, RemoveLogin
+from tests.support.states import desired
 
 LAN = "192.168.10.10:5000"
 PASSWORD = "Planted-Passw0rd-81b7"
@@ -66,9 +66,7 @@ class Place:
         self.places.registry.mkdir(parents=True)
         self.places.password.write_text(f"{PASSWORD}\n")
         access = own_access(self.places, login=True)
-        self.state = DesiredState(
-            Address.parse(LAN), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access, None
-        )
+        self.state = desired(Address.parse(LAN), access=access)
 
     def step(self, access: Access | None = None, *, drops: bool = False) -> Login:
         state = self.state if access is None else dataclasses.replace(self.state, access=access)

@@ -13,18 +13,16 @@ import pytest
 from bundles.errors import HostError
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from installer.host.host import Host
-from installer.model.access import PLAIN
 from installer.model.address import Address
-from installer.model.job import DesiredState
 from installer.model.step import Change
 from installer.receipt.receipt import BundleName, PushedName, Receipt, ReplacedTag
 from installer.registry.client import Registry
 from installer.steps.registry.prune import CollectGarbage, PruneImages
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import FakeRegistry
+from tests.support.states import desired
 
 
 @pytest.fixture
@@ -222,12 +220,9 @@ def test_garbage_is_not_collected_while_the_registry_runs(state: str, engine: Fa
     container = engine.add("registry", {"offline-bundle.role": "registry"})
     engine.images[container.image] = {}
     engine.after("POST /containers/registry/stop", lambda: setattr(container, "state", state))
-    amd64 = Platform("linux", "amd64")
-    desired = DesiredState(
-        Address.parse("localhost:5000"), "bundle-registry", "x", amd64, (amd64,), {}, {}, None, None, PLAIN, None
-    )
+    state_before = desired(Address.parse("localhost:5000"), builder="x")
     host: Any = Host(engine.engine, None, None)  # type: ignore[arg-type]
-    step = CollectGarbage(Receipt(BundleName("x", "sha256:1", "x.tar"), desired), host, None, registry, True)  # type: ignore[arg-type]
+    step = CollectGarbage(Receipt(BundleName("x", "sha256:1", "x.tar"), state_before), host, None, registry, True)  # type: ignore[arg-type]
     if state == "running":
         with pytest.raises(HostError, match="started by somebody else"):
             step.apply(())

@@ -12,7 +12,6 @@ import pytest
 
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.access import PLAIN
 from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.model.keys import Keys
@@ -21,6 +20,7 @@ from installer.steps.registry.container import RegistryContainer, RemoveRegistry
 from installer.steps.registry.prune import CollectGarbage
 from installer.steps.registry.storage import Storage, StorageFiles, kept_keys
 from tests.support.fake_engine import FakeEngine
+from tests.support.states import desired
 from tests.support.tools import give, tool
 
 KEYS = Keys("AKIASITE", "hunter2-of-the-storage")
@@ -34,19 +34,12 @@ def host_of(engine: FakeEngine, root: Path) -> Host:
 
 
 def state(storage: Optional[S3Storage]) -> DesiredState:
-    amd64 = REGISTRY.reference  # no platform is looked at
-    return DesiredState(
+    return desired(
         Address.parse("127.0.0.1:5000"),
-        str(storage) if storage else "v",
-        "b",
-        amd64,  # type: ignore[arg-type]
-        (),
-        {"registry": REGISTRY},
-        {},
-        None,
-        None,
-        PLAIN,
-        storage,
+        data=str(storage) if storage else "v",
+        platforms=(),
+        tools={"registry": REGISTRY},
+        storage=storage,
     )
 
 

@@ -17,11 +17,11 @@ from installer.model.access import PLAIN, Access
 from installer.model.address import Address
 from installer.model.destination import Destination
 from installer.model.installed_registry import own_access
-from installer.model.job import DesiredState
 from installer.steps.registry import trust
 from installer.steps.registry.trust import Trust
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate
+from tests.support.states import desired
 
 LAN = "192.168.10.10:5000"
 AMD64 = Platform("linux", "amd64")
@@ -47,16 +47,14 @@ class Place:
 
     def step(self, access: Access | None = None, address: str = LAN, *, drops: bool = False) -> Trust:
         access = own_access(self.places) if access is None else access
-        state = DesiredState(
-            Address.parse(address), "bundle-registry", "b", AMD64, (AMD64,), {}, {}, None, None, access, None
-        )
+        state = desired(Address.parse(address), access=access)
         return Trust(state, self.host, drops=drops)
 
     def joined(self, given: bytes | None) -> Trust:
         """The same for a registry that another host has."""
         site = Destination(LAN, joined=True)
         access = Access(tls=True, authority=str(self.places.site_authority))
-        state = DesiredState(Address.parse(LAN), "", "b", AMD64, (AMD64,), {}, {}, None, site, access, None)
+        state = desired(Address.parse(LAN), data="", site=site, access=access)
         return Trust(state, self.host, given=given)
 
 

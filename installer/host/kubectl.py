@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -18,6 +19,7 @@ from typing import Any, Optional
 from bundles.errors import HostError, reason
 from installer.host.container import Outcome
 from installer.host.relay import Relay
+from installer.host.sudo import hand_over
 
 # No question may wait for ever for a cluster that is gone.
 _PATIENCE = "--request-timeout=20s"
@@ -38,6 +40,8 @@ class Kubectl:
         self._environment = dict(os.environ if environment is None else environment)
         relay = self._environment.get("BUNDLE_RELAY")
         self._relay = Relay(Path(relay)) if relay else None
+        # It keeps there what it was told of a cluster.
+        self._own = Path(self._environment.get("HOME") or "/") / ".kube"
 
     @property
     def is_installed(self) -> bool:
@@ -51,6 +55,13 @@ class Kubectl:
         Raises:
             HostError: there is no kubectl.
         """
+        began = time.time()
+        try:
+            return self._run(arguments, stdin)
+        finally:
+            hand_over([self._own], began)
+
+    def _run(self, arguments: Sequence[str], stdin: str) -> Outcome:
         words = ["kubectl", *arguments]
         if self._relay is not None:
             return self._relay.run(words, stdin)

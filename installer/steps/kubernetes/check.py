@@ -12,6 +12,7 @@ from bundles.runtime.program import own_command
 from installer.host.docker_cli import buildx_version
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
+from installer.host.paths import is_in_hosts
 from installer.model.cluster import Cluster
 from installer.model.job import DesiredState
 from installer.model.step import Check
@@ -75,6 +76,14 @@ class ClusterCheck(Check):
             return [*problems, *self._of_cluster()]
         except KubectlError as error:
             return [*problems, error.as_problem(f"the API server of `{self._context}`")]
+
+    def notes(self) -> Sequence[str]:
+        name = self._place.state.address.host
+        if not is_in_hosts(name, self._host.places):
+            return []
+        return [
+            f"`{name}` is in this host's /etc/hosts, which pods do not read: the cluster's DNS, and each node, need it"
+        ]
 
     def _of_this_host(self) -> Iterator[Problem]:
         place, before = self._place, self._before

@@ -100,3 +100,13 @@ def test_nodes_that_may_not_be_seen_are_passed_over_and_others_have_to_fit(tmp_p
     assert problems(host) == {}
     host.kubectl.answers["nodes"] = {"kind": "List", "items": [NODE]}
     assert "disk=ssd" in problems(host, Cluster("site", "team", selector=("disk=ssd",)))["the nodes of `site`"][0]
+
+
+def test_a_name_that_only_this_host_knows_is_said(tmp_path: Path) -> None:
+    host = FakeHost.at(tmp_path, answers())
+    state = state_with(SITE, address=Address.parse("registry.example:5000"))
+    assert ClusterCheck(state, host).notes() == []
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/hosts").write_text("192.168.10.10 registry.example\n")
+    (note,) = ClusterCheck(state, host).notes()
+    assert note.startswith("`registry.example` is in this host's /etc/hosts, which pods do not read")

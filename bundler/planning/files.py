@@ -17,11 +17,14 @@ from bundler.sources.source import Source
 from bundler.sources.spool import Spool
 from bundles.archive.manifest import TOOLS
 from bundles.errors import BundleError, ContentError, NotFoundError, Problem, UsageError
+from bundles.oci.descriptor import OCI_LAYER
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.runtime.program import quote
+from bundles.runtime.sizes import human_size
 
+_RAW = frozenset({OCI_LAYER, "application/vnd.docker.image.rootfs.diff.tar"})
 _NOT_WHOLE = "make it anew, or give the file that has the rest, too"
 
 
@@ -50,6 +53,15 @@ class FromFiles:
     def in_bundles(self) -> frozenset[Reference]:
         """The names of images from archives of ours, with which all travels that is attached to them there."""
         return frozenset(item.reference for item in self.taken if isinstance(item.file, BundleFile))
+
+    def raw_layers(self, plan: Plan) -> Iterator[str]:
+        """Say how much comes uncompressed, as Docker's classic image store saves it."""
+        raw = [layer.size for layer, _ in plan.layers if layer.media_type in _RAW and self.source.has(layer)]
+        if raw:
+            yield (
+                f"{len(raw)} layers ({human_size(sum(raw))}) are not compressed in their file: --recompress zstd makes "
+                "them smaller, and changes digests"
+            )
 
     def check(self, plan: Plan, spool: Spool) -> None:
         """Make sure that the files have every layer of their images.

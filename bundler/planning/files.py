@@ -188,7 +188,7 @@ def _without_doubles(taken: Sequence[Taken], spec: Spec) -> tuple[list[Taken], l
                     name,
                     f"it is {other.held.root.digest} in `{other.file.request.text}`, and {item.held.root.digest} in "
                     f"`{item.file.request.text}`",
-                    f"give one of them another name: NAME={item.file.request.kind}:{item.file.request.path}:"
+                    f"give one of them another name: NAME={item.file.request.kind}:{quote(item.file.request.path)}:"
                     f"{item.held.label or name}",
                 )
             )

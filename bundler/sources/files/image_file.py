@@ -17,7 +17,6 @@ from bundles.oci.image import MAX_CONFIG_SIZE, config_platform, parse_index, par
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.runtime.closeable import Closeable
-from bundles.runtime.program import quote
 
 # Indexes inside one another: images have one level, or two.
 _MAX_DEPTH = 16
@@ -47,7 +46,7 @@ def choose(request: FileRequest, offered: Sequence[tuple[int, str, Optional[Refe
         )
         raise UsageError(
             f"`{request.path}` has no image `{request.choice}`: it has {shown or 'none'}",
-            hint=f"did you mean {request.kind}:{quote(request.path)}:{close[0]}?" if close else None,
+            hint=f"did you mean {request.typed(close[0])}?" if close else None,
         )
     return chosen
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,8 +146,12 @@ def test_names_that_the_user_gives(tmp_path: Path) -> None:
     assert "next: say it: NAME=oci:dir:12" in failed.stderr
     failed = create(tmp_path, "x:1=oci:dir", code=2)
     assert f"x:1: it is {one.digest} in `x:1=oci:dir`, and {two.digest} in `x:1=oci:dir`" in failed.stderr
-    # What the hint says works.
-    create(tmp_path, "NAME=oci:dir:12".replace("NAME", "debian"), "-o", "hint.tar")
+    # What the next step says works, whatever the directory is called.
+    (tmp_path / "dir").rename(tmp_path / "my dir")
+    failed = create(tmp_path, "oci:my dir", code=2)
+    step = failed.stderr[failed.stderr.index("say it: ") + 8 :].splitlines()[0]
+    create(tmp_path, *shlex.split(step.replace("NAME", "debian")), "-o", "hint.tar")
+    assert images_of(tmp_path / "hint.tar") == {"debian:12": one.digest}
 
 
 def test_a_docker_archive_of_before_25_is_composed_the_same_each_time(tmp_path: Path) -> None:

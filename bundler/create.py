@@ -205,7 +205,7 @@ def _plan(files: FromFiles, spool: Spool, options: Options, progress: Progress) 
         plan = with_referrers(plan, source)
     elif files.in_bundles:
         plan = with_referrers(plan, source, files.in_bundles)
-    plan = dataclasses.replace(plan, notes=(*files.notes, *plan.notes, *source.notes))
+    plan = dataclasses.replace(plan, notes=(*files.notes, *plan.notes, *files.raw_layers(plan), *source.notes))
     if options.bases:
         plan = subtract(plan, options.bases, with_python=python_is_asked_for)
     files.check(plan, spool)

@@ -11,6 +11,7 @@ from typing import Optional
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.runtime.program import quote
 
 # What each reads; the first three are called as skopeo and podman call them.
 KINDS: Mapping[str, str] = {
@@ -80,6 +81,10 @@ class FileRequest:
     def takes_all(self) -> bool:
         """Whether all images of the file are wanted, under their own names."""
         return not self.choice and not self.name
+
+    def typed(self, choice: str) -> str:
+        """Return what names one image of it on a command line."""
+        return quote(f"{self.kind}:{self.path}:{choice}")
 
     def named(self, tag: Optional[str]) -> Optional[Reference]:
         """Return what an image is to be called that has this tag in the file; None when nobody said."""

@@ -17,11 +17,14 @@ from bundler.sources.source import Source
 from bundler.sources.spool import Spool
 from bundles.archive.manifest import TOOLS
 from bundles.errors import BundleError, ContentError, NotFoundError, Problem, UsageError
+from bundles.oci.descriptor import OCI_LAYER
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.runtime.program import quote
+from bundles.runtime.sizes import human_size
 
+_RAW = frozenset({OCI_LAYER, "application/vnd.docker.image.rootfs.diff.tar"})
 _NOT_WHOLE = "make it anew, or give the file that has the rest, too"
 
 
@@ -50,6 +53,15 @@ class FromFiles:
     def in_bundles(self) -> frozenset[Reference]:
         """The names of images from archives of ours, with which all travels that is attached to them there."""
         return frozenset(item.reference for item in self.taken if isinstance(item.file, BundleFile))
+
+    def raw_layers(self, plan: Plan) -> Iterator[str]:
+        """Say how much comes uncompressed, as Docker's classic image store saves it."""
+        raw = [layer.size for layer, _ in plan.layers if layer.media_type in _RAW and self.source.has(layer)]
+        if raw:
+            yield (
+                f"{len(raw)} layers ({human_size(sum(raw))}) are not compressed in their file: --recompress zstd makes "
+                "them smaller, and changes digests"
+            )
 
     def check(self, plan: Plan, spool: Spool) -> None:
         """Make sure that the files have every layer of their images.
@@ -137,8 +149,8 @@ def _named(file: ImageFile) -> list[Taken]:
         if reference is None and held.root.digest not in known:
             choice = file.request.choice or held.label or f"@{held.number}"
             shown = f"the image `{choice}`" if held.label else f"an image without a name ({held.root.digest.short})"
-            text = f"NAME={file.request.kind}:{quote(file.request.path)}:{choice}"
-            problems.append(Problem(shown, "it has no full name there", f"say it: {text}"))
+            typed = file.request.typed(choice)
+            problems.append(Problem(shown, "it has no full name there", f"say it: NAME={typed}"))
         elif reference is not None:
             taken.append(Taken(reference, held, file))
     if problems:
@@ -171,13 +183,13 @@ def _without_doubles(taken: Sequence[Taken], spec: Spec) -> tuple[list[Taken], l
         elif other is None or _is_base_of(other.file, item.file):
             kept[item.reference] = item
         elif other.held.root.digest != item.held.root.digest and not _is_base_of(item.file, other.file):
+            typed = item.file.request.typed(item.held.label or name)
             problems.append(
                 Problem(
                     name,
                     f"it is {other.held.root.digest} in `{other.file.request.text}`, and {item.held.root.digest} in "
                     f"`{item.file.request.text}`",
-                    f"give one of them another name: NAME={item.file.request.kind}:{item.file.request.path}:"
-                    f"{item.held.label or name}",
+                    f"give one of them another name: NAME={typed}",
                 )
             )
     if problems:
@@ -216,7 +228,7 @@ def _requested(spec: Spec, taken: Sequence[Taken]) -> tuple[Spec, list[str]]:
                 Problem(
                     item.reference.familiar,
                     f"`{item.file.where}` has it for {_list(offered)}, and not for {_list(wanted)}",
-                    f"take it for what it has: {request.text},platform={','.join(map(str, offered))}",
+                    f"take it for what it has: {quote(f'{request.text},platform={_joined(offered)}')}",
                 )
             )
         elif offered and len(chosen) < len(wanted):
@@ -241,6 +253,10 @@ def _platforms(spec: Spec, taken: Sequence[Taken]) -> tuple[tuple[Platform, ...]
     bundles = {id(item.file): item.file.archive.manifest for item in taken if isinstance(item.file, BundleFile)}
     hosts = tuple(dict.fromkeys(platform for manifest in bundles.values() for platform in manifest.host_platforms))
     return (spec.host_platforms if spec.hosts_said or not hosts else hosts), spec.platforms
+
+
+def _joined(platforms: Sequence[Platform]) -> str:
+    return ",".join(map(str, platforms))
 
 
 def _list(platforms: Sequence[Platform]) -> str:

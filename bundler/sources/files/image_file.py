@@ -46,7 +46,7 @@ def choose(request: FileRequest, offered: Sequence[tuple[int, str, Optional[Refe
         )
         raise UsageError(
             f"`{request.path}` has no image `{request.choice}`: it has {shown or 'none'}",
-            hint=f"did you mean {request.kind}:{request.path}:{close[0]}?" if close else None,
+            hint=f"did you mean {request.typed(close[0])}?" if close else None,
         )
     return chosen
 

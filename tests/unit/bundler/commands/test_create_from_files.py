@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
+from bundles.oci.platform import Platform
 from tests.support import ROOT
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_files import (
@@ -144,8 +146,12 @@ def test_names_that_the_user_gives(tmp_path: Path) -> None:
     assert "next: say it: NAME=oci:dir:12" in failed.stderr
     failed = create(tmp_path, "x:1=oci:dir", code=2)
     assert f"x:1: it is {one.digest} in `x:1=oci:dir`, and {two.digest} in `x:1=oci:dir`" in failed.stderr
-    # What the hint says works.
-    create(tmp_path, "NAME=oci:dir:12".replace("NAME", "debian"), "-o", "hint.tar")
+    # What the next step says works, whatever the directory is called.
+    (tmp_path / "dir").rename(tmp_path / "my dir")
+    failed = create(tmp_path, "oci:my dir", code=2)
+    step = failed.stderr[failed.stderr.index("say it: ") + 8 :].splitlines()[0]
+    create(tmp_path, *shlex.split(step.replace("NAME", "debian")), "-o", "hint.tar")
+    assert images_of(tmp_path / "hint.tar") == {"debian:12": one.digest}
 
 
 def test_a_docker_archive_of_before_25_is_composed_the_same_each_time(tmp_path: Path) -> None:
@@ -186,7 +192,12 @@ def test_links_of_a_docker_archive_lead_to_the_layer(tmp_path: Path) -> None:
 
 def test_a_docker_archive_since_25_is_a_layout_and_keeps_its_manifests(tmp_path: Path) -> None:
     content = Content()
-    here = content.image("linux/amd64", [layer_tar("raw")])
+    raw = tar({"a": bytes(50_000)})
+    diffs = {"rootfs": {"type": "layers", "diff_ids": [str(Digest.of(raw))]}, "os": "linux", "architecture": "amd64"}
+    config = content.add(CONFIG["oci"], json.dumps(diffs).encode())
+    here = content.manifest(
+        config, [content.add("application/vnd.oci.image.layer.v1.tar", raw)], platform=Platform("linux", "amd64")
+    )
     absent = Content().image("linux/arm64", seed="absent")
     root = content.index(here, absent)
     (tmp_path / "a.tar").write_bytes(
@@ -195,9 +206,15 @@ def test_a_docker_archive_since_25_is_a_layout_and_keeps_its_manifests(tmp_path:
     done = create(tmp_path, "docker-archive:a.tar", "-o", "new.tar")
     assert images_of(tmp_path / "new.tar") == {"app:1": root.digest}
     assert "note: app:1 is for linux/amd64 only, not for linux/arm64" in done.stderr
+    assert "note: 1 layers (" in done.stderr
+    assert "are not compressed in their file: --recompress zstd makes them smaller" in done.stderr
+    done = create(tmp_path, "docker-archive:a.tar", "--recompress", "zstd", "-o", "smaller.tar")
+    assert "are not compressed" not in done.stderr
+    with Archive(tmp_path / "smaller.tar") as archive:
+        assert not archive.has(Digest.of(raw))
     with Archive(tmp_path / "new.tar") as archive:
         assert archive.manifest.images[0].sparse
-        assert archive.has(Digest.of(layer_tar("raw")))
+        assert archive.has(Digest.of(raw))
         assert archive.manifest.platforms == (here.platform,)
 
 

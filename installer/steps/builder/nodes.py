@@ -301,17 +301,21 @@ class Nodes(Step):
         return f"{change.name} {says[change.action]}"
 
     def notes(self) -> Sequence[str]:
+        notes = []
         own = own_authority(self._job, self._host)
-        merging = (
-            "what several nodes build is put together by docker buildx on this host, which trusts whom this system trusts "
-            "and needs the registry's CA: SSL_CERT_FILE="
-        )
-        return ([f"{merging}{quote(own)} docker buildx build ..."] if own else []) + [
-            f"{node.address} builds nothing as long as {self._job.node_for(node.platform).address} is there: buildx "  # type: ignore[union-attr]
-            f"gives {node.platform} to one node"
-            for node in self._job.nodes
-            if not self._job.platforms_of(node)
-        ]
+        if own:
+            notes.append(
+                "what several nodes build is put together by docker buildx on this host, which trusts whom this system "
+                f"trusts, and needs the registry's CA: SSL_CERT_FILE={quote(own)} docker buildx build ..."
+            )
+        for node in self._job.nodes:
+            other = self._job.node_for(node.platform)
+            if other and not self._job.platforms_of(node):
+                notes.append(
+                    f"{node.address} builds nothing as long as {other.address} is there: buildx gives {node.platform} to "
+                    "one node"
+                )
+        return notes
 
 
 class RemoveNodes(Step):

@@ -312,8 +312,8 @@ class Nodes(Step):
             other = self._job.node_for(node.platform)
             if other and not self._job.platforms_of(node):
                 notes.append(
-                    f"{node.address} builds nothing as long as {other.address} is there: buildx gives {node.platform} to "
-                    "one node"
+                    f"{node.address} builds nothing as long as {other.address} is there: buildx gives "
+                    f"{node.platform} to one node"
                 )
         return notes
 

@@ -30,6 +30,7 @@ from installer.model.replay import check_direct
 from installer.receipt.receipt import Receipt
 from installer.registry.certificates import readable
 from installer.runner import plan_lines, questioner, to_json
+from installer.steps.builder.nodes import own_authority
 from installer.steps.registry.certificates import Files
 
 _T = TypeVar("_T")
@@ -253,7 +254,11 @@ def run_install(archive: Archive, options: Options, host: Host, progress: Progre
     ]
     if receipt.changed:
         platforms = ",".join(map(str, state.platforms))
-        lines.append(f"next: docker buildx build --platform {platforms} -t {state.destination}/app:1 --push .")
+        own = own_authority(state, host)
+        trusting = f"SSL_CERT_FILE={quote(own)} " if own else ""
+        lines.append(
+            f"next: {trusting}docker buildx build --platform {platforms} -t {state.destination}/app:1 --push ."
+        )
         if receipt.caches:
             lines.append("with a recorded build, what is unchanged is not built again when this is added, too:")
             lines += [f"      --cache-from {cache}" for cache in receipt.caches]

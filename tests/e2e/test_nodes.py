@@ -23,6 +23,7 @@ pytestmark = pytest.mark.e2e
 NODE = "ssh://root@192.168.10.20"
 NAME = "cross-builder-airgap-1"
 CONTAINER = f"buildx_buildkit_{NAME}"
+CA = "/root/.local/state/bundle/registry/ca.pem"
 BOTH = "linux/amd64,linux/arm64"
 DOCKERFILE = "FROM busybox:1.35\nARG N\nRUN uname -m && echo $N\n"
 
@@ -55,11 +56,11 @@ class Site:
         reference = json.loads(self.host.path("/tmp/metadata").read_text())["buildx.build.ref"]
         return str(reference.split("/")[1])
 
-    def build(self, platforms: str, *more: str) -> subprocess.CompletedProcess[str]:
+    def build(self, platforms: str, *more: str, **options: Any) -> subprocess.CompletedProcess[str]:
         command = ("docker", "buildx", "build", "--platform", platforms, "--metadata-file", "/tmp/metadata")
         number = f"N={time.monotonic_ns()}"
         done: subprocess.CompletedProcess[str] = self.host.run(
-            *command, "--build-arg", number, *more, "-", check=False, input=DOCKERFILE, timeout=120
+            *command, "--build-arg", number, *more, "-", check=False, input=DOCKERFILE, timeout=120, **options
         )
         return done
 
@@ -143,16 +144,19 @@ def test_every_problem_of_every_node_is_in_one_report(site: Site) -> None:
 
 
 def test_the_node_builds_for_what_it_runs_and_this_host_emulates_the_rest(site: Site) -> None:
-    receipt = site.bundle("install", "--registry", LAN, "--yes", "--node", NODE)
+    receipt = site.bundle("install", "--registry", LAN, "--tls", "--login", "--yes", "--node", NODE)
     (node,) = receipt["builder"]["nodes"]
     assert (node["address"], node["name"], node["platform"]) == (NODE, NAME, "linux/amd64")
     assert f"built for linux/amd64: {NODE}" in receipt["notes"]
     assert "built for linux/arm64: this host" in receipt["notes"]
     assert site.machine.run("docker", "ps", "--format", "{{.Names}}").stdout.split() == [CONTAINER]
     assert [site.node_of(each) for each in BOTH.split(",")] == [NAME, "cross-builder0"]
-    done = site.build(BOTH, "-t", f"{LAN}/both:1", "--push")
+    # buildx itself knows of no CA but the system's.
+    assert any(f"SSL_CERT_FILE={CA} docker buildx build" in note for note in receipt["notes"])
+    trusting = {"SSL_CERT_FILE": CA}
+    done = site.build(BOTH, "-t", f"{LAN}/both:1", "--push", env=trusting)
     assert done.returncode == 0, done.stderr
-    index = site.host.run("docker", "buildx", "imagetools", "inspect", f"{LAN}/both:1").stdout
+    index = site.host.run("docker", "buildx", "imagetools", "inspect", f"{LAN}/both:1", env=trusting).stdout
     assert "linux/amd64" in index and "linux/arm64" in index
 
 

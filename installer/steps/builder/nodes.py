@@ -21,6 +21,8 @@ from bundles.errors import HostError, UsageError
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.registry.urls import Origin
+from bundles.runtime.program import quote
 from bundles.runtime.progress import Progress
 from installer.host.container import Container
 from installer.host.docker_cli import CommandError
@@ -33,6 +35,7 @@ from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
+from installer.registry.trust import is_trusted, system_authorities
 from installer.steps.builder.builder import Builder
 from installer.steps.builder.buildkitd_config import wanted_config
 from installer.steps.builder.instance import DRIVER_MARK, Instance, StoredNode, leave, read_instance
@@ -89,6 +92,19 @@ def describe_nodes(job: DesiredState, host: Host) -> list[NodeState]:
             trouble = error.message
         found.append(NodeState(node, job.platforms_of(node), state, trouble))
     return found
+
+
+def own_authority(job: DesiredState, host: Host) -> Optional[str]:
+    """Return the file of the registry's CA where buildx needs it on this host; None where it does not.
+
+    With nodes buildx pushes the index of a build itself, by this system's trust alone: for that it takes the CA out of
+    no configuration (its util/imagetools/inspect.go, up to v0.38 at least).
+    """
+    if not job.nodes or not job.access.authority:
+        return None
+    origin = Origin.of(f"https://{job.destination.host}")
+    is_known = is_trusted(origin, system_authorities(host.places.root, everything=True))
+    return None if is_known else job.access.authority
 
 
 class Nodes(Step):
@@ -289,12 +305,21 @@ class Nodes(Step):
         return f"{change.name} {says[change.action]}"
 
     def notes(self) -> Sequence[str]:
-        return [
-            f"{node.address} builds nothing as long as {self._job.node_for(node.platform).address} is there: buildx "  # type: ignore[union-attr]
-            f"gives {node.platform} to one node"
-            for node in self._job.nodes
-            if not self._job.platforms_of(node)
-        ]
+        notes = []
+        own = own_authority(self._job, self._host)
+        if own:
+            notes.append(
+                "what several nodes build is put together by docker buildx on this host, which trusts whom this system "
+                f"trusts, and needs the registry's CA: SSL_CERT_FILE={quote(own)} docker buildx build ..."
+            )
+        for node in self._job.nodes:
+            other = self._job.node_for(node.platform)
+            if other and not self._job.platforms_of(node):
+                notes.append(
+                    f"{node.address} builds nothing as long as {other.address} is there: buildx gives "
+                    f"{node.platform} to one node"
+                )
+        return notes
 
 
 class RemoveNodes(Step):

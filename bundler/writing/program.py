@@ -82,7 +82,7 @@ def _files(name: str) -> Iterator[tuple[str, bytes]]:
     root = Path(next(iter(spec.submodule_search_locations)))
     for path in root.rglob("*"):
         if path.suffix == ".py" or path.name in _DATA or (name in _OWN and path.suffix == ".sh"):
-            yield f"{name}/{path.relative_to(root).as_posix()}", path.read_bytes()
+            yield f"{name}/{path.relative_to(root).as_posix()}", _text(path)
     if name not in _OWN:
         yield from _licences(name)
 
@@ -90,4 +90,9 @@ def _files(name: str) -> Iterator[tuple[str, bytes]]:
 def _licences(name: str) -> Iterator[tuple[str, bytes]]:
     for file in metadata.files(name.replace("_", "-")) or ():
         if ".dist-info/" in str(file) and file.name.upper().startswith(_LICENCES):
-            yield f"licences/{name}/{file.name}", Path(str(file.locate())).read_bytes()
+            yield f"licences/{name}/{file.name}", _text(Path(str(file.locate())))
+
+
+def _text(path: Path) -> bytes:
+    """Read a text; a wheel for Windows may have other ends of lines, and an archive of there has the same bytes."""
+    return path.read_bytes().replace(b"\r\n", b"\n")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
-from bundler.writing.program import _MAIN
+from bundler.writing.program import _MAIN, program
 
 
 @pytest.mark.parametrize(
@@ -20,8 +23,8 @@ from bundler.writing.program import _MAIN
     ],
 )
 def test_an_old_python_gets_a_line_that_names_the_other_way(version: str, name: str, first: str) -> None:
-    program = f"import sys; sys.version_info = {version}; sys.argv = [{name!r}, 'install']\n{_MAIN.decode()}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    code = f"import sys; sys.version_info = {version}; sys.argv = [{name!r}, 'install']\n{_MAIN.decode()}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     short = ".".join(version.strip("()").split(", ")[:2])
     assert done.returncode == 1
     assert done.stderr == (
@@ -29,3 +32,15 @@ def test_an_old_python_gets_a_line_that_names_the_other_way(version: str, name: 
         "  next: run it with a later python3, or without one: "
         f"tar -xOf {first} install.sh | sh -s -- {first} install\n"
     )
+
+
+def test_a_package_with_the_lines_of_windows_travels_as_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "travels").mkdir()
+    (tmp_path / "travels" / "__init__.py").write_bytes(b"one = 1\r\ntwo = 2\r\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("bundler.writing.program._PACKAGES", ("travels",))
+    monkeypatch.setattr("bundler.writing.program._OWN", ("travels",))
+    with zipfile.ZipFile(io.BytesIO(program())) as archive:
+        assert archive.read("travels/__init__.py") == b"one = 1\ntwo = 2\n"

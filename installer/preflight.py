@@ -17,15 +17,15 @@ from bundles.registry.proxies import Proxies
 from bundles.registry.urls import Origin
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.sizes import human_size
-from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
+from installer.host.docker.engine import OLDEST_ENGINE, EngineInfo
 from installer.host.files import device_of, is_seen, read_optional, usable_size
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
-from installer.model.access import PLAIN, Access
-from installer.model.installed_registry import installed_access, installed_address, installed_data, own_access
 from installer.model.job import DesiredState, Job, Options, S3Options, is_directory
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.installed import installed_access, installed_address, installed_data, own_access
+from installer.model.registry.storage import DEFAULT_REGION, S3Storage, is_bucket
 from installer.model.step import Step
-from installer.model.storage import DEFAULT_REGION, S3Storage, is_bucket
 from installer.receipt.receipt import Receipt
 from installer.registry.trust import is_trusted, public_authorities, system_authorities
 

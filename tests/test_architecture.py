@@ -36,7 +36,7 @@ ONLY = {
     "docker": {
         "bundler/sources/docker_engine.py",
         "bundles/registry/credentials.py",
-        "installer/host/docker_engine.py",
+        "installer/host/docker/engine.py",
     },
     "urllib3": {
         "bundles/registry/connections.py",
@@ -45,8 +45,8 @@ ONLY = {
         "bundles/registry/error_response.py",
     },
     "packaging": {
-        "installer/host/docker_cli.py",
-        "installer/host/docker_engine.py",
+        "installer/host/docker/cli.py",
+        "installer/host/docker/engine.py",
         "installer/steps/buildx_plugin.py",
         "installer/steps/kubernetes/check.py",
     },
@@ -54,8 +54,7 @@ ONLY = {
     "tarfile": {
         "bundler/sources/docker_save.py",
         "bundles/archive/layout.py",
-        "installer/steps/toolchain_images.py",
-        "installer/host/docker_engine.py",
+        "installer/host/docker/engine.py",
     },
     "fcntl": {"bundles/runtime/posix.py"},
     "msvcrt": {"bundles/runtime/windows.py"},

@@ -19,9 +19,9 @@ from bundles.oci.image import config_platform, parse_index, parse_manifest
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from bundles.runtime.terminal import one_line
-from installer.host.docker_cli import DockerCLI
-from installer.host.docker_engine import Engine
-from installer.host.engine_endpoint import EngineEndpoint
+from installer.host.docker.cli import DockerCLI
+from installer.host.docker.endpoint import EngineEndpoint
+from installer.host.docker.engine import Engine
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker

@@ -20,12 +20,12 @@ from installer import install as installation
 from installer.commands.options import builder_options, cluster_options, storage_of, storage_options
 from installer.host.files import read_optional
 from installer.host.host import Host
-from installer.model.access import PLAIN, USER, Access
-from installer.model.address import Address
 from installer.model.cluster import Cluster
-from installer.model.destination import Destination
 from installer.model.job import Options
 from installer.model.node import NodeAddress
+from installer.model.registry.access import PLAIN, USER, Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.model.replay import check_direct
 from installer.receipt.receipt import Receipt
 from installer.registry.certificates import readable

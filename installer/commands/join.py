@@ -26,14 +26,14 @@ from bundles.runtime.program import own_command, quote
 from installer.commands.install import run_install, show_plan
 from installer.commands.options import builder_options, cluster_options
 from installer.host.host import Host
-from installer.model.access import PLAIN, USER, Access
-from installer.model.address import Address
-from installer.model.client_files import KINDS, client_files
 from installer.model.cluster import Cluster
-from installer.model.destination import Destination
 from installer.model.job import Options
 from installer.model.naming import mirrors, repositories
 from installer.model.node import NodeAddress
+from installer.model.registry.access import PLAIN, USER, Access
+from installer.model.registry.address import Address
+from installer.model.registry.client_files import KINDS, client_files
+from installer.model.registry.destination import Destination
 from installer.model.replay import check_direct
 from installer.model.selection import select
 from installer.receipt.receipt import Receipt

@@ -12,8 +12,8 @@ import click
 from bundles.errors import UsageError
 from installer.model.cluster import Cluster
 from installer.model.job import S3Options
-from installer.model.keys import Keys
-from installer.model.storage import is_bucket, parse_endpoint, parse_place, parse_region
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import is_bucket, parse_endpoint, parse_place, parse_region
 
 
 def builder_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,8 +13,8 @@ from bundles.archive.verify import check_documents
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument, archive_before
 from bundles.cli.output import Output, common_options
 from bundles.oci.platform import Platform
-from installer.model.destination import Destination
 from installer.model.naming import mirrors
+from installer.model.registry.destination import Destination
 from installer.model.selection import Selected, places, select
 from installer.registry.client import Registry
 from installer.registry.connection import site_transport

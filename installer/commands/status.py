@@ -18,8 +18,8 @@ from installer.host import kernel
 from installer.host.files import read_optional
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, REPLAY_CONTAINER
-from installer.model.access import USER
 from installer.model.cluster import cluster_builder
+from installer.model.registry.access import USER
 from installer.receipt.receipt import InstalledImage, Receipt
 from installer.registry.certificates import readable
 from installer.registry.client import Registry

@@ -13,7 +13,7 @@ from bundles.cli.output import Output, common_options
 from bundles.errors import HostError
 from bundles.runtime.program import own_command
 from installer.host.host import Host
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.model.step import Step
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry

@@ -20,9 +20,9 @@ from bundles.runtime.filesystem import write_whole
 from bundles.runtime.program import own_command, quote
 from installer.host.paths import Places
 from installer.host.sudo import environment_of_invoker
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.job import DEFAULT_REGISTRY
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.registry.connection import site_transport, transport_to

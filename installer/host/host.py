@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Optional
 
-from installer.host.docker_cli import DockerCLI
-from installer.host.docker_engine import Engine
+from installer.host.docker.cli import DockerCLI
+from installer.host.docker.engine import Engine
+from installer.host.docker.remote import Ssh
 from installer.host.kubectl import Kubectl
 from installer.host.paths import Places
-from installer.host.remote_docker import Ssh
 from installer.host.sudo import environment_of_invoker
 
 # Puts a yes-or-no question to a person.

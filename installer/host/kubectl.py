@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, reason
-from installer.host.container import Outcome
+from installer.host.docker.container import Outcome
 from installer.host.relay import Relay
 from installer.host.sudo import hand_over
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bundles.errors import HostError
-from installer.host.container import Outcome
+from installer.host.docker.container import Outcome
 
 
 class Relay:

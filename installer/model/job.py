@@ -14,16 +14,16 @@ from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.registry.auth import Credential
 from installer.host.labels import REGISTRY_VOLUME
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
 from installer.model.cluster import Cluster
-from installer.model.destination import Destination
-from installer.model.keys import Keys
 from installer.model.naming import mirrors
 from installer.model.node import Node, NodeAddress
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage, is_bucket
 from installer.model.replay import Replay
 from installer.model.selection import Selected, select
-from installer.model.storage import S3Storage, is_bucket
 from installer.model.tool import ROOTLESS, Tool, rootless_buildkit, tool_of
 
 DEFAULT_REGISTRY = "localhost:5000"

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 from bundles.oci.digest import Digest
 from bundles.oci.reference import DOCKER_HUB, Reference
-from installer.model.destination import Destination
+from installer.model.registry.destination import Destination
 
 _NOT_A_NAME = re.compile(r"[^a-z0-9.-]+")
 

@@ -10,8 +10,8 @@ from typing import Any, Optional
 from bundles.errors import UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from installer.model.destination import Destination
 from installer.model.naming import repositories
+from installer.model.registry.destination import Destination
 from installer.replay.settings import TAPES
 
 # A name or address, with a port or as a pattern, as NO_PROXY takes it.

@@ -11,8 +11,8 @@ from bundles.archive.reader import Archive
 from bundles.archive.tree import Tree
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
-from installer.model.destination import Destination
 from installer.model.naming import full_names, repositories
+from installer.model.registry.destination import Destination
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from installer.model.destination import Destination
 from installer.model.naming import local_name
+from installer.model.registry.destination import Destination
 
 # The toolchain image that is BuildKit without privileges, and what its tag has in it.
 ROOTLESS = "buildkit-rootless"

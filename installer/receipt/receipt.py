@@ -56,16 +56,16 @@ from installer.host.files import lock, read_json_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.host.paths import Places
-from installer.model.access import Access
-from installer.model.address import Address
 from installer.model.cluster import Cluster
-from installer.model.destination import Destination
-from installer.model.installed_registry import installed_address
 from installer.model.job import DesiredState
 from installer.model.node import Node
+from installer.model.registry.access import Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
+from installer.model.registry.installed import installed_address
+from installer.model.registry.storage import S3Storage
 from installer.model.replay import Replay
 from installer.model.step import Change, StepResult
-from installer.model.storage import S3Storage
 from installer.model.tool import Tool
 from installer.receipt.ledger import Ledger, LedgerEntry
 from installer.replay.settings import CACHES

@@ -13,7 +13,7 @@ from typing import Optional
 
 from bundles.crypto.x509 import Certificate, Signer, Validity, make_authority, make_server, read_certificates
 from bundles.registry.tls import trusting
-from installer.model.address import Address
+from installer.model.registry.address import Address
 
 SOON_DAYS = 30
 _DAY = 24 * 3600

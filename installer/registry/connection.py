@@ -16,10 +16,10 @@ from bundles.registry.transport import Settings, Transport, anonymous, silent
 from bundles.registry.urls import insecure_hosts
 from bundles.runtime.program import own_command
 from installer.host.sudo import environment_of_invoker
-from installer.model.access import USER
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.job import DesiredState
+from installer.model.registry.access import USER
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 
 
 def transport_to(

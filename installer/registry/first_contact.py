@@ -19,7 +19,7 @@ from bundles.registry.tls import trusting
 from bundles.registry.urls import Origin
 from bundles.runtime.program import own_command, quote
 from installer.host.host import Ask
-from installer.model.address import Address
+from installer.model.registry.address import Address
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from packaging.version import Version
 from bundles.errors import HostError, Problem
 from bundles.runtime.program import quote
 from bundles.runtime.progress import Progress
-from installer.host.docker_cli import buildx_version
+from installer.host.docker.cli import buildx_version
 from installer.host.files import is_writable, missing_directories, read_optional, write_atomically
 from installer.host.host import Host
 from installer.model.job import Job

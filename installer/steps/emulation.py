@@ -24,7 +24,7 @@ from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.runtime.progress import Progress
 from installer.host import kernel
-from installer.host.container import Container, NewContainer
+from installer.host.docker.container import Container, NewContainer
 from installer.host.files import is_seen
 from installer.host.host import Host
 from installer.host.kernel import Emulator

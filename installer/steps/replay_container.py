@@ -27,7 +27,7 @@ from bundles.proxy.certificates import certificate_of, new_key
 from bundles.registry.urls import Origin
 from bundles.runtime.program import own_command, quote
 from bundles.runtime.progress import Progress
-from installer.host.container import Container, NewContainer
+from installer.host.docker.container import Container, NewContainer
 from installer.host.files import read_optional, remove_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import (

@@ -17,7 +17,7 @@ from bundles.archive.reader import Archive
 from bundles.errors import BundleError, UsageError
 from bundles.oci.image import parse_json, parse_manifest
 from bundles.oci.platform import Platform
-from installer.host.docker_cli import CommandError
+from installer.host.docker.cli import CommandError
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, fingerprint
 from installer.model.job import Job

@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 from bundles.errors import NetworkError, UnreachableError, reason
 from bundles.registry.tls import trusting
-from installer.model.keys import Keys
-from installer.model.storage import S3Storage
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage
 
 _TIMEOUT = 10.0
 _LIMIT = 1 << 20

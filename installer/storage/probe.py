@@ -12,8 +12,8 @@ from bundles.errors import NetworkError, Problem
 from bundles.registry.urls import is_loopback
 from installer.host.host import Host
 from installer.host.paths import is_in_hosts
-from installer.model.keys import Keys
-from installer.model.storage import S3Storage
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage
 from installer.storage.bucket import Answer, Bucket
 
 # A storage refuses what was signed a quarter of an hour ago.

@@ -28,8 +28,8 @@ with atheris.instrument_imports(include=["bundles", "installer.model.selection"]
     from bundles.oci.image import config_platform, media_type_of, parse_index, parse_json, parse_manifest
     from bundles.oci.platform import Platform
     from bundles.oci.reference import Reference
-    from installer.model.address import Address
-    from installer.model.destination import Destination
+    from installer.model.registry.address import Address
+    from installer.model.registry.destination import Destination
     from installer.model.selection import select
 
 from tests.support.archives import example

@@ -16,8 +16,8 @@ from bundler.definition.spec import TOOLCHAIN
 from bundles.archive.reader import Archive
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
-from installer.model.address import Address
-from installer.model.destination import Destination
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.model.selection import select
 from installer.registry.client import Registry
 from installer.steps.registry.push import Push

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Optional
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from installer.host.docker_engine import Engine, EngineEndpoint
+from installer.host.docker.engine import Engine, EngineEndpoint
 
 
 @dataclasses.dataclass

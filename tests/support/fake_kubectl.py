@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any, Union
 
 from bundles.oci.platform import Platform
-from installer.host.container import Outcome
+from installer.host.docker.container import Outcome
 from installer.host.kubectl import Kubectl
 from installer.host.paths import Places
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
 from installer.model.cluster import Cluster
 from installer.model.job import DesiredState
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
 from tests.support.states import desired
 from tests.support.tools import tool
 

@@ -14,14 +14,14 @@ from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.progress import Silent
-from installer.host.container import Outcome
-from installer.host.docker_cli import DockerCLI
+from installer.host.docker.cli import DockerCLI
+from installer.host.docker.container import Outcome
+from installer.host.docker.remote import Ssh
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.host.remote_docker import Ssh
-from installer.model.address import Address
 from installer.model.job import DesiredState
 from installer.model.node import Node, NodeAddress
+from installer.model.registry.address import Address
 from installer.model.tool import Tool
 from installer.registry.client import Registry
 from installer.steps.builder.builder import Builder

@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
 
-from installer.model.keys import Keys
-from installer.model.storage import S3Storage
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage
 from tests.support import ROOT
 from tests.support.fake_registry import Certificate
 from tests.support.token_server import TokenServer

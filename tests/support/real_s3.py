@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from installer.model.keys import Keys
-from installer.model.storage import S3Storage
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage
 from installer.storage.bucket import Bucket
 from tests.support.fake_registry import Certificate
 from tests.support.real_registry import Lan, free_port

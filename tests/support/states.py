@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bundles.oci.platform import Platform
-from installer.model.access import PLAIN
-from installer.model.address import Address
 from installer.model.job import DesiredState
+from installer.model.registry.access import PLAIN
+from installer.model.registry.address import Address
 
 AMD64 = Platform("linux", "amd64")
 

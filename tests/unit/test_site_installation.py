@@ -22,10 +22,10 @@ from bundles.cli.app import run
 from bundles.oci.digest import Digest
 from bundles.runtime.progress import Silent
 from installer.host.host import Host
-from installer.model.access import Access
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.job import Job, Options
+from installer.model.registry.access import Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.receipt.receipt import PushedName, Receipt
 from installer.receipt.recorder import InstallRecorder
 from installer.registry.client import Registry

@@ -25,7 +25,7 @@ from bundles.oci.platform import Platform
 from bundles.registry.auth import Credential
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
-from installer.model.destination import Destination
+from installer.model.registry.destination import Destination
 from installer.model.selection import Place, select
 from installer.registry.client import Registry
 from installer.steps.registry.check import DestinationCheck

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import HostError, Problem
-from installer.host.container import Container
-from installer.host.docker_cli import CommandError
+from installer.host.docker.cli import CommandError
+from installer.host.docker.container import Container
 from installer.host.files import read_json_file, remove_tree
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint

@@ -11,9 +11,9 @@ from bundles.errors import Problem
 from bundles.runtime.program import quote
 from installer.host.files import is_writable, read_optional, write_atomically
 from installer.host.host import Host
-from installer.model.access import Access
-from installer.model.address import Address
 from installer.model.job import DesiredState
+from installer.model.registry.access import Access
+from installer.model.registry.address import Address
 from installer.model.step import Change, Step
 from installer.steps.builder.instance import builder_mark
 

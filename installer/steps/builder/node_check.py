@@ -11,10 +11,10 @@ from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from bundles.runtime.program import own_command
 from bundles.runtime.sizes import human_size
-from installer.host.docker_engine import OLDEST_ENGINE, EngineInfo
+from installer.host.docker.engine import OLDEST_ENGINE, EngineInfo
+from installer.host.docker.remote import RemoteDocker
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT
-from installer.host.remote_docker import RemoteDocker
 from installer.model.job import Job
 from installer.model.node import Node, NodeAddress, node_name
 from installer.model.tool import tool_of

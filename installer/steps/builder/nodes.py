@@ -24,11 +24,11 @@ from bundles.oci.reference import Reference
 from bundles.registry.urls import Origin
 from bundles.runtime.program import quote
 from bundles.runtime.progress import Progress
-from installer.host.container import Container
-from installer.host.docker_cli import CommandError
+from installer.host.docker.cli import CommandError
+from installer.host.docker.container import Container
+from installer.host.docker.remote import RemoteDocker
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, fingerprint
-from installer.host.remote_docker import RemoteDocker
 from installer.model.job import DesiredState
 from installer.model.node import Node, NodeAddress, NodeNames
 from installer.model.step import Change, Step

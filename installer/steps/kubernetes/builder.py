@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
-from installer.host.docker_cli import CommandError
+from installer.host.docker.cli import CommandError
 from installer.host.files import remove_file, remove_tree
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError

@@ -9,7 +9,7 @@ from packaging.version import Version
 
 from bundles.errors import Problem
 from bundles.runtime.program import own_command
-from installer.host.docker_cli import buildx_version
+from installer.host.docker.cli import buildx_version
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
 from installer.host.paths import is_in_hosts

@@ -10,7 +10,7 @@ from typing import Any, Optional
 from bundles.errors import HostError
 from bundles.runtime.program import quote
 from installer.host.files import read_optional
-from installer.model.client_files import client_files
+from installer.model.registry.client_files import client_files
 from installer.steps.kubernetes.place import ROLE, Place, wanted
 
 _SECONDS = 300.0

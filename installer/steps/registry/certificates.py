@@ -24,8 +24,8 @@ from bundles.runtime.program import quote
 from installer.host.files import is_writable, read_optional, remove_file, write_atomically
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.access import USER
 from installer.model.job import DesiredState, Job, Options
+from installer.model.registry.access import USER
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
 from installer.registry.certificates import (

@@ -7,7 +7,7 @@ from typing import Optional
 
 from bundles.errors import AuthenticationError, NetworkError, NotFoundError, Problem
 from bundles.registry.auth import login_command
-from installer.model.destination import Destination
+from installer.model.registry.destination import Destination
 from installer.model.step import Check
 from installer.registry.client import Registry
 

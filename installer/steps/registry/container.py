@@ -17,7 +17,7 @@ from typing import Optional
 from bundles.errors import HostError, NetworkError, Problem, reason
 from bundles.registry.transport import Transport
 from bundles.runtime.program import quote
-from installer.host.container import Container, NewContainer
+from installer.host.docker.container import Container, NewContainer
 from installer.host.files import is_seen, read_optional, remove_tree
 from installer.host.host import Host
 from installer.host.labels import (
@@ -32,16 +32,16 @@ from installer.host.labels import (
     fingerprint,
 )
 from installer.host.paths import is_in_hosts
-from installer.model.installed_registry import (
+from installer.model.job import DesiredState, is_directory
+from installer.model.registry.installed import (
     access_labels,
     installed_address,
     installed_data,
     is_ours,
     other_owner,
 )
-from installer.model.job import DesiredState, is_directory
+from installer.model.registry.storage import is_bucket
 from installer.model.step import Change, Check, Step
-from installer.model.storage import is_bucket
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry
 from installer.registry.listener import listener

@@ -9,7 +9,7 @@ from bundles.errors import AuthenticationError, NetworkError, Problem
 from bundles.oci.digest import Digest
 from bundles.registry.auth import login_command
 from bundles.runtime.program import quote
-from installer.model.destination import Destination
+from installer.model.registry.destination import Destination
 from installer.model.selection import Place, Selected, places
 from installer.model.step import Check
 from installer.registry.base_layers import BaseLayers

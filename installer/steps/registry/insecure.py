@@ -18,8 +18,8 @@ from typing import Any, Optional
 
 from bundles.errors import HostError, Problem, reason
 from bundles.runtime.program import quote
-from installer.host.daemon import engine_process, only_dockerd, sees_the_same
-from installer.host.daemon_json import SETTING, free_name, is_insecure, merged, without
+from installer.host.docker.daemon import engine_process, only_dockerd, sees_the_same
+from installer.host.docker.daemon_json import SETTING, free_name, is_insecure, merged, without
 from installer.host.files import is_writable, read_optional, write_atomically
 from installer.host.host import Host
 from installer.model.job import DesiredState

@@ -14,11 +14,11 @@ from bundles.errors import BundleError, HostError
 from bundles.registry.auth import Credential
 from bundles.registry.credentials import Credentials
 from bundles.runtime.program import quote
-from installer.host.docker_cli import CommandError
+from installer.host.docker.cli import CommandError
 from installer.host.files import read_json_file, read_optional, remove_file
 from installer.host.host import Host
-from installer.model.access import USER
 from installer.model.job import DesiredState
+from installer.model.registry.access import USER
 from installer.model.step import Change, Step
 from installer.receipt.receipt import Receipt
 from installer.steps.registry.insecure import insecure_registry

@@ -25,10 +25,10 @@ from bundles.runtime.program import own_command
 from installer.host.files import directory_size
 from installer.host.host import Host
 from installer.host.labels import GARBAGE_CONTAINER, LABEL_ROLE, REGISTRY_CONTAINER
-from installer.model.installed_registry import is_ours
 from installer.model.job import is_directory
+from installer.model.registry.installed import is_ours
+from installer.model.registry.storage import S3Storage
 from installer.model.step import Change, Step
-from installer.model.storage import S3Storage
 from installer.receipt.receipt import PushedName, Receipt
 from installer.registry.client import Registry
 from installer.registry.tree import Content, content

@@ -20,9 +20,9 @@ from installer.host.files import read_optional, remove_file, write_atomically
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.job import DesiredState, Job
-from installer.model.keys import Keys
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage
 from installer.model.step import Change, Step
-from installer.model.storage import S3Storage
 from installer.storage.bucket import Bucket
 from installer.storage.probe import address_problem, storage_problem, storage_problems
 from installer.storage.watch import Watch

@@ -13,7 +13,7 @@ from typing import Optional
 
 from bundles.errors import HostError, Problem
 from bundles.runtime.program import quote
-from installer.host.daemon import engine_process, sees_the_same
+from installer.host.docker.daemon import engine_process, sees_the_same
 from installer.host.files import is_writable, missing_directories, read_optional, remove_file, write_atomically
 from installer.host.host import Host
 from installer.model.job import DesiredState

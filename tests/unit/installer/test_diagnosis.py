@@ -16,11 +16,11 @@ from bundles.runtime.progress import Silent
 from installer.diagnosis import Diagnosis, Finding
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
-from installer.model.destination import Destination
-from installer.model.installed_registry import own_access
 from installer.model.job import DesiredState
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
+from installer.model.registry.installed import own_access
 from installer.model.replay import Replay, ReplayedTape
 from installer.receipt.receipt import BundleName, InstalledImage, Receipt
 from installer.registry.client import Registry

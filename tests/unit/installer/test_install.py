@@ -17,11 +17,11 @@ from bundles.archive.reader import Archive
 from bundles.cli.app import run
 from installer import preflight
 from installer.host.host import Host
-from installer.model.access import Access
-from installer.model.address import Address
 from installer.model.cluster import Cluster
-from installer.model.destination import Destination
 from installer.model.job import Job, Options
+from installer.model.registry.access import Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.receipt.receipt import BundleName, Receipt
 from installer.receipt.recorder import InstallRecorder
 from installer.steps.registry.container import FormerRegistry

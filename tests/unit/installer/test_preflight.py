@@ -18,11 +18,11 @@ from bundles.registry.transport import Settings, Transport
 from bundles.runtime import program
 from installer import preflight
 from installer.host.host import Host
-from installer.model.access import Access
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.job import Options, S3Options
-from installer.model.storage import S3Storage
+from installer.model.registry.access import Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
+from installer.model.registry.storage import S3Storage
 from installer.preflight import network_problems, settle
 from installer.receipt.receipt import Receipt
 from installer.registry.client import Registry

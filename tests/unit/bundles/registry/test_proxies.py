@@ -16,7 +16,7 @@ import pytest
 from bundles.errors import UnreachableError, UsageError
 from bundles.registry.auth import pull_scope
 from bundles.registry.transport import Settings, Transport
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.registry.connection import local_transport
 from tests.support.fake_registry import Certificate, FakeRegistry
 

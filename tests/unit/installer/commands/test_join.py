@@ -21,9 +21,9 @@ from bundles.registry.auth import Credential
 from bundles.registry.server_certificates import certificates_of
 from bundles.runtime.progress import Silent
 from installer.host.host import Host
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.job import Job, Options
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.model.selection import select
 from installer.receipt.receipt import Receipt
 from installer.receipt.recorder import InstallRecorder

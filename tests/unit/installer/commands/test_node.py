@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bundles.cli.app import run
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.receipt.receipt import BundleName, Receipt
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import FakeRegistry

@@ -16,8 +16,8 @@ from bundles.oci.digest import Digest
 from bundles.registry.transport import Transport
 from bundles.runtime.progress import Silent
 from installer.commands.prune import _apart, _left, _of_archive, _of_others, _of_receipt
-from installer.model.address import Address
 from installer.model.job import Job, Options
+from installer.model.registry.address import Address
 from installer.model.replay import Replay, ReplayedTape
 from installer.model.selection import places
 from installer.receipt.receipt import BundleName, InstalledImage, PushedName, Receipt

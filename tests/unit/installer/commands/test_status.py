@@ -7,7 +7,7 @@ from typing import Any
 
 from bundles.oci.platform import Platform
 from installer.commands import status
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.receipt.receipt import BundleName, Receipt
 from tests.support.states import desired
 
@@ -22,6 +22,7 @@ def text(**replay: Any) -> list[str]:
         "bundle": {"name": "x", "digest": "sha256:1", "archive": "/x.tar", "installed": None},
         "registry": {"address": "localhost:5000", "state": "running", "answers": True, "data": "v"},
         "builder": {"name": "b", "state": "running", "platforms": [], "nodes": []},
+        "kubernetes": None,
         "replay": {"port": 5080, "tapes": [], "direct": [], **replay},
         "caches": [],
         "images": [],

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from bundles.cli.app import bundle
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.receipt.receipt import BundleName, Receipt
 from tests.support.fake_registry import FakeRegistry
 from tests.support.states import desired

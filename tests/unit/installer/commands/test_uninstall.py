@@ -18,7 +18,7 @@ from bundles.oci.reference import Reference
 from installer.commands.uninstall import _steps
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.model.tool import Tool
 from installer.receipt.ledger import LedgerEntry
 from installer.receipt.receipt import BundleName, Receipt

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from installer.host.docker_cli import DockerCLI
+from installer.host.docker.cli import DockerCLI
 from installer.host.sudo import environment_of_invoker, hand_over, settings_of_invoker
 
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from installer.host.docker_cli import version_of
+from installer.host.docker.cli import version_of
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from bundles.archive.reader import Archive
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
-from installer.model.address import Address
 from installer.model.job import Job, Options
+from installer.model.registry.address import Address
 from tests.support.archives import AMD64, example
 
 NAME = "localhost:5000/library/registry:3"

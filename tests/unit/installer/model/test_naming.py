@@ -6,9 +6,9 @@ import pytest
 
 from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.naming import full_names, local_name, mirrors, repositories
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 
 LOCAL = Destination.of(Address("localhost", 5000))
 ROOT = Digest("sha256:" + "ab" * 32)

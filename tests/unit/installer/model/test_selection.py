@@ -15,8 +15,8 @@ from bundles.archive.reader import Archive
 from bundles.errors import DamagedArchiveError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.reference import Reference
-from installer.model.address import Address
-from installer.model.destination import Destination
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.model.selection import select
 from tests.support.archives import AMD64, PROGRAM
 from tests.support.images import Content, layer

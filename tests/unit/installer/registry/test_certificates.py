@@ -10,7 +10,7 @@ import pytest
 
 from bundles.crypto.p256 import new_key
 from bundles.crypto.x509 import Signer, Validity, key_pem, make_server, read_certificates
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.registry.certificates import (
     ending,
     is_of_ours,

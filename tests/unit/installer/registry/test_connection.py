@@ -15,10 +15,10 @@ import pytest
 from bundles.errors import AuthenticationError, NetworkError, UnreachableError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.job import DesiredState
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.registry.client import Registry
 from installer.registry.connection import local_transport, login_to, site_transport, transport_to
 from tests.support.fake_registry import Certificate, FakeRegistry

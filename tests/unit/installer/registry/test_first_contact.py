@@ -11,7 +11,7 @@ import pytest
 from bundles.crypto.x509 import fingerprint
 from bundles.errors import HostError, NetworkError, UsageError
 from bundles.registry.server_certificates import certificates_of
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.registry.first_contact import Contact, first_contact
 from tests.support.fake_registry import Certificate, FakeRegistry
 

@@ -11,10 +11,10 @@ import pytest
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from bundles.registry.auth import Credential
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.job import DesiredState
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.registry.handover import authorities, logins
 from tests.support.states import desired
 

@@ -16,8 +16,8 @@ from bundles.oci.descriptor import OCI_MANIFEST
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Transport
-from installer.model.address import Address
-from installer.model.destination import Destination
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.model.replay import Replay, ReplayedTape
 from installer.registry.client import Registry
 from installer.registry.recordings import KnownBuild, Recordings

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bundles.errors import HostError
-from installer.host.container import Outcome
-from installer.host.docker_cli import version_of
+from installer.host.docker.cli import version_of
+from installer.host.docker.container import Outcome
 from installer.host.paths import Places
 from installer.steps import buildx_plugin
 from installer.steps.buildx_plugin import OLDEST_BUILDX

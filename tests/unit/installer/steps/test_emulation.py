@@ -11,7 +11,7 @@ from bundles.oci.platform import Platform
 from bundles.runtime.progress import Silent
 from installer.host.labels import EMULATION_CONTAINER
 from installer.host.paths import Places
-from installer.model.access import PLAIN
+from installer.model.registry.access import PLAIN
 from installer.steps.emulation import Emulation
 from tests.support.fake_engine import FakeEngine
 from tests.support.tools import give, tool

@@ -25,10 +25,10 @@ from bundles.runtime.progress import Silent
 from installer.host.host import Host
 from installer.host.labels import LABEL_PORT, LABEL_ROLE, REPLAY_CONTAINER
 from installer.host.paths import Places
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.job import DesiredState
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.model.replay import Replay, ReplayedTape, check_direct, join_pieces
 from installer.receipt.receipt import BundleName, PushedName, Receipt
 from installer.replay.settings import TAPES

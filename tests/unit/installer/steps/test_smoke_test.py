@@ -56,18 +56,18 @@ def job(place: Place, tmp_path: Path) -> Iterator[Job]:
 
 def test_there_is_a_build_for_each_platform_and_buildx_says_where(place: Place, job: Job) -> None:
     recorder = InstallRecorder(job, place.host)
-    step = SmokeTest(job, place.host, Builder(job, place.host), recorder)
+    step = SmokeTest(job, place.host, [Builder(job, place.host)], recorder)
     assert len(step.look()) == 2
     step.apply(step.look())
     assert sorted(step.notes()) == ["built for linux/amd64: this host", "built for linux/arm64: ssh://anna@arm-box"]
     assert step.look() == []
     # With another node it is done again.
     alone = dataclasses.replace(job, nodes=())
-    assert SmokeTest(alone, place.host, Builder(alone, place.host), recorder).look() != []
+    assert SmokeTest(alone, place.host, [Builder(alone, place.host)], recorder).look() != []
 
 
 def test_the_node_on_which_a_build_fails_is_named(place: Place, job: Job) -> None:
-    step = SmokeTest(job, place.host, Builder(job, place.host), InstallRecorder(job, place.host))
+    step = SmokeTest(job, place.host, [Builder(job, place.host)], InstallRecorder(job, place.host))
     place.site.remove("arm-box")
     with pytest.raises(BundleError, match="on ssh://anna@arm-box: a test build FROM debian:12 failed") as caught:
         step.apply(step.look())

@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from bundles.errors import NetworkError, UnreachableError
-from installer.model.keys import Keys
-from installer.model.storage import S3Storage
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage
 from installer.storage.bucket import Answer, Bucket, authorization
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -14,8 +14,8 @@ from unittest import mock
 import pytest
 
 from installer.host.paths import Places
-from installer.model.keys import Keys
-from installer.model.storage import S3Storage
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage
 from installer.storage import bucket
 from installer.storage.probe import address_problem, storage_problem, storage_problems
 from tests.support.fake_registry import Certificate

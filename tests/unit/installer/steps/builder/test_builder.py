@@ -14,10 +14,10 @@ from bundles.errors import HostError
 from bundles.oci.reference import Reference
 from installer.host.labels import ENVIRONMENT
 from installer.host.paths import Places
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
-from installer.model.destination import Destination
 from installer.model.naming import mirrors
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.model.replay import Replay
 from installer.steps.builder.builder import Builder
 from installer.steps.builder.buildkitd_config import BuildkitdConfig, config_text

@@ -12,13 +12,13 @@ import pytest
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.oci.platform import Platform
-from installer.host.docker_cli import DockerCLI
+from installer.host.docker.cli import DockerCLI
+from installer.host.docker.remote import Ssh
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.host.remote_docker import Ssh
-from installer.model.address import Address
 from installer.model.job import Job, Options
 from installer.model.node import NodeAddress
+from installer.model.registry.address import Address
 from installer.model.replay import Replay
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.node_check import with_nodes

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
 from installer.model.cluster import Cluster
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
 from installer.steps.kubernetes.check import ClusterCheck
 from tests.support.fake_kubectl import FakeBuildx, FakeHost, refused, reviews, state_with
 from tests.support.tools import tool

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bundles.errors import HostError
-from installer.model.access import Access
 from installer.model.cluster import Cluster
+from installer.model.registry.access import Access
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.instance import read_instance
 from installer.steps.kubernetes.access import ClusterAccess

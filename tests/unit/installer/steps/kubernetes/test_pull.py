@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bundles.errors import HostError
-from installer.model.access import Access
 from installer.model.cluster import Cluster
+from installer.model.registry.access import Access
 from installer.steps.kubernetes.place import Place
 from installer.steps.kubernetes.pull import trouble_of, try_pull
 from tests.support.fake_kubectl import FakeHost, state_with

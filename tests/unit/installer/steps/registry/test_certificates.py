@@ -15,10 +15,10 @@ from bundles.crypto.x509 import Signer, Validity, key_pem, make_authority, make_
 from bundles.oci.platform import Platform
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
-from installer.model.installed_registry import own_access
 from installer.model.job import Options
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
+from installer.model.registry.installed import own_access
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.registry.certificates import Certificates, Files, RemoveCertificates
 from tests.support.fake_registry import Certificate

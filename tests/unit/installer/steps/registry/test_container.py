@@ -16,11 +16,11 @@ import pytest
 from bundles.errors import HostError, Problem
 from bundles.oci.platform import Platform
 from installer import preflight
-from installer.host.docker_engine import EngineInfo
+from installer.host.docker.engine import EngineInfo
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE, LABEL_WANTED
 from installer.host.paths import Places
-from installer.model.access import PLAIN
-from installer.model.address import Address
+from installer.model.registry.access import PLAIN
+from installer.model.registry.address import Address
 from installer.model.step import Change
 from installer.steps.registry.container import RegistryContainer
 from tests.support.fake_engine import FakeEngine

@@ -14,7 +14,7 @@ from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.receipt.ledger import remember
 from installer.steps.registry import insecure
 from installer.steps.registry.insecure import ForbidInsecureRegistry, InsecureRegistry

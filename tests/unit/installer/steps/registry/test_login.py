@@ -14,13 +14,13 @@ import pytest
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
 from bundles.registry.auth import Credential
-from installer.host.docker_cli import CommandError
+from installer.host.docker.cli import CommandError
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.access import Access
-from installer.model.address import Address
-from installer.model.destination import Destination
-from installer.model.installed_registry import own_access
+from installer.model.registry.access import Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
+from installer.model.registry.installed import own_access
 from installer.receipt.ledger import remember
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.registry.login import Login, RemoveLogin

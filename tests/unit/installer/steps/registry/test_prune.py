@@ -15,7 +15,7 @@ from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.registry.transport import Settings, Transport
 from installer.host.host import Host
-from installer.model.address import Address
+from installer.model.registry.address import Address
 from installer.model.step import Change
 from installer.receipt.receipt import BundleName, PushedName, Receipt, ReplacedTag
 from installer.registry.client import Registry

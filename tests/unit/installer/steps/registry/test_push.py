@@ -23,8 +23,8 @@ from bundles.runtime.progress import Progress, Silent, Task
 from installer import preflight
 from installer.host.labels import LABEL_ADDRESS, LABEL_DATA, LABEL_ROLE
 from installer.host.paths import Places
-from installer.model.address import Address
-from installer.model.destination import Destination
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
 from installer.model.selection import Place, left_out, places, select
 from installer.registry.client import Registry
 from installer.steps.registry.push import Push

@@ -12,10 +12,10 @@ import pytest
 
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.address import Address
 from installer.model.job import DesiredState
-from installer.model.keys import Keys
-from installer.model.storage import S3Storage
+from installer.model.registry.address import Address
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage
 from installer.steps.registry.container import RegistryContainer, RemoveRegistry
 from installer.steps.registry.prune import CollectGarbage
 from installer.steps.registry.storage import Storage, StorageFiles, kept_keys

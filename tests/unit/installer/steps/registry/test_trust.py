@@ -13,10 +13,10 @@ import pytest
 from bundles.oci.platform import Platform
 from installer.host.host import Host
 from installer.host.paths import Places
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
-from installer.model.destination import Destination
-from installer.model.installed_registry import own_access
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
+from installer.model.registry.destination import Destination
+from installer.model.registry.installed import own_access
 from installer.steps.registry import trust
 from installer.steps.registry.trust import Trust
 from tests.support.fake_engine import FakeEngine

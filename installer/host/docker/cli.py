@@ -15,8 +15,8 @@ from typing import Optional
 from packaging.version import Version
 
 from bundles.errors import BundleError, HostError, reason
-from installer.host.container import Outcome
-from installer.host.engine_endpoint import EngineEndpoint
+from installer.host.docker.container import Outcome
+from installer.host.docker.endpoint import EngineEndpoint
 from installer.host.relay import Relay
 from installer.host.sudo import hand_over
 

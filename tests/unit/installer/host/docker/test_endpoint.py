@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bundles.errors import HostError
-from installer.host.engine_endpoint import EngineEndpoint
+from installer.host.docker.endpoint import EngineEndpoint
 
 
 def test_the_endpoint_is_what_docker_says() -> None:

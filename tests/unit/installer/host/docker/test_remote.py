@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bundles.errors import HostError
-from installer.host.remote_docker import RemoteDocker, Ssh, UnreachableNodeError
+from installer.host.docker.remote import RemoteDocker, Ssh, UnreachableNodeError
 from tests.support.fake_site import FakeSite
 
 PLACE = ("-l", "anna", "--", "arm-box")

@@ -9,8 +9,8 @@ import pytest
 
 from bundles.errors import HostError
 from bundles.oci.platform import Platform
-from installer.host.daemon_json import free_name, is_insecure, merged, without
-from installer.host.docker_engine import EngineInfo
+from installer.host.docker.daemon_json import free_name, is_insecure, merged, without
+from installer.host.docker.engine import EngineInfo
 
 ADDRESS = "192.168.10.10:5000"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from bundles.oci.reference import Reference
-from installer.model.client_files import ClientFiles, client_files
-from installer.model.destination import Destination
 from installer.model.naming import mirrors
+from installer.model.registry.client_files import ClientFiles, client_files
+from installer.model.registry.destination import Destination
 from tests.support.fake_registry import Certificate, FakeRegistry
 
 if sys.version_info >= (3, 11):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from installer.host.docker_cli import CommandError, DockerCLI
-from installer.host.docker_engine import EngineEndpoint
+from installer.host.docker.cli import CommandError, DockerCLI
+from installer.host.docker.engine import EngineEndpoint
 
 
 def test_without_a_docker_command(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bundles.errors import HostError
 from bundles.runtime.program import quote
-from installer.host.docker_engine import EngineInfo
+from installer.host.docker.engine import EngineInfo
 
 SETTING = "insecure-registries"
 

@@ -54,7 +54,7 @@ class Keys:
             UsageError: it cannot be read, or has no keys.
         """
         try:
-            keys = cls.parse(path.read_text())
+            keys = cls.parse(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
         except UnicodeDecodeError:

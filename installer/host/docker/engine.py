@@ -19,9 +19,9 @@ from packaging.version import Version
 from bundles.errors import BundleError, DiskFullError, HostError, reason
 from bundles.oci.platform import Platform
 from bundles.runtime.streams import PieceStream
-from installer.host.container import Container, NewContainer, Outcome
-from installer.host.docker_cli import version_of
-from installer.host.engine_endpoint import EngineEndpoint
+from installer.host.docker.cli import version_of
+from installer.host.docker.container import Container, NewContainer, Outcome
+from installer.host.docker.endpoint import EngineEndpoint
 from installer.host.labels import COPY_CONTAINER, LABEL_ROLE
 
 OLDEST_ENGINE = Version("20.10")

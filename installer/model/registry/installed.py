@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Optional
 
-from installer.host.container import Container
+from installer.host.docker.container import Container
 from installer.host.labels import LABEL_ACCESS, LABEL_ADDRESS, LABEL_DATA, LABEL_OWNER, LABEL_ROLE
 from installer.host.paths import Places
-from installer.model.access import PLAIN, Access
-from installer.model.address import Address
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.address import Address
 
 # The words of LABEL_ACCESS; there are none with plain HTTP.
 _TLS, _AUTHORITY, _LOGIN = "tls", "ca", "login"

@@ -6,7 +6,7 @@ import pytest
 
 from bundles.errors import UsageError
 from installer.model.job import is_directory
-from installer.model.storage import S3Storage, parse_endpoint, parse_place
+from installer.model.registry.storage import S3Storage, parse_endpoint, parse_place
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bundles.errors import DiskFullError, HostError
-from installer.host.container import NewContainer
-from installer.host.docker_engine import Engine
-from installer.host.engine_endpoint import EngineEndpoint
+from installer.host.docker.container import NewContainer
+from installer.host.docker.endpoint import EngineEndpoint
+from installer.host.docker.engine import Engine
 from tests.support.fake_engine import FakeEngine
 
 GARBAGE = "bundle-garbage-collect"

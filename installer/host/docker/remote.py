@@ -18,8 +18,8 @@ from typing import IO, Any, Optional
 
 from bundles.errors import HostError, reason
 from bundles.oci.platform import Platform
-from installer.host.container import Container, Outcome
-from installer.host.docker_engine import EngineInfo
+from installer.host.docker.container import Container, Outcome
+from installer.host.docker.engine import EngineInfo
 from installer.host.sudo import settings_of_invoker
 
 _CONNECT_SECONDS = 10

@@ -9,13 +9,13 @@ import pytest
 
 from bundles.errors import UsageError
 from installer import preflight
-from installer.host.container import Container
+from installer.host.docker.container import Container
 from installer.host.host import Host
 from installer.host.labels import LABEL_OWNER, LABEL_ROLE
 from installer.host.paths import Places
-from installer.model.access import PLAIN, Access
-from installer.model.installed_registry import access_labels, installed_access, other_owner, own_access
 from installer.model.job import Options
+from installer.model.registry.access import PLAIN, Access
+from installer.model.registry.installed import access_labels, installed_access, other_owner, own_access
 
 
 @pytest.fixture

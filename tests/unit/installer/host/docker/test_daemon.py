@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from installer.host.daemon import engine_process, only_dockerd, sees_the_same
+from installer.host.docker.daemon import engine_process, only_dockerd, sees_the_same
 
 PROC = Path("/proc")
 # Listens at the socket that it is given a path of, or holds one open that it is given a number of, or does neither.

@@ -13,8 +13,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from installer.model.access import USER
-from installer.model.destination import Destination
+from installer.model.registry.access import USER
+from installer.model.registry.destination import Destination
 
 KINDS = ("containerd", "nerdctl", "podman", "k3s")
 _CONTAINERD = "/etc/containerd/certs.d"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bundles.errors import UsageError
-from installer.model.address import Address
+from installer.model.registry.address import Address
 
 
 @pytest.mark.parametrize(

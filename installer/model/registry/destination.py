@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from bundles.errors import UsageError
 from bundles.oci.reference import Reference
-from installer.model.address import Address
+from installer.model.registry.address import Address
 
 _HINT = "give HOST[:PORT]/PROJECT, such as harbor.corp/team"
 _PREFIX = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*", re.ASCII)

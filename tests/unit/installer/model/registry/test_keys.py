@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bundles.errors import UsageError
-from installer.model.keys import Keys
+from installer.model.registry.keys import Keys
 
 KEYS = Keys("AKIA1", "s/e+c=r")
 

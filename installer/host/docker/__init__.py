@@ -1,0 +1,1 @@
+"""The Docker of this host, and of others over ssh."""

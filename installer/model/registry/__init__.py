@@ -1,0 +1,1 @@
+"""Which registry, where its data is, and how it is spoken to."""

@@ -19,7 +19,7 @@ STATE = DesiredState(
 RECEIPT = Receipt(BundleName("x", "sha256:1", "/x.tar"), STATE)
 
 
-def text(**replay: Any) -> list[str]:
+def text(kubernetes: Any = None, **replay: Any) -> list[str]:
     """The lines of an installation that is well, and has this replay."""
     document = {
         "bundle": {"name": "x", "digest": "sha256:1", "archive": "/x.tar", "installed": None},
@@ -28,6 +28,7 @@ def text(**replay: Any) -> list[str]:
         "replay": {"port": 5080, "tapes": [], "direct": [], **replay},
         "caches": [],
         "images": [],
+        "kubernetes": kubernetes,
         "emulation": {},
         "problems": [],
     }
@@ -49,3 +50,11 @@ def test_what_was_missed_last_is_shown_and_the_rest_counted() -> None:
 
 def test_nothing_missed_is_nothing_said() -> None:
     assert not [line for line in text(unrecorded=[]) if "recorded" in line]
+
+
+def test_the_pods_that_are_ready_are_counted() -> None:
+    where = {"name": "b-kubernetes", "context": "site", "namespace": "team", "replicas": 2}
+    said = "kubernetes b-kubernetes: 1 of 2 pods ready, in namespace team of site"
+    assert said in text({**where, "ready": 1}, unrecorded=[])
+    silent = "kubernetes b-kubernetes: the cluster does not answer, in namespace team of site"
+    assert silent in text({**where, "ready": None}, unrecorded=[])

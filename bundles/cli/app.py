@@ -55,7 +55,9 @@ _COMMANDS = {
 }
 # What changes the host or asks it, and what builds with Docker beside it: an archive is installed on Linux.
 _ON_LINUX = frozenset(
-    {"record", "install", "join", "want", "upgrade", "check", "status", "doctor", "prune", "uninstall"}
+    name
+    for name, (target, _) in _COMMANDS.items()
+    if name == "record" or (target.startswith("installer.") and name != "push")
 )
 _SIDES = {"bundler": "With internet", "installer": "On the air-gapped host", "bundles": "On both sides"}
 # A stick that was pulled, a file system that went read-only, a file that went away: no defects of this program.

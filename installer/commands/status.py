@@ -180,9 +180,11 @@ def _text(document: dict[str, Any], receipt: Receipt, path: Path) -> str:
     ]
     cluster = document["kubernetes"]
     if cluster:
-        ready = "the cluster does not answer" if cluster["ready"] is None else f"{cluster['ready']} pods are ready"
+        ready = f"{cluster['ready']} of {cluster['replicas']} pods ready"
+        if cluster["ready"] is None:
+            ready = "the cluster does not answer"
         where = f"namespace {cluster['namespace']} of {cluster['context']}"
-        lines.append(f"kubernetes {cluster['name']}: {ready} of {cluster['replicas']}, in {where}")
+        lines.append(f"kubernetes {cluster['name']}: {ready}, in {where}")
     for platform, runs in document["emulation"].items():
         state = "this kernel does not tell" if runs is None else "in the kernel" if runs else "not in the kernel"
         lines.append(f"emulation  {platform}: {state}")

@@ -156,7 +156,7 @@ class Namespace:
         # By the server: nothing of a secret is left in an annotation.
         self.run("apply", _PATIENCE, "--server-side", "--force-conflicts", "-f", "-", stdin=_list(documents))
 
-    def command(self, text: str) -> str:
+    def typed_command(self, text: str) -> str:
         """Return what a person types for a command there."""
         return f"{shlex.join(['kubectl', *self._before])} {text}"
 

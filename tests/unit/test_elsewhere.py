@@ -133,7 +133,7 @@ def test_what_is_for_linux_says_so_at_once(system: str, name: str, tmp_path: Pat
 def test_what_is_for_linux(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bundles.cli.app.system.IS_HOST", False)
     done = bundle_here(name, "--no-such-option", cwd=tmp_path)
-    anywhere = {"create", "lock", "verify", "inspect", "diff", "push", "completion"}
+    anywhere = {"create", "lock", "verify", "inspect", "diff", "export", "push", "completion"}
     assert done.returncode == (2 if name in anywhere else 4), done.stderr
 
 

@@ -26,6 +26,7 @@ from installer.host.files import read_json_file, remove_tree
 from installer.host.host import Host
 from installer.host.labels import BUILDER_PREFIX, ENVIRONMENT, builder_container, fingerprint
 from installer.host.paths import is_in_hosts
+from installer.model.cluster import cluster_builder
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 from installer.model.tool import Tool
@@ -117,7 +118,9 @@ class Builder(Step):
 
     def _is_selected(self) -> bool:
         current = read_json_file(self._host.places.buildx_config / "current")
-        return current is not None and current.get("Name") == self._name
+        # Whoever prefers the cluster has said so.
+        fine = [self._name, *([cluster_builder(self._name)] if self._job.cluster else [])]
+        return current is not None and current.get("Name") in fine
 
     def problems(self) -> Sequence[Problem]:
         problems = []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
+from bundles.registry.auth import login_command
 from bundles.runtime.program import quote
 from installer.host.files import is_writable, read_optional, write_atomically
 from installer.host.host import Host
@@ -72,7 +73,7 @@ class ClusterAccess(Step):
         if login is None:
             raise HostError(
                 f"there is no login for `{place.state.destination.host}` with which nodes could pull",
-                hint=f"docker login {place.state.destination.host}",
+                hint=login_command(place.state.destination.host),
             )
         auth = base64.b64encode(":".join(login).encode()).decode()
         content = json.dumps({"auths": {place.state.destination.host: {"auth": auth}}})

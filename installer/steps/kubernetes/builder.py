@@ -62,7 +62,7 @@ class ClusterBuilder(Step):
     @property
     def logs(self) -> str:
         """The command that shows what BuildKit has to say."""
-        return self._place.namespace.command(f"logs --selector app={self._place.workload} --tail 100")
+        return self._place.namespace.typed_command(f"logs --selector app={self._place.workload} --tail 100")
 
     @property
     def _platforms(self) -> str:
@@ -101,7 +101,7 @@ class ClusterBuilder(Step):
             # The check of the cluster says why.
             return []
         if foreign:
-            remove = self._place.as_user.command(f"delete {self._place.kind} {self._place.workload}")
+            remove = self._place.as_user.typed_command(f"delete {self._place.kind} {self._place.workload}")
             return [
                 Problem(
                     f"{self._place.kind} `{self._place.workload}` in {self._place}",
@@ -320,6 +320,6 @@ class RemoveCluster(Step):
         if self._left:
             return self._left
         if not self._data and self._claims():
-            command = place.as_user.command(f"delete persistentvolumeclaim --selector app={place.workload}")
+            command = place.as_user.typed_command(f"delete persistentvolumeclaim --selector app={place.workload}")
             return [f"the volumes of the build cache in {place} stay; {command}"]
         return []

@@ -8,7 +8,7 @@ from typing import Any, Optional
 from packaging.version import Version
 
 from bundles.errors import Problem
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from installer.host.docker.cli import buildx_version
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
@@ -70,7 +70,8 @@ class ClusterCheck(Check):
         try:
             self._place.as_user.ask()
         except KubectlError as error:
-            hint = f"{self._place.as_user.command('get pods')}; or without it: {own_command('install --no-kubernetes')}"
+            ask = self._place.as_user.typed_command("get pods")
+            hint = f"{ask}; or without it: {own_command('install --no-kubernetes')}"
             return [*problems, Problem(f"the API server of `{self._context}`", error.message, hint)]
         try:
             return [*problems, *self._of_cluster()]
@@ -116,13 +117,14 @@ class ClusterCheck(Check):
 
     def _of_cluster(self) -> Iterator[Problem]:
         denied, user = self._denied()
+        name = self._place.cluster.namespace
         if denied:
             yield Problem(
-                f"namespace `{self._place.cluster.namespace}`",
+                f"namespace `{name}`",
                 f"{user} may not {', '.join(denied)}",
                 # As somebody who may: a hint of this user's own context would be refused.
-                f"its administrator: kubectl --namespace {self._place.cluster.namespace} create rolebinding "
-                f"bundle-builder --clusterrole=edit --user={user}",
+                f"its administrator: kubectl --namespace {name} create rolebinding "
+                f"bundle-builder --clusterrole=edit --user={quote(user)}",
             )
         elif problem := self._refused():
             yield problem
@@ -156,12 +158,12 @@ class ClusterCheck(Check):
         try:
             self._place.as_user.create(trial_pod(self._place, account=False), dry_run=True)
         except KubectlError as error:
-            hint = self._place.as_user.command("get events")
+            hint = self._place.as_user.typed_command("get events")
             if "namespaces" in error.message and "not found" in error.message:
-                hint = f"kubectl --context {self._context} create namespace {name}"
+                hint = f"kubectl --context {quote(self._context)} create namespace {name}"
             elif "PodSecurity" in error.message:
                 level = "pod-security.kubernetes.io/enforce=privileged"
-                hint = f"kubectl --context {self._context} label --overwrite namespace {name} {level}"
+                hint = f"kubectl --context {quote(self._context)} label --overwrite namespace {name} {level}"
             return Problem(f"namespace `{name}`", error.message, hint)
         return None
 
@@ -177,7 +179,7 @@ class ClusterCheck(Check):
             yield Problem(
                 f"the nodes of `{self._context}`",
                 f"none that is ready has {labels}",
-                f"kubectl --context {self._context} get nodes --show-labels",
+                f"kubectl --context {quote(self._context)} get nodes --show-labels",
             )
 
 

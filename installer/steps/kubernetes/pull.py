@@ -71,7 +71,7 @@ def _has_ended(place: Place, name: str, seconds: float) -> bool:
     Raises:
         HostError: it never will.
     """
-    events = place.namespace.command(f"get events --field-selector involvedObject.name={name}")
+    events = place.namespace.typed_command(f"get events --field-selector involvedObject.name={name}")
     for pod in place.namespace.get("pod", name):
         status = pod.get("status", {})
         if status.get("phase") == "Succeeded":

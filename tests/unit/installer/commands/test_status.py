@@ -16,16 +16,16 @@ STATE = desired(Address.parse("localhost:5000"))
 RECEIPT = Receipt(BundleName("x", "sha256:1", "/x.tar"), STATE)
 
 
-def text(**replay: Any) -> list[str]:
+def text(kubernetes: Any = None, **replay: Any) -> list[str]:
     """The lines of an installation that is well, and has this replay."""
     document = {
         "bundle": {"name": "x", "digest": "sha256:1", "archive": "/x.tar", "installed": None},
         "registry": {"address": "localhost:5000", "state": "running", "answers": True, "data": "v"},
         "builder": {"name": "b", "state": "running", "platforms": [], "nodes": []},
-        "kubernetes": None,
         "replay": {"port": 5080, "tapes": [], "direct": [], **replay},
         "caches": [],
         "images": [],
+        "kubernetes": kubernetes,
         "emulation": {},
         "problems": [],
     }
@@ -55,3 +55,11 @@ def test_a_bucket_is_shown_with_whether_it_answers() -> None:
     assert status._storage_lines(storage) == [
         "storage    S3 at https://s3.corp: does not answer; who pulls is led there"
     ]
+
+
+def test_the_pods_that_are_ready_are_counted() -> None:
+    where = {"name": "b-kubernetes", "context": "site", "namespace": "team", "replicas": 2}
+    said = "kubernetes b-kubernetes: 1 of 2 pods ready, in namespace team of site"
+    assert said in text({**where, "ready": 1}, unrecorded=[])
+    silent = "kubernetes b-kubernetes: the cluster does not answer, in namespace team of site"
+    assert silent in text({**where, "ready": None}, unrecorded=[])

@@ -14,6 +14,7 @@ from bundles.errors import HostError
 from bundles.oci.reference import Reference
 from installer.host.labels import ENVIRONMENT
 from installer.host.paths import Places
+from installer.model.cluster import Cluster
 from installer.model.naming import mirrors
 from installer.model.registry.access import PLAIN, Access
 from installer.model.registry.address import Address
@@ -122,6 +123,7 @@ def builder(
         builder="cross-builder",
         mirrors={},
         replay=replay,
+        cluster=None,
         platforms=("linux/arm64",),
         tool=lambda role: BUILDKIT,
     )
@@ -153,6 +155,11 @@ def test_a_builder_that_runs_another_image_is_made_anew(engine: FakeEngine, tmp_
     (config / "current").write_text(json.dumps({"Name": "cross-builder"}))
     container = engine.add("buildx_buildkit_cross-builder0", {}, **{ENVIRONMENT: step.mark})
     container.image = str(BUILDKIT.manifest.digest)
+    assert step.look() == []
+    # Whoever builds on the cluster by choice goes on to, where there is one.
+    (config / "current").write_text(json.dumps({"Name": "cross-builder-kubernetes"}))
+    assert [change.action for change in step.look()] == ["select"]
+    step._job.cluster = Cluster("site")  # type: ignore[misc]
     assert step.look() == []
     container.image = "sha256:" + "e" * 64
     pull, change = step.look()

@@ -19,7 +19,6 @@ LABEL_ACCESS = "offline-bundle.access"
 LABEL_ARCHITECTURES = "offline-bundle.architectures"
 LABEL_PORT = "offline-bundle.port"
 LABEL_OWNER = "offline-bundle.owner"
-LABEL_ACCESS = "offline-bundle.access"
 LABEL_PROGRAM = "offline-bundle.program"
 ENVIRONMENT = "OFFLINE_BUNDLE"
 

@@ -144,7 +144,7 @@ def _prepare(
             BuildkitdConfig(job, host),
             *([] if job.site else docker),
             builder,
-            Nodes(job, host, registry, builder, progress),
+            *Nodes(job, host, registry, builder, progress).if_of_use(),
             *kubernetes,
             SmokeTest(job, host, [builder, *remote], recorder),
         ]

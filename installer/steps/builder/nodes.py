@@ -124,6 +124,11 @@ class Nodes(Step):
         self._job, self._host, self._registry, self._progress = job, host, registry, progress
         self._builder = builder
 
+    def if_of_use(self) -> list[Nodes]:
+        """Return the step, where there are nodes, or were."""
+        instance = read_instance(self._host, self._job.builder)
+        return [self] if self._job.nodes or (instance and instance.own_nodes) else []
+
     def mark(self, node: Node) -> str:
         """Return the name of a node's wanted state."""
         authority = self._job.access.authority

@@ -100,7 +100,7 @@ def test_the_plan_has_no_registry_of_ours(site: Site) -> None:
     assert plan["registry"] == site.into
     assert list(steps) == [
         "destination", "token server", "authority", "registry", "push", "images", "buildx", "emulation", "replay",
-        "configuration", "builder", "nodes", "test build",
+        "configuration", "builder", "test build",
     ]  # fmt: skip
     authority = str(site.directory / ".local/state/bundle/registry/site.pem")
     assert steps["authority"] == [("write", "file", authority)]

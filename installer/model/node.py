@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Optional
 
 from bundles.errors import UsageError
@@ -114,10 +114,11 @@ class Node(NodeNames):
         )
 
 
-def node_name(builder: str, hostname: str, taken: Sequence[str]) -> str:
-    """Return a name for one more node: it tells on that machine whose it is, and other hosts have others."""
-    host = re.sub(r"[^a-z0-9]+", "-", hostname.partition(".")[0].lower()).strip("-") or "host"
+def node_name(builder: str, user: str, hostname: str, taken: Container[str]) -> str:
+    """Return a name for one more node: it tells on that machine whose it is, and others have others."""
+    # An image has it for a tag, of 128 characters at most.
+    owner = re.sub(r"[^a-z0-9]+", "-", f"{user}-{hostname}".lower())[:64].strip("-") or "host"
     number = 1
-    while f"{builder}-{host}-{number}" in taken:
+    while f"{builder}-{owner}-{number}" in taken:
         number += 1
-    return f"{builder}-{host}-{number}"
+    return f"{builder}-{owner}-{number}"

@@ -42,6 +42,7 @@ def test_a_node_survives_its_document() -> None:
 
 
 def test_names_of_nodes_tell_whose_they_are() -> None:
-    assert node_name("cross-builder", "Build_1.corp", []) == "cross-builder-build-1-1"
-    assert node_name("b", "h", ["b-h-1", "b-h-3"]) == "b-h-2"
-    assert node_name("b", "...", []) == "b-host-1"
+    assert node_name("cross-builder", "Anna", "Build_1.corp", []) == "cross-builder-anna-build-1-corp-1"
+    assert node_name("b", "u", "h", ["b-u-h-1", "b-u-h-3"]) == "b-u-h-2"
+    assert node_name("b", "...", "", []) == "b-host-1"
+    assert len(node_name("b", "u" * 32, "h" * 64, [])) == 2 + 64 + 2

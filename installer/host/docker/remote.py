@@ -62,7 +62,8 @@ class Ssh:
         if settings_of_invoker(self._environment):
             return (
                 "under sudo ssh has root's keys and known hosts, and your builds will have yours",
-                "run this without sudo; what needs root here, do first: sudo ... install without --node",
+                "run this without sudo; what needs root here apart from it: sudo ... install before node add, "
+                "sudo ... uninstall after node remove",
             )
         return None
 

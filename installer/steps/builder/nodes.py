@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.archive.docker_archive import SavedImage, docker_archive
-from bundles.errors import HostError, UsageError
+from bundles.errors import HostError, Problem, UsageError
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
@@ -103,9 +103,12 @@ class NodeState:
 def describe_nodes(job: DesiredState, host: Host) -> list[NodeState]:
     """Ask every node how it is."""
     found = []
+    obstacle = host.ssh.obstacle()
     for node in job.nodes:
         docker, state, trouble = docker_at(host, node.address), None, None
         try:
+            if obstacle:
+                raise HostError(f"not asked: {'; '.join(obstacle)}")
             docker.info()
             container = docker.container(node.container)
             state = container.state if container else None
@@ -321,7 +324,9 @@ class Nodes(Step):
 
     def explain(self, change: Change) -> str:
         says = {
-            "reach": f"does not answer: {change.detail}",
+            "reach": f"is not asked: {change.detail}"
+            if self._host.ssh.obstacle()
+            else f"does not answer: {change.detail}",
             "append": f"is not as buildx has it on record for `{self._job.builder}`",
             "make": "has no BuildKit any more, or another one",
             "start": "does not run BuildKit",
@@ -371,6 +376,12 @@ class RemoveNodes(Step):
                     names = NodeNames(NodeAddress.parse(stored.endpoint), stored.name)
                     found.setdefault(stored.name, (builder, names))
         return cls(host, list(found.values()))
+
+    def problems(self) -> Sequence[Problem]:
+        # Nothing tells a machine that is down from one that lets in somebody else.
+        obstacle = self._host.ssh.obstacle() if self._nodes else None
+        names = ", ".join(str(node.address) for _, node in self._nodes)
+        return [Problem(f"node {names}", *obstacle)] if obstacle else []
 
     def look(self) -> Sequence[Change]:
         return [

@@ -11,6 +11,9 @@ import pytest
 
 from bundles.errors import ContentError, HostError
 from bundles.oci.image import parse_manifest
+from bundles.runtime.progress import Silent
+from installer.diagnosis import Diagnosis
+from installer.host.docker.remote import Ssh
 from installer.receipt.ledger import LedgerEntry
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.nodes import RemoveNodes, describe_nodes
@@ -100,6 +103,27 @@ def test_a_node_that_is_down_is_named_and_given_up(place: Place) -> None:
     assert f"docker rm -f {node.container}; docker volume rm {node.container}_state; docker rmi {node.image}" in note
     place.bring()
     assert place.site.platforms() == {"cross-builder0": ["linux/amd64", "linux/arm64"]}
+
+
+def test_under_sudo_a_node_is_not_taken_for_one_that_is_down(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.site.add("arm-box", architecture="aarch64")
+    node = place.node("arm-box")
+    step = place.bring(node)
+    place.site.add("arm-box", says="Host key verification failed.")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    ssh = Ssh({**place.site.environment, "SUDO_UID": "1000"})
+    monkeypatch.setattr(place.host.ssh, "obstacle", ssh.obstacle)
+    (problem,) = RemoveNodes(place.host, [("cross-builder", node)]).problems()
+    assert (problem.subject, problem.hint) == ("node ssh://anna@arm-box", ssh.obstacle()[1])  # type: ignore[index]
+    assert RemoveNodes(place.host, []).problems() == []
+    (entry,) = describe_nodes(place.state, place.host)
+    assert not entry.answers and "not asked: under sudo" in entry.text and "run this without sudo" in entry.text
+    (change,) = step.look()
+    assert step.explain(change).startswith("ssh://anna@arm-box is not asked: under sudo ssh has root's keys")
+    receipt = Receipt(BundleName("x", "sha256:1", "x.tar"), place.state)
+    found = Diagnosis(receipt, place.host, place.client, Silent()).findings(thorough=False)
+    (finding,) = [finding for finding in found if finding.check == "nodes"]
+    assert finding.hint.startswith("run this without sudo") and finding.fixed_by is None
 
 
 def test_a_docker_that_does_not_answer_is_named_too(place: Place) -> None:

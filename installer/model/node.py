@@ -22,7 +22,10 @@ _HINT = "--node ssh://user@arm-box or --node ssh://user@192.168.10.20:2222"
 
 @dataclasses.dataclass(frozen=True)
 class NodeAddress:
-    """Where ssh finds a machine; what is not given its own configuration says. `str()` is what docker takes."""
+    """Where ssh finds a machine; what is not given its own configuration says. `str()` is what docker takes.
+
+    Its configuration tells `Host Arm-Box` from `arm-box`; nobody has two machines whose names differ in that.
+    """
 
     host: str
     user: Optional[str] = None
@@ -41,7 +44,17 @@ class NodeAddress:
             # A password may stand in it.
             shown = re.sub(r":[^@/]*@", ":...@", text)[:100]
             raise UsageError(f"`{shown}` is no node: expected ssh://[user@]host[:port], and no password", hint=_HINT)
-        return cls(found["host"].lower(), found["user"], port)
+        return cls(found["host"], found["user"], port)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NodeAddress) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[str, Optional[str], Optional[int]]:
+        return self.host.lower(), self.user, self.port
 
     @property
     def arguments(self) -> Sequence[str]:

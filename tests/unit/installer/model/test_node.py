@@ -14,7 +14,7 @@ from tests.support.tools import tool
     ("text", "shown", "arguments", "typed"),
     [
         ("ssh://anna@arm-box", "ssh://anna@arm-box", ["-l", "anna", "--", "arm-box"], "ssh anna@arm-box"),
-        ("ssh://Arm-Box:22/", "ssh://arm-box:22", ["-p", "22", "--", "arm-box"], "ssh -p 22 arm-box"),
+        ("ssh://Arm-Box:22/", "ssh://Arm-Box:22", ["-p", "22", "--", "Arm-Box"], "ssh -p 22 Arm-Box"),
         ("ssh://a@[fd00::2]:2222", "ssh://a@[fd00::2]:2222", ["-l", "a", "-p", "2222", "--", "fd00::2"],
          "ssh -p 2222 a@fd00::2"),
     ],
@@ -33,6 +33,11 @@ def test_what_is_no_node(text: str) -> None:
     with pytest.raises(UsageError, match="expected ssh://") as caught:
         NodeAddress.parse(text)
     assert "secret" not in str(caught.value)
+
+
+def test_one_machine_is_one_however_its_name_is_written() -> None:
+    names = ("ssh://a@Arm-Box", "ssh://a@arm-box", "ssh://b@arm-box", "ssh://a@arm-box:22")
+    assert list(map(str, dict.fromkeys(map(NodeAddress.parse, names)))) == [names[0], *names[2:]]
 
 
 def test_a_node_survives_its_document() -> None:

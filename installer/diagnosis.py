@@ -429,9 +429,12 @@ class Diagnosis:
 
     def _of_nodes(self) -> Iterator[Finding]:
         """Find what is wrong with other machines; one that does not answer is for a person to bring back."""
+        obstacle = self._host.ssh.obstacle()
         for change in self._nodes.look():
             fixable = change.action != "reach"
             hint = self._fix if fixable else f"start it, or give it up: {own_command(f'node remove {change.name}')}"
+            if obstacle and not fixable:
+                hint = obstacle[1]
             yield Finding("nodes", self._nodes.explain(change), hint, self._nodes.name if fixable else None)
 
     def _clock(self) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Optional
 
 from bundles.errors import UsageError
@@ -22,7 +22,10 @@ _HINT = "--node ssh://user@arm-box or --node ssh://user@192.168.10.20:2222"
 
 @dataclasses.dataclass(frozen=True)
 class NodeAddress:
-    """Where ssh finds a machine; what is not given its own configuration says. `str()` is what docker takes."""
+    """Where ssh finds a machine; what is not given its own configuration says. `str()` is what docker takes.
+
+    Its configuration tells `Host Arm-Box` from `arm-box`; nobody has two machines whose names differ in that.
+    """
 
     host: str
     user: Optional[str] = None
@@ -41,7 +44,17 @@ class NodeAddress:
             # A password may stand in it.
             shown = re.sub(r":[^@/]*@", ":...@", text)[:100]
             raise UsageError(f"`{shown}` is no node: expected ssh://[user@]host[:port], and no password", hint=_HINT)
-        return cls(found["host"].lower(), found["user"], port)
+        return cls(found["host"], found["user"], port)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NodeAddress) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[str, Optional[str], Optional[int]]:
+        return self.host.lower(), self.user, self.port
 
     @property
     def arguments(self) -> Sequence[str]:
@@ -114,10 +127,11 @@ class Node(NodeNames):
         )
 
 
-def node_name(builder: str, hostname: str, taken: Sequence[str]) -> str:
-    """Return a name for one more node: it tells on that machine whose it is, and other hosts have others."""
-    host = re.sub(r"[^a-z0-9]+", "-", hostname.partition(".")[0].lower()).strip("-") or "host"
+def node_name(builder: str, user: str, hostname: str, taken: Container[str]) -> str:
+    """Return a name for one more node: it tells on that machine whose it is, and others have others."""
+    # An image has it for a tag, of 128 characters at most.
+    owner = re.sub(r"[^a-z0-9]+", "-", f"{user}-{hostname}".lower())[:64].strip("-") or "host"
     number = 1
-    while f"{builder}-{host}-{number}" in taken:
+    while f"{builder}-{owner}-{number}" in taken:
         number += 1
-    return f"{builder}-{host}-{number}"
+    return f"{builder}-{owner}-{number}"

@@ -21,7 +21,7 @@ from tests.support.hosts import LAN, STATE
 pytestmark = pytest.mark.e2e
 
 NODE = "ssh://root@192.168.10.20"
-NAME = "cross-builder-airgap-1"
+NAME = "cross-builder-root-airgap-1"
 CONTAINER = f"buildx_buildkit_{NAME}"
 CA = "/root/.local/state/bundle/registry/ca.pem"
 BOTH = "linux/amd64,linux/arm64"

@@ -46,7 +46,7 @@ class FakeSite:
         """Have a machine answer."""
         default = {"version": "28.0.0", "architecture": "x86_64", "id": name, "free": 1 << 40}
         self._file(name).write_text(
-            json.dumps({**default, "images": {}, "containers": {}, "volumes": [], "says": "", **state})
+            json.dumps({**default, "images": {}, "untagged": [], "containers": {}, "volumes": [], "says": "", **state})
         )
 
     def remove(self, name: str) -> None:
@@ -149,7 +149,10 @@ def _answer(state: dict[str, Any], words: list[str], read: Callable[[], bytes]) 
         )
     elif words[1:3] == ["image", "inspect"]:
         found = state["images"].get(words[3])
-        print(json.dumps([{"Id": found}] if found else []))
+        names = [name for name, image in state["images"].items() if image == words[3]]
+        if names or words[3] in state["untagged"]:
+            found = words[3]
+        print(json.dumps([{"Id": found, "RepoTags": names}] if found else []))
     elif words[1:3] == ["container", "inspect"]:
         found = state["containers"].get(words[3])
         shown = found and {
@@ -162,12 +165,16 @@ def _answer(state: dict[str, Any], words: list[str], read: Callable[[], bytes]) 
         print(json.dumps([shown] if found else []))
     elif words[1:3] == ["volume", "inspect"]:
         print(json.dumps([{"Name": words[3]}] if words[3] in state["volumes"] else []))
+    elif words[1:3] == ["container", "ls"]:
+        print("\n".join(state["containers"]))
     elif words[1] == "load":
         import io
         import tarfile
 
         with tarfile.open(fileobj=io.BytesIO(read())) as tar:
             (entry,) = json.load(tar.extractfile("manifest.json"))  # type: ignore[arg-type]
+            if entry["RepoTags"][0] in state["images"]:
+                state["untagged"].append(state["images"][entry["RepoTags"][0]])
             state["images"][entry["RepoTags"][0]] = "sha256:" + entry["Config"].rpartition("/")[2]
     elif words[1] == "start":
         state["containers"][words[2]]["state"] = "running"
@@ -176,7 +183,11 @@ def _answer(state: dict[str, Any], words: list[str], read: Callable[[], bytes]) 
     elif words[1:3] == ["volume", "rm"]:
         state["volumes"].remove(words[3])
     elif words[1] == "rmi":
-        state["images"].pop(words[2], None)
+        # By its id an image goes with the name that it has, if that is its only one.
+        names = [name for name, image in state["images"].items() if words[2] in (name, image)]
+        for name in names if len(names) == 1 else ():
+            del state["images"][name]
+        state["untagged"] = [image for image in state["untagged"] if image != words[2]]
     else:
         _end(f"unknown: {words}")
 

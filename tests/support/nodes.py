@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Optional
 
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
@@ -83,7 +84,13 @@ class _Ssh(Ssh):
         super().__init__(site.environment)
         self._site = site
 
-    def run(self, arguments: Sequence[str], words: Sequence[str], stdin: Iterable[bytes] = ()) -> Outcome:
+    def run(
+        self,
+        arguments: Sequence[str],
+        words: Sequence[str],
+        stdin: Iterable[bytes] = (),
+        seconds: Optional[float] = None,
+    ) -> Outcome:
         return _outcome(self._site, "ssh", [*arguments, shlex.join(words)], b"".join(stdin))
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import subprocess
-import threading
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Optional
 
@@ -27,7 +27,12 @@ _OPTIONS = (
     *("-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", f"ConnectTimeout={_CONNECT_SECONDS}"),
     # A machine that goes away in the middle of something is noticed.
     *("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3"),
+    # Each question has an end: it waits for no connection that stays, and leaves none.
+    *("-o", "ControlMaster=no", "-o", "ControlPath=none"),
 )
+# A Docker that hangs answers no question; what it is told to do may take its time.
+_ANSWER_SECONDS = 60
+_WORK_SECONDS = 600
 # What ssh ends with when it does not get there.
 _NOT_THERE = 255
 _NO_COMMAND = 127
@@ -57,60 +62,81 @@ class Ssh:
         if settings_of_invoker(self._environment):
             return (
                 "under sudo ssh has root's keys and known hosts, and your builds will have yours",
-                "run this without sudo; what needs root here, do first: sudo ... install without --node",
+                "run this without sudo; what needs root here apart from it: sudo ... install before node add, "
+                "sudo ... uninstall after node remove",
             )
         return None
 
-    def run(self, arguments: Sequence[str], words: Sequence[str], stdin: Iterable[bytes] = ()) -> Outcome:
+    def run(
+        self,
+        arguments: Sequence[str],
+        words: Sequence[str],
+        stdin: Iterable[bytes] = (),
+        seconds: Optional[float] = None,
+    ) -> Outcome:
         """Run a command on another machine to its end, whatever its exit code.
 
         Args:
             arguments: what tells ssh which machine.
             words: the command.
             stdin: what it reads; what that raises is raised here.
+            seconds: how long it may take.
+
+        Raises:
+            HostError: there is no ssh command.
+            subprocess.TimeoutExpired: it takes longer.
         """
         command = ["ssh", *_OPTIONS, *arguments, shlex.join(words)]
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment
-            )
-        except OSError as error:
-            raise HostError(f"ssh cannot be run: {reason(error)}", hint="install openssh-client") from None
-        with process:
-            outputs: list[bytes] = [b"", b""]
-
-            def read(number: int, stream: IO[bytes]) -> None:
-                outputs[number] = stream.read()
-
-            pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe]
-            readers = [threading.Thread(target=read, args=item, daemon=True) for item in enumerate(pipes)]
-            for reader in readers:
-                reader.start()
+        # Files, since what ssh leaves behind (a ProxyCommand's) may keep a pipe open for ever.
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             try:
-                _feed(process.stdin, stdin)
-                for reader in readers:
-                    reader.join()
-            except BaseException:
-                process.kill()
-                raise
-        stdout, stderr = (output.decode("utf-8", "replace") for output in outputs)
-        return Outcome(process.returncode, stdout, stderr)
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, env=self._environment
+                )
+            except OSError as error:
+                raise HostError(f"ssh cannot be run: {reason(error)}", hint="install openssh-client") from None
+            with process:
+                try:
+                    _feed(process.stdin, stdin)
+                    process.wait(seconds)
+                except BaseException:
+                    process.kill()
+                    raise
+            return Outcome(process.returncode, _text(stdout), _text(stderr))
+
+    def known_as(self, arguments: Sequence[str]) -> Optional[str]:
+        """Return the name under which ssh knows the key of a machine; None when it does not tell."""
+        try:
+            settings = self._settings(arguments)
+            host, port = settings.get("hostkeyalias") or settings["hostname"], settings["port"]
+        except (OSError, KeyError, subprocess.SubprocessError):
+            return None
+        return host if port == "22" or "hostkeyalias" in settings else f"[{host}]:{port}"
 
     def fingerprints(self, arguments: Sequence[str]) -> tuple[str, ...]:
         """Return `SHA256:... (TYPE)` of each key that answers where ssh looks for a machine; none when nothing does."""
         try:
-            known = self._local(["ssh", "-G", *arguments])
-            settings = dict(line.partition(" ")[::2] for line in known.splitlines())
+            settings = self._settings(arguments)
             host, port = settings["hostname"], settings["port"]
             lines = self._local(["ssh-keyscan", "-T", "5", "-p", port, host]).splitlines()
             fields = [line.split() for line in lines if not line.startswith("#")]
             return tuple(f"{_fingerprint(field[2])} ({field[1]})" for field in fields if len(field) == 3)
-        except (OSError, KeyError, ValueError):
+        except (OSError, KeyError, ValueError, subprocess.SubprocessError):
             return ()
+
+    def _settings(self, arguments: Sequence[str]) -> dict[str, str]:
+        """Return what ssh's configuration comes to for a machine."""
+        lines = self._local(["ssh", "-G", *arguments]).splitlines()
+        return dict(line.partition(" ")[::2] for line in lines)
 
     def _local(self, command: Sequence[str]) -> str:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=self._environment
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            env=self._environment,
+            timeout=_ANSWER_SECONDS,
         )
         return done.stdout.decode("utf-8", "replace")
 
@@ -126,6 +152,11 @@ def _feed(pipe: Optional[IO[bytes]], pieces: Iterable[bytes]) -> None:
     finally:
         with contextlib.suppress(BrokenPipeError):
             pipe.close()
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")
 
 
 def _fingerprint(key: str) -> str:
@@ -149,7 +180,13 @@ class RemoteDocker:
 
     def info(self) -> tuple[EngineInfo, str]:
         """Return what the engine says of itself, and what tells it from others."""
-        value = json.loads(self._docker("info", "--format", "{{json .}}"))
+        said = self._docker("info", "--format", "{{json .}}")
+        try:
+            value = json.loads(said)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise self._talks(said)
         errors = value.get("ServerErrors")
         if errors:
             raise HostError(f"Docker does not answer there: {'; '.join(map(str, errors))}", hint=self._in_group())
@@ -174,6 +211,14 @@ class RemoteDocker:
         found = self._inspect("image", name)
         return str(found["Id"]) if found else None
 
+    def image_names(self, image_id: str) -> tuple[str, ...]:
+        """Return the names of an image; none when it is not there."""
+        return tuple(self._inspect("image", image_id).get("RepoTags") or ())
+
+    def container_names(self) -> tuple[str, ...]:
+        """Return the names of all containers, running or not."""
+        return tuple(self._docker("container", "ls", "--all", "--format", "{{.Names}}").split())
+
     def container(self, name: str) -> Optional[Container]:
         """Return the container of that name, running or not, or None."""
         value = self._inspect("container", name)
@@ -191,26 +236,26 @@ class RemoteDocker:
 
     def load(self, stream: Iterator[bytes]) -> None:
         """Load a Docker archive from its bytes; whatever `stream` raises is raised here."""
-        done = self._run(["docker", "load", "--quiet"], stream)
+        done = self._run(["docker", "load", "--quiet"], stream, seconds=None)
         if done.code != 0:
             raise HostError(f"Docker refused to load an image there: {done.stderr.strip()[-500:]}")
 
     def start_container(self, name: str) -> None:
-        self._docker("start", name)
+        self._docker("start", name, seconds=_WORK_SECONDS)
 
     def remove_container(self, name: str) -> None:
         """Remove a container; nothing happens when there is none."""
         if self.container(name) is not None:
-            self._docker("rm", "--force", name)
+            self._docker("rm", "--force", name, seconds=_WORK_SECONDS)
 
     def remove_volume(self, name: str) -> None:
         """Remove a volume; nothing happens when there is none."""
         if self._inspect("volume", name):
-            self._docker("volume", "rm", name)
+            self._docker("volume", "rm", name, seconds=_WORK_SECONDS)
 
     def remove_image(self, name: str) -> None:
         """Remove a name of an image, and the image with its last name, when nothing needs it."""
-        self._run(["docker", "rmi", name])
+        self._run(["docker", "rmi", name], seconds=_WORK_SECONDS)
 
     def _inspect(self, kind: str, name: str) -> dict[str, Any]:
         """Return what Docker knows of something; nothing when it is not there."""
@@ -218,11 +263,13 @@ class RemoteDocker:
         try:
             found = json.loads(done.stdout)
         except ValueError:
+            if done.stdout.strip():
+                raise self._talks(done.stdout) from None
             raise HostError(f"`docker {kind} inspect` there: {done.stderr.strip()[-500:]}") from None
         return dict(found[0]) if found else {}
 
-    def _docker(self, *words: str) -> str:
-        done = self._run(["docker", *words])
+    def _docker(self, *words: str, seconds: float = _ANSWER_SECONDS) -> str:
+        done = self._run(["docker", *words], seconds=seconds)
         if done.code != 0:
             message = done.stderr.strip()[-500:]
             if done.code == _NO_COMMAND:
@@ -233,8 +280,24 @@ class RemoteDocker:
     def _in_group(self) -> str:
         return f"{self._typed} docker info; who logs in there has to be in the group docker: sudo usermod -aG docker"
 
-    def _run(self, words: Sequence[str], stdin: Iterable[bytes] = ()) -> Outcome:
-        done = self._ssh.run(self._arguments, words, stdin)
+    def _talks(self, said: str) -> HostError:
+        """Explain an answer that is not Docker's alone: the shell there runs what its user has written for it."""
+        first = said.strip().partition("\n")[0][:100]
+        return HostError(
+            f"the login shell there prints something of its own: `{first}`, where Docker's answer was expected",
+            hint=f"{self._typed} true has to print nothing; see ~/.bashrc, ~/.zshenv and the like there",
+        )
+
+    def _run(
+        self, words: Sequence[str], stdin: Iterable[bytes] = (), seconds: Optional[float] = _ANSWER_SECONDS
+    ) -> Outcome:
+        try:
+            done = self._ssh.run(self._arguments, words, stdin, seconds)
+        except subprocess.TimeoutExpired:
+            raise HostError(
+                f"`{shlex.join(words[:2])}` there has not ended within {seconds} s",
+                hint=f"{self._typed} docker container ls",
+            ) from None
         if done.code != _NOT_THERE:
             return done
         raise self._refused(done.stderr)
@@ -243,9 +306,11 @@ class RemoteDocker:
         """Explain what ssh says. It has one exit code for everything; its words only choose between next steps."""
         last = said.strip().splitlines()[-1] if said.strip() else "it says nothing"
         if "IDENTIFICATION HAS CHANGED" in said:
+            known_as = self._ssh.known_as(self._arguments)
+            name = shlex.quote(known_as) if known_as else "HOST"
             return UnreachableNodeError(
                 "it shows another host key than the one that is known: another machine may answer there",
-                hint=f"find out why; only then: ssh-keygen -R, and {self._typed} to agree to the new one",
+                hint=f"find out why; only then: ssh-keygen -R {name}, and {self._typed} to agree to the new one",
             )
         if "Host key verification failed" in said:
             shown = self._ssh.fingerprints(self._arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import socket
 from collections.abc import Sequence
 from typing import Optional
@@ -14,12 +15,13 @@ from bundles.runtime.sizes import human_size
 from installer.host.docker.engine import OLDEST_ENGINE, EngineInfo
 from installer.host.docker.remote import RemoteDocker
 from installer.host.host import Host
-from installer.host.labels import ENVIRONMENT
+from installer.host.labels import BUILDER_PREFIX
 from installer.model.job import Job
 from installer.model.node import Node, NodeAddress, node_name
 from installer.model.tool import tool_of
 from installer.receipt.receipt import Receipt
-from installer.steps.builder.nodes import docker_at
+from installer.steps.builder.instance import read_instance
+from installer.steps.builder.nodes import docker_at, is_own
 
 # Docker copies an image that it loads, and its layers grow when they are unpacked.
 _UNPACKED = 4
@@ -48,6 +50,7 @@ def with_nodes(job: Job, host: Host) -> tuple[Job, list[Problem]]:
         docker = docker_at(host, address)
         try:
             info, machine = docker.info()
+            name = _name(job.builder, host, address, earlier, [node.name for node in nodes])
         except HostError as error:
             hint = error.hint
             if earlier:
@@ -60,13 +63,34 @@ def with_nodes(job: Job, host: Host) -> tuple[Job, list[Problem]]:
             )
             continue
         machines[machine] = f"the same machine as {address}"
-        name = earlier.name if earlier else node_name(job.builder, socket.gethostname(), [node.name for node in nodes])
         node, found = _node(job, address, name, info)
         problems += found
         if node:
             nodes.append(node)
-            problems += _clash(node, docker) + _space(node, job, info, docker)
+            problems += _space(node, job, info, docker)
     return dataclasses.replace(job, nodes=tuple(nodes)), problems
+
+
+def _name(builder: str, host: Host, address: NodeAddress, earlier: Optional[Node], taken: Sequence[str]) -> str:
+    """Return the name that a node has here already, unless somebody else's container bears it there; else a new one."""
+    instance, docker = read_instance(host, builder), docker_at(host, address)
+    found = (stored for stored in instance.own_nodes if stored.endpoint == str(address)) if instance else iter(())
+    stored = instance.node(earlier.name) if instance and earlier else next(found, None)
+    name = earlier.name if earlier else stored.name if stored else None
+    if name:
+        container = docker.container(f"{BUILDER_PREFIX}{name}")
+        if container is None or is_own(container, host, stored):
+            return name
+    there = [each[len(BUILDER_PREFIX) :] for each in docker.container_names() if each.startswith(BUILDER_PREFIX)]
+    return node_name(builder, _user(), socket.gethostname(), [*taken, *there])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        # Nobody has told this system who that number is.
+        return "user"
 
 
 def _of_this_host(job: Job, host: Host) -> list[Problem]:
@@ -119,19 +143,6 @@ def _node(job: Job, address: NodeAddress, name: str, info: EngineInfo) -> tuple[
 
 def _host_platforms(job: Job, platform: Platform) -> Sequence[Platform]:
     return tuple(dict.fromkeys((*job.archive.manifest.host_platforms, platform)))
-
-
-def _clash(node: Node, docker: RemoteDocker) -> list[Problem]:
-    container = docker.container(node.container)
-    if container is None or ENVIRONMENT in container.environment:
-        return []
-    return [
-        Problem(
-            f"node {node.address}",
-            f"it has a container `{node.container}` that this program did not make",
-            f"{node.address.typed} docker rename {node.container} {node.container}-old",
-        )
-    ]
 
 
 def _space(node: Node, job: Job, info: EngineInfo, docker: RemoteDocker) -> list[Problem]:

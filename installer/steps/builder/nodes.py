@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 from bundles.archive.docker_archive import SavedImage, docker_archive
-from bundles.errors import HostError, UsageError
+from bundles.errors import HostError, Problem, UsageError
 from bundles.oci.image import parse_manifest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
@@ -27,6 +28,7 @@ from bundles.runtime.progress import Progress
 from installer.host.docker.cli import CommandError
 from installer.host.docker.container import Container
 from installer.host.docker.remote import RemoteDocker
+from installer.host.files import read_optional
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, fingerprint
 from installer.model.job import DesiredState
@@ -45,6 +47,25 @@ from installer.steps.builder.registry_image import RegistryImage
 def docker_at(host: Host, address: NodeAddress) -> RemoteDocker:
     """Return the Docker of a node."""
     return RemoteDocker(host.ssh, address.arguments, address.typed)
+
+
+def _owner(host: Host) -> str:
+    """Return what tells this user of this host from all others."""
+    machine = read_optional(host.places.seen(Path("/etc/machine-id"))) or b""
+    names = {"host": socket.gethostname(), "machine": machine.decode("ascii", "replace")}
+    return fingerprint({**names, "state": str(host.places.state)})
+
+
+def is_own(container: Container, host: Host, stored: Optional[StoredNode]) -> bool:
+    """Tell whether a container on a node was made from here, and not by another user or another host.
+
+    Args:
+        container: one there.
+        host: this one.
+        stored: what buildx here has on record of the node: it knows the container also when this host was renamed.
+    """
+    mark = container.environment.get(ENVIRONMENT, "")
+    return mark.startswith(f"{_owner(host)}.") or bool(mark and stored and mark == stored.mark)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +103,12 @@ class NodeState:
 def describe_nodes(job: DesiredState, host: Host) -> list[NodeState]:
     """Ask every node how it is."""
     found = []
+    obstacle = host.ssh.obstacle()
     for node in job.nodes:
         docker, state, trouble = docker_at(host, node.address), None, None
         try:
+            if obstacle:
+                raise HostError(f"not asked: {'; '.join(obstacle)}")
             docker.info()
             container = docker.container(node.container)
             state = container.state if container else None
@@ -130,9 +154,9 @@ class Nodes(Step):
         return [self] if self._job.nodes or (instance and instance.own_nodes) else []
 
     def mark(self, node: Node) -> str:
-        """Return the name of a node's wanted state."""
+        """Return the name of a node's wanted state, and before it whose it is."""
         authority = self._job.access.authority
-        return fingerprint(
+        wanted = fingerprint(
             {
                 "image": str(node.tool.manifest.digest),
                 "config": wanted_config(self._job, self._host),
@@ -140,6 +164,7 @@ class Nodes(Step):
                 **({"registry": file_digest(Path(authority))} if authority else {}),
             }
         )
+        return f"{_owner(self._host)}.{wanted}"
 
     def look(self) -> Sequence[Change]:
         instance = read_instance(self._host, self._job.builder)
@@ -214,10 +239,15 @@ class Nodes(Step):
         stored = instance.node(node.name) if instance else None
         todo = {change.action for change in self._missing(node, stored)}
         docker = docker_at(self._host, node.address)
+        container = docker.container(node.container)
+        if container is not None and not is_own(container, self._host, stored):
+            raise HostError(
+                f"{node.address} has a container `{node.container}` that was not made from here",
+                hint="install or upgrade once more: they give the node another name",
+            )
         old = docker.image_id(node.image)
         if "load" in todo:
             self._load(node, docker)
-        container = docker.container(node.container)
         if container is not None and self._is_outdated(node, container):
             # buildx would take it over as it is. The build cache, a volume, stays.
             docker.remove_container(node.container)
@@ -229,8 +259,8 @@ class Nodes(Step):
             docker.start_container(node.container)
         elif todo & {"append", "make"}:
             self._boot(node, docker)
-        if "load" in todo and old:
-            # It has lost its name, and nobody would know whose it was.
+        if "load" in todo and old and not docker.image_names(old):
+            # Nobody would know whose it was. By its id an image goes with a name that somebody gave it meanwhile.
             docker.remove_image(old)
 
     def _load(self, node: Node, docker: RemoteDocker) -> None:
@@ -299,7 +329,9 @@ class Nodes(Step):
 
     def explain(self, change: Change) -> str:
         says = {
-            "reach": f"does not answer: {change.detail}",
+            "reach": f"is not asked: {change.detail}"
+            if self._host.ssh.obstacle()
+            else f"does not answer: {change.detail}",
             "append": f"is not as buildx has it on record for `{self._job.builder}`",
             "make": "has no BuildKit any more, or another one",
             "start": "does not run BuildKit",
@@ -350,6 +382,12 @@ class RemoveNodes(Step):
                     found.setdefault(stored.name, (builder, names))
         return cls(host, list(found.values()))
 
+    def problems(self) -> Sequence[Problem]:
+        # Nothing tells a machine that is down from one that lets in somebody else.
+        obstacle = self._host.ssh.obstacle() if self._nodes else None
+        names = ", ".join(str(node.address) for _, node in self._nodes)
+        return [Problem(f"node {names}", *obstacle)] if obstacle else []
+
     def look(self) -> Sequence[Change]:
         return [
             Change("remove", "node", str(node.address), f"{node.container} with its build cache and its image")
@@ -365,9 +403,11 @@ class RemoveNodes(Step):
             docker = docker_at(self._host, node.address)
             try:
                 container = docker.container(node.container)
-                if container is None or ENVIRONMENT in container.environment:
-                    docker.remove_container(node.container)
-                    docker.remove_volume(node.volume)
+                if container is not None and not is_own(container, self._host, stored):
+                    self._left.append(f"{node.address} keeps `{node.container}`, which was not made from here")
+                    continue
+                docker.remove_container(node.container)
+                docker.remove_volume(node.volume)
                 docker.remove_image(node.image)
             except HostError as error:
                 self._left.append(

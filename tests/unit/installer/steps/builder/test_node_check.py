@@ -124,13 +124,34 @@ def test_no_other_machine_reaches_loopback_or_the_replay(asked: Asked) -> None:
     assert asked.problems(address=Address.parse("localhost:5000"), replay=Replay(5080, ())) == []
 
 
-def test_a_container_of_somebody_else_is_in_the_way(asked: Asked) -> None:
+@pytest.mark.parametrize("environment", [[], ["OFFLINE_BUNDLE=0123456789abcdef.0123456789abcdef"]])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_container_of_somebody_else_keeps_its_name(asked: Asked, environment: list[str], known: bool) -> None:
     asked.site.add("arm-box", architecture="aarch64")
-    (node,) = with_nodes(asked.job("arm-box"), asked.host)[0].nodes
+    before, _ = with_nodes(asked.job("arm-box"), asked.host)
+    (node,) = before.nodes
+    if known:
+        # That of a run which did not come to making its own.
+        Receipt(BundleName("x", "sha256:1", "x.tar"), before).save(asked.host.places)
     with asked.site.machine("arm-box") as machine:
-        machine["containers"][node.container] = {"image": "sha256:1", "environment": [], "state": "running"}
-    (line,) = asked.problems("arm-box")
-    assert f"it has a container `{node.container}` that this program did not make" in line
+        machine["containers"][node.container] = {"image": "sha256:1", "environment": environment, "state": "running"}
+    job, problems = with_nodes(asked.job("arm-box"), asked.host)
+    assert problems == []
+    assert [each.name for each in job.nodes] == [f"{node.name[:-2]}-2"]
+
+
+def test_a_node_that_buildx_has_on_record_keeps_its_name(asked: Asked) -> None:
+    asked.site.add("arm-box", architecture="aarch64")
+    asked.site.made("abc", "linux/amd64", "linux/arm64")
+    (node,) = with_nodes(asked.job("anna@arm-box"), asked.host)[0].nodes
+    options = ("--driver-opt", "image=x", "--driver-opt", "env.OFFLINE_BUNDLE=a.b", "--platform", "linux/arm64")
+    create = ("buildx", "create", "--append", "--node", node.name, *options, str(node.address))
+    asked.host.cli.run(create)
+    with asked.site.machine("arm-box") as machine:
+        environment = ["OFFLINE_BUNDLE=a.b"]
+        machine["containers"][node.container] = {"image": "x", "environment": environment, "state": "running"}
+    (again,) = with_nodes(asked.job("anna@arm-box"), asked.host)[0].nodes
+    assert again.name == node.name
 
 
 def test_nodes_stay_without_being_named_again(asked: Asked) -> None:

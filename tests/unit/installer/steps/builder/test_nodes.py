@@ -11,6 +11,9 @@ import pytest
 
 from bundles.errors import ContentError, HostError
 from bundles.oci.image import parse_manifest
+from bundles.runtime.progress import Silent
+from installer.diagnosis import Diagnosis
+from installer.host.docker.remote import Ssh
 from installer.receipt.ledger import LedgerEntry
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.nodes import RemoveNodes, describe_nodes
@@ -102,6 +105,27 @@ def test_a_node_that_is_down_is_named_and_given_up(place: Place) -> None:
     assert place.site.platforms() == {"cross-builder0": ["linux/amd64", "linux/arm64"]}
 
 
+def test_under_sudo_a_node_is_not_taken_for_one_that_is_down(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.site.add("arm-box", architecture="aarch64")
+    node = place.node("arm-box")
+    step = place.bring(node)
+    place.site.add("arm-box", says="Host key verification failed.")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    ssh = Ssh({**place.site.environment, "SUDO_UID": "1000"})
+    monkeypatch.setattr(place.host.ssh, "obstacle", ssh.obstacle)
+    (problem,) = RemoveNodes(place.host, [("cross-builder", node)]).problems()
+    assert (problem.subject, problem.hint) == ("node ssh://anna@arm-box", ssh.obstacle()[1])  # type: ignore[index]
+    assert RemoveNodes(place.host, []).problems() == []
+    (entry,) = describe_nodes(place.state, place.host)
+    assert not entry.answers and "not asked: under sudo" in entry.text and "run this without sudo" in entry.text
+    (change,) = step.look()
+    assert step.explain(change).startswith("ssh://anna@arm-box is not asked: under sudo ssh has root's keys")
+    receipt = Receipt(BundleName("x", "sha256:1", "x.tar"), place.state)
+    found = Diagnosis(receipt, place.host, place.client, Silent()).findings(thorough=False)
+    (finding,) = [finding for finding in found if finding.check == "nodes"]
+    assert finding.hint.startswith("run this without sudo") and finding.fixed_by is None
+
+
 def test_a_docker_that_does_not_answer_is_named_too(place: Place) -> None:
     place.site.add("arm-box", architecture="aarch64")
     node = place.node("arm-box")
@@ -126,15 +150,65 @@ def test_nothing_of_ours_is_left_on_a_node(place: Place) -> None:
     assert removal.notes() == []
 
 
-def test_a_container_of_somebody_else_is_not_removed(place: Place) -> None:
-    place.site.add("arm-box", architecture="aarch64")
+@pytest.mark.parametrize("environment", [[], ["OFFLINE_BUNDLE=0123456789abcdef.0123456789abcdef"]])
+def test_a_container_of_somebody_else_is_not_removed(place: Place, environment: list[str]) -> None:
+    theirs = {"image": "sha256:1", "environment": environment, "state": "running"}
     node = place.node("arm-box")
-    with place.site.machine("arm-box") as machine:
-        machine["containers"][node.container] = {"image": "sha256:1", "environment": [], "state": "running"}
+    place.site.add(
+        "arm-box",
+        architecture="aarch64",
+        containers={node.container: theirs},
+        volumes=[node.volume],
+        images={node.image: "sha256:1"},
+    )
+    step = place.wants(node)
+    with pytest.raises(HostError, match=f"has a container `{node.container}` that was not made from here"):
+        step.apply(step.look())
     removal = RemoveNodes(place.host, [("cross-builder", node)])
     removal.apply(removal.look())
+    assert removal.notes() == [f"ssh://anna@arm-box keeps `{node.container}`, which was not made from here"]
     with place.site.machine("arm-box") as machine:
-        assert list(machine["containers"]) == [node.container]
+        assert machine["containers"] == {node.container: theirs}
+        assert (machine["volumes"], machine["images"]) == ([node.volume], {node.image: "sha256:1"})
+
+
+def test_two_users_of_one_host_do_not_undo_each_other(place: Place) -> None:
+    place.site.add("arm-box", architecture="aarch64")
+    node = place.node("arm-box")
+    place.bring(node)
+    record = place.site.record.read_text()
+    places = place.host.places
+    place.host = dataclasses.replace(place.host, places=dataclasses.replace(places, state=places.state.with_name("b")))
+    place.host.cli.run(["buildx", "create", "--leave", "--name", "cross-builder", "--node", node.name])
+    step = place.wants(node)
+    with pytest.raises(HostError, match="was not made from here"):
+        step.apply(step.look())
+    place.site.record.write_text(record)
+    place.host = dataclasses.replace(place.host, places=places)
+    assert place.actions(node) == []
+
+
+def test_a_builder_that_is_made_anew_finds_its_nodes_again(place: Place) -> None:
+    place.site.add("arm-box", architecture="aarch64")
+    node = place.node("arm-box")
+    place.bring(node)
+    place.host.cli.run(["buildx", "create", "--leave", "--name", "cross-builder", "--node", node.name])
+    newer = dataclasses.replace(node, tool=place.node("newer").tool)
+    place.bring(newer)
+    with place.site.machine("arm-box") as machine:
+        assert machine["containers"][node.container]["image"] == str(newer.tool.config.digest)
+
+
+def test_an_image_that_somebody_has_named_keeps_that_name(place: Place) -> None:
+    place.site.add("arm-box", architecture="aarch64")
+    node = place.node("arm-box")
+    place.bring(node)
+    old = str(node.tool.config.digest)
+    with place.site.machine("arm-box") as machine:
+        machine["images"]["team/buildkit:1"] = old
+    place.bring(dataclasses.replace(node, tool=place.node("newer").tool))
+    with place.site.machine("arm-box") as machine:
+        assert machine["images"]["team/buildkit:1"] == old
 
 
 def test_another_buildkit_takes_the_place_of_the_one_before(place: Place) -> None:

@@ -85,7 +85,12 @@ def contents(storage: S3Storage, places: Places) -> dict[str, bytes]:
 
 def kept_keys(places: Places) -> Optional[Keys]:
     """Return the keys of an installation before; None without any."""
-    return Keys.parse((read_optional(StorageFiles.of(places).keys) or b"").decode(errors="replace"))
+    text = (read_optional(StorageFiles.of(places).keys) or b"").decode(errors="replace")
+    try:
+        return Keys.parse(text)
+    except UsageError:
+        # As nothing here writes them.
+        return None
 
 
 def trouble(storage: S3Storage, places: Places) -> Optional[Problem]:

@@ -107,7 +107,9 @@ class Bucket:
         try:
             context = trusting(Path(authority)) if authority else trusting()
         except OSError as error:
-            raise NetworkError(f"the CA file `{authority}` cannot be used: {reason(error)}") from None
+            raise NetworkError(
+                f"the CA file `{authority}` cannot be used: {reason(error)}", hint="--s3-ca FILE"
+            ) from None
         return http.client.HTTPSConnection(origin.host, origin.port, timeout=self._timeout, context=context)
 
     def _signed(self, method: str, path: str, query: str, body: bytes) -> dict[str, str]:
@@ -156,8 +158,9 @@ def _moment(text: Optional[str]) -> Optional[datetime.datetime]:
 def _untrusted(storage: S3Storage, error: ssl.SSLError) -> NetworkError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return NetworkError(
-            f"the certificate of `{storage.endpoint}` is not trusted: {error.verify_message.lower()}",
-            hint="name the CA that signed it: --s3-ca FILE",
+            f"the certificate of `{storage.endpoint}` is not trusted: {error.verify_message.lower()}; its CA has "
+            "to be given",
+            hint="--s3-ca FILE",
         )
     why = str(error.reason or "the connection was cut").lower().replace("_", " ")
     return NetworkError(f"TLS with `{storage.endpoint}` failed: {why}", hint=f"curl -v {storage.endpoint}")

@@ -149,7 +149,7 @@ class Storage(Step):
         # Until it is copied the CA is where it was given.
         authority = storage.authority and str(self._authority or storage.authority)
         if authority and not Path(authority).is_file():
-            return [Problem(f"--s3-ca {authority}", "the CA of the storage is gone", "give it again: --s3-ca FILE")]
+            return [Problem(f"--s3-ca {authority}", "the CA of the storage is gone", "--s3-ca FILE")]
         now = dataclasses.replace(storage, authority=authority)
         if self._touches:
             return storage_problems(now, keys)
@@ -198,8 +198,8 @@ def _without_keys(storage: S3Storage) -> Problem:
     return Problem(
         f"storage {storage}",
         "there are no keys for it: neither in the environment nor in a file",
-        f"--storage {storage} --s3-endpoint {storage.endpoint} --s3-credentials FILE; or without that file, and with "
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set",
+        "--s3-credentials FILE; or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with "
+        f"--storage {storage} --s3-endpoint {storage.endpoint}",
     )
 
 

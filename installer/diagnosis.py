@@ -85,6 +85,7 @@ class Diagnosis:
         self._state = receipt.state
         self._container = RegistryContainer(self._state, host, registry)
         self._certificates = Certificates(self._state, host)
+        self._storage = Storage(self._state, host, touches=False)
         self._daemon, *self._docker = docker_access(self._state, host, receipt)
         self._replay = ReplayContainer(self._state, host, progress)
         self._others = (
@@ -115,6 +116,7 @@ class Diagnosis:
         names = {finding.fixed_by for finding in findings}
         steps: Sequence[Step] = (
             self._certificates,
+            self._storage,
             self._container,
             self._daemon,
             *self._docker,
@@ -304,8 +306,11 @@ class Diagnosis:
         """Find what is wrong with the bucket in which the registry keeps its data."""
         problem = self.storage_trouble
         if problem:
-            yield Finding("storage", f"{problem.subject}: {problem.message}", problem.hint or self._anew)
-        yield from self._of_step(Storage(self._state, self._host))
+            hint = problem.hint or self._anew
+            # An option says what is to be given otherwise than the last time.
+            hint = f"{self._anew} {hint}" if hint.startswith("--") else hint
+            yield Finding("storage", f"{problem.subject}: {problem.message}", hint)
+        yield from self._of_step(self._storage)
 
     def _speaks_tls(self) -> Optional[bool]:
         """Tell whether what answers at the address speaks TLS; None when nothing does."""

@@ -23,7 +23,13 @@ from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
 from installer.model.job import DesiredState, Job, Options, S3Options, is_directory
 from installer.model.registry.access import PLAIN, Access
-from installer.model.registry.installed import installed_access, installed_address, installed_data, own_access
+from installer.model.registry.installed import (
+    installed_access,
+    installed_address,
+    installed_data,
+    other_data,
+    own_access,
+)
 from installer.model.registry.storage import DEFAULT_REGION, S3Storage, is_bucket
 from installer.model.step import Step
 from installer.receipt.receipt import Receipt
@@ -92,6 +98,12 @@ def _storage(options: Options, installed: Optional[str], host: Host) -> Optional
         UsageError: what was asked for says too little, or goes with no bucket.
     """
     given, receipt = options.s3, Receipt.known(host.places)
+    if options.site and (given != S3Options() or options.s3_keys):
+        raise UsageError(
+            f"the images of this host are at `{options.site}`: no registry of its own is here to keep its data in a "
+            "bucket",
+            hint=f"leave out the options of an S3 storage; or, for a registry of its own: {_BUCKET}",
+        )
     if options.site or options.data:
         return None
     before = receipt.state.storage if receipt else None
@@ -118,7 +130,7 @@ def _storage(options: Options, installed: Optional[str], host: Host) -> Optional
     if redirect and authority:
         raise UsageError(
             "--s3-redirect does not go with --s3-ca: who pulls is led to the storage, and has to trust it",
-            hint="give the storage a certificate that everybody trusts, or leave out --s3-redirect",
+            hint="give the storage a certificate that everybody trusts, or --no-s3-redirect",
         )
     region = given.region or (before.region if before else DEFAULT_REGION)
     return S3Storage(bucket, prefix, endpoint, region, redirect, authority)
@@ -320,8 +332,7 @@ def has_other_data(job: Job, host: Host) -> bool:
     if job.site:
         return False
     with contextlib.suppress(HostError):
-        data = installed_data(host.engine.container(REGISTRY_CONTAINER))
-        return data is not None and data != job.data
+        return other_data(host.engine.container(REGISTRY_CONTAINER), job.data, job.storage) is not None
     return False
 
 

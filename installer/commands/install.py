@@ -131,7 +131,7 @@ def install(
     Only what is missing is done: a second run changes nothing, and an interrupted one goes on.
     """
     own = {"--registry": registry, "--data": data, "--tls": tls, "--login": login, "--cert": certificate, "--key": key}
-    own["--storage"] = s3_options["storage"]
+    own |= {f"--{name.replace('_', '-')}": value for name, value in s3_options.items()}
     site = _site(into, archive, flat=flat, others=own)
     if not site and insecure:
         raise UsageError("--insecure-registry needs --into", hint=_INTO)

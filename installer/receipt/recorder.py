@@ -101,7 +101,7 @@ class InstallRecorder(Recorder):
         this one's too, where it lists the same: neither may lose it when the other is pruned.
         """
         name, brought = self.receipt.bundle.name, before.brought
-        if (before.state.data, before.state.site) != (self._job.data, self._job.site):
+        if _data(before.state) != _data(self._job):
             # Under these names another registry has nothing, or something else.
             brought = tuple(dataclasses.replace(entry, role="") for entry in brought)
         if self._job.options.succeeds:
@@ -193,6 +193,11 @@ class InstallRecorder(Recorder):
 def _registry(state: DesiredState) -> str:
     """Return what tells the registries apart that a host may use one after the other."""
     return state.site.host if state.site else ""
+
+
+def _data(state: DesiredState) -> tuple[object, ...]:
+    """Return what tells apart where images are; two storages may have a bucket of the same name."""
+    return state.data, state.site, state.storage and state.storage.endpoint
 
 
 def _role(place: Place) -> str:

@@ -154,7 +154,7 @@ class Registry:
         self._mounts.answered(mounted)
         if session and not mounted:
             # The registry opened an upload instead.
-            cancel_upload(self._transport, self.host, repository, session)
+            cancel_upload(self._transport, self.host, scope, session)
         return mounted
 
     def check_write(self, repository: str) -> None:
@@ -164,7 +164,7 @@ class Registry:
             NetworkError: it cannot; see the class.
         """
         begun = self._transport.retrying(self.host, lambda: open_upload(self._transport, self.host, repository))
-        cancel_upload(self._transport, self.host, repository, begun.session)
+        cancel_upload(self._transport, self.host, push_scope(repository), begun.session)
 
     def upload_blob(self, repository: str, descriptor: Descriptor, body: Upload) -> None:
         """Put a blob into the repository. On return it is there, verified by the registry.

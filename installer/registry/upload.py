@@ -172,7 +172,7 @@ class BlobUpload:
             except TooLargeError as error:
                 self._limit.refuse(self._descriptor.size, error)
                 self._refused = error
-            cancel_upload(self._transport, self._host, self._repository, self._session)
+            cancel_upload(self._transport, self._host, push_scope(self._repository), self._session)
             self._session = self._open()
         self._pieces = _Pieces(self._body, self._descriptor.size)
         return self._send_pieces(self._pieces)
@@ -363,10 +363,13 @@ def open_upload(transport: Transport, host: str, repository: str) -> Begun:
     return Begun(session, int(least[:18]) if least.isascii() and least.isdigit() else 0)
 
 
-def cancel_upload(transport: Transport, host: str, repository: str, session: str) -> None:
-    """End an upload that was opened in vain. It would expire by itself, so that a failure does no harm."""
+def cancel_upload(transport: Transport, host: str, scope: str, session: str) -> None:
+    """End an upload that was opened in vain. It would expire by itself, so that a failure does no harm.
+
+    `scope` is that with which it was opened: nobody logs in for this, so it takes a login that is known.
+    """
     with contextlib.suppress(NetworkError):
-        transport.request("DELETE", host, session, scope=push_scope(repository), expect=_CANCELLED, retry=False).close()
+        transport.request("DELETE", host, session, scope=scope, expect=_CANCELLED, retry=False).close()
 
 
 def location(response: Response) -> str:

@@ -6,6 +6,7 @@ check needs is one signature and a dozen requests.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import email.utils
@@ -14,8 +15,10 @@ import hmac
 import html
 import http.client
 import re
+import socket
 import ssl
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Optional
 from urllib.parse import quote
@@ -61,7 +64,7 @@ class Bucket:
     Args:
         storage: where it is.
         keys: what requests are signed with.
-        timeout: seconds to connect, and seconds without a byte.
+        timeout: seconds to connect, and seconds without a byte; a request as a whole has twice as many from there on.
     """
 
     def __init__(self, storage: S3Storage, keys: Keys, *, timeout: float = _TIMEOUT) -> None:
@@ -79,13 +82,12 @@ class Bucket:
         headers = self._signed(method, path, words, body)
         endpoint = self._storage.endpoint
         try:
-            connection = self._connect()
-            try:
-                connection.request(method, f"{path}?{words}" if words else path, body or None, headers)
-                response = connection.getresponse()
-                data = response.read(_LIMIT)
-            finally:
-                connection.close()
+            with contextlib.closing(self._connect()) as connection:
+                connection.connect()
+                with _at_most(2 * self._timeout, connection.sock):
+                    connection.request(method, f"{path}?{words}" if words else path, body or None, headers)
+                    response = connection.getresponse()
+                    data = response.read(_LIMIT)
         except ssl.SSLError as error:
             raise _untrusted(self._storage, error) from None
         except OSError as error:
@@ -107,7 +109,9 @@ class Bucket:
         try:
             context = trusting(Path(authority)) if authority else trusting()
         except OSError as error:
-            raise NetworkError(f"the CA file `{authority}` cannot be used: {reason(error)}") from None
+            raise NetworkError(
+                f"the CA file `{authority}` cannot be used: {reason(error)}", hint="--s3-ca FILE"
+            ) from None
         return http.client.HTTPSConnection(origin.host, origin.port, timeout=self._timeout, context=context)
 
     def _signed(self, method: str, path: str, query: str, body: bytes) -> dict[str, str]:
@@ -146,6 +150,36 @@ def authorization(region: str, keys: Keys, now: datetime.datetime, request: str,
     return f"AWS4-HMAC-SHA256 Credential={keys.identity}/{scope}, SignedHeaders={names}, Signature={signature}"
 
 
+@contextlib.contextmanager
+def _at_most(seconds: float, sock: socket.socket) -> Iterator[None]:
+    """Bound what goes on over a connection: its own timeout begins anew with each byte.
+
+    Raises:
+        TimeoutError: it was not over in time.
+    """
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        with contextlib.suppress(OSError):  # it is closed
+            # Not SSLSocket's own: that takes the TLS state away from under the thread that reads.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not is_late.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if is_late.is_set():
+        # What was read until then may look whole.
+        raise TimeoutError
+
+
 def _moment(text: Optional[str]) -> Optional[datetime.datetime]:
     try:
         return email.utils.parsedate_to_datetime(text) if text else None
@@ -156,8 +190,9 @@ def _moment(text: Optional[str]) -> Optional[datetime.datetime]:
 def _untrusted(storage: S3Storage, error: ssl.SSLError) -> NetworkError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return NetworkError(
-            f"the certificate of `{storage.endpoint}` is not trusted: {error.verify_message.lower()}",
-            hint="name the CA that signed it: --s3-ca FILE",
+            f"the certificate of `{storage.endpoint}` is not trusted: {error.verify_message.lower()}; its CA has "
+            "to be given",
+            hint="--s3-ca FILE",
         )
     why = str(error.reason or "the connection was cut").lower().replace("_", " ")
     return NetworkError(f"TLS with `{storage.endpoint}` failed: {why}", hint=f"curl -v {storage.endpoint}")

@@ -13,12 +13,12 @@ from bundles.registry.urls import is_loopback
 from installer.host.host import Host
 from installer.host.paths import is_in_hosts
 from installer.model.registry.keys import Keys
-from installer.model.registry.storage import S3Storage
+from installer.model.registry.storage import S3Storage, is_region
 from installer.storage.bucket import Answer, Bucket
 
 # A storage refuses what was signed a quarter of an hour ago.
 _SKEW = datetime.timedelta(minutes=15)
-_KEYS = "give the right ones: AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... with --storage, or --s3-credentials FILE"
+_KEYS = "--s3-credentials FILE; or the right AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with --storage"
 _MEANINGS = {
     "InvalidAccessKeyId": ("does not know the access key", _KEYS),
     "XAdminUserNotFound": ("does not know the access key", _KEYS),  # versitygw 1.8
@@ -153,7 +153,12 @@ def _meaning(storage: S3Storage, answer: Answer, doing: str, right: str) -> tupl
 
 
 def _region(answer: Answer) -> Optional[str]:
-    """Return the region that the storage wants instead, where it names one."""
+    """Return the region that the storage wants instead, where it names one that can be one: it is to be typed."""
+    found = _named_region(answer)
+    return found if found and is_region(found) else None
+
+
+def _named_region(answer: Answer) -> Optional[str]:
     if answer.code not in ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException"):
         return answer.region if answer.status == 301 else None
     expecting = re.search(r"expecting '([\w-]+)'", answer.element("Message"))

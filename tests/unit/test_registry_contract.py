@@ -383,6 +383,16 @@ def test_a_mount_that_opens_an_upload_ends_it(fake: Make, connect: Connect) -> N
     assert registry.uploads == {}
 
 
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_a_mount_that_opens_an_upload_ends_it_with_its_own_login(fake: Make, connect: Connect, auth: str) -> None:
+    """Nothing else was written to that repository yet, for which there would be another login."""
+    registry = fake(auth=auth, users={"ci": "hunter2"}, mounts=False)
+    blob = registry.blob("one", b"abc")
+    target = Registry(connect(credentials=lambda *_: (Credential("ci", "hunter2"),)), registry.host)
+    assert not target.mount_blob("two", blob.digest, "one")
+    assert registry.uploads == {}
+
+
 @pytest.mark.parametrize(
     "refusal",
     [

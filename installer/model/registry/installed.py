@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Optional
 
 from installer.host.docker.container import Container
-from installer.host.labels import LABEL_ACCESS, LABEL_ADDRESS, LABEL_DATA, LABEL_OWNER, LABEL_ROLE
+from installer.host.labels import LABEL_ACCESS, LABEL_ADDRESS, LABEL_DATA, LABEL_ENDPOINT, LABEL_OWNER, LABEL_ROLE
 from installer.host.paths import Places
 from installer.model.registry.access import PLAIN, Access
 from installer.model.registry.address import Address
+from installer.model.registry.storage import S3Storage
 
 # The words of LABEL_ACCESS; there are none with plain HTTP.
 _TLS, _AUTHORITY, _LOGIN = "tls", "ca", "login"
@@ -22,6 +23,26 @@ def is_ours(container: Container) -> bool:
 def installed_data(container: Optional[Container]) -> Optional[str]:
     """Return where our registry keeps its data since the last time, or None."""
     return container.labels.get(LABEL_DATA) if container is not None and is_ours(container) else None
+
+
+def data_labels(data: str, storage: Optional[S3Storage]) -> dict[str, str]:
+    """Return the labels that say where a registry of ours keeps its data."""
+    return {LABEL_DATA: data, **({LABEL_ENDPOINT: storage.endpoint} if storage else {})}
+
+
+def other_data(container: Optional[Container], data: str, storage: Optional[S3Storage]) -> Optional[str]:
+    """Return where our registry keeps its data since the last time, for people; None when that is there, or nowhere.
+
+    Two storages may have a bucket of the same name.
+    """
+    old = installed_data(container)
+    if container is None or old is None:
+        return None
+    endpoint = container.labels.get(LABEL_ENDPOINT)
+    if old == data:
+        is_same = storage is None or endpoint in (None, storage.endpoint)
+        return None if is_same else f"{old} at {endpoint}"
+    return old
 
 
 def installed_address(container: Optional[Container]) -> Optional[Address]:

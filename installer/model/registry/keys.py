@@ -18,6 +18,8 @@ _PROFILE = "default"
 _LINE = re.compile(r"(?:export\s+)?(\w+)\s*=\s*(.*)", re.ASCII)
 # As signed headers and the SDK's file can have them.
 _VALUE = re.compile(r"[!-~]{1,4096}", re.ASCII)
+# Where the SDK ends a value, or reads no file at all (aws-sdk-go 1.55.5: internal/ini), and what quotes are taken from.
+_MISREAD = re.compile(r"""(?:^|[=:\[\]])["'#;,]""")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +33,27 @@ class Keys:
     @classmethod
     def parse(cls, text: str) -> Optional[Keys]:
         """Read the profile `default` of ~/.aws/credentials, or lines such as AWS_ACCESS_KEY_ID=...; None without both
-        keys."""
+        keys.
+
+        Raises:
+            UsageError: the registry would read other ones.
+        """
         section, found = _PROFILE, {}
         for line in (line.strip() for line in text.splitlines()):
             if line.startswith("[") and line.endswith("]"):
                 section = line[1:-1].strip()
             match = _LINE.fullmatch(line)
             if match and section == _PROFILE:
-                found[match[1].lower()] = match[2].strip().strip("\"'")
+                found[match[1].lower()] = _unquoted(match[2].strip())
         return cls._of(found)
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str]) -> Optional[Keys]:
-        """Read AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; None without the first two."""
+        """Read AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; None without the first two.
+
+        Raises:
+            UsageError: the registry would read other ones.
+        """
         return cls._of({name: environment.get(name.upper(), "") for name in (_ID, _SECRET, _TOKEN)})
 
     @classmethod
@@ -51,7 +61,7 @@ class Keys:
         """Read a file as `parse` does.
 
         Raises:
-            UsageError: it cannot be read, or has no keys.
+            UsageError: it cannot be read, has no keys, or some that the registry would read otherwise.
         """
         try:
             keys = cls.parse(path.read_text(encoding="utf-8"))
@@ -71,10 +81,23 @@ class Keys:
         identity, secret, token = (found.get(name, "") for name in (_ID, _SECRET, _TOKEN))
         if not (_VALUE.fullmatch(identity) and _VALUE.fullmatch(secret)):
             return None
-        return cls(identity, secret, token if _VALUE.fullmatch(token) else "")
+        token = token if _VALUE.fullmatch(token) else ""
+        for name, value in ((_ID, identity), (_SECRET, secret), (_TOKEN, token)):
+            if _MISREAD.search(value):
+                raise UsageError(
+                    f"the registry would misread {name}, which has one of \" ' # ; , at its beginning or behind one of "
+                    "= : [ ]",
+                    hint="have the storage make other keys",
+                )
+        return cls(identity, secret, token)
 
     def to_file(self) -> bytes:
         """Return the file that programs with an AWS SDK read, as the registry is one."""
         lines = [f"[{_PROFILE}]", f"{_ID} = {self.identity}", f"{_SECRET} = {self.secret}"]
         lines += [f"{_TOKEN} = {self.token}"] if self.token else []
         return ("\n".join(lines) + "\n").encode()
+
+
+def _unquoted(text: str) -> str:
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if is_quoted else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 from typing import Any, Optional
 from urllib.parse import urlsplit
@@ -14,6 +15,10 @@ _SCHEME = "s3://"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}", re.ASCII)
 # What needs no escape in a URL, so that it is the same wherever it is signed.
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
+# A name that is looked up as it is written: no label is empty, or longer than DNS has them.
+_HOST = re.compile(
+    r"(?=.{1,253}$)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*", re.ASCII
+)
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 # What nearly every storage of a site's own calls itself.
 DEFAULT_REGION = "us-east-1"
@@ -86,7 +91,7 @@ def parse_endpoint(text: str) -> str:
     """Read the address of an S3 storage.
 
     Raises:
-        UsageError: it is no URL of http or https, or has more than a host and a port.
+        UsageError: it is no URL of http or https, has more than a host and a port, or a host that cannot be one.
     """
     hint = "give https://HOST[:PORT] or http://HOST[:PORT]"
     try:
@@ -97,10 +102,17 @@ def parse_endpoint(text: str) -> str:
             f"`{text.rpartition('@')[2][:100]}` is no address of an S3 storage, which has no login in it", hint=hint
         ) from None
     parts = urlsplit(text)
+    if not (_HOST.fullmatch(origin.host) or _is_ipv6(origin.host)) or parts.port == 0:
+        raise UsageError(f"`{text[:100]}` has no host and port that can be connected to", hint=hint)
     if parts.path.strip("/") or parts.query or parts.fragment:
         raise UsageError(f"`{text[:100]}` has more than a host and a port", hint=hint)
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     return f"{origin.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+
+
+def is_region(text: str) -> bool:
+    """Tell whether a text can be a region's name."""
+    return _REGION.fullmatch(text) is not None
 
 
 def parse_region(text: str) -> str:
@@ -109,6 +121,15 @@ def parse_region(text: str) -> str:
     Raises:
         UsageError: it can be none.
     """
-    if not _REGION.fullmatch(text):
+    if not is_region(text):
         raise UsageError(f"`{text[:100]}` cannot be a region's name", hint=f"such as {DEFAULT_REGION}")
     return text
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    # A zone is a card of one host.
+    return "%" not in text

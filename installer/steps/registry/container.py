@@ -35,9 +35,11 @@ from installer.host.paths import is_in_hosts
 from installer.model.job import DesiredState, is_directory
 from installer.model.registry.installed import (
     access_labels,
+    data_labels,
     installed_address,
     installed_data,
     is_ours,
+    other_data,
     other_owner,
 )
 from installer.model.registry.storage import is_bucket
@@ -131,7 +133,7 @@ class RegistryContainer(Step):
                 LABEL_ROLE: "registry",
                 LABEL_WANTED: wanted,
                 LABEL_ADDRESS: str(self._job.address),
-                LABEL_DATA: data,
+                **data_labels(data, self._job.storage),
                 **access_labels(self._job.access, self._host.places),
                 # What only one user may read is in it.
                 **({LABEL_OWNER: str(self._host.places.state)} if files else {}),
@@ -290,10 +292,8 @@ class RegistryContainer(Step):
             place = [Change("create", "directory" if is_directory(data) else "volume", data)] if made else []
             return [*place, Change("start", "container", wanted.name, f"{wanted.image} on {where}")]
         if self._is_outdated(container, wanted):
-            old = installed_data(container)
-            kept = "the data is kept"
-            if old is not None and old != self._job.data:
-                kept = f"what is in {old} stays there and is no longer served"
+            old = other_data(container, self._job.data, self._job.storage)
+            kept = f"what is in {old} stays there and is no longer served" if old else "the data is kept"
             return [Change("replace", "container", wanted.name, f"{wanted.image} on {where}; {kept}")]
         if not container.is_running:
             return [Change("start", "container", wanted.name, f"it was {container.state}")]

@@ -85,7 +85,12 @@ def contents(storage: S3Storage, places: Places) -> dict[str, bytes]:
 
 def kept_keys(places: Places) -> Optional[Keys]:
     """Return the keys of an installation before; None without any."""
-    return Keys.parse((read_optional(StorageFiles.of(places).keys) or b"").decode(errors="replace"))
+    text = (read_optional(StorageFiles.of(places).keys) or b"").decode(errors="replace")
+    try:
+        return Keys.parse(text)
+    except UsageError:
+        # As nothing here writes them.
+        return None
 
 
 def trouble(storage: S3Storage, places: Places) -> Optional[Problem]:
@@ -144,7 +149,7 @@ class Storage(Step):
         # Until it is copied the CA is where it was given.
         authority = storage.authority and str(self._authority or storage.authority)
         if authority and not Path(authority).is_file():
-            return [Problem(f"--s3-ca {authority}", "the CA of the storage is gone", "give it again: --s3-ca FILE")]
+            return [Problem(f"--s3-ca {authority}", "the CA of the storage is gone", "--s3-ca FILE")]
         now = dataclasses.replace(storage, authority=authority)
         if self._touches:
             return storage_problems(now, keys)
@@ -193,8 +198,8 @@ def _without_keys(storage: S3Storage) -> Problem:
     return Problem(
         f"storage {storage}",
         "there are no keys for it: neither in the environment nor in a file",
-        f"--storage {storage} --s3-endpoint {storage.endpoint} --s3-credentials FILE; or without that file, and with "
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set",
+        "--s3-credentials FILE; or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY with "
+        f"--storage {storage} --s3-endpoint {storage.endpoint}",
     )
 
 

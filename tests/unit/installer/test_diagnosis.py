@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 
+from bundles.errors import Problem
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
@@ -21,11 +22,14 @@ from installer.model.registry.access import PLAIN, Access
 from installer.model.registry.address import Address
 from installer.model.registry.destination import Destination
 from installer.model.registry.installed import own_access
+from installer.model.registry.keys import Keys
+from installer.model.registry.storage import S3Storage
 from installer.model.replay import Replay, ReplayedTape
 from installer.receipt.receipt import BundleName, InstalledImage, Receipt
 from installer.registry.client import Registry
 from installer.registry.connection import transport_to
 from installer.steps.registry.certificates import Certificates
+from installer.steps.registry.storage import StorageFiles
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.nodes import place_in
@@ -237,3 +241,43 @@ def test_nodes_are_found_wrong_and_brought_back_with_their_builder(
         assert [finding.message for finding in diagnosis._of_nodes()] == [gone.message]
         builder = Finding("builder", "x", "y", "builder")
         assert [step.name for step in diagnosis.fixing([builder])] == ["builder", "nodes"]
+
+
+BUCKET = S3Storage("registry", "team", "https://s3.corp")
+
+
+def test_keys_that_are_of_no_use_any_more_are_found_and_removed(engine: FakeEngine, tmp_path: Path) -> None:
+    """As they are left by an installation with --data that was broken off."""
+    receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), desired(Address.parse("localhost:5000")))
+    host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
+    file = StorageFiles.of(host.places).keys
+    file.parent.mkdir(parents=True)
+    file.write_bytes(Keys("AKIA1", "secret").to_file())
+    diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
+    (finding,) = diagnosis._of_storage()
+    assert str(file) in finding.message and finding.hint.endswith("doctor --fix")
+    (step,) = diagnosis.fixing([finding])
+    step.apply(step.look())
+    assert not file.exists() and list(diagnosis._of_storage()) == []
+
+
+@pytest.mark.parametrize(
+    ("hint", "typed"),
+    [
+        ("--s3-region eu-1", "python3 '/my stick/x.tar' install --s3-region eu-1"),
+        ("curl -v https://s3.corp", "curl -v https://s3.corp"),
+        (None, "python3 '/my stick/x.tar' install --s3-credentials FILE"),
+    ],
+)
+def test_what_helps_against_a_storage_is_a_command(
+    hint: Optional[str], typed: str, engine: FakeEngine, tmp_path: Path
+) -> None:
+    state = desired(Address.parse("localhost:5000"), data=str(BUCKET), storage=BUCKET)
+    receipt = Receipt(BundleName("x", "sha256:1", "/my stick/x.tar"), state)
+    host = Host(engine.engine, None, Places(tmp_path, tmp_path, tmp_path))  # type: ignore[arg-type]
+    diagnosis = Diagnosis(receipt, host, None, Silent())  # type: ignore[arg-type]
+    if hint:
+        diagnosis.__dict__["storage_trouble"] = Problem("storage", "x", hint)
+    # Else there are no keys.
+    (finding,) = diagnosis._of_storage()
+    assert finding.hint.partition(";")[0] == typed and finding.fixed_by is None

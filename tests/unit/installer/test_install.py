@@ -163,6 +163,8 @@ def test_a_wrong_login_is_one_problem(site: Site) -> None:
     [
         (("--registry", "localhost:5000"), "--registry does not go with --into"),
         (("--data", "/srv/x"), "--data does not go with --into"),
+        (("--s3-endpoint", "https://s3.corp"), "--s3-endpoint does not go with --into"),
+        (("--no-s3-redirect",), "--s3-redirect does not go with --into"),
         (("--flat",), "--flat does not go with --into: flat names have no mirror"),
         (("--insecure-registry", "other.corp"), "`other.corp` is not the registry of --into"),
     ],

@@ -22,6 +22,8 @@ from installer.model.job import Options, S3Options
 from installer.model.registry.access import Access
 from installer.model.registry.address import Address
 from installer.model.registry.destination import Destination
+from installer.model.registry.installed import data_labels
+from installer.model.registry.keys import Keys
 from installer.model.registry.storage import S3Storage
 from installer.preflight import network_problems, settle
 from installer.receipt.receipt import Receipt
@@ -137,9 +139,9 @@ def settled(before: Optional[S3Storage], installed: Optional[str], **given: Any)
     places = SimpleNamespace(storage_authority=Path("/state/s3-ca.pem"))
     host: Any = SimpleNamespace(places=places)
     receipt: Any = SimpleNamespace(state=state)
-    data = given.pop("data", None)
+    more = {name: given.pop(name, None) for name in ("data", "site", "s3_keys")}
     with mock.patch.object(Receipt, "known", lambda places: receipt):
-        return preflight._storage(Options(data=data, s3=S3Options(**given)), installed, host)
+        return preflight._storage(Options(**more, s3=S3Options(**given)), installed, host)
 
 
 def test_a_bucket_is_settled_once_and_stays() -> None:
@@ -179,6 +181,31 @@ def test_what_says_too_little_of_a_bucket(
     with pytest.raises(UsageError) as caught:
         settled(before, installed, **given)
     assert message in caught.value.message and caught.value.hint
+    # Before this run that was asked for; leaving the option out would change nothing.
+    assert ("authority" in given) == caught.value.hint.endswith("or --no-s3-redirect")
+
+
+SITE = Destination("harbor.corp", "team", joined=True)
+
+
+@pytest.mark.parametrize("given", [{"endpoint": "https://s3.corp"}, {"redirect": False}, {"s3_keys": Keys("a", "b")}])
+def test_a_host_whose_images_are_elsewhere_has_no_bucket(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"the images of this host are at `harbor\.corp/team`"):
+        settled(None, None, site=SITE, **given)
+    assert settled(BUCKET, None, site=SITE) is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_other"), [("https://s3.corp", False), ("https://other.corp", True), (None, False)]
+)
+def test_a_bucket_of_the_same_name_at_another_storage_has_other_data(
+    engine: FakeEngine, endpoint: Optional[str], is_other: bool
+) -> None:
+    labels = data_labels(str(BUCKET), dataclasses.replace(BUCKET, endpoint=endpoint) if endpoint else None)
+    engine.add("registry", {"offline-bundle.role": "registry", **labels})
+    job: Any = desired(LAN, data=str(BUCKET), storage=BUCKET)
+    host: Any = SimpleNamespace(engine=engine.engine)
+    assert preflight.has_other_data(job, host) is is_other
 
 
 def test_nobody_is_led_from_tls_to_plain_http() -> None:

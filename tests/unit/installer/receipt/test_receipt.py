@@ -27,6 +27,7 @@ from installer.commands.uninstall import uninstall
 from installer.host.host import Host
 from installer.host.paths import Places
 from installer.model.job import Job, Options
+from installer.model.registry.storage import S3Storage
 from installer.model.selection import Place, Selected, places
 from installer.model.step import Change, Step
 from installer.receipt.receipt import PushedName, Receipt
@@ -449,6 +450,15 @@ def test_caches_are_named_by_digest_also_those_of_bundles_beside(job: Job, host:
     elsewhere = dataclasses.replace(with_roles(job, "third"), data="/srv/registry")
     assert run(elsewhere, host).caches == ()
     assert run(elsewhere, host).caches == ()
+
+
+def test_a_bucket_of_the_same_name_at_another_storage_has_none_of_the_caches(job: Job, host: Host) -> None:
+    one, other = (S3Storage("b", "", endpoint) for endpoint in ("https://one.corp", "https://other.corp"))
+    first = dataclasses.replace(with_roles(job, "first", debian="cache"), data=str(one), storage=one)
+    assert run(first, host, *(Tags(place) for place in of_role(first, "cache"))).caches
+    second = dataclasses.replace(with_roles(job, "second"), data=str(one), storage=one)
+    assert run(second, host).caches
+    assert run(dataclasses.replace(second, storage=other), host).caches == ()
 
 
 def test_a_cache_is_found_by_the_name_of_its_build(job: Job, host: Host) -> None:

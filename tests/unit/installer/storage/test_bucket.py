@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import socket
 import threading
+import time
 
 import pytest
 
@@ -59,6 +61,36 @@ def test_what_is_no_storage(said: bytes) -> None:
         thread.start()
         with pytest.raises(NetworkError):
             Bucket(S3Storage("b", "", f"http://127.0.0.1:{server.getsockname()[1]}"), Keys("a", "b")).send("GET")
+        thread.join()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nX-Long: "
+
+
+@pytest.mark.parametrize(
+    "begun", [HEAD, b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]
+)
+def test_what_never_ends_is_ended(begun: bytes) -> None:
+    """A byte now and then is no silence; where the end of the connection is that of the answer, it looks whole."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(9999)
+                connection.sendall(begun)
+                # At most this long, should nobody end it.
+                for _ in range(200):
+                    connection.sendall(b"x")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began = time.monotonic()
+        storage = S3Storage("b", "", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(UnreachableError, match="does not answer: timed out"):
+            Bucket(storage, Keys("a", "b"), timeout=0.5).send("GET")
+        assert 0.9 < time.monotonic() - began < 5
         thread.join()
 
 

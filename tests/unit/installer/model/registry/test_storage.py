@@ -38,6 +38,7 @@ def test_no_place(text: str) -> None:
         ("http://192.168.1.5:9000", "http://192.168.1.5:9000"),
         ("https://s3.corp/", "https://s3.corp"),
         ("https://S3.corp", "https://s3.corp"),
+        (f"https://{'x' * 63}.s3_a.corp:", f"https://{'x' * 63}.s3_a.corp"),
         ("http://[fd00::1]:9000", "http://[fd00::1]:9000"),
     ],
 )
@@ -45,7 +46,24 @@ def test_an_endpoint(text: str, endpoint: str) -> None:
     assert parse_endpoint(text) == endpoint
 
 
-@pytest.mark.parametrize("text", ["s3.corp:9000", "https://s3.corp/bucket", "https://s3.corp?x=1", "ftp://s3.corp"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3.corp:9000",
+        "https://s3.corp/bucket",
+        "https://s3.corp?x=1",
+        "ftp://s3.corp",
+        "https://s3..corp",
+        f"https://{'x' * 64}.corp",
+        "https://" + ".".join(["x" * 60] * 5),
+        "https://a b",
+        "https://s3.corp:0",
+        "https://s3.corp:99999",
+        "https://b\u00fccher.example",
+        "http://[::g]:9000",
+        "http://[fe80::1%eth0]:9000",
+    ],
+)
 def test_no_endpoint(text: str) -> None:
     with pytest.raises(UsageError):
         parse_endpoint(text)

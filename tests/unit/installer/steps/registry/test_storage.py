@@ -110,3 +110,17 @@ def test_uninstalling_leaves_a_bucket_alone_and_says_so(engine: FakeEngine, tmp_
     assert note.endswith(
         "aws --endpoint-url http://192.168.10.9:9000 s3 rm --recursive s3://1234/team/docker/registry/"
     )
+
+
+def test_another_storage_with_a_bucket_of_that_name_is_said(engine: FakeEngine, tmp_path: Path) -> None:
+    host = host_of(engine, tmp_path)
+    keep(host)
+    give(engine, REGISTRY)
+    engine.add("registry", RegistryContainer(state(PLACE), host, unused)._wanted().labels)
+    other = dataclasses.replace(PLACE, endpoint="http://192.168.10.8:9000")
+    (change,) = RegistryContainer(state(other), host, unused).look()
+    assert change.detail.endswith(
+        "what is in s3://1234/team at http://192.168.10.9:9000 stays there and is no longer served"
+    )
+    (change,) = RegistryContainer(state(dataclasses.replace(PLACE, redirect=True)), host, unused).look()
+    assert change.detail.endswith("the data is kept")

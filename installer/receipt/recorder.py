@@ -82,6 +82,8 @@ class InstallRecorder(Recorder):
                 replaced=here.replaced,
                 elsewhere=elsewhere,
                 garbage=before.garbage,
+                # Until the run has ended, what is to go from a cluster may still be there.
+                state=dataclasses.replace(self._job, cluster=self._job.cluster or before.state.cluster),
             )
             self._was_finished = before.finished is not None
             self._tools = tuple(before.state.tools.values())
@@ -165,7 +167,9 @@ class InstallRecorder(Recorder):
         names = {f"{self._job.destination.host}/{place.name}": digest for place, digest in rebuilt.items()}
         if not (self._job.site and self._job.site.joined):
             self._bring(rebuilt)
+        is_left = self.receipt.state.cluster != self._job.cluster
         self._replace(
+            state=self._job,
             steps=tuple(results),
             notes=tuple(note for result in results for note in result.notes),
             images=tuple(
@@ -176,7 +180,7 @@ class InstallRecorder(Recorder):
             finished=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0),
         )
         # Else the one on the host does: nothing was changed since the run that ended with it.
-        if self.receipt.changed or not self._was_finished:
+        if is_left or self.receipt.changed or not self._was_finished:
             self._save()
         return self.receipt
 

@@ -26,6 +26,8 @@ from installer.commands.prune import prune
 from installer.commands.uninstall import uninstall
 from installer.host.host import Host
 from installer.host.paths import Places
+from installer.install import _of_cluster
+from installer.model.cluster import Cluster
 from installer.model.job import Job, Options
 from installer.model.selection import Place, Selected, places
 from installer.model.step import Change, Step
@@ -478,3 +480,20 @@ def test_what_comes_again_was_brought_last(job: Job, host: Host) -> None:
     change_receipt(host, brought=[entry, {**entry, "digest": str(THEIRS)}])
     run(job, host, Tags(place))
     assert [item["digest"] for item in document(host)["brought"]] == [str(THEIRS), entry["digest"]]
+
+
+def test_a_builder_on_a_cluster_is_known_until_the_run_that_takes_it_away_has_ended(job: Job, host: Host) -> None:
+    cluster = Cluster("site", "team")
+    run(dataclasses.replace(job, cluster=cluster), host)
+    recorder = InstallRecorder(job, host)
+    with recorder.locked():
+        recorder.begin(Write(host.places.state / "own"), [Change("write", "file", "/own")])
+        # Here it is killed.
+    before = Receipt.known(host.places)
+    assert before is not None and before.state.cluster == cluster
+    assert [step.name for step in _of_cluster(job, host)[0]] == ["kubernetes builder"]
+    # Also where nothing of it was left to take away.
+    run(dataclasses.replace(job, cluster=cluster), host)
+    assert run(job, host).state.cluster is None
+    assert document(host)["kubernetes"] is None
+    assert _of_cluster(job, host) == ([], [])

@@ -6,7 +6,8 @@ selected: a build goes to the cluster with `--builder`, and this host builds whe
 The image, as everywhere, is named by its digest, and nodes pull it from the registry. It is for one architecture, and
 so are the nodes; platforms of others are emulated by what BuildKit's image brings.
 
-What buildx makes carries our annotation, which is one of its driver options. Its value names the wanted state.
+What buildx makes carries our annotation, which is one of its driver options. Its value says which
+installation made it, and for which state.
 """
 
 from __future__ import annotations
@@ -22,13 +23,12 @@ from installer.host.docker.cli import CommandError
 from installer.host.files import remove_file, remove_tree
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
-from installer.host.labels import fingerprint
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
 from installer.receipt.receipt import Receipt
 from installer.steps.builder.buildkitd_config import wanted_config
-from installer.steps.builder.instance import ANNOTATIONS, builder_mark, read_instance
+from installer.steps.builder.instance import ANNOTATIONS, Instance, builder_mark, read_instance
 from installer.steps.kubernetes.place import Place, mark_of, wanted
 from installer.steps.kubernetes.pull import trouble_of, try_pull
 
@@ -48,15 +48,13 @@ class ClusterBuilder(Step):
 
     @property
     def mark(self) -> str:
-        """The name of the wanted state."""
+        """Whose it is, and the name of the wanted state."""
         authority = self._place.state.access.authority
-        return fingerprint(
-            {
-                "config": wanted_config(self._place.state, self._host),
-                "options": self._options(),
-                "platforms": self._platforms,
-                **({"registry": file_digest(Path(authority))} if authority else {}),
-            }
+        return self._place.mark(
+            config=wanted_config(self._place.state, self._host),
+            options=self._options(),
+            platforms=self._platforms,
+            registry=file_digest(Path(authority)) if authority else None,
         )
 
     @property
@@ -95,21 +93,27 @@ class ClusterBuilder(Step):
                 )
             ]
         try:
-            found = self._workload() if instance is None else None
-            foreign = found is not None and mark_of(found) != self.mark
+            found = self._workload()
         except HostError:
             # The check of the cluster says why.
             return []
-        if foreign:
+        if found is not None and self._is_foreign(found, instance):
             remove = self._place.as_user.typed_command(f"delete {self._place.kind} {self._place.workload}")
             return [
                 Problem(
                     f"{self._place.kind} `{self._place.workload}` in {self._place}",
-                    "another host has made it, or something else, and buildx has no record of it here",
+                    "another host has made it, or something else, and this one does not touch it",
                     f"choose another name with --builder, another --namespace, or remove it: {remove}",
                 )
             ]
         return []
+
+    def _is_foreign(self, workload: dict[str, Any], instance: Optional[Instance]) -> bool:
+        """Tell whether it is not this installation's; without a record of buildx's it has to be just what is wanted."""
+        if instance is None:
+            return mark_of(workload) != self.mark
+        # The key may have been lost: then it is ours by buildx's record.
+        return not self._place.is_own(workload) and mark_of(workload) != instance.mark
 
     def look(self) -> Sequence[Change]:
         cluster = self._place.cluster
@@ -262,7 +266,7 @@ class RemoveCluster(Step):
         self._host, self._data = host, data
         self._place = Place.of(receipt.state, host)
         config = host.places.buildkitd_config(self._place.builder)
-        self._files = [path for path in (self._place.kubeconfig, config)] if files else []
+        self._files = [self._place.kubeconfig, config, host.places.cluster_key] if files else []
         self._left: list[str] = []
 
     def look(self) -> Sequence[Change]:
@@ -279,8 +283,9 @@ class RemoveCluster(Step):
     def apply(self, changes: Sequence[Change]) -> None:
         place = self._place
         if any(change.kind == KIND for change in changes):
-            done = self._host.cli.try_run(["buildx", "rm", place.builder])
-            if done.code != 0:
+            # What bears buildx's names there may be another host's by now.
+            is_ours = bool(self._left) or any(change.kind == place.kind for change in changes)
+            if not is_ours or self._host.cli.try_run(["buildx", "rm", place.builder]).code != 0:
                 # Without its cluster only the record can go.
                 self._host.cli.run(["buildx", "rm", "--force", "--keep-daemon", place.builder])
             for kind in ("activity", "refs"):
@@ -292,7 +297,7 @@ class RemoveCluster(Step):
                 place.namespace.run("delete", change.kind, change.name, "--ignore-not-found")
 
     def _made(self) -> list[tuple[str, str]]:
-        """Return kind and name of what there is in the cluster, ours by its mark, or made for what was."""
+        """Return kind and name of what there is in the cluster that this installation made."""
         place = self._place
         names = (place.workload, place.account, f"{place.workload}-config", f"{place.workload}-config-1", place.trial)
         items = place.namespace.get(f"{place.kind},configmap,pod", *names)
@@ -302,7 +307,12 @@ class RemoveCluster(Step):
             # Who may not see them has not had any made.
             if "forbidden" not in error.message:
                 raise
-        found = [(each["kind"].lower(), each["metadata"]["name"]) for each in items if mark_of(each)]
+        record = builder_mark(self._host, place.builder)
+        found = [
+            (each["kind"].lower(), each["metadata"]["name"])
+            for each in items
+            if place.is_own(each) or (record and mark_of(each) == record)
+        ]
         claims = [("persistentvolumeclaim", name) for name in self._claims()] if self._data else []
         return found + claims
 

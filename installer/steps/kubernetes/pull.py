@@ -25,7 +25,7 @@ def trial_pod(place: Place, *, account: bool) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": place.trial, "labels": ROLE, "annotations": wanted("trial")},
+        "metadata": {"name": place.trial, "labels": ROLE, "annotations": wanted(place.mark(trial=place.workload))},
         "spec": {
             **({"serviceAccountName": place.account} if account else {}),
             "automountServiceAccountToken": False,

@@ -15,12 +15,18 @@ from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.instance import read_instance
 from installer.steps.kubernetes.access import ClusterAccess
 from installer.steps.kubernetes.builder import ClusterBuilder, RemoveCluster, ready_pods
-from installer.steps.kubernetes.place import wanted
+from installer.steps.kubernetes.place import Place, wanted
 from tests.support.fake_kubectl import FakeHost, refused, state_with
 
 SITE = Cluster("site", "team")
 NAME = "cross-builder-kubernetes"
 READY_POD = {"kind": "Pod", "status": {"phase": "Succeeded"}}
+
+
+def with_key(host: Any, key: str = "secret") -> None:
+    """Have the host the key that installing makes up."""
+    host.places.cluster_key.parent.mkdir(parents=True, exist_ok=True)
+    host.places.cluster_key.write_text(key)
 
 
 def on_record(host: Any, mark: str, driver: str = "kubernetes") -> None:
@@ -105,6 +111,29 @@ def test_what_another_made_is_a_problem(tmp_path: Path) -> None:
     assert problem.message == "it is not one that this program made (driver remote)"
 
 
+def test_two_hosts_that_want_the_same_leave_each_others_alone(tmp_path: Path) -> None:
+    hosts = [FakeHost.at(tmp_path / name, {}) for name in ("one", "two")]
+    for number, host in enumerate(hosts):
+        with_key(host, f"key {number}")
+    one, two = (ClusterBuilder(state_with(SITE), host) for host in hosts)
+    hosts[0].kubectl.answers = hosts[1].kubectl.answers = {"deployment": workload(one.mark)}
+    assert one.problems() == []
+    assert [problem.subject for problem in two.problems()] == [f"deployment `{NAME}0` in namespace team of site"]
+    # Also where the second one had it, and lost it to the first.
+    on_record(hosts[1], two.mark)
+    assert len(two.problems()) == 1
+    gone = RemoveCluster(Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(SITE)), hosts[1], data=False)
+    hosts[1].kubectl.answers = {"deployment,configmap,pod": workload(one.mark)}
+    assert [(change.kind, change.name) for change in gone.look()] == [("kubernetes builder", NAME)]
+    gone.apply(gone.look())
+    assert hosts[1].cli.calls == [["buildx", "rm", "--force", "--keep-daemon", NAME]]
+    assert hosts[1].kubectl.commands("delete") == []
+    # A host that has lost its key knows its own by buildx's record.
+    on_record(hosts[0], one.mark)
+    hosts[0].places.cluster_key.unlink()
+    assert one.problems() == [] and actions(one) == ["recreate"]
+
+
 @pytest.mark.parametrize("quote", ["'", '"'])
 def test_a_configuration_that_buildx_has_forgotten_is_given_to_the_pods(tmp_path: Path, quote: str) -> None:
     cluster = Cluster("site", "team", volume="5Gi")
@@ -147,8 +176,14 @@ def test_the_login_goes_to_the_cluster_in_what_is_read_and_not_on_the_command_li
     state = state_with(SITE, access=Access(tls=True, password=str(password)))
     host = FakeHost.at(tmp_path, {"view": {"current-context": "site"}, "get": ""})
     step = ClusterAccess(state, host)
-    assert [(change.kind, change.action) for change in step.look()] == [("file", "write"), ("pull secret", "create")]
+    assert [(change.kind, change.action) for change in step.look()] == [
+        ("file", "write"),
+        ("file", "write"),
+        ("pull secret", "create"),
+    ]
     step.apply(step.look())
+    key = host.places.cluster_key
+    assert len(key.read_text()) == 64 and key.stat().st_mode & 0o777 == 0o600
     file = host.places.kubeconfig(NAME)
     assert json.loads(file.read_text()) == {"current-context": "site"} and file.stat().st_mode & 0o777 == 0o600
     applied = json.loads(next(stdin for call, stdin in host.kubectl.calls if "apply" in call))["items"]
@@ -157,6 +192,14 @@ def test_the_login_goes_to_the_cluster_in_what_is_read_and_not_on_the_command_li
     assert not [call for call, _ in host.kubectl.calls if any("hunter2" in word for word in call)]
     host.kubectl.answers["get"] = {"kind": "List", "items": applied}
     assert step.look() == []
+    # Everybody may read an annotation: without the key nothing is tried against it.
+    marks = {item["metadata"]["annotations"]["offline-bundle.wanted"] for item in applied}
+    known = key.read_text()
+    key.write_text("another")
+    step.apply(step.look())
+    others = json.loads([stdin for call, stdin in host.kubectl.calls if "apply" in call][-1])["items"]
+    assert not marks & {item["metadata"]["annotations"]["offline-bundle.wanted"] for item in others}
+    key.write_text(known)
     # Another password makes another secret.
     password.write_text("hunter3\n")
     assert [change.kind for change in step.look()] == ["pull secret"]
@@ -165,10 +208,10 @@ def test_the_login_goes_to_the_cluster_in_what_is_read_and_not_on_the_command_li
 def test_a_context_that_is_gone_leaves_what_was_taken_from_it(tmp_path: Path) -> None:
     host = FakeHost.at(tmp_path, {"view": refused("error: context was not found")})
     step = ClusterAccess(state_with(SITE), host)
+    with_key(host)
     with pytest.raises(HostError, match="context was not found"):
         step.look()
     file = host.places.kubeconfig(NAME)
-    file.parent.mkdir(parents=True)
     file.write_text("{}")
     assert step.look() == []
 
@@ -190,8 +233,10 @@ def test_what_was_made_in_a_cluster_that_is_gone_is_named_and_the_rest_goes(tmp_
 
 
 def test_only_what_bears_our_mark_is_removed(tmp_path: Path) -> None:
-    ours, foreign = workload("any"), {"kind": "Secret", "metadata": {"name": f"{NAME}0-pull"}}
-    host = FakeHost.at(tmp_path, {"deployment,configmap,pod": ours, "secret,serviceaccount": foreign})
+    foreign = {"kind": "Secret", "metadata": {"name": f"{NAME}0-pull"}}
+    host = FakeHost.at(tmp_path, {"secret,serviceaccount": foreign})
+    with_key(host)
+    host.kubectl.answers["deployment,configmap,pod"] = workload(Place.of(state_with(SITE), host).mark(any="state"))
     step = RemoveCluster(Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(SITE)), host, data=False)
     assert [(change.kind, change.name) for change in step.look()] == [("deployment", f"{NAME}0")]
     # Who may not see secrets had none made.

@@ -105,7 +105,7 @@ def _steps(receipt: Receipt, host: Host, data: bool, registry: Optional[Registry
     return [
         # First: what a registry refuses leaves everything as it is.
         *([PruneImages(receipt, registry, ())] if registry else []),
-        *([RemoveCluster(receipt, host, data=data)] if receipt.state.cluster else []),
+        *RemoveCluster.all_of(receipt, host, data=data),
         RemovePassing(host),
         RemoveNodes.all_of(receipt, host),
         RemoveBuilder(receipt, host),

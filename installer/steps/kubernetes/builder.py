@@ -12,6 +12,7 @@ installation made it, and for which state.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from installer.host.docker.cli import CommandError
 from installer.host.files import remove_file, remove_tree
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
+from installer.model.cluster import host_builder
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
@@ -268,6 +270,17 @@ class RemoveCluster(Step):
         config = host.places.buildkitd_config(self._place.builder)
         self._files = [self._place.kubeconfig, config, host.places.cluster_key] if files else []
         self._left: list[str] = []
+
+    @classmethod
+    def all_of(cls, receipt: Receipt, host: Host, *, data: bool, files: bool = False) -> list[RemoveCluster]:
+        """Return a step for each builder that there may be: a run that was killed may have left one of another name."""
+        if receipt.state.cluster is None:
+            return []
+        made = map(host_builder, receipt.names_made(KIND))
+        states = [
+            dataclasses.replace(receipt.state, builder=name) for name in dict.fromkeys((receipt.state.builder, *made))
+        ]
+        return [cls(dataclasses.replace(receipt, state=state), host, data=data, files=files) for state in states]
 
     def look(self) -> Sequence[Change]:
         self._left = []

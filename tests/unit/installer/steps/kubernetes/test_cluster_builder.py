@@ -11,12 +11,14 @@ import pytest
 from bundles.errors import HostError
 from installer.model.cluster import Cluster
 from installer.model.registry.access import Access
+from installer.receipt.ledger import LedgerEntry
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.instance import read_instance
 from installer.steps.kubernetes.access import ClusterAccess
 from installer.steps.kubernetes.builder import ClusterBuilder, RemoveCluster, ready_pods
 from installer.steps.kubernetes.place import Place, wanted
-from tests.support.fake_kubectl import FakeHost, refused, state_with
+from tests.support.fake_kubectl import LAN, FakeHost, refused, state_with
+from tests.support.states import desired
 
 SITE = Cluster("site", "team")
 NAME = "cross-builder-kubernetes"
@@ -242,3 +244,17 @@ def test_only_what_bears_our_mark_is_removed(tmp_path: Path) -> None:
     # Who may not see secrets had none made.
     host.kubectl.answers["secret,serviceaccount"] = refused("secrets is forbidden")
     assert len(step.look()) == 1 and step.notes() == []
+
+
+def test_a_builder_of_another_name_is_taken_away_too(tmp_path: Path) -> None:
+    """As when a run that was to do so, with another --builder, was killed."""
+    host = FakeHost.at(tmp_path, {})
+    bundle, made = BundleName("x", "sha256:1", "/x.tar"), (LedgerEntry("kubernetes builder", "mine-kubernetes"),)
+    steps = RemoveCluster.all_of(Receipt(bundle, state_with(SITE), made=made), host, data=False, files=True)
+    for step in steps:
+        step.look()
+    asked = [
+        call[call.index("deployment,configmap,pod") + 1] for call in host.kubectl.commands("deployment,configmap,pod")
+    ]
+    assert asked == [f"{NAME}0", "mine-kubernetes0"]
+    assert RemoveCluster.all_of(Receipt(bundle, desired(LAN)), host, data=False) == []

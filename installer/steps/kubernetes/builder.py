@@ -181,7 +181,7 @@ class ClusterBuilder(Step):
     def _await_end(self) -> None:
         """Wait until what buildx removes is gone: pods of the same name would not be made anew before."""
         labels = f"--selector=app={self._place.workload}"
-        self._place.namespace.run("wait", "--for=delete", "pod", labels, "--timeout=120s")
+        self._place.namespace.run("wait", "--for=delete", "pod", labels, "--timeout=120s", seconds=150)
 
     def _unmounted(self, workload: Mapping[str, Any]) -> list[dict[str, str]]:
         """Return what of the configuration the pods do not see.
@@ -215,7 +215,7 @@ class ClusterBuilder(Step):
         name = f"{self._place.kind}/{self._place.workload}"
         self._place.namespace.run("patch", name, "--patch", json.dumps(patch))
         try:
-            self._place.namespace.run("rollout", "status", name, "--timeout=180s")
+            self._place.namespace.run("rollout", "status", name, "--timeout=180s", seconds=210)
         except KubectlError as error:
             raise self._explained(error.message) from None
 
@@ -307,7 +307,7 @@ class RemoveCluster(Step):
             if change.kind == "file":
                 remove_file(Path(change.name))
             elif change.kind != KIND:
-                place.namespace.run("delete", change.kind, change.name, "--ignore-not-found")
+                place.namespace.run("delete", change.kind, change.name, "--ignore-not-found", seconds=180)
 
     def _made(self) -> list[tuple[str, str]]:
         """Return kind and name of what there is in the cluster that this installation made."""

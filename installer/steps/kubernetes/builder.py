@@ -268,7 +268,7 @@ class RemoveCluster(Step):
         self._host, self._data = host, data
         self._place = Place.of(receipt.state, host)
         config = host.places.buildkitd_config(self._place.builder)
-        self._files = [self._place.kubeconfig, config, host.places.cluster_key] if files else []
+        self._files = [self._place.kubeconfig, config] if files else []
         self._left: list[str] = []
 
     @classmethod
@@ -290,7 +290,7 @@ class RemoveCluster(Step):
         try:
             changes += [Change("remove", kind, name) for kind, name in self._made()]
         except HostError as error:
-            self._left = [f"what is in {place} stays: {error.message}"]
+            self._left = [f"what is in {place} stays: {error.message}; {self._by_hand()}"]
         return changes + [Change("remove", "file", str(path)) for path in self._files if path.exists()]
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -307,15 +307,37 @@ class RemoveCluster(Step):
             if change.kind == "file":
                 remove_file(Path(change.name))
             elif change.kind != KIND:
-                place.namespace.run("delete", change.kind, change.name, "--ignore-not-found", seconds=180)
+                self._delete(change.kind, change.name)
+
+    def _delete(self, kind: str, name: str) -> None:
+        """Remove something from the cluster, which may refuse that: the rest of the undo does not wait for it."""
+        try:
+            self._place.namespace.run("delete", kind, name, "--ignore-not-found", seconds=180)
+        except KubectlError as error:
+            command = self._place.as_user.typed_command(f"delete {kind} {name}")
+            self._left.append(f"{kind} `{name}` in {self._place} stays: {error.message}; {command}")
+
+    def _by_hand(self) -> str:
+        """Return the command that removes what may be in the cluster."""
+        names = " ".join(self._names[:-1])
+        text = f"delete --ignore-not-found deployment,statefulset,configmap,secret,serviceaccount {names}"
+        if not (self._data and self._place.cluster.volume):
+            return self._place.as_user.typed_command(text)
+        claims = f"delete persistentvolumeclaim --selector app={self._place.workload}"
+        return " && ".join(map(self._place.as_user.typed_command, (text, claims)))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The names of what is made in the cluster; the last is that of the pod of moments."""
+        place = self._place
+        return place.workload, f"{place.workload}-config", f"{place.workload}-config-1", place.account, place.trial
 
     def _made(self) -> list[tuple[str, str]]:
         """Return kind and name of what there is in the cluster that this installation made."""
         place = self._place
-        names = (place.workload, place.account, f"{place.workload}-config", f"{place.workload}-config-1", place.trial)
-        items = place.namespace.get(f"{place.kind},configmap,pod", *names)
+        items = place.namespace.get(f"{place.kind},configmap,pod", *self._names)
         try:
-            items += place.namespace.get("secret,serviceaccount", *names)
+            items += place.namespace.get("secret,serviceaccount", *self._names)
         except KubectlError as error:
             # Who may not see them has not had any made.
             if "forbidden" not in error.message:

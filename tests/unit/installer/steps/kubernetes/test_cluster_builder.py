@@ -229,7 +229,15 @@ def test_what_was_made_in_a_cluster_that_is_gone_is_named_and_the_rest_goes(tmp_
         ("kubernetes builder", NAME),
         ("file", str(host.places.kubeconfig(NAME))),
     ]
-    assert step.notes() == ["what is in namespace team of site stays: dial tcp: i/o timeout"]
+    names = f"{NAME}0 {NAME}0-config {NAME}0-config-1 {NAME}0-pull"
+    kinds = "deployment,statefulset,configmap,secret,serviceaccount"
+    command = f"kubectl --context site --namespace team delete --ignore-not-found {kinds} {names}"
+    assert step.notes() == [f"what is in namespace team of site stays: dial tcp: i/o timeout; {command}"]
+    volumes = Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(Cluster("site", "team", volume="5Gi")))
+    more = RemoveCluster(volumes, host, data=True)
+    more.look()
+    claims = f"kubectl --context site --namespace team delete persistentvolumeclaim --selector app={NAME}0"
+    assert more.notes()[0].endswith(f"; {command} && {claims}")
     step.apply(step.look())
     assert not host.places.kubeconfig(NAME).exists()
 
@@ -258,3 +266,20 @@ def test_a_builder_of_another_name_is_taken_away_too(tmp_path: Path) -> None:
     ]
     assert asked == [f"{NAME}0", "mine-kubernetes0"]
     assert RemoveCluster.all_of(Receipt(bundle, desired(LAN)), host, data=False) == []
+
+
+def test_what_a_cluster_refuses_to_remove_is_named_and_the_rest_goes(tmp_path: Path) -> None:
+    host = FakeHost.at(tmp_path, {"delete deployment": refused("deployments.apps is forbidden")})
+    with_key(host)
+    mark = Place.of(state_with(SITE), host).mark(any="state")
+    config = {**workload(mark), "kind": "ConfigMap"}
+    host.kubectl.answers["deployment,configmap,pod"] = {"kind": "List", "items": [workload(mark), config]}
+    step = RemoveCluster(Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(SITE)), host, data=False)
+    step.apply(step.look())
+    assert [call[-3:-1] for call in host.kubectl.commands("delete")] == [
+        ["deployment", f"{NAME}0"],
+        ["configmap", f"{NAME}0"],
+    ]
+    command = f"kubectl --context site --namespace team delete deployment {NAME}0"
+    message = f"deployment `{NAME}0` in namespace team of site stays: deployments.apps is forbidden; {command}"
+    assert step.notes() == [message]

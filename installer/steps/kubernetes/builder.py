@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
+from bundles.runtime.program import own_command
 from installer.host.docker.cli import CommandError
 from installer.host.files import remove_file, remove_tree
 from installer.host.host import Host
@@ -197,7 +198,14 @@ class ClusterBuilder(Step):
         """Return where a ConfigMap of buildx's belongs: the first has the file, the next the CA that the file names."""
         if volume == "config":
             return _CONFIG
-        (config,) = self._place.namespace.get("configmap", f"{self._place.workload}-config")
+        name = f"{self._place.workload}-config"
+        config = next(iter(self._place.namespace.get("configmap", name)), None)
+        if config is None:
+            # buildx makes it only together with the pods.
+            remove = self._place.as_user.typed_command(f"delete {self._place.kind} {self._place.workload}")
+            raise HostError(
+                f"the configmap `{name}` in {self._place} is gone", hint=f"{remove}; then {own_command('doctor --fix')}"
+            )
         # buildx writes the file anew, with quotes of either kind.
         match = re.search(rf"({_CONFIG}/certs/[^/\"']+)/", config["data"]["buildkitd.toml"])
         if match is None:

@@ -158,6 +158,17 @@ def test_a_configuration_that_buildx_has_forgotten_is_given_to_the_pods(tmp_path
     assert host.kubectl.commands("rollout")
 
 
+def test_a_configuration_that_is_gone_from_the_cluster_is_said(tmp_path: Path) -> None:
+    host = FakeHost.at(tmp_path, {"configmap": ""})
+    step = ClusterBuilder(state_with(Cluster("site", "team", volume="5Gi")), host)
+    on_record(host, step.mark)
+    host.kubectl.answers["statefulset"] = workload(step.mark, kind="StatefulSet", mounted=False)
+    with pytest.raises(HostError, match=f"the configmap `{NAME}0-config` in namespace team of site is gone") as caught:
+        step.look()
+    remove = f"kubectl --context site --namespace team delete statefulset {NAME}0; then "
+    assert caught.value.hint and caught.value.hint.startswith(remove)
+
+
 def test_what_keeps_pods_from_coming_up_is_said(tmp_path: Path) -> None:
     host = FakeHost.at(tmp_path, {})
     step = ClusterBuilder(state_with(SITE), host)

@@ -96,6 +96,8 @@ class ClusterBuilder(Step):
                 )
             ]
         try:
+            # A silent cluster is silent to this within 15 s, and to what asks for more within a minute.
+            self._place.namespace.ask()
             found = self._workload()
         except HostError:
             # The check of the cluster says why.
@@ -343,6 +345,7 @@ class RemoveCluster(Step):
     def _made(self) -> list[tuple[str, str]]:
         """Return kind and name of what there is in the cluster that this installation made."""
         place = self._place
+        place.namespace.ask()
         items = place.namespace.get(f"{place.kind},configmap,pod", *self._names)
         try:
             items += place.namespace.get("secret,serviceaccount", *self._names)

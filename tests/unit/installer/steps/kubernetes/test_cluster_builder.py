@@ -251,6 +251,10 @@ def test_what_was_made_in_a_cluster_that_is_gone_is_named_and_the_rest_goes(tmp_
     assert more.notes()[0].endswith(f"; {command} && {claims}")
     step.apply(step.look())
     assert not host.places.kubeconfig(NAME).exists()
+    # One that is silent is asked what it answers soonest, and nothing after that.
+    host.kubectl.calls.clear()
+    step.look()
+    assert [call[-1] for call, _ in host.kubectl.calls] == ["/version"]
 
 
 def test_only_what_bears_our_mark_is_removed(tmp_path: Path) -> None:

@@ -115,10 +115,11 @@ class ClusterBuilder(Step):
 
     def _is_foreign(self, workload: dict[str, Any], instance: Optional[Instance]) -> bool:
         """Tell whether it is not this installation's; without a record of buildx's it has to be just what is wanted."""
+        is_own = self._place.is_own(workload)
         if instance is None:
-            return mark_of(workload) != self.mark
+            return not is_own or mark_of(workload) != self.mark
         # The key may have been lost: then it is ours by buildx's record.
-        return not self._place.is_own(workload) and mark_of(workload) != instance.mark
+        return not is_own and mark_of(workload) != instance.mark
 
     def look(self) -> Sequence[Change]:
         cluster = self._place.cluster

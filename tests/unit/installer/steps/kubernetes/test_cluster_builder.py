@@ -121,6 +121,10 @@ def test_two_hosts_that_want_the_same_leave_each_others_alone(tmp_path: Path) ->
     hosts[0].kubectl.answers = hosts[1].kubectl.answers = {"deployment": workload(one.mark)}
     assert one.problems() == []
     assert [problem.subject for problem in two.problems()] == [f"deployment `{NAME}0` in namespace team of site"]
+    # A host that has made nothing yet has no key.
+    hosts[1].places.cluster_key.unlink()
+    assert len(two.problems()) == 1
+    with_key(hosts[1], "key 1")
     # Also where the second one had it, and lost it to the first.
     on_record(hosts[1], two.mark)
     assert len(two.problems()) == 1

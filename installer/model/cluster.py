@@ -12,6 +12,8 @@ from bundles.errors import UsageError
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?", re.ASCII)
 _LABEL = re.compile(r"([-A-Za-z0-9_./]+)=([-A-Za-z0-9_.]*)", re.ASCII)
+# The name of the step that makes it, and of that which takes it away, and its kind among what is made.
+CLUSTER_BUILDER = "kubernetes builder"
 # Between the names of the builder of a host and of that on Kubernetes.
 _SUFFIX = "-kubernetes"
 

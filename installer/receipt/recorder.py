@@ -12,6 +12,7 @@ from bundles.oci.digest import Digest
 from installer.host.files import lock, missing_directories
 from installer.host.host import Host
 from installer.host.labels import REPLAY_CONTAINER
+from installer.model.cluster import CLUSTER_BUILDER
 from installer.model.job import DesiredState, Job
 from installer.model.selection import Place, left_out, places
 from installer.model.step import Change, Step, StepResult
@@ -82,7 +83,7 @@ class InstallRecorder(Recorder):
                 replaced=here.replaced,
                 elsewhere=elsewhere,
                 garbage=before.garbage,
-                # Until the run has ended, what is to go from a cluster may still be there.
+                # What is to go from a cluster is there until a step has taken it away.
                 state=dataclasses.replace(self._job, cluster=self._job.cluster or before.state.cluster),
             )
             self._was_finished = before.finished is not None
@@ -156,6 +157,8 @@ class InstallRecorder(Recorder):
         receipt = self.receipt
         self._replace(steps=(*receipt.steps, result), notes=(*receipt.notes, *result.notes))
         super().end(result)
+        if result.step == CLUSTER_BUILDER and receipt.state.cluster != self._job.cluster:
+            self._save(state=self._job)
 
     def finish(self, results: Sequence[StepResult], rebuilt: Mapping[Place, Digest]) -> Receipt:
         """Record that everything is done, and return the receipt.
@@ -167,9 +170,7 @@ class InstallRecorder(Recorder):
         names = {f"{self._job.destination.host}/{place.name}": digest for place, digest in rebuilt.items()}
         if not (self._job.site and self._job.site.joined):
             self._bring(rebuilt)
-        is_left = self.receipt.state.cluster != self._job.cluster
         self._replace(
-            state=self._job,
             steps=tuple(results),
             notes=tuple(note for result in results for note in result.notes),
             images=tuple(
@@ -180,7 +181,7 @@ class InstallRecorder(Recorder):
             finished=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0),
         )
         # Else the one on the host does: nothing was changed since the run that ended with it.
-        if is_left or self.receipt.changed or not self._was_finished:
+        if self.receipt.changed or not self._was_finished:
             self._save()
         return self.receipt
 

@@ -25,7 +25,7 @@ from installer.host.docker.cli import CommandError
 from installer.host.files import remove_file, remove_tree
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
-from installer.model.cluster import host_builder
+from installer.model.cluster import CLUSTER_BUILDER, host_builder
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
@@ -35,7 +35,6 @@ from installer.steps.builder.instance import ANNOTATIONS, Instance, builder_mark
 from installer.steps.kubernetes.place import Place, mark_of, wanted
 from installer.steps.kubernetes.pull import trouble_of, try_pull
 
-KIND = "kubernetes builder"
 _CONFIG = "/etc/buildkit"
 _CONTAINER = "buildkitd"
 
@@ -43,7 +42,7 @@ _CONTAINER = "buildkitd"
 class ClusterBuilder(Step):
     """Creates the builder and has buildx start its pods."""
 
-    name = KIND
+    name = CLUSTER_BUILDER
 
     def __init__(self, job: DesiredState, host: Host) -> None:
         self._place, self._host = Place.of(job, host), host
@@ -127,14 +126,14 @@ class ClusterBuilder(Step):
         detail = f"{self._place.tool.name} for {self._platforms}, {pods} in {self._place}"
         instance = read_instance(self._host, self.builder)
         if instance is None:
-            return [Change("create", KIND, self.builder, detail)]
+            return [Change("create", CLUSTER_BUILDER, self.builder, detail)]
         found = self._workload() if instance.mark == self.mark else None
         if instance.mark != self.mark or (found is not None and mark_of(found) != self.mark):
             kept = "the build cache is kept" if cluster.volume else "the build cache goes"
-            return [Change("recreate", KIND, self.builder, f"{detail}; {kept}")]
+            return [Change("recreate", CLUSTER_BUILDER, self.builder, f"{detail}; {kept}")]
         if found is None or _ready(found) < cluster.replicas:
-            return [Change("start", KIND, self.builder, detail)]
-        return [Change("configure", KIND, self.builder, "mirrors")] if self._unmounted(found) else []
+            return [Change("start", CLUSTER_BUILDER, self.builder, detail)]
+        return [Change("configure", CLUSTER_BUILDER, self.builder, "mirrors")] if self._unmounted(found) else []
 
     def apply(self, changes: Sequence[Change]) -> None:
         instance = read_instance(self._host, self.builder)
@@ -273,7 +272,7 @@ class RemoveCluster(Step):
         files: whether its files on this host do; else they are left to who removes files.
     """
 
-    name = KIND
+    name = CLUSTER_BUILDER
 
     def __init__(self, receipt: Receipt, host: Host, *, data: bool, files: bool = False) -> None:
         self._host, self._data = host, data
@@ -287,7 +286,7 @@ class RemoveCluster(Step):
         """Return a step for each builder that there may be: a run that was killed may have left one of another name."""
         if receipt.state.cluster is None:
             return []
-        made = map(host_builder, receipt.names_made(KIND))
+        made = map(host_builder, receipt.names_made(CLUSTER_BUILDER))
         states = [
             dataclasses.replace(receipt.state, builder=name) for name in dict.fromkeys((receipt.state.builder, *made))
         ]
@@ -297,7 +296,7 @@ class RemoveCluster(Step):
         self._left = []
         place, changes = self._place, []
         if builder_mark(self._host, place.builder):
-            changes.append(Change("remove", KIND, place.builder, f"from {place}"))
+            changes.append(Change("remove", CLUSTER_BUILDER, place.builder, f"from {place}"))
         try:
             changes += [Change("remove", kind, name) for kind, name in self._made()]
         except HostError as error:
@@ -306,7 +305,7 @@ class RemoveCluster(Step):
 
     def apply(self, changes: Sequence[Change]) -> None:
         place = self._place
-        if any(change.kind == KIND for change in changes):
+        if any(change.kind == CLUSTER_BUILDER for change in changes):
             # What bears buildx's names there may be another host's by now.
             is_ours = bool(self._left) or any(change.kind == place.kind for change in changes)
             if not is_ours or self._host.cli.try_run(["buildx", "rm", place.builder]).code != 0:
@@ -317,7 +316,7 @@ class RemoveCluster(Step):
         for change in changes:
             if change.kind == "file":
                 remove_file(Path(change.name))
-            elif change.kind != KIND:
+            elif change.kind != CLUSTER_BUILDER:
                 self._delete(change.kind, change.name)
 
     def _delete(self, kind: str, name: str) -> None:

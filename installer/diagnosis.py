@@ -171,7 +171,7 @@ class Diagnosis:
             *(functools.partial(self._of_step, step) for step in self._docker),
             functools.partial(self._of_step, self._builder),
             self._of_nodes,
-            *(functools.partial(self._of_step, step) for step in self._cluster),
+            *(functools.partial(self._of_cluster, step) for step in self._cluster),
             self._clock,
             self._disk,
         )
@@ -187,6 +187,21 @@ class Diagnosis:
             except NetworkError as error:
                 found.append(Finding("registry", error.message, error.hint or self._asking))
         return found
+
+    @functools.cached_property
+    def cluster_trouble(self) -> Optional[KubectlError]:
+        """What keeps the cluster with the second builder from being asked; None when it answers, or there is none.
+
+        It is asked once: one that does not answer takes its time each time.
+        """
+        try:
+            if self._state.cluster:
+                Place.of(self._state, self._host).namespace.ask()
+        except HostError as error:
+            # A login that has ended is what the first of the steps renews.
+            refused = "Unauthorized" in error.message
+            return None if refused else KubectlError(error.message, hint=error.hint)
+        return None
 
     @functools.cached_property
     def storage_trouble(self) -> Optional[Problem]:
@@ -441,6 +456,16 @@ class Diagnosis:
             if obstacle and not fixable:
                 hint = obstacle[1]
             yield Finding("nodes", self._nodes.explain(change), hint, self._nodes.name if fixable else None)
+
+    def _of_cluster(self, step: Step) -> Iterator[Finding]:
+        """Find what a step in the cluster fixes.
+
+        Raises:
+            KubectlError: the cluster does not answer.
+        """
+        if self.cluster_trouble:
+            raise self.cluster_trouble
+        yield from self._of_step(step)
 
     def _clock(self) -> Iterator[Finding]:
         now = datetime.datetime.now(datetime.timezone.utc)

@@ -171,9 +171,9 @@ def _of_cluster(job: Job, host: Host) -> tuple[list[Step], list[ClusterBuilder]]
     """Return the steps of a builder on Kubernetes, or those that take one away; and the builder, where one is to be."""
     before = Receipt.known(host.places)
     if job.cluster is None:
-        return [RemoveCluster(before, host, data=False, files=True)] if before and before.state.cluster else [], []
+        return [*RemoveCluster.all_of(before, host, data=False, files=True)] if before else [], []
     builder = ClusterBuilder(job, host)
-    check = ClusterCheck(job, host, before.state.cluster if before else None)
+    check = ClusterCheck(job, host, job.archive.path, before.state if before else None)
     return [check, ClusterAccess(job, host), BuildkitdConfig(Place.of(job, host).state, host), builder], [builder]
 
 

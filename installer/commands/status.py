@@ -91,7 +91,7 @@ def describe(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> dict[str, An
             **_builder(state.builder, host),
             "nodes": [node.to_json() for node in describe_nodes(state, host)],
         },
-        "kubernetes": _kubernetes(receipt, host),
+        "kubernetes": _kubernetes(receipt, host, diagnosis),
         "emulation": {
             str(platform): kernel.runs(platform)
             for platform in state.platforms_of(None)
@@ -148,7 +148,7 @@ def _builder(name: str, host: Host) -> dict[str, Any]:
     return {"state": fields.get("Status") if done.code == 0 else None, "platforms": platforms}
 
 
-def _kubernetes(receipt: Receipt, host: Host) -> Optional[dict[str, Any]]:
+def _kubernetes(receipt: Receipt, host: Host, diagnosis: Diagnosis) -> Optional[dict[str, Any]]:
     """Return of the builder on Kubernetes its name, where it is, and how many of its pods are ready; None for that when
     the cluster does not say."""
     cluster = receipt.state.cluster
@@ -157,7 +157,7 @@ def _kubernetes(receipt: Receipt, host: Host) -> Optional[dict[str, Any]]:
     return {
         "name": cluster_builder(receipt.state.builder),
         **cluster.to_json(),
-        "ready": ready_pods(receipt.state, host),
+        "ready": None if diagnosis.cluster_trouble else ready_pods(receipt.state, host),
     }
 
 

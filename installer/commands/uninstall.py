@@ -23,6 +23,7 @@ from installer.steps.builder.builder import RemoveBuilder
 from installer.steps.builder.nodes import RemoveNodes
 from installer.steps.emulation import RemoveEmulation
 from installer.steps.kubernetes.builder import RemoveCluster
+from installer.steps.kubernetes.place import Place
 from installer.steps.leftovers import RemoveFiles, RemovePassing
 from installer.steps.registry.certificates import RemoveCertificates
 from installer.steps.registry.container import RemoveRegistry
@@ -67,16 +68,7 @@ def _uninstall(
         results = runner.plan()
     else:
         replays = any(isinstance(step, RemoveReplay) and step.look() for step in steps)
-        shared = "emulation and replay" if replays else "emulation"
-        site = receipt.state.site
-        if not site:
-            shared = "registry, emulation and replay" if replays else "registry and emulation"
-        nodes = "".join(f", also on {node.address}" for node in receipt.state.nodes)
-        everything = f"{shared} (for all users of this host), builder{nodes} and settings"
-        if data and not receipt.state.storage:
-            others = f"what was brought from here to {site}, which others may use by now" if site else ""
-            everything += f", and {others or f'every image in {receipt.state.data}, also what others pushed there'}"
-        runner.check(yes=yes, question=f"remove {everything}")
+        runner.check(yes=yes, question=f"remove {_everything(receipt, host, replays=replays, data=data)}")
         with Receipt.locked(host) as now:
             # The steps, and the consent, go by what was read before a person was asked.
             if now != receipt:
@@ -96,6 +88,23 @@ def _uninstall(
     output.result(document, "\n".join([*lines, *(f"note: {note}" for note in document["notes"])]))
 
 
+def _everything(receipt: Receipt, host: Host, *, replays: bool, data: bool) -> str:
+    """Return what goes, for the person who is asked."""
+    shared = "emulation and replay" if replays else "emulation"
+    site = receipt.state.site
+    if not site:
+        shared = "registry, emulation and replay" if replays else "registry and emulation"
+    builder = "".join(["builder", *(f", also on {node.address}" for node in receipt.state.nodes)])
+    if receipt.state.cluster:
+        place = Place.of(receipt.state, host)
+        builder += f", the builder {place.builder} in {place}{' with the volumes of its cache' if data else ''},"
+    everything = f"{shared} (for all users of this host), {builder} and settings"
+    if data and not receipt.state.storage:
+        others = f"what was brought from here to {site}, which others may use by now" if site else ""
+        everything += f", and {others or f'every image in {receipt.state.data}, also what others pushed there'}"
+    return everything
+
+
 def _steps(receipt: Receipt, host: Host, data: bool, registry: Optional[Registry] = None) -> list[Step]:
     copies = copies_of_settings(receipt)
     daemon = [
@@ -105,7 +114,7 @@ def _steps(receipt: Receipt, host: Host, data: bool, registry: Optional[Registry
     return [
         # First: what a registry refuses leaves everything as it is.
         *([PruneImages(receipt, registry, ())] if registry else []),
-        *([RemoveCluster(receipt, host, data=data)] if receipt.state.cluster else []),
+        *RemoveCluster.all_of(receipt, host, data=data),
         RemovePassing(host),
         RemoveNodes.all_of(receipt, host),
         RemoveBuilder(receipt, host),

@@ -23,6 +23,9 @@ from installer.host.sudo import hand_over
 
 # No question may wait for ever for a cluster that is gone.
 _PATIENCE = "--request-timeout=20s"
+# That is for one request, and kubectl makes many; and its login may be a program that waits.
+_SECONDS = 60.0
+_CONTEXTS = "kubectl config get-contexts"
 
 
 class KubectlError(HostError):
@@ -49,43 +52,46 @@ class Kubectl:
             return self._relay.run(["sh", "-c", "command -v kubectl"], "").code == 0
         return shutil.which("kubectl", path=self._environment.get("PATH")) is not None
 
-    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Outcome:
-        """Run a command to its end, whatever its exit code.
+    def try_run(self, arguments: Sequence[str], stdin: str = "", seconds: float = _SECONDS) -> Outcome:
+        """Run a command to its end, whatever its exit code; on the other side of a relay it may take its time.
 
         Raises:
             HostError: there is no kubectl.
+            KubectlError: it has not ended within `seconds`.
         """
         began = time.time()
         try:
-            return self._run(arguments, stdin)
+            return self._run(arguments, stdin, seconds)
         finally:
             hand_over([self._own], began)
 
-    def _run(self, arguments: Sequence[str], stdin: str) -> Outcome:
+    def _run(self, arguments: Sequence[str], stdin: str, seconds: float) -> Outcome:
         words = ["kubectl", *arguments]
         if self._relay is not None:
             return self._relay.run(words, stdin)
         try:
             done = subprocess.run(
                 words, input=stdin, capture_output=True, check=False, encoding="utf-8", errors="replace",
-                env=self._environment,
+                env=self._environment, timeout=seconds,
             )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise KubectlError(f"kubectl has not ended within {seconds:.0f} s", hint=_CONTEXTS) from None
         except OSError as error:
             raise HostError(
                 f"kubectl cannot be run: {reason(error)}", hint="install kubectl; with k3s: ln -s k3s kubectl"
             ) from None
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def run(self, arguments: Sequence[str], stdin: str = "") -> str:
+    def run(self, arguments: Sequence[str], stdin: str = "", seconds: float = _SECONDS) -> str:
         """Run a command and return what it printed.
 
         Raises:
-            KubectlError: its exit code is not 0.
+            KubectlError: its exit code is not 0, or it has not ended within `seconds`.
         """
-        done = self.try_run(arguments, stdin)
+        done = self.try_run(arguments, stdin, seconds)
         if done.code != 0:
             text = (done.stderr.strip() or done.stdout.strip())[-2000:]
-            raise KubectlError(text or f"exit code {done.code}", hint=shlex.join(["kubectl", *arguments]))
+            raise KubectlError(text or f"exit code {done.code}", hint=_CONTEXTS)
         return done.stdout
 
     def context(self, name: str) -> str:
@@ -112,13 +118,17 @@ class Namespace:
     def __init__(self, kubectl: Kubectl, access: Sequence[str], name: str) -> None:
         self._kubectl, self._before, self.name = kubectl, [*access, "--namespace", name], name
 
-    def run(self, *arguments: str, stdin: str = "") -> str:
+    def run(self, *arguments: str, stdin: str = "", seconds: float = _SECONDS) -> str:
         """Run a command there and return what it printed.
 
         Raises:
-            KubectlError: its exit code is not 0.
+            KubectlError: its exit code is not 0, or it has not ended within `seconds`.
         """
-        return self._kubectl.run([*self._before, *arguments], stdin)
+        try:
+            return self._kubectl.run([*self._before, *arguments], stdin, seconds)
+        except KubectlError as error:
+            # Not the command itself: it may wait for stdin, or show a secret.
+            raise KubectlError(error.message, hint=self.typed_command("get pods")) from None
 
     def get(self, kinds: str, *names: str) -> list[dict[str, Any]]:
         """Return what there is of some kinds, `secret,serviceaccount`: all, or what bears one of `names`."""

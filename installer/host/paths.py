@@ -76,6 +76,11 @@ class Places:
         return self.state / f"kubeconfig.{builder}.json"
 
     @property
+    def cluster_key(self) -> Path:
+        """What only this installation knows: it tells ours in a cluster from what others made there."""
+        return self.state / "cluster.key"
+
+    @property
     def replay(self) -> Path:
         """The directory with the CA of the replay service: ca.key, ca.pem."""
         return self.state / "replay"

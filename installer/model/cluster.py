@@ -12,6 +12,10 @@ from bundles.errors import UsageError
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?([kMGTPE]|[KMGTPE]i)?", re.ASCII)
 _LABEL = re.compile(r"([-A-Za-z0-9_./]+)=([-A-Za-z0-9_.]*)", re.ASCII)
+# The name of the step that makes it, and of that which takes it away, and its kind among what is made.
+CLUSTER_BUILDER = "kubernetes builder"
+# Between the names of the builder of a host and of that on Kubernetes.
+_SUFFIX = "-kubernetes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,4 +68,9 @@ class Cluster:
 
 def cluster_builder(builder: str) -> str:
     """Return the name of the builder on Kubernetes that stands beside a builder of this host."""
-    return f"{builder}-kubernetes"
+    return f"{builder}{_SUFFIX}"
+
+
+def host_builder(builder: str) -> str:
+    """Return the name of the builder of this host beside which one on Kubernetes stands."""
+    return builder[: -len(_SUFFIX)]

@@ -12,6 +12,7 @@ from bundles.oci.digest import Digest
 from installer.host.files import lock, missing_directories
 from installer.host.host import Host
 from installer.host.labels import REPLAY_CONTAINER
+from installer.model.cluster import CLUSTER_BUILDER
 from installer.model.job import DesiredState, Job
 from installer.model.selection import Place, left_out, places
 from installer.model.step import Change, Step, StepResult
@@ -82,6 +83,8 @@ class InstallRecorder(Recorder):
                 replaced=here.replaced,
                 elsewhere=elsewhere,
                 garbage=before.garbage,
+                # What is to go from a cluster is there until a step has taken it away.
+                state=dataclasses.replace(self._job, cluster=self._job.cluster or before.state.cluster),
             )
             self._was_finished = before.finished is not None
             self._tools = tuple(before.state.tools.values())
@@ -154,6 +157,8 @@ class InstallRecorder(Recorder):
         receipt = self.receipt
         self._replace(steps=(*receipt.steps, result), notes=(*receipt.notes, *result.notes))
         super().end(result)
+        if result.step == CLUSTER_BUILDER and receipt.state.cluster != self._job.cluster:
+            self._save(state=self._job)
 
     def finish(self, results: Sequence[StepResult], rebuilt: Mapping[Place, Digest]) -> Receipt:
         """Record that everything is done, and return the receipt.

@@ -134,7 +134,8 @@ class SmokeTest(Step):
                 hint = f"{builder.logs}; {more}"
             if self._job.address.is_name and not self._job.site:
                 hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
-            node = self._job.node_for(trial.platforms[0])
+            # Only the first builder has them.
+            node = self._job.node_for(trial.platforms[0]) if builder is self._builders[0] else None
             if node:
                 message = f"on {node.address}: {message}"
                 hint = f"{node.address.typed} docker logs {node.container}; does it reach {self._job.destination.host}?"

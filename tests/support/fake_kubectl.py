@@ -38,7 +38,7 @@ class FakeKubectl(Kubectl):
     def is_installed(self) -> bool:
         return self._installed
 
-    def try_run(self, arguments: Sequence[str], stdin: str = "") -> Outcome:
+    def try_run(self, arguments: Sequence[str], stdin: str = "", seconds: float = 0) -> Outcome:
         self.calls.append((list(arguments), stdin))
         for key, answer in self.answers.items():
             if set(key.split()) <= set(arguments):

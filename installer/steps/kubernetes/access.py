@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -13,7 +14,6 @@ from bundles.runtime.program import quote
 from installer.host.files import is_writable, read_optional, write_atomically
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
-from installer.host.labels import fingerprint
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 from installer.registry.connection import login_to
@@ -21,7 +21,7 @@ from installer.steps.kubernetes.place import ROLE, Place, mark_of, wanted
 
 
 class ClusterAccess(Step):
-    """Writes the kubeconfig, and makes the service account where the registry wants a login."""
+    """Writes the kubeconfig and the key, and makes the service account where the registry wants a login."""
 
     name = "cluster access"
 
@@ -29,6 +29,7 @@ class ClusterAccess(Step):
         self._place, self._host = Place.of(job, host), host
 
     def problems(self) -> Sequence[Problem]:
+        # The key is beside it.
         path = self._place.kubeconfig
         if is_writable(path):
             return []
@@ -39,6 +40,9 @@ class ClusterAccess(Step):
         if self._kubeconfig() != read_optional(place.kubeconfig):
             why = f"the context {place.cluster.context} alone, with its login"
             changes.append(Change("write", "file", str(place.kubeconfig), why))
+        if not place.key:
+            path = self._host.places.cluster_key
+            changes.append(Change("write", "file", str(path), "what is made in the cluster is known by it"))
         if place.has_login and not self._has_account():
             changes.append(Change("create", "pull secret", place.account, f"with a service account, in {place}"))
         return changes
@@ -48,10 +52,14 @@ class ClusterAccess(Step):
         content = self._kubeconfig()
         if content is not None and content != read_optional(place.kubeconfig):
             write_atomically(place.kubeconfig, [content], 0o600)
+        if not place.key:
+            write_atomically(self._host.places.cluster_key, [secrets.token_hex(32).encode()], 0o600)
         if place.has_login and not self._has_account():
             place.namespace.apply(*self._account())
 
     def explain(self, change: Change) -> str:
+        if change.name == str(self._host.places.cluster_key):
+            return f"`{change.name}` is gone: what is in {self._place} is not known to be this host's"
         if change.kind == "file":
             return f"`{change.name}` is not what the kubeconfig has for the context {self._place.cluster.context}"
         return f"the pull secret `{change.name}` in {self._place} is gone, or has another login"
@@ -77,7 +85,7 @@ class ClusterAccess(Step):
             )
         auth = base64.b64encode(":".join(login).encode()).decode()
         content = json.dumps({"auths": {place.state.destination.host: {"auth": auth}}})
-        metadata = {"name": place.account, "labels": ROLE, "annotations": wanted(fingerprint({"login": content}))}
+        metadata = {"name": place.account, "labels": ROLE, "annotations": wanted(place.mark(login=content))}
         secret = {
             "apiVersion": "v1",
             "kind": "Secret",

@@ -6,11 +6,13 @@ selected: a build goes to the cluster with `--builder`, and this host builds whe
 The image, as everywhere, is named by its digest, and nodes pull it from the registry. It is for one architecture, and
 so are the nodes; platforms of others are emulated by what BuildKit's image brings.
 
-What buildx makes carries our annotation, which is one of its driver options. Its value names the wanted state.
+What buildx makes carries our annotation, which is one of its driver options. Its value says which
+installation made it, and for which state.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,21 +20,21 @@ from pathlib import Path
 from typing import Any, Optional
 
 from bundles.errors import HostError, Problem
+from bundles.runtime.program import own_command
 from installer.host.docker.cli import CommandError
 from installer.host.files import remove_file, remove_tree
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
-from installer.host.labels import fingerprint
+from installer.model.cluster import CLUSTER_BUILDER, host_builder
 from installer.model.job import DesiredState
 from installer.model.step import Change, Step
 from installer.receipt.ledger import file_digest
 from installer.receipt.receipt import Receipt
 from installer.steps.builder.buildkitd_config import wanted_config
-from installer.steps.builder.instance import ANNOTATIONS, builder_mark, read_instance
+from installer.steps.builder.instance import ANNOTATIONS, Instance, builder_mark, read_instance
 from installer.steps.kubernetes.place import Place, mark_of, wanted
 from installer.steps.kubernetes.pull import trouble_of, try_pull
 
-KIND = "kubernetes builder"
 _CONFIG = "/etc/buildkit"
 _CONTAINER = "buildkitd"
 
@@ -40,7 +42,7 @@ _CONTAINER = "buildkitd"
 class ClusterBuilder(Step):
     """Creates the builder and has buildx start its pods."""
 
-    name = KIND
+    name = CLUSTER_BUILDER
 
     def __init__(self, job: DesiredState, host: Host) -> None:
         self._place, self._host = Place.of(job, host), host
@@ -48,15 +50,13 @@ class ClusterBuilder(Step):
 
     @property
     def mark(self) -> str:
-        """The name of the wanted state."""
+        """Whose it is, and the name of the wanted state."""
         authority = self._place.state.access.authority
-        return fingerprint(
-            {
-                "config": wanted_config(self._place.state, self._host),
-                "options": self._options(),
-                "platforms": self._platforms,
-                **({"registry": file_digest(Path(authority))} if authority else {}),
-            }
+        return self._place.mark(
+            config=wanted_config(self._place.state, self._host),
+            options=self._options(),
+            platforms=self._platforms,
+            registry=file_digest(Path(authority)) if authority else None,
         )
 
     @property
@@ -95,21 +95,30 @@ class ClusterBuilder(Step):
                 )
             ]
         try:
-            found = self._workload() if instance is None else None
-            foreign = found is not None and mark_of(found) != self.mark
+            # A silent cluster is silent to this within 15 s, and to what asks for more within a minute.
+            self._place.namespace.ask()
+            found = self._workload()
         except HostError:
             # The check of the cluster says why.
             return []
-        if foreign:
+        if found is not None and self._is_foreign(found, instance):
             remove = self._place.as_user.typed_command(f"delete {self._place.kind} {self._place.workload}")
             return [
                 Problem(
                     f"{self._place.kind} `{self._place.workload}` in {self._place}",
-                    "another host has made it, or something else, and buildx has no record of it here",
+                    "another host has made it, or something else, and this one does not touch it",
                     f"choose another name with --builder, another --namespace, or remove it: {remove}",
                 )
             ]
         return []
+
+    def _is_foreign(self, workload: dict[str, Any], instance: Optional[Instance]) -> bool:
+        """Tell whether it is not this installation's; without a record of buildx's it has to be just what is wanted."""
+        is_own = self._place.is_own(workload)
+        if instance is None:
+            return not is_own or mark_of(workload) != self.mark
+        # The key may have been lost: then it is ours by buildx's record.
+        return not is_own and mark_of(workload) != instance.mark
 
     def look(self) -> Sequence[Change]:
         cluster = self._place.cluster
@@ -117,14 +126,14 @@ class ClusterBuilder(Step):
         detail = f"{self._place.tool.name} for {self._platforms}, {pods} in {self._place}"
         instance = read_instance(self._host, self.builder)
         if instance is None:
-            return [Change("create", KIND, self.builder, detail)]
+            return [Change("create", CLUSTER_BUILDER, self.builder, detail)]
         found = self._workload() if instance.mark == self.mark else None
         if instance.mark != self.mark or (found is not None and mark_of(found) != self.mark):
             kept = "the build cache is kept" if cluster.volume else "the build cache goes"
-            return [Change("recreate", KIND, self.builder, f"{detail}; {kept}")]
+            return [Change("recreate", CLUSTER_BUILDER, self.builder, f"{detail}; {kept}")]
         if found is None or _ready(found) < cluster.replicas:
-            return [Change("start", KIND, self.builder, detail)]
-        return [Change("configure", KIND, self.builder, "mirrors")] if self._unmounted(found) else []
+            return [Change("start", CLUSTER_BUILDER, self.builder, detail)]
+        return [Change("configure", CLUSTER_BUILDER, self.builder, "mirrors")] if self._unmounted(found) else []
 
     def apply(self, changes: Sequence[Change]) -> None:
         instance = read_instance(self._host, self.builder)
@@ -175,7 +184,7 @@ class ClusterBuilder(Step):
     def _await_end(self) -> None:
         """Wait until what buildx removes is gone: pods of the same name would not be made anew before."""
         labels = f"--selector=app={self._place.workload}"
-        self._place.namespace.run("wait", "--for=delete", "pod", labels, "--timeout=120s")
+        self._place.namespace.run("wait", "--for=delete", "pod", labels, "--timeout=120s", seconds=150)
 
     def _unmounted(self, workload: Mapping[str, Any]) -> list[dict[str, str]]:
         """Return what of the configuration the pods do not see.
@@ -191,7 +200,14 @@ class ClusterBuilder(Step):
         """Return where a ConfigMap of buildx's belongs: the first has the file, the next the CA that the file names."""
         if volume == "config":
             return _CONFIG
-        (config,) = self._place.namespace.get("configmap", f"{self._place.workload}-config")
+        name = f"{self._place.workload}-config"
+        config = next(iter(self._place.namespace.get("configmap", name)), None)
+        if config is None:
+            # buildx makes it only together with the pods.
+            remove = self._place.as_user.typed_command(f"delete {self._place.kind} {self._place.workload}")
+            raise HostError(
+                f"the configmap `{name}` in {self._place} is gone", hint=f"{remove}; then {own_command('doctor --fix')}"
+            )
         # buildx writes the file anew, with quotes of either kind.
         match = re.search(rf"({_CONFIG}/certs/[^/\"']+)/", config["data"]["buildkitd.toml"])
         if match is None:
@@ -209,7 +225,7 @@ class ClusterBuilder(Step):
         name = f"{self._place.kind}/{self._place.workload}"
         self._place.namespace.run("patch", name, "--patch", json.dumps(patch))
         try:
-            self._place.namespace.run("rollout", "status", name, "--timeout=180s")
+            self._place.namespace.run("rollout", "status", name, "--timeout=180s", seconds=210)
         except KubectlError as error:
             raise self._explained(error.message) from None
 
@@ -256,31 +272,43 @@ class RemoveCluster(Step):
         files: whether its files on this host do; else they are left to who removes files.
     """
 
-    name = KIND
+    name = CLUSTER_BUILDER
 
     def __init__(self, receipt: Receipt, host: Host, *, data: bool, files: bool = False) -> None:
         self._host, self._data = host, data
         self._place = Place.of(receipt.state, host)
         config = host.places.buildkitd_config(self._place.builder)
-        self._files = [path for path in (self._place.kubeconfig, config)] if files else []
+        self._files = [self._place.kubeconfig, config] if files else []
         self._left: list[str] = []
+
+    @classmethod
+    def all_of(cls, receipt: Receipt, host: Host, *, data: bool, files: bool = False) -> list[RemoveCluster]:
+        """Return a step for each builder that there may be: a run that was killed may have left one of another name."""
+        if receipt.state.cluster is None:
+            return []
+        made = map(host_builder, receipt.names_made(CLUSTER_BUILDER))
+        states = [
+            dataclasses.replace(receipt.state, builder=name) for name in dict.fromkeys((receipt.state.builder, *made))
+        ]
+        return [cls(dataclasses.replace(receipt, state=state), host, data=data, files=files) for state in states]
 
     def look(self) -> Sequence[Change]:
         self._left = []
         place, changes = self._place, []
         if builder_mark(self._host, place.builder):
-            changes.append(Change("remove", KIND, place.builder, f"from {place}"))
+            changes.append(Change("remove", CLUSTER_BUILDER, place.builder, f"from {place}"))
         try:
             changes += [Change("remove", kind, name) for kind, name in self._made()]
         except HostError as error:
-            self._left = [f"what is in {place} stays: {error.message}"]
+            self._left = [f"what is in {place} stays: {error.message}; {self._by_hand()}"]
         return changes + [Change("remove", "file", str(path)) for path in self._files if path.exists()]
 
     def apply(self, changes: Sequence[Change]) -> None:
         place = self._place
-        if any(change.kind == KIND for change in changes):
-            done = self._host.cli.try_run(["buildx", "rm", place.builder])
-            if done.code != 0:
+        if any(change.kind == CLUSTER_BUILDER for change in changes):
+            # What bears buildx's names there may be another host's by now.
+            is_ours = bool(self._left) or any(change.kind == place.kind for change in changes)
+            if not is_ours or self._host.cli.try_run(["buildx", "rm", place.builder]).code != 0:
                 # Without its cluster only the record can go.
                 self._host.cli.run(["buildx", "rm", "--force", "--keep-daemon", place.builder])
             for kind in ("activity", "refs"):
@@ -288,21 +316,49 @@ class RemoveCluster(Step):
         for change in changes:
             if change.kind == "file":
                 remove_file(Path(change.name))
-            elif change.kind != KIND:
-                place.namespace.run("delete", change.kind, change.name, "--ignore-not-found")
+            elif change.kind != CLUSTER_BUILDER:
+                self._delete(change.kind, change.name)
+
+    def _delete(self, kind: str, name: str) -> None:
+        """Remove something from the cluster, which may refuse that: the rest of the undo does not wait for it."""
+        try:
+            self._place.namespace.run("delete", kind, name, "--ignore-not-found", seconds=180)
+        except KubectlError as error:
+            command = self._place.as_user.typed_command(f"delete {kind} {name}")
+            self._left.append(f"{kind} `{name}` in {self._place} stays: {error.message}; {command}")
+
+    def _by_hand(self) -> str:
+        """Return the command that removes what may be in the cluster."""
+        names = " ".join(self._names[:-1])
+        text = f"delete --ignore-not-found deployment,statefulset,configmap,secret,serviceaccount {names}"
+        if not (self._data and self._place.cluster.volume):
+            return self._place.as_user.typed_command(text)
+        claims = f"delete persistentvolumeclaim --selector app={self._place.workload}"
+        return " && ".join(map(self._place.as_user.typed_command, (text, claims)))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The names of what is made in the cluster; the last is that of the pod of moments."""
+        place = self._place
+        return place.workload, f"{place.workload}-config", f"{place.workload}-config-1", place.account, place.trial
 
     def _made(self) -> list[tuple[str, str]]:
-        """Return kind and name of what there is in the cluster, ours by its mark, or made for what was."""
+        """Return kind and name of what there is in the cluster that this installation made."""
         place = self._place
-        names = (place.workload, place.account, f"{place.workload}-config", f"{place.workload}-config-1", place.trial)
-        items = place.namespace.get(f"{place.kind},configmap,pod", *names)
+        place.namespace.ask()
+        items = place.namespace.get(f"{place.kind},configmap,pod", *self._names)
         try:
-            items += place.namespace.get("secret,serviceaccount", *names)
+            items += place.namespace.get("secret,serviceaccount", *self._names)
         except KubectlError as error:
             # Who may not see them has not had any made.
             if "forbidden" not in error.message:
                 raise
-        found = [(each["kind"].lower(), each["metadata"]["name"]) for each in items if mark_of(each)]
+        record = builder_mark(self._host, place.builder)
+        found = [
+            (each["kind"].lower(), each["metadata"]["name"])
+            for each in items
+            if place.is_own(each) or (record and mark_of(each) == record)
+        ]
         claims = [("persistentvolumeclaim", name) for name in self._claims()] if self._data else []
         return found + claims
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 from packaging.version import Version
@@ -13,7 +14,7 @@ from installer.host.docker.cli import buildx_version
 from installer.host.host import Host
 from installer.host.kubectl import KubectlError
 from installer.host.paths import is_in_hosts
-from installer.model.cluster import Cluster
+from installer.model.cluster import host_builder
 from installer.model.job import DesiredState
 from installer.model.step import Check
 from installer.model.tool import ROOTLESS, ROOTLESS_TAG
@@ -46,13 +47,15 @@ class ClusterCheck(Check):
     Args:
         job: what is wanted.
         host: this host.
-        before: the cluster of the installation before.
+        archive: what is installed from.
+        before: the installation before.
     """
 
     name = "kubernetes"
 
-    def __init__(self, job: DesiredState, host: Host, before: Optional[Cluster] = None) -> None:
-        self._place, self._host, self._before = Place.of(job, host), host, before
+    def __init__(self, job: DesiredState, host: Host, archive: Path, before: Optional[DesiredState] = None) -> None:
+        self._place, self._host, self._archive = Place.of(job, host), host, archive
+        self._before = Place.of(before, host) if before and before.cluster else None
         self._context = self._place.cluster.context
 
     def problems(self) -> Sequence[Problem]:
@@ -71,7 +74,7 @@ class ClusterCheck(Check):
             self._place.as_user.ask()
         except KubectlError as error:
             ask = self._place.as_user.typed_command("get pods")
-            hint = f"{ask}; or without it: {own_command('install --no-kubernetes')}"
+            hint = f"{ask}; or without it: {take_away(self._archive)}"
             return [*problems, Problem(f"the API server of `{self._context}`", error.message, hint)]
         try:
             return [*problems, *self._of_cluster()]
@@ -88,11 +91,13 @@ class ClusterCheck(Check):
 
     def _of_this_host(self) -> Iterator[Problem]:
         place, before = self._place, self._before
-        if before and (before.context, before.namespace) != (place.cluster.context, place.cluster.namespace):
+        if before and (before.builder, str(before)) != (place.builder, str(place)):
+            same = str(before) == str(place)
+            kept = f"keep it with --builder {host_builder(before.builder)}, or " if same else ""
             yield Problem(
                 "--kubernetes",
-                f"the builder that is there is in namespace {before.namespace} of {before.context}, and would be left",
-                f"first: {own_command('install --no-kubernetes')}",
+                f"the builder that is there is `{before.builder}` in {before}, and would be left",
+                f"{kept}first: {take_away(self._archive, before)}",
             )
         address = place.state.address
         if address.is_loopback:
@@ -181,6 +186,12 @@ class ClusterCheck(Check):
                 f"none that is ready has {labels}",
                 f"kubectl --context {quote(self._context)} get nodes --show-labels",
             )
+
+
+def take_away(archive: Path, before: Optional[Place] = None) -> str:
+    """Return the command that takes the builder on Kubernetes away: that of this host's builder, or of another's."""
+    name = f" --builder {quote(host_builder(before.builder))}" if before else ""
+    return own_command(f"install {quote(archive)}{name} --no-kubernetes")
 
 
 def _is_ready(node: dict[str, Any]) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from bundles.errors import HostError
+from installer.host.files import read_optional
 from installer.host.host import Host
 from installer.host.kubectl import Namespace
-from installer.host.labels import LABEL_ROLE, LABEL_WANTED
+from installer.host.labels import LABEL_ROLE, LABEL_WANTED, fingerprint
 from installer.model.cluster import Cluster, cluster_builder
 from installer.model.job import DesiredState
 from installer.model.tool import ROOTLESS, Tool
@@ -76,6 +78,27 @@ class Place:
         return login_to(self.state) is not None
 
     @property
+    def key(self) -> str:
+        """What only this installation knows; empty until `ClusterAccess` has made it up."""
+        return (read_optional(self.host.places.cluster_key) or b"").decode(errors="replace")
+
+    @property
+    def owner(self) -> str:
+        """The name of this installation among those that make something in the cluster; empty until it has a key."""
+        return self.key and fingerprint({"owner": self.key})
+
+    def mark(self, **state: Any) -> str:
+        """Return the mark of what this installation makes there for a wanted state: whose it is, and a name for that.
+
+        Everybody may read it who sees the namespace: with the key, nobody can try logins against it.
+        """
+        return f"{self.owner}.{fingerprint({**state, 'key': self.key})}"
+
+    def is_own(self, value: dict[str, Any]) -> bool:
+        """Tell whether this installation made something in the cluster, for whatever state."""
+        return bool(self.owner) and mark_of(value).startswith(f"{self.owner}.")
+
+    @property
     def kubeconfig(self) -> Path:
         """The file by which buildx finds the cluster: it takes no context, but the current one of a file."""
         return self.host.places.kubeconfig(self.builder)
@@ -116,12 +139,12 @@ class Place:
 
 
 def wanted(mark: str) -> dict[str, str]:
-    """Return the annotation that names the wanted state of what is made in a cluster."""
+    """Return the annotation that says whose something in a cluster is, and for which state."""
     return {LABEL_WANTED: mark}
 
 
 def mark_of(value: dict[str, object]) -> str:
-    """Return the name of the state for which something in a cluster was made; empty when this program did not."""
+    """Return the mark of something in a cluster; empty when this program did not make it."""
     metadata = value.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
     return str((annotations or {}).get(LABEL_WANTED, ""))

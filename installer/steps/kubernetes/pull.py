@@ -25,7 +25,7 @@ def trial_pod(place: Place, *, account: bool) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": place.trial, "labels": ROLE, "annotations": wanted("trial")},
+        "metadata": {"name": place.trial, "labels": ROLE, "annotations": wanted(place.mark(trial=place.workload))},
         "spec": {
             **({"serviceAccountName": place.account} if account else {}),
             "automountServiceAccountToken": False,
@@ -55,7 +55,7 @@ def try_pull(place: Place, sleep: Callable[[float], None] = time.sleep) -> None:
     pod, namespace = trial_pod(place, account=place.has_login), place.namespace
     name = pod["metadata"]["name"]
     # A killed run may have left one.
-    namespace.run("delete", "pod", name, "--ignore-not-found", "--wait")
+    namespace.run("delete", "pod", name, "--ignore-not-found", "--wait", seconds=120)
     namespace.create(pod)
     try:
         began = time.monotonic()

@@ -14,9 +14,12 @@ from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.registry.transport import Settings, Transport
 from bundles.runtime.progress import Silent
+from installer.commands.status import _kubernetes
 from installer.diagnosis import Diagnosis, Finding
 from installer.host.host import Host
+from installer.host.kubectl import KubectlError
 from installer.host.paths import Places
+from installer.model.cluster import Cluster
 from installer.model.job import DesiredState
 from installer.model.registry.access import PLAIN, Access
 from installer.model.registry.address import Address
@@ -31,6 +34,7 @@ from installer.registry.connection import transport_to
 from installer.steps.registry.certificates import Certificates
 from installer.steps.registry.storage import StorageFiles
 from tests.support.fake_engine import FakeEngine
+from tests.support.fake_kubectl import FakeHost, refused, state_with
 from tests.support.fake_registry import Certificate, FakeRegistry
 from tests.support.nodes import place_in
 from tests.support.states import desired
@@ -281,3 +285,22 @@ def test_what_helps_against_a_storage_is_a_command(
     # Else there are no keys.
     (finding,) = diagnosis._of_storage()
     assert finding.hint.partition(";")[0] == typed and finding.fixed_by is None
+
+
+def test_a_cluster_that_does_not_answer_is_asked_once(tmp_path: Path, engine: FakeEngine) -> None:
+    fake = FakeHost.at(tmp_path, {"get": refused("net/http: TLS handshake timeout")}, engine=engine.engine)
+    state = state_with(Cluster("site", "team"))
+    receipt = Receipt(BundleName("x", "sha256:1", "/x.tar"), state)
+    diagnosis = Diagnosis(receipt, fake, None, Silent())  # type: ignore[arg-type]
+    for step in diagnosis._cluster:
+        with pytest.raises(KubectlError, match="TLS handshake timeout"):
+            list(diagnosis._of_cluster(step))
+    status = _kubernetes(receipt, fake, diagnosis)
+    assert status is not None and status["ready"] is None
+    assert [call for call, _ in fake.kubectl.calls if "/version" not in call] == []
+    assert len(fake.kubectl.calls) == 1
+    # Who is refused was answered: a new login may be all that it takes.
+    fake.kubectl.answers = {"get": refused("You must be logged in to the server (Unauthorized)"), "view": {}}
+    again = Diagnosis(receipt, fake, None, Silent())  # type: ignore[arg-type]
+    assert again.cluster_trouble is None
+    assert [finding.check for finding in again._of_cluster(again._cluster[0])][:1] == ["cluster access"]

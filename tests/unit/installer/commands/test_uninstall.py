@@ -15,9 +15,10 @@ import pytest
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from installer.commands.uninstall import _steps
+from installer.commands.uninstall import _everything, _steps
 from installer.host.host import Host
 from installer.host.paths import Places
+from installer.model.cluster import Cluster
 from installer.model.registry.address import Address
 from installer.model.tool import Tool
 from installer.receipt.ledger import LedgerEntry
@@ -310,3 +311,16 @@ def test_the_image_of_the_plugin_goes_where_it_was_loaded_for_it(
     assert RemoveImages(found, host).look() == []
     engine.images[name] = {}
     assert [change.name for change in RemoveImages(found, host).look()] == [name] * goes
+
+
+def test_a_person_is_asked_about_the_builder_on_a_cluster_too(host: Host) -> None:
+    receipt = installed()
+    here = "registry and emulation (for all users of this host), builder"
+    assert _everything(receipt, host, replays=False, data=False) == f"{here} and settings"
+    cluster = dataclasses.replace(receipt.state, cluster=Cluster("site", "team"))
+    receipt = dataclasses.replace(receipt, state=cluster)
+    there = f"{here}, the builder cross-builder-kubernetes in namespace team of site"
+    assert _everything(receipt, host, replays=False, data=False) == f"{there}, and settings"
+    assert _everything(receipt, host, replays=False, data=True).startswith(
+        f"{there} with the volumes of its cache, and settings, and every image in "
+    )

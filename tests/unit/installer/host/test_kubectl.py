@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bundles.errors import HostError
+from installer.host.docker.container import Outcome
 from installer.host.kubectl import Kubectl, KubectlError, Namespace
 
 
@@ -33,6 +37,37 @@ def test_what_it_writes_to_stderr_is_the_error_and_the_hint_can_be_typed(tmp_pat
     assert isinstance(caught.value, HostError)
     assert caught.value.message == 'error: context "x y" does not exist'
     assert caught.value.hint == "kubectl --context 'x y' --namespace team get pods"
+
+
+def test_no_hint_shows_a_secret_or_waits(tmp_path: Path) -> None:
+    command = kubectl(tmp_path, "echo refused >&2; exit 1")
+    with pytest.raises(KubectlError) as caught:
+        command.context("site")
+    assert caught.value.hint == "kubectl config get-contexts"
+    with pytest.raises(KubectlError) as caught:
+        Namespace(command, ["--context", "site"], "team").create({"kind": "A"})
+    assert caught.value.hint == "kubectl --context site --namespace team get pods"
+
+
+def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
+    command = kubectl(tmp_path, "exec sleep 60")
+    began = time.monotonic()
+    with pytest.raises(KubectlError, match=r"kubectl has not ended within 0 s"):
+        Namespace(command, [], "team").run("get", "pods", seconds=0.2)
+    assert time.monotonic() - began < 20
+    # Whatever is asked has a limit.
+    limits: list[Any] = []
+
+    class Watched(Kubectl):
+        def _run(self, arguments: Sequence[str], stdin: str, seconds: float) -> Outcome:
+            limits.append(seconds)
+            return Outcome(0, '{"kind": "A"}', "")
+
+    watched = Watched({"PATH": str(tmp_path)})
+    here = Namespace(watched, [], "team")
+    for ask in (lambda: watched.context("x"), here.ask, lambda: here.get("pods"), here.create, here.apply):
+        ask()
+    assert limits == [60.0] * 5
 
 
 def test_documents_one_after_the_other_and_lists_are_read(tmp_path: Path) -> None:

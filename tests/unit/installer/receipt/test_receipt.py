@@ -26,6 +26,8 @@ from installer.commands.prune import prune
 from installer.commands.uninstall import uninstall
 from installer.host.host import Host
 from installer.host.paths import Places
+from installer.install import _of_cluster
+from installer.model.cluster import Cluster
 from installer.model.job import Job, Options
 from installer.model.registry.storage import S3Storage
 from installer.model.selection import Place, Selected, places
@@ -35,6 +37,7 @@ from installer.receipt.recorder import InstallRecorder
 from installer.runner import Beside, Runner
 from tests.support.archives import example
 from tests.support.fake_engine import FakeEngine
+from tests.support.fake_kubectl import FakeKubectl
 
 AMD64 = Platform("linux", "amd64")
 OTHERS = {"kind": "file", "name": "/plugin", "digest": "sha256:1"}
@@ -488,3 +491,22 @@ def test_what_comes_again_was_brought_last(job: Job, host: Host) -> None:
     change_receipt(host, brought=[entry, {**entry, "digest": str(THEIRS)}])
     run(job, host, Tags(place))
     assert [item["digest"] for item in document(host)["brought"]] == [str(THEIRS), entry["digest"]]
+
+
+def test_a_builder_on_a_cluster_is_known_until_the_run_that_takes_it_away_has_ended(job: Job, host: Host) -> None:
+    cluster = Cluster("site", "team")
+    run(dataclasses.replace(job, cluster=cluster), host)
+    recorder = InstallRecorder(job, host)
+    with recorder.locked():
+        recorder.begin(Write(host.places.state / "own"), [Change("write", "file", "/own")])
+        # Here it is killed.
+    before = Receipt.known(host.places)
+    assert before is not None and before.state.cluster == cluster
+    # Once it is gone, whatever becomes of the rest; also where nothing of it was left.
+    steps, _ = _of_cluster(job, dataclasses.replace(host, kubectl=FakeKubectl({})))
+    last = Write(host.places.state / "last")
+    last.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        run(job, host, *steps, last)
+    assert document(host)["kubernetes"] is None
+    assert _of_cluster(job, host) == ([], [])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.errors import BundleError
+from installer.host.docker.cli import CommandError
 from installer.model.job import Job, Options
 from installer.receipt.recorder import InstallRecorder
 from installer.steps.builder.builder import Builder
@@ -72,3 +74,24 @@ def test_the_node_on_which_a_build_fails_is_named(place: Place, job: Job) -> Non
     with pytest.raises(BundleError, match="on ssh://anna@arm-box: a test build FROM debian:12 failed") as caught:
         step.apply(step.look())
     assert f"does it reach {job.destination.host}?" in str(caught.value.hint)
+
+
+def test_a_build_that_fails_on_a_cluster_is_not_a_nodes(
+    place: Place, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = SimpleNamespace(builder="cross-builder-kubernetes", mark="m", logs="kubectl logs x")
+    run = place.host.cli.run
+
+    def docker(arguments: Sequence[str], stdin: str = "") -> str:
+        if cluster.builder in arguments and "linux/arm64" in arguments:
+            raise CommandError("exit code 1: pod evicted")
+        return "" if cluster.builder in arguments else run(arguments, stdin)
+
+    monkeypatch.setattr(place.host.cli, "run", docker)
+    builders = [Builder(job, place.host), cluster]
+    step = SmokeTest(job, place.host, builders, InstallRecorder(job, place.host))
+    with pytest.raises(
+        BundleError, match=r"^a test build FROM debian:12 failed .*on cross-builder-kubernetes"
+    ) as caught:
+        step.apply(step.look())
+    assert str(caught.value.hint).startswith("kubectl logs x; ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.support.fake_kubectl import FakeBuildx, FakeHost, refused, reviews, s
 from tests.support.tools import tool
 
 SITE = Cluster("site", "team")
+ARCHIVE = Path("/media/my stick/offline.tar")
 NODE = {
     "metadata": {"labels": {"kubernetes.io/arch": "amd64"}},
     "status": {"conditions": [{"type": "Ready", "status": "True"}]},
@@ -26,7 +28,7 @@ def answers(**others: Any) -> dict[str, Any]:
 
 def problems(host: Any, cluster: Cluster = SITE, **options: Any) -> dict[str, tuple[str, str]]:
     before = options.pop("before", None)
-    found = ClusterCheck(state_with(cluster, **options), host, before).problems()
+    found = ClusterCheck(state_with(cluster, **options), host, ARCHIVE, before).problems()
     return {problem.subject: (problem.message, problem.hint or "") for problem in found}
 
 
@@ -42,15 +44,32 @@ def test_everything_of_this_host_is_said_at_once(tmp_path: Path) -> None:
     host = FakeHost.at(tmp_path, answers(), cli=FakeBuildx("v0.29.1+ds1"))
     host.kubectl._installed = False
     cluster = Cluster("site", "team", rootless=True, volume="1Gi")
-    found = problems(host, cluster, address=Address.parse("localhost:5000"), before=Cluster("other", "team"))
+    found = problems(
+        host, cluster, address=Address.parse("localhost:5000"), before=state_with(Cluster("other", "team"))
+    )
     assert sorted(found) == ["--cache-volume", "--kubernetes", "--rootless", "kubectl"]
     assert host.kubectl.calls == []
     # The same option twice: both problems were there.
     both = ClusterCheck(
-        state_with(cluster, address=Address.parse("localhost:5000")), host, Cluster("other", "team")
+        state_with(cluster, address=Address.parse("localhost:5000")),
+        host,
+        ARCHIVE,
+        state_with(Cluster("other", "team")),
     ).problems()
     said = [problem.message for problem in both if problem.subject == "--kubernetes"]
     assert "namespace team of other" in said[0] and "localhost:5000" in said[1]
+
+
+def test_another_name_does_not_leave_the_builder_behind(tmp_path: Path) -> None:
+    before = dataclasses.replace(state_with(SITE), builder="mine")
+    host = FakeHost.at(tmp_path, answers())
+    message, hint = problems(host, before=before)["--kubernetes"]
+    assert message == "the builder that is there is `mine-kubernetes` in namespace team of site, and would be left"
+    kept, _, first = hint.partition(", or first: ")
+    assert kept == "keep it with --builder mine"
+    assert first.endswith("install '/media/my stick/offline.tar' --builder mine --no-kubernetes")
+    assert problems(host, before=state_with(SITE)) == {}
+    assert problems(host, before=dataclasses.replace(before, cluster=None)) == {}
 
 
 def test_a_rootless_buildkit_of_the_archive_will_do(tmp_path: Path) -> None:
@@ -66,7 +85,7 @@ def test_an_api_server_that_does_not_answer_is_asked_no_more(tmp_path: Path) -> 
     host = FakeHost.at(tmp_path, {"/version": refused("dial tcp 10.0.0.1:6443: i/o timeout"), **answers()})
     ((subject, (message, hint)),) = problems(host).items()
     assert (subject, message) == ("the API server of `site`", "dial tcp 10.0.0.1:6443: i/o timeout")
-    assert hint.endswith("install --no-kubernetes")
+    assert hint.endswith("install '/media/my stick/offline.tar' --no-kubernetes")
     assert len(host.kubectl.calls) == 2
 
 
@@ -105,8 +124,8 @@ def test_nodes_that_may_not_be_seen_are_passed_over_and_others_have_to_fit(tmp_p
 def test_a_name_that_only_this_host_knows_is_said(tmp_path: Path) -> None:
     host = FakeHost.at(tmp_path, answers())
     state = state_with(SITE, address=Address.parse("registry.example:5000"))
-    assert ClusterCheck(state, host).notes() == []
+    assert ClusterCheck(state, host, ARCHIVE).notes() == []
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/hosts").write_text("192.168.10.10 registry.example\n")
-    (note,) = ClusterCheck(state, host).notes()
+    (note,) = ClusterCheck(state, host, ARCHIVE).notes()
     assert note.startswith("`registry.example` is in this host's /etc/hosts, which pods do not read")

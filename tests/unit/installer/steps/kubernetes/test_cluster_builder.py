@@ -11,16 +11,24 @@ import pytest
 from bundles.errors import HostError
 from installer.model.cluster import Cluster
 from installer.model.registry.access import Access
+from installer.receipt.ledger import LedgerEntry
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.instance import read_instance
 from installer.steps.kubernetes.access import ClusterAccess
 from installer.steps.kubernetes.builder import ClusterBuilder, RemoveCluster, ready_pods
-from installer.steps.kubernetes.place import wanted
-from tests.support.fake_kubectl import FakeHost, refused, state_with
+from installer.steps.kubernetes.place import Place, wanted
+from tests.support.fake_kubectl import LAN, FakeHost, refused, state_with
+from tests.support.states import desired
 
 SITE = Cluster("site", "team")
 NAME = "cross-builder-kubernetes"
 READY_POD = {"kind": "Pod", "status": {"phase": "Succeeded"}}
+
+
+def with_key(host: Any, key: str = "secret") -> None:
+    """Have the host the key that installing makes up."""
+    host.places.cluster_key.parent.mkdir(parents=True, exist_ok=True)
+    host.places.cluster_key.write_text(key)
 
 
 def on_record(host: Any, mark: str, driver: str = "kubernetes") -> None:
@@ -105,6 +113,33 @@ def test_what_another_made_is_a_problem(tmp_path: Path) -> None:
     assert problem.message == "it is not one that this program made (driver remote)"
 
 
+def test_two_hosts_that_want_the_same_leave_each_others_alone(tmp_path: Path) -> None:
+    hosts = [FakeHost.at(tmp_path / name, {}) for name in ("one", "two")]
+    for number, host in enumerate(hosts):
+        with_key(host, f"key {number}")
+    one, two = (ClusterBuilder(state_with(SITE), host) for host in hosts)
+    hosts[0].kubectl.answers = hosts[1].kubectl.answers = {"deployment": workload(one.mark)}
+    assert one.problems() == []
+    assert [problem.subject for problem in two.problems()] == [f"deployment `{NAME}0` in namespace team of site"]
+    # A host that has made nothing yet has no key.
+    hosts[1].places.cluster_key.unlink()
+    assert len(two.problems()) == 1
+    with_key(hosts[1], "key 1")
+    # Also where the second one had it, and lost it to the first.
+    on_record(hosts[1], two.mark)
+    assert len(two.problems()) == 1
+    gone = RemoveCluster(Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(SITE)), hosts[1], data=False)
+    hosts[1].kubectl.answers = {"deployment,configmap,pod": workload(one.mark)}
+    assert [(change.kind, change.name) for change in gone.look()] == [("kubernetes builder", NAME)]
+    gone.apply(gone.look())
+    assert hosts[1].cli.calls == [["buildx", "rm", "--force", "--keep-daemon", NAME]]
+    assert hosts[1].kubectl.commands("delete") == []
+    # A host that has lost its key knows its own by buildx's record.
+    on_record(hosts[0], one.mark)
+    hosts[0].places.cluster_key.unlink()
+    assert one.problems() == [] and actions(one) == ["recreate"]
+
+
 @pytest.mark.parametrize("quote", ["'", '"'])
 def test_a_configuration_that_buildx_has_forgotten_is_given_to_the_pods(tmp_path: Path, quote: str) -> None:
     cluster = Cluster("site", "team", volume="5Gi")
@@ -127,6 +162,17 @@ def test_a_configuration_that_buildx_has_forgotten_is_given_to_the_pods(tmp_path
     assert host.kubectl.commands("rollout")
 
 
+def test_a_configuration_that_is_gone_from_the_cluster_is_said(tmp_path: Path) -> None:
+    host = FakeHost.at(tmp_path, {"configmap": ""})
+    step = ClusterBuilder(state_with(Cluster("site", "team", volume="5Gi")), host)
+    on_record(host, step.mark)
+    host.kubectl.answers["statefulset"] = workload(step.mark, kind="StatefulSet", mounted=False)
+    with pytest.raises(HostError, match=f"the configmap `{NAME}0-config` in namespace team of site is gone") as caught:
+        step.look()
+    remove = f"kubectl --context site --namespace team delete statefulset {NAME}0; then "
+    assert caught.value.hint and caught.value.hint.startswith(remove)
+
+
 def test_what_keeps_pods_from_coming_up_is_said(tmp_path: Path) -> None:
     host = FakeHost.at(tmp_path, {})
     step = ClusterBuilder(state_with(SITE), host)
@@ -147,8 +193,14 @@ def test_the_login_goes_to_the_cluster_in_what_is_read_and_not_on_the_command_li
     state = state_with(SITE, access=Access(tls=True, password=str(password)))
     host = FakeHost.at(tmp_path, {"view": {"current-context": "site"}, "get": ""})
     step = ClusterAccess(state, host)
-    assert [(change.kind, change.action) for change in step.look()] == [("file", "write"), ("pull secret", "create")]
+    assert [(change.kind, change.action) for change in step.look()] == [
+        ("file", "write"),
+        ("file", "write"),
+        ("pull secret", "create"),
+    ]
     step.apply(step.look())
+    key = host.places.cluster_key
+    assert len(key.read_text()) == 64 and key.stat().st_mode & 0o777 == 0o600
     file = host.places.kubeconfig(NAME)
     assert json.loads(file.read_text()) == {"current-context": "site"} and file.stat().st_mode & 0o777 == 0o600
     applied = json.loads(next(stdin for call, stdin in host.kubectl.calls if "apply" in call))["items"]
@@ -157,6 +209,14 @@ def test_the_login_goes_to_the_cluster_in_what_is_read_and_not_on_the_command_li
     assert not [call for call, _ in host.kubectl.calls if any("hunter2" in word for word in call)]
     host.kubectl.answers["get"] = {"kind": "List", "items": applied}
     assert step.look() == []
+    # Everybody may read an annotation: without the key nothing is tried against it.
+    marks = {item["metadata"]["annotations"]["offline-bundle.wanted"] for item in applied}
+    known = key.read_text()
+    key.write_text("another")
+    step.apply(step.look())
+    others = json.loads([stdin for call, stdin in host.kubectl.calls if "apply" in call][-1])["items"]
+    assert not marks & {item["metadata"]["annotations"]["offline-bundle.wanted"] for item in others}
+    key.write_text(known)
     # Another password makes another secret.
     password.write_text("hunter3\n")
     assert [change.kind for change in step.look()] == ["pull secret"]
@@ -165,10 +225,10 @@ def test_the_login_goes_to_the_cluster_in_what_is_read_and_not_on_the_command_li
 def test_a_context_that_is_gone_leaves_what_was_taken_from_it(tmp_path: Path) -> None:
     host = FakeHost.at(tmp_path, {"view": refused("error: context was not found")})
     step = ClusterAccess(state_with(SITE), host)
+    with_key(host)
     with pytest.raises(HostError, match="context was not found"):
         step.look()
     file = host.places.kubeconfig(NAME)
-    file.parent.mkdir(parents=True)
     file.write_text("{}")
     assert step.look() == []
 
@@ -184,16 +244,61 @@ def test_what_was_made_in_a_cluster_that_is_gone_is_named_and_the_rest_goes(tmp_
         ("kubernetes builder", NAME),
         ("file", str(host.places.kubeconfig(NAME))),
     ]
-    assert step.notes() == ["what is in namespace team of site stays: dial tcp: i/o timeout"]
+    names = f"{NAME}0 {NAME}0-config {NAME}0-config-1 {NAME}0-pull"
+    kinds = "deployment,statefulset,configmap,secret,serviceaccount"
+    command = f"kubectl --context site --namespace team delete --ignore-not-found {kinds} {names}"
+    assert step.notes() == [f"what is in namespace team of site stays: dial tcp: i/o timeout; {command}"]
+    volumes = Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(Cluster("site", "team", volume="5Gi")))
+    more = RemoveCluster(volumes, host, data=True)
+    more.look()
+    claims = f"kubectl --context site --namespace team delete persistentvolumeclaim --selector app={NAME}0"
+    assert more.notes()[0].endswith(f"; {command} && {claims}")
     step.apply(step.look())
     assert not host.places.kubeconfig(NAME).exists()
+    # One that is silent is asked what it answers soonest, and nothing after that.
+    host.kubectl.calls.clear()
+    step.look()
+    assert [call[-1] for call, _ in host.kubectl.calls] == ["/version"]
 
 
 def test_only_what_bears_our_mark_is_removed(tmp_path: Path) -> None:
-    ours, foreign = workload("any"), {"kind": "Secret", "metadata": {"name": f"{NAME}0-pull"}}
-    host = FakeHost.at(tmp_path, {"deployment,configmap,pod": ours, "secret,serviceaccount": foreign})
+    foreign = {"kind": "Secret", "metadata": {"name": f"{NAME}0-pull"}}
+    host = FakeHost.at(tmp_path, {"secret,serviceaccount": foreign})
+    with_key(host)
+    host.kubectl.answers["deployment,configmap,pod"] = workload(Place.of(state_with(SITE), host).mark(any="state"))
     step = RemoveCluster(Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(SITE)), host, data=False)
     assert [(change.kind, change.name) for change in step.look()] == [("deployment", f"{NAME}0")]
     # Who may not see secrets had none made.
     host.kubectl.answers["secret,serviceaccount"] = refused("secrets is forbidden")
     assert len(step.look()) == 1 and step.notes() == []
+
+
+def test_a_builder_of_another_name_is_taken_away_too(tmp_path: Path) -> None:
+    """As when a run that was to do so, with another --builder, was killed."""
+    host = FakeHost.at(tmp_path, {})
+    bundle, made = BundleName("x", "sha256:1", "/x.tar"), (LedgerEntry("kubernetes builder", "mine-kubernetes"),)
+    steps = RemoveCluster.all_of(Receipt(bundle, state_with(SITE), made=made), host, data=False, files=True)
+    for step in steps:
+        step.look()
+    asked = [
+        call[call.index("deployment,configmap,pod") + 1] for call in host.kubectl.commands("deployment,configmap,pod")
+    ]
+    assert asked == [f"{NAME}0", "mine-kubernetes0"]
+    assert RemoveCluster.all_of(Receipt(bundle, desired(LAN)), host, data=False) == []
+
+
+def test_what_a_cluster_refuses_to_remove_is_named_and_the_rest_goes(tmp_path: Path) -> None:
+    host = FakeHost.at(tmp_path, {"delete deployment": refused("deployments.apps is forbidden")})
+    with_key(host)
+    mark = Place.of(state_with(SITE), host).mark(any="state")
+    config = {**workload(mark), "kind": "ConfigMap"}
+    host.kubectl.answers["deployment,configmap,pod"] = {"kind": "List", "items": [workload(mark), config]}
+    step = RemoveCluster(Receipt(BundleName("x", "sha256:1", "/x.tar"), state_with(SITE)), host, data=False)
+    step.apply(step.look())
+    assert [call[-3:-1] for call in host.kubectl.commands("delete")] == [
+        ["deployment", f"{NAME}0"],
+        ["configmap", f"{NAME}0"],
+    ]
+    command = f"kubectl --context site --namespace team delete deployment {NAME}0"
+    message = f"deployment `{NAME}0` in namespace team of site stays: deployments.apps is forbidden; {command}"
+    assert step.notes() == [message]

@@ -34,6 +34,8 @@ _INDEXES = frozenset({"index.json", "manifest.json"})
 _UNKNOWN = "application/octet-stream"
 # All documents of a compressed tar together. A store of a thousand images has some 30 MB.
 _MAX_DOCUMENTS = 512 << 20
+# As many as Linux follows.
+_MAX_LINKS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,7 +311,7 @@ def _too_large(where: str, name: str, size: int, limit: int) -> DamagedArchiveEr
 
 def follow(name: str, links: Mapping[str, str]) -> str:
     """Return where a name leads to: layers that several images share are links to the first of them."""
-    for _ in range(len(links) + 1):
+    for _ in range(_MAX_LINKS + 1):
         if name not in links:
             break
         name = links[name]

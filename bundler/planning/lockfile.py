@@ -81,7 +81,9 @@ class Lock:
             )
             sources = tuple(found[reference] for _, reference in wanted.merge)
             images.append(
-                LockedImage(dataclasses.replace(wanted, optional=False), image.root.digest, platforms, sources)
+                LockedImage(
+                    dataclasses.replace(wanted, optional=False, default=False), image.root.digest, platforms, sources
+                )
             )
         return cls(spec.name, spec.platforms, spec.host_platforms, spec.attestations, tuple(images), path)
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
+from bundler.definition.spec import TOOLCHAIN
 from bundler.sources import zstd
 from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from tests.support import ROOT
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_files import (
@@ -331,6 +333,113 @@ def test_what_was_recorded_travels_on(hub: FakeRegistry, tmp_path: Path) -> None
     assert (tmp_path / "new.tar").read_bytes() == (tmp_path / "old.tar").read_bytes()
 
 
+def archive_with_tools(hub: FakeRegistry, tmp_path: Path, name: str, hosts: str, *more: str) -> None:
+    mirror = ("--mirror", f"docker.io={hub.host}", "--without", "python")
+    done = bundle("create", "debian:12", *mirror, "--host-platform", hosts, *more, "-o", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def tools_for_both(hub: FakeRegistry) -> None:
+    for text in TOOLCHAIN.values():
+        reference = Reference.parse(text)
+        images = (hub.image(each, seed=f"{text}-{each}") for each in ("linux/amd64", "linux/arm64"))
+        hub.tag(reference.repository, str(reference.tag), hub.index(*images))
+
+
+def test_a_toolchain_runs_on_all_hosts_or_is_refused(hub: FakeRegistry, tmp_path: Path) -> None:
+    tools_for_both(hub)
+    archive_with_tools(hub, tmp_path, "one.tar", "linux/amd64")
+    archive_with_tools(hub, tmp_path, "two.tar", "linux/amd64,linux/arm64")
+    for host in ("linux/arm64", "linux/amd64,linux/arm64"):
+        arguments = ("bundle:one.tar,platform=linux/amd64", "--host-platform", host, "-o", "none.tar")
+        failed = bundle("create", *arguments, cwd=tmp_path)
+        assert failed.returncode == 5, failed.stderr
+        assert "registry:3 (registry): `one.tar` has it for linux/amd64, and hosts are linux/" in failed.stderr
+        assert "next: --host-platform linux/amd64; or take it from a registry: --toolchain registry=registry:3" in (
+            failed.stderr
+        )
+        assert "take it for what it has" not in failed.stderr
+    assert not (tmp_path / "none.tar").exists()
+    # What the next steps say works.
+    done = bundle("create", "bundle:one.tar", "--host-platform", "linux/amd64", "-o", "less.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    roles = {"registry": "registry:3", "buildkit": "moby/buildkit:buildx-stable-1", "buildx": "docker/buildx-bin"}
+    roles |= {"binfmt": "tonistiigi/binfmt", "frontend": "docker/dockerfile:1"}
+    parts = [word for role, image in roles.items() for word in ("--toolchain", f"{role}={image}")]
+    mirror = ("--mirror", f"docker.io={hub.host}")
+    arguments = ("bundle:one.tar", "--host-platform", "linux/arm64", *parts, *mirror, "-o", "arm.tar")
+    done = bundle("create", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # `,platform=` is of base images: tools stay for all hosts.
+    done = bundle("create", "bundle:two.tar,platform=linux/arm64", "-o", "narrow.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name, hosts in (
+        ("less", ["linux/amd64"]),
+        ("arm", ["linux/arm64"]),
+        ("narrow", ["linux/amd64", "linux/arm64"]),
+    ):
+        with Archive(tmp_path / f"{name}.tar") as archive:
+            assert list(map(str, archive.manifest.host_platforms)) == hosts
+            for image in archive.manifest.images:
+                expected = ["linux/arm64"] if name == "narrow" and image.role == "base" else hosts
+                if image.role != "base" or name == "narrow":
+                    assert [str(each.platform) for each in image.platforms] == expected, (name, image.role)
+
+
+def test_two_archives_whose_toolchains_are_for_other_hosts(hub: FakeRegistry, tmp_path: Path) -> None:
+    tools_for_both(hub)
+    archive_with_tools(hub, tmp_path, "one.tar", "linux/amd64")
+    hub.tag("library/gcc", "12", hub.index(hub.image("linux/amd64", seed="gcc"), hub.image("linux/arm64", seed="gcc")))
+    archive_with_tools(hub, tmp_path, "two.tar", "linux/arm64", "gcc:12")
+    failed = bundle("create", "bundle:one.tar", "bundle:two.tar", "-o", "none.tar", cwd=tmp_path)
+    assert failed.returncode == 5, failed.stderr
+    assert "has it for linux/amd64, and hosts are linux/amd64, linux/arm64" in failed.stderr
+
+
+def test_a_tool_that_is_chosen_takes_the_place_of_the_default(hub: FakeRegistry, tmp_path: Path) -> None:
+    hub.tag("library/registry", "2", hub.index(hub.image("linux/amd64", seed="registry:2")))
+    archive_with_tools(hub, tmp_path, "old.tar", "linux/amd64", "--toolchain", "registry=registry:2")
+    content = Content()
+    write_directory(tmp_path / "lay", layout(content, (content.image(), {REF_NAME: "app:1"})))
+    chosen = ("bundle:old.tar:registry:2", "oci:lay", "--mirror", f"docker.io={hub.host}", "--without", "python")
+    done = bundle("create", *chosen, "-o", "new.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: registry:3 (registry) is left out: registry is from `old.tar`" in done.stderr
+    done = bundle("create", *chosen, "registry:3,platform=linux/amd64", "-o", "both.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for name in ("new.tar", "both.tar"):
+        with Archive(tmp_path / name) as archive:
+            found[name] = {
+                image.reference.familiar: image.role
+                for image in archive.manifest.images
+                if image.reference.repository == "library/registry"
+            }
+    assert found == {
+        "new.tar": {"registry:2": "registry"},
+        "both.tar": {"registry:2": "registry", "registry:3": "base"},
+    }
+
+
+def test_an_image_that_is_named_besides_an_archive_is_the_new_one(hub: FakeRegistry, tmp_path: Path) -> None:
+    archive_with_tools(hub, tmp_path, "old.tar", "linux/amd64")
+    old = images_of(tmp_path / "old.tar")
+    moved = hub.index(*(hub.image(each, seed=f"new-{each}") for each in ("linux/amd64", "linux/arm64")))
+    hub.tag("library/debian", "12", moved)
+    mirror = ("--mirror", f"docker.io={hub.host}")
+    done = bundle("create", "bundle:old.tar", "debian:12", *mirror, "-o", "new.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: debian:12 is the one that is named, not that of `old.tar`" in done.stderr
+    assert images_of(tmp_path / "new.tar") == {**old, "debian:12": moved.digest}
+    failed = bundle("create", "bundle:old.tar", "registry:3", *mirror, "-o", "none.tar", cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "--toolchain registry=registry:3" in failed.stderr
+    done = bundle(
+        "create", "bundle:old.tar", "--toolchain", "registry=registry:3", *mirror, "-o", "t.tar", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_files_serve_the_toolchain_and_what_dockerfiles_name(tmp_path: Path) -> None:
     content = Content()
     registry = content.image("linux/amd64", seed="registry")
@@ -375,6 +484,20 @@ def test_two_images_of_one_name(tmp_path: Path) -> None:
     create(tmp_path, "oci:one", "oci:same", "-o", "new.tar")
     failed = create(tmp_path, "oci:one", "app:1", code=2)
     assert "app:1: it is in `oci:one`, and named besides" in failed.stderr
+    assert "next: leave `app:1` out, or give this one another name: NAME=oci:one:@0" in failed.stderr
+    create(tmp_path, "b:1=oci:one:@0", "oci:same", "-o", "named.tar")
+    assert images_of(tmp_path / "named.tar") == {"app:1": one.digest, "b:1": one.digest}
+
+
+def test_two_images_of_one_name_in_one_file(tmp_path: Path) -> None:
+    content = Content()
+    one, two = content.image(seed=1), content.image(seed=2)
+    (tmp_path / "a.tar").write_bytes(tar(layout(content, (one, {REF_NAME: "t/x:1"}), (two, {REF_NAME: "t/x:1"}))))
+    failed = create(tmp_path, "oci-archive:a.tar", code=2)
+    step = failed.stderr[failed.stderr.index("by another name: ") + 17 :].splitlines()[0]
+    assert step == "oci-archive:a.tar:@0 NAME=oci-archive:a.tar:@1"
+    create(tmp_path, *shlex.split(step.replace("NAME", "t/y:1")), "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar") == {"t/x:1": one.digest, "t/y:1": two.digest}
 
 
 def test_no_file_is_replaced_by_what_is_made_of_it(tmp_path: Path) -> None:

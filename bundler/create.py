@@ -33,7 +33,7 @@ from bundler.writing.reuse import reuse_archive
 from bundler.writing.writer import ArchiveWriter, Written, check_directory, check_limit
 from bundles.archive.parts import find
 from bundles.archive.signature import check_key, sign
-from bundles.errors import IncompleteArchiveError, UsageError
+from bundles.errors import IncompleteArchiveError, UsageError, reason
 from bundles.runtime.filesystem import FAT_LIMIT
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
@@ -156,7 +156,12 @@ def _files(path: Path) -> set[Path]:
         parts = find(path)
     except IncompleteArchiveError:
         parts = ()
-    return {path.resolve(), *(part.resolve() for part in parts)}
+    try:
+        return {path.resolve(), *(part.resolve() for part in parts)}
+    except (OSError, RuntimeError) as error:
+        # Before Python 3.13 a circle of links is a RuntimeError.
+        why = reason(error) if isinstance(error, OSError) else "its symbolic links lead in a circle"
+        raise UsageError(f"`{path}` cannot be used: {why}", hint="give the path of the file itself") from None
 
 
 def _opener(spec: Spec, spool: Spool, options: Options, progress: Progress) -> Opener:

@@ -69,6 +69,8 @@ class FileRequest:
         path, _, choice = place[drive:].partition(":")
         if not path:
             raise UsageError(f"`{text}` names no file: expected {kind}:PATH, {KINDS[kind]}")
+        if "\0" in path:
+            raise UsageError(f"`{text}` has a NUL byte in its path: expected {kind}:PATH, {KINDS[kind]}")
         wanted = Platform.parse_list(platforms.replace(_PLATFORM, ","))
         if comma and not wanted:
             raise UsageError(f"`{text}` names no platform: expected such as {said},platform=linux/amd64")

@@ -58,6 +58,7 @@ def test_platforms_are_not_part_of_the_file() -> None:
         ("oci:", "names no file: expected oci:PATH"),
         ("hauler::x", "names no file"),
         ("oci:dir,platform=", "names no platform"),
+        ("oci:a\0b", "has a NUL byte"),
         ("App=oci:dir", "`App` is not an image reference"),
         (f"app@sha256:{'0' * 64}=oci:dir", "has a digest"),
     ],

@@ -10,16 +10,22 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from bundler.definition.file_request import FileRequest
 from bundler.definition.spec import TOOLCHAIN
 from bundler.sources import zstd
+from bundler.sources.files.contents import Contents, Directory
+from bundler.sources.files.layout import LayoutFile
+from bundler.sources.files.source import FilesSource, Taken
+from bundler.sources.source import Source
 from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
+from bundles.oci.image import MAX_CONFIG_SIZE
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from tests.support import ROOT
@@ -176,6 +182,32 @@ def test_a_docker_archive_of_before_25_is_composed_the_same_each_time(tmp_path: 
     assert images_of(tmp_path / "untagged.tar").keys() == {"untagged:1"}
     failed = create(tmp_path, "docker-archive:a.tar", code=2)
     assert "next: say it: NAME=docker-archive:a.tar:@1" in failed.stderr
+
+
+def test_a_docker_archive_claims_no_digest(tmp_path: Path) -> None:
+    claimed = f"app:1@sha256:{'0' * 64}"
+    (tmp_path / "a.tar").write_bytes(tar(saved(([claimed], [layer_tar("x")]))))
+    failed = create(tmp_path, "docker-archive:a.tar", code=2)
+    step = failed.stderr[failed.stderr.index("say it: ") + 8 :].splitlines()[0]
+    create(tmp_path, *shlex.split(step.replace("NAME", "app:1")), "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar").keys() == {"app:1"}
+
+
+def test_a_name_of_ours_has_the_digest_of_its_image(hub: FakeRegistry, tmp_path: Path) -> None:
+    """As --recompress leaves it: the name has the old digest."""
+    data = layer_tar("x") + bytes(1_000_000)
+    image = hub.image("linux/amd64", layers=[gzip.compress(data, compresslevel=1)])
+    hub.tag("library/app", "1", image)
+    name = f"app@{image.digest}"
+    mirror = ("--mirror", f"docker.io={hub.host}", "--platform", "linux/amd64")
+    create(tmp_path, name, *mirror, "--recompress", "zstd", "-o", "old.tar")
+    ((old, root),) = images_of(tmp_path / "old.tar").items()
+    assert (old, root == image.digest) == (name, False)
+    done = create(tmp_path, "bundle:old.tar", "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar") == {f"app@{root}": root}
+    assert f"note: {name} of `old.tar` was recompressed, and is called app@{root}" in done.stderr
+    create(tmp_path, f"x:1=bundle:old.tar:{name}", "-o", "one.tar")
+    assert images_of(tmp_path / "one.tar") == {"x:1": root}
 
 
 def test_links_of_a_docker_archive_lead_to_the_layer(tmp_path: Path) -> None:
@@ -799,6 +831,7 @@ def test_a_lock_pins_what_files_have_and_names_them(tmp_path: Path) -> None:
         assert failed.returncode == 5
         assert moved in failed.stderr
         assert "lock -f bundle.toml --upgrade app:1" in failed.stderr
+        assert "their files have changed, or the zstd level or version" in failed.stderr
     upgraded = bundle("lock", "--upgrade", "app:1", cwd=tmp_path)
     assert f"moved    app:1  {one.digest} -> {two.digest}" in upgraded.stdout
     assert bundle("create", "-f", "bundle.toml", "-o", "two.tar", cwd=tmp_path).returncode == 0
@@ -807,6 +840,55 @@ def test_a_lock_pins_what_files_have_and_names_them(tmp_path: Path) -> None:
     failed = bundle("create", "-f", "bundle.toml", cwd=tmp_path)
     assert failed.returncode == 2
     assert "`app:1` comes from app:1=oci:dir, locked is app:1=oci:dir:1" in failed.stderr
+
+
+def test_all_images_of_a_lock_that_moved_are_upgraded_by_one_command(tmp_path: Path) -> None:
+    for seed in ("old", "new"):
+        content = Content()
+        images = [(content.image(seed=f"{seed}-{name}"), {REF_NAME: f"{name}:1"}) for name in ("one", "two")]
+        write_directory(tmp_path / "dir", layout(content, *images))
+        (tmp_path / "bundle.toml").write_text(TOML.replace("app:1=oci:dir:1", "oci:dir"))
+        if seed == "old":
+            assert bundle("lock", cwd=tmp_path).returncode == 0
+    failed = bundle("create", "-f", "bundle.toml", cwd=tmp_path)
+    assert failed.returncode == 5
+    (step,) = (line for line in failed.stderr.splitlines() if "next: " in line)
+    assert bundle("lock", *shlex.split(step.partition(" lock ")[2]), cwd=tmp_path).returncode == 0
+    assert bundle("create", "-f", "bundle.toml", "-o", "new.tar", cwd=tmp_path).returncode == 0
+    assert images_of(tmp_path / "new.tar") == {f"{name[REF_NAME]}": image.digest for image, name in images}
+
+
+def test_links_in_a_circle_are_no_file(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for kind in ("oci", "oci-archive", "bundle"):
+        failed = create(tmp_path, f"{kind}:loop", code=2)
+        assert "`loop` cannot be used: " in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+def test_an_image_that_is_listed_often_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    read = Contents.read
+
+    def counted(self: Contents, name: str, limit: int = MAX_CONFIG_SIZE) -> bytes:
+        reads.append(name)
+        return read(self, name, limit)
+
+    monkeypatch.setattr(Contents, "read", counted)
+    content = Content()
+    index = content.index(*[content.image("linux/amd64")] * 50)
+    files = layout(content, *((index, {REF_NAME: f"app{number}:1"}) for number in range(100)))
+    write_directory(tmp_path / "dir", files)
+    request = FileRequest.parse("oci:dir", tmp_path)
+    assert request
+    with LayoutFile(request, Directory(tmp_path / "dir")) as file:
+        assert len(file.images) == 100
+        source = FilesSource(
+            cast(Source, None), [file], [Taken(Reference.parse(held.label), held, file) for held in file.images]
+        )
+        assert {file.platforms_of(held) for held in file.images} == {(Platform("linux", "amd64"),)}
+        assert source.has(index)
+    assert len(reads) < 12, reads
 
 
 def test_a_lock_of_compressed_files_writes_nothing_but_itself(tmp_path: Path) -> None:

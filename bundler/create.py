@@ -21,6 +21,7 @@ from bundler.planning.plan import Plan
 from bundler.planning.records import check, complete, with_layouts
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
+from bundler.sources.files.contents import files_of
 from bundler.sources.files.kinds import Opener, Reading
 from bundler.sources.pins import PinnedSource
 from bundler.sources.source import Source
@@ -31,7 +32,6 @@ from bundler.writing.previous import Leftover, LeftoverSource, discard, set_asid
 from bundler.writing.program import program
 from bundler.writing.reuse import reuse_archive
 from bundler.writing.writer import ArchiveWriter, Written, check_directory, check_limit
-from bundles.archive.parts import find
 from bundles.archive.signature import check_key, sign
 from bundles.errors import IncompleteArchiveError, UsageError, reason
 from bundles.runtime.filesystem import FAT_LIMIT
@@ -153,7 +153,7 @@ def _check_target(spec: Spec, target: Path) -> None:
 
 def _files(path: Path) -> set[Path]:
     try:
-        parts = find(path)
+        parts = files_of(path)
     except IncompleteArchiveError:
         parts = ()
     try:

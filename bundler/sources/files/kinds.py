@@ -10,14 +10,13 @@ from typing import Optional
 from bundler.definition.file_request import KINDS, FileRequest
 from bundler.definition.spec import Compression
 from bundler.sources.files.bundle import BundleFile
-from bundler.sources.files.contents import Contents, open_contents
+from bundler.sources.files.contents import Contents, files_of, open_contents
 from bundler.sources.files.docker_archive import MANIFEST, open_saved
 from bundler.sources.files.hauler import HaulFile, is_haul
 from bundler.sources.files.image_file import ImageFile
 from bundler.sources.files.layout import INDEX, LayoutFile
 from bundler.sources.spool import Spool
 from bundles.archive.layout import MANIFEST_NAME
-from bundles.archive.parts import find
 from bundles.archive.signature import Signers
 from bundles.errors import BundleError, DamagedArchiveError, NotABundleError, UsageError
 from bundles.oci.image import parse_index
@@ -92,7 +91,7 @@ class Opener(Closeable):
 
     def _contents_of(self, path: Path) -> Contents:
         if path not in self._contents:
-            if not any(part.exists() for part in find(path)):
+            if not any(part.exists() for part in files_of(path)):
                 raise UsageError(f"`{path}` is not there")
             self._progress.message(f"reading {path}")
             self._contents[path] = open_contents(path, self._spool, self._compression)

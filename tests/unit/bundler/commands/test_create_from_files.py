@@ -365,6 +365,35 @@ def test_what_was_recorded_travels_on(hub: FakeRegistry, tmp_path: Path) -> None
     assert (tmp_path / "new.tar").read_bytes() == (tmp_path / "old.tar").read_bytes()
 
 
+def test_chunks_of_hauler_before_2_1_are_read_as_one(tmp_path: Path) -> None:
+    content = Content()
+    root = content.image(seed="chunks")
+    data = packed(tar(haul(content, (root, "docker.io/library/app:1", "image"))), "zst")
+    size = len(data) // 11 + 1
+    for number in range(11):
+        (tmp_path / f"haul_{number}.tar.zst").write_bytes(data[number * size : (number + 1) * size])
+    for name in ("haul.tar.zst", "haul_0.tar.zst", "haul_10.tar.zst"):
+        create(tmp_path, f"hauler:{name}", "-o", "new.tar")
+        assert images_of(tmp_path / "new.tar") == {"app:1": root.digest}
+    failed = create(tmp_path, "hauler:haul.tar.zst", "-o", "haul_3.tar.zst", code=2)
+    assert "would replace" in failed.stderr
+    (tmp_path / "haul_4.tar.zst").unlink()
+    failed = create(tmp_path, "hauler:haul.tar.zst", code=3)
+    assert "of `haul.tar.zst`, `haul_4.tar.zst` is missing" in failed.stderr
+
+
+def test_files_with_numbers_that_are_no_chunks(tmp_path: Path) -> None:
+    for how in ("", "zst"):
+        for number in range(2):
+            content = Content()
+            image = content.image(seed=f"{how}-{number}")
+            (tmp_path / f"app_{number}.tar").write_bytes(
+                packed(tar(layout(content, (image, {REF_NAME: "app:1"}))), how)
+            )
+        create(tmp_path, "oci-archive:app_1.tar", "-o", "new.tar")
+        assert images_of(tmp_path / "new.tar") == {"app:1": image.digest}
+
+
 def archive_with_tools(hub: FakeRegistry, tmp_path: Path, name: str, hosts: str, *more: str) -> None:
     mirror = ("--mirror", f"docker.io={hub.host}", "--without", "python")
     done = bundle("create", "debian:12", *mirror, "--host-platform", hosts, *more, "-o", name, cwd=tmp_path)
@@ -748,6 +777,7 @@ def test_a_compressed_file_that_is_cut_or_broken(tmp_path: Path, how: str) -> No
         failed = bundle("create", "oci-archive:a.tar", *ALONE, cwd=tmp_path)
         assert failed.returncode in (2, 3, 5), (number, failed.stderr)
         assert "Traceback" not in failed.stderr
+        assert number == 2 or "ends early" in failed.stderr or "ended before" in failed.stderr, failed.stderr
         assert list(tmp_path.iterdir()) == [tmp_path / "a.tar"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from bundler.definition.build import Build
-from bundler.definition.file_request import KINDS, FileRequest
+from bundler.definition.file_request import KINDS, FileRequest, is_platform
 from bundler.definition.oci_layout import CACHES, LayoutContent, read_cache
 from bundler.definition.record import Record, pins_of
 from bundles.archive.manifest import TOOLS, check_name
@@ -177,6 +177,11 @@ def read_images(
     own: dict[Reference, tuple[Platform, ...]] = {}
     references, files = [], []
     for text in texts:
+        if is_platform(text) or text.startswith(_PLATFORM):
+            raise UsageError(
+                f"`{text}` is a platform: expected an image",
+                hint="in PowerShell, what has commas in it stands in quotes: --platform 'linux/amd64,linux/arm64'",
+            )
         file = FileRequest.parse(text, directory)
         if file is not None:
             files.append(file)

@@ -105,6 +105,7 @@ def from_files(spec: Spec, source: Source, opener: Opener) -> Iterator[FromFiles
         ArchiveError, ContentError: a file is damaged.
     """
     with opener:
+        opener.check(spec.files)
         files: list[ImageFile] = []
         taken: list[Taken] = []
         failures: list[tuple[str, BundleError]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -630,6 +631,28 @@ def test_a_file_of_another_kind_says_what_reads_it(tmp_path: Path, source: str, 
     assert message in failed.stderr
 
 
+def test_what_is_no_file_is_to_be_saved_first(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "-", "/dev/null"):
+        failed = create(tmp_path, f"docker-archive:{name}", code=2)
+        assert f"`docker-archive:{name}` is not a file: expected one" in failed.stderr
+        assert "`docker save -o FILE IMAGE`" in failed.stderr
+
+
+def test_a_file_whose_kind_was_forgotten(hub: FakeRegistry, tmp_path: Path) -> None:
+    content = Content()
+    files = layout(content, (content.image(), {REF_NAME: "app:1"}))
+    write_directory(tmp_path / "lay", files)
+    (tmp_path / "lay.tar").write_bytes(tar(files))
+    (tmp_path / "lay.tar.gz").write_bytes(packed(tar(files), "gz"))
+    expected = {"lay": "oci:lay", "lay.tar": "oci-archive:lay.tar", "lay.tar.gz": "oci-archive:lay.tar.gz, docker-arch"}
+    for name, step in expected.items():
+        failed = create(tmp_path, name, "--mirror", f"docker.io={hub.host}", code=5)
+        assert f"next: a file is here that is called so, if that is meant: {step}" in failed.stderr
+    failed = create(tmp_path, "absent", "--mirror", f"docker.io={hub.host}", code=5)
+    assert "a file is here" not in failed.stderr
+
+
 def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:
     failed = create(tmp_path, "oci:one", "hauler:two", code=2)
     assert "2 files cannot be used" in failed.stderr
@@ -833,6 +856,13 @@ def test_who_signed_an_archive_of_ours_is_asked(tmp_path: Path) -> None:
     failed = create(tmp_path, "bundle:old.tar", "--allowed-signers", "them.signers", "-o", "none.tar", code=3)
     assert "old.tar" in failed.stderr or "signed" in failed.stderr
     assert not (tmp_path / "none.tar").exists()
+    for source, hint in (("oci:dir", "name the archive as bundle:FILE"), ("debian:12", "name the archive as")):
+        failed = create(tmp_path, source, "--allowed-signers", "us.signers", code=2)
+        assert "--allowed-signers says who must have signed a bundle:FILE, and none is named" in failed.stderr
+        assert f"next: {hint}" in failed.stderr
+    both = ("bundle:old.tar", "oci-archive:old.tar", "--allowed-signers", "us.signers", "-o", "none.tar")
+    failed = create(tmp_path, *both, code=2)
+    assert "next: bundle:old.tar" in failed.stderr
     failed = create(tmp_path, "bundle:old.tar", "--signer", "us@corp", code=2)
     assert "--signer needs --allowed-signers" in failed.stderr
 

@@ -21,6 +21,7 @@ from bundler.planning.plan import Plan
 from bundler.planning.records import check, complete, with_layouts
 from bundler.planning.referrers import with_referrers
 from bundler.planning.resolve import resolve
+from bundler.sources.files.contents import files_of
 from bundler.sources.files.kinds import Opener, Reading
 from bundler.sources.pins import PinnedSource
 from bundler.sources.source import Source
@@ -31,9 +32,8 @@ from bundler.writing.previous import Leftover, LeftoverSource, discard, set_asid
 from bundler.writing.program import program
 from bundler.writing.reuse import reuse_archive
 from bundler.writing.writer import ArchiveWriter, Written, check_directory, check_limit
-from bundles.archive.parts import find
 from bundles.archive.signature import check_key, sign
-from bundles.errors import IncompleteArchiveError, UsageError
+from bundles.errors import IncompleteArchiveError, UsageError, reason
 from bundles.runtime.filesystem import FAT_LIMIT
 from bundles.runtime.progress import Progress
 from bundles.runtime.sizes import human_size
@@ -153,10 +153,15 @@ def _check_target(spec: Spec, target: Path) -> None:
 
 def _files(path: Path) -> set[Path]:
     try:
-        parts = find(path)
+        parts = files_of(path)
     except IncompleteArchiveError:
         parts = ()
-    return {path.resolve(), *(part.resolve() for part in parts)}
+    try:
+        return {path.resolve(), *(part.resolve() for part in parts)}
+    except (OSError, RuntimeError) as error:
+        # Before Python 3.13 a circle of links is a RuntimeError.
+        why = reason(error) if isinstance(error, OSError) else "its symbolic links lead in a circle"
+        raise UsageError(f"`{path}` cannot be used: {why}", hint="give the path of the file itself") from None
 
 
 def _opener(spec: Spec, spool: Spool, options: Options, progress: Progress) -> Opener:

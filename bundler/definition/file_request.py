@@ -24,6 +24,9 @@ KINDS: Mapping[str, str] = {
 # A drive is a part of the path: no TAG begins with a slash.
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]", re.ASCII)
 _PLATFORM = ",platform="
+_ARCHITECTURES = frozenset(
+    {"amd64", "386", "arm64", "arm", "loong64", "mips64", "mips64le", "ppc64le", "riscv64", "s390x", "wasm"}
+)
 _TAGGED = re.compile(r".*(?::[^/]+|@.*)", re.ASCII)
 
 
@@ -69,6 +72,11 @@ class FileRequest:
         path, _, choice = place[drive:].partition(":")
         if not path:
             raise UsageError(f"`{text}` names no file: expected {kind}:PATH, {KINDS[kind]}")
+        if "\0" in path:
+            raise UsageError(f"`{text}` has a NUL byte in its path: expected {kind}:PATH, {KINDS[kind]}")
+        before, _, behind = text.partition(",")
+        if is_platform(behind.partition(",")[0]) and not (directory / path).exists():
+            raise UsageError(f"`{text}` is not an image: expected {before}{_PLATFORM}{behind}")
         wanted = Platform.parse_list(platforms.replace(_PLATFORM, ","))
         if comma and not wanted:
             raise UsageError(f"`{text}` names no platform: expected such as {said},platform=linux/amd64")
@@ -92,3 +100,11 @@ class FileRequest:
             return None
         given = Reference.parse(self.name)
         return given if tag is None or _TAGGED.fullmatch(self.name) else dataclasses.replace(given, tag=tag)
+
+
+def is_platform(text: str) -> bool:
+    """Tell whether a word is a platform, and not the name of an image: `linux/arm64`."""
+    try:
+        return "/" in text and Platform.parse(text).architecture in _ARCHITECTURES
+    except UsageError:
+        return False

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from bundler.definition.build import Build
-from bundler.definition.file_request import KINDS, FileRequest
+from bundler.definition.file_request import KINDS, FileRequest, is_platform
 from bundler.definition.oci_layout import CACHES, LayoutContent, read_cache
 from bundler.definition.record import Record, pins_of
 from bundles.archive.manifest import TOOLS, check_name
@@ -48,7 +48,8 @@ class ImageRequest:
     """One image to bundle, for these platforms; `merge` has the source of each platform when there are several.
 
     An `optional` one is left out, with a note, where it does not exist or costs too much (bundler/planning/resolve.py).
-    `origin` is what was written for the file that it comes from; empty for one of a registry.
+    `origin` is what was written for the file that it comes from; empty for one of a registry. A `default` one is a part
+    of the toolchain that nobody named.
     """
 
     reference: Reference
@@ -57,6 +58,7 @@ class ImageRequest:
     merge: tuple[tuple[Platform, Reference], ...] = ()
     optional: bool = False
     origin: str = ""
+    default: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +177,11 @@ def read_images(
     own: dict[Reference, tuple[Platform, ...]] = {}
     references, files = [], []
     for text in texts:
+        if is_platform(text) or text.startswith(_PLATFORM):
+            raise UsageError(
+                f"`{text}` is a platform: expected an image",
+                hint="in PowerShell, what has commas in it stands in quotes: --platform 'linux/amd64,linux/arm64'",
+            )
         file = FileRequest.parse(text, directory)
         if file is not None:
             files.append(file)
@@ -259,7 +266,7 @@ def combine(file: Definition, line: Definition, default_name: str, records: Sequ
     # What a record has is replayed by a program of this one, which needs Python.
     asked = line.with_python or "python" in file.toolchain or "python" in line.toolchain or bool(records)
     wanted = [
-        ImageRequest(reference, role, hosts, optional=role == "python" and not asked)
+        ImageRequest(reference, role, hosts, optional=role == "python" and not asked, default=role not in said)
         for role, reference in chosen.items()
         if reference
     ]
@@ -370,6 +377,7 @@ def unite(wanted: Iterable[ImageRequest]) -> tuple[ImageRequest, ...]:
             platforms=platforms,
             merge=merge,
             optional=optional,
+            default=item.default and (known is None or known.default),
             origin=item.origin or (known.origin if known else ""),
         )
     return tuple(united.values())

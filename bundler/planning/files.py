@@ -105,6 +105,7 @@ def from_files(spec: Spec, source: Source, opener: Opener) -> Iterator[FromFiles
         ArchiveError, ContentError: a file is damaged.
     """
     with opener:
+        opener.check(spec.files)
         files: list[ImageFile] = []
         taken: list[Taken] = []
         failures: list[tuple[str, BundleError]] = []
@@ -167,9 +168,12 @@ def _without_doubles(taken: Sequence[Taken], spec: Spec) -> tuple[list[Taken], l
     kept: dict[Reference, Taken] = {}
     roles: dict[str, Taken] = {}
     problems, notes = [], []
+    said = {image.reference for image in spec.images if image.role == "frontend"}
     for item in taken:
         name, other = item.reference.familiar, kept.get(item.reference)
         role = item.held.role
+        if role == "frontend" and role in spec.roles and item.reference in said:
+            continue
         if role in TOOLS and role != "frontend":
             if role in spec.roles:
                 continue
@@ -178,18 +182,30 @@ def _without_doubles(taken: Sequence[Taken], spec: Spec) -> tuple[list[Taken], l
                 notes.append(f"{name} ({role}) of `{item.file.where}` is left out: {role} is from `{first.file.where}`")
                 continue
         if item.reference in spec.named:
-            where = item.file.request.text
-            problems.append(Problem(name, f"it is in `{where}`, and named besides: expected from one of them"))
+            request = item.file.request
+            if isinstance(item.file, BundleFile) and request.takes_all and role not in TOOLS:
+                notes.append(f"{name} is the one that is named, not that of `{item.file.where}`")
+                continue
+            step = f"leave `{name}` out, or give this one another name: NAME={request.typed(f'@{item.held.number}')}"
+            if role in TOOLS:
+                step = f"to take this part of the toolchain from a registry: --toolchain {quote(f'{role}={name}')}"
+            problems.append(
+                Problem(name, f"it is in `{request.text}`, and named besides: expected from one of them", step)
+            )
         elif other is None or _is_base_of(other.file, item.file):
             kept[item.reference] = item
         elif other.held.root.digest != item.held.root.digest and not _is_base_of(item.file, other.file):
-            typed = item.file.request.typed(item.held.label or name)
+            step = f"give one of them another name: NAME={item.file.request.typed(item.held.label or name)}"
+            if item.file.where == other.file.where:
+                # Their name does not tell them apart.
+                one, another = (each.file.request.typed(f"@{each.held.number}") for each in (other, item))
+                step = f"name them one by one, one by another name: {one} NAME={another}"
             problems.append(
                 Problem(
                     name,
                     f"it is {other.held.root.digest} in `{other.file.request.text}`, and {item.held.root.digest} in "
                     f"`{item.file.request.text}`",
-                    f"give one of them another name: NAME={typed}",
+                    step,
                 )
             )
     if problems:
@@ -205,10 +221,10 @@ def _is_base_of(file: ImageFile, delta: ImageFile) -> bool:
 
 
 def _requested(spec: Spec, taken: Sequence[Taken]) -> tuple[Spec, list[str]]:
-    """Ask for the images, each for those of the wanted platforms that it is there for.
+    """Ask for the images, each for those of the wanted platforms that it is there for; tools for all hosts.
 
     Raises:
-        NotFoundError: one is there for none of them.
+        NotFoundError: one is there for none of them, or a tool is not there for a host.
     """
     hosts, platforms = _platforms(spec, taken)
     requests, problems, notes = [], [], []
@@ -218,10 +234,13 @@ def _requested(spec: Spec, taken: Sequence[Taken]) -> tuple[Spec, list[str]]:
         is_tool = item.held.role in TOOLS
         said = spec.hosts_said if is_tool else spec.platforms_said
         wanted = hosts if is_tool else platforms
+        lacking = [platform for platform in hosts if not platform.best_of(offered)] if is_tool and offered else []
         if isinstance(item.file, BundleFile) and not said:
             wanted = offered
         chosen = tuple(platform for platform in wanted if platform.best_of(offered))
-        if request.platforms and offered:
+        if lacking:
+            problems.append(_tool_is_lacking(item, offered, hosts, lacking))
+        elif request.platforms and offered and not is_tool:
             chosen = request.platforms
         elif offered and not chosen:
             problems.append(
@@ -244,8 +263,40 @@ def _requested(spec: Spec, taken: Sequence[Taken]) -> tuple[Spec, list[str]]:
         found = dict.fromkeys(p for image in requests if image.role not in TOOLS for p in image.platforms)
         # Without images of registries the bundle is for what the files have.
         platforms = tuple(dict.fromkeys((*(platforms if others else ()), *found))) or platforms
-    images = unite((*spec.images, *requests))
+    wanted_besides, more = _without_defaults(spec.images, taken)
+    notes += more
+    images = unite((*wanted_besides, *requests))
     return dataclasses.replace(spec, images=images, platforms=platforms, host_platforms=hosts), notes
+
+
+def _without_defaults(images: Sequence[ImageRequest], taken: Sequence[Taken]) -> tuple[list[ImageRequest], list[str]]:
+    """Leave the toolchain that nobody named out where a file has that part of it; also say so."""
+    given = {item.held.role: item for item in taken if item.held.role in TOOLS and item.held.role != "frontend"}
+    kept, notes = [], []
+    for image in images:
+        item = given.get(image.role)
+        if item is None or item.reference == image.reference:
+            kept.append(image)
+        elif image.default:
+            where = f"{image.role} is from `{item.file.where}`"
+            notes.append(f"{image.reference.familiar} ({image.role}) is left out: {where}")
+        else:
+            # It is wanted as an image to build on, too.
+            kept.append(dataclasses.replace(image, role="base"))
+    return kept, notes
+
+
+def _tool_is_lacking(
+    item: Taken, offered: Sequence[Platform], hosts: Sequence[Platform], lacking: Sequence[Platform]
+) -> Problem:
+    """Say that a part of the toolchain could not run on some hosts."""
+    role, name = item.held.role, item.reference.familiar
+    served = _joined([platform for platform in hosts if platform not in lacking] or offered)
+    return Problem(
+        f"{name} ({role})",
+        f"`{item.file.where}` has it for {_list(offered)}, and hosts are {_list(hosts)}",
+        f"--host-platform {served}; or take it from a registry: --toolchain {quote(f'{role}={name}')}",
+    )
 
 
 def _platforms(spec: Spec, taken: Sequence[Taken]) -> tuple[tuple[Platform, ...], tuple[Platform, ...]]:

@@ -81,7 +81,9 @@ class Lock:
             )
             sources = tuple(found[reference] for _, reference in wanted.merge)
             images.append(
-                LockedImage(dataclasses.replace(wanted, optional=False), image.root.digest, platforms, sources)
+                LockedImage(
+                    dataclasses.replace(wanted, optional=False, default=False), image.root.digest, platforms, sources
+                )
             )
         return cls(spec.name, spec.platforms, spec.host_platforms, spec.attestations, tuple(images), path)
 
@@ -139,18 +141,24 @@ class Lock:
         Raises:
             ContentError: some are other ones now; the message names them.
         """
-        moved = [
-            Problem(
-                image.request.reference.familiar,
-                f"it is {found[image.request.reference]} in `{image.request.origin}`, locked is {image.digest}",
-                self.upgrade(image.request.reference),
-            )
+        changed = [
+            image
             for image in self.images
             if image.request.origin and found.get(image.request.reference, image.digest) != image.digest
         ]
-        if moved:
+        problems = [
+            Problem(
+                image.request.reference.familiar,
+                f"it is {found[image.request.reference]} in `{image.request.origin}`, locked is {image.digest}",
+            )
+            for image in changed
+        ]
+        if changed:
             raise ContentError(
-                f"{len(moved)} images are not what `{self.path}` has locked: their files have changed", problems=moved
+                f"{len(changed)} images are not what `{self.path}` has locked: their files have changed, or the zstd "
+                "level or version",
+                hint=self.upgrade(*(image.request.reference for image in changed)),
+                problems=problems,
             )
 
     def drift(self, spec: Spec) -> list[str]:
@@ -198,9 +206,9 @@ class Lock:
                     hint=self.upgrade(image.reference),
                 )
 
-    def upgrade(self, reference: Reference) -> str:
-        """Return the command that asks anew what a reference stands for."""
-        return f"{lock_command(self.path)} --upgrade {reference.familiar}"
+    def upgrade(self, *references: Reference) -> str:
+        """Return the command that asks anew what references stand for."""
+        return f"{lock_command(self.path)} --upgrade {' '.join(reference.familiar for reference in references)}"
 
     def to_bytes(self) -> bytes:
         """Return the file: the same lock always gives the same bytes."""

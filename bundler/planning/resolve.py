@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Optional, Union
 
+from bundler.definition.file_request import KINDS
 from bundler.definition.spec import TOOLCHAIN, ImageRequest, Spec
 from bundler.planning.plan import Plan, Resolved
+from bundler.sources.files.kinds import prefix_of
 from bundler.sources.source import BlobRequest, Source
 from bundles.archive.manifest import Image, PlatformContent
 from bundles.errors import (
@@ -27,7 +30,7 @@ from bundles.oci.image import MAX_CONFIG_SIZE, Entry, config_platform, index_ent
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.registry.urls import Origin, is_address
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 from bundles.runtime.sizes import human_size
 from bundles.runtime.workers import in_parallel
 
@@ -101,7 +104,7 @@ def _all_together(failures: Sequence[tuple[ImageRequest, BundleError]], count: i
     for wanted, error in failures:
         subject = f"{wanted.reference.familiar} ({wanted.role})" if wanted.role != "base" else wanted.reference.familiar
         cause = error.cause if isinstance(error, NetworkError) else None
-        alike.setdefault((cause or error.message, error.hint), []).append(subject)
+        alike.setdefault((cause or error.message, _file_of_that_name(wanted) or error.hint), []).append(subject)
     # What stops several images in the same way is said once; alone, an image's own words say more.
     own = {error.cause: error.message for _, error in failures if isinstance(error, NetworkError) and error.cause}
     problems = [
@@ -114,6 +117,18 @@ def _all_together(failures: Sequence[tuple[ImageRequest, BundleError]], count: i
         kind = NetworkError
     message = f"{len(failures)} of {count} images cannot be bundled; nothing was written"
     return kind(message, problems=problems, hint=_without_network(failures))
+
+
+def _file_of_that_name(wanted: ImageRequest) -> Optional[str]:
+    """Say how a file is named, where one has the name of an image that cannot be had."""
+    name = wanted.reference.familiar
+    path = Path(name[: -len(":latest")] if name.endswith(":latest") else name)
+    if wanted.role != "base" or not path.exists():
+        return None
+    prefixes = [prefix_of(path)] if prefix_of(path) else [kind for kind in KINDS if (kind == "oci") == path.is_dir()]
+    return (
+        f"a file is here that is called so, if that is meant: {', '.join(quote(f'{kind}:{path}') for kind in prefixes)}"
+    )
 
 
 def _without_network(failures: Sequence[tuple[ImageRequest, BundleError]]) -> Optional[str]:

@@ -12,14 +12,13 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Optional, Union, cast
+from typing import TYPE_CHECKING, Optional, Union
 
 import zstandard
 
 from bundler.definition.spec import Compression
 from bundles.errors import ContentError
 from bundles.runtime.program import quote
-from bundles.runtime.streams import PieceStream
 
 if TYPE_CHECKING:
     import bz2
@@ -29,8 +28,10 @@ CHUNK = 1 << 20
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _GZIP = 16 + zlib.MAX_WBITS
 _XZ_MAGIC, _BZIP2_MAGIC = b"\xfd7zXZ\0", b"BZh"
-# How a compressed file begins, and what unpacks it.
 _XZ_MEMORY = 512 << 20
+# What comes out of zstd at once has no limit of its own: 128 KiB may come of four bytes.
+_STEP = 2048
+# How a compressed file begins, and what unpacks it.
 _UNPACK = {GZIP_MAGIC: "gunzip -k", ZSTD_MAGIC: "zstd -d", _XZ_MAGIC: "unxz -k", _BZIP2_MAGIC: "bunzip2 -k"}
 
 
@@ -127,11 +128,19 @@ def _bzip2(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _frames(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Unpack zstd frames. An early end is no error: who reads compares with a digest, or with the sizes in a tar."""
-    source = cast("IO[bytes]", PieceStream(pieces))
-    reader = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True)
-    while piece := reader.read(CHUNK):
-        yield piece
+    """Unpack zstd frames, all of them; skippable ones give nothing."""
+    decompressor = zstandard.ZstdDecompressor()
+    unpacker = decompressor.decompressobj()
+    for data in pieces:
+        for start in range(0, len(data), _STEP):
+            rest = data[start : start + _STEP]
+            while rest:
+                if unpacker.eof:
+                    unpacker = decompressor.decompressobj()
+                yield unpacker.decompress(rest)
+                rest = unpacker.unused_data if unpacker.eof else b""
+    if not unpacker.eof:
+        raise EOFError("it ends early")
 
 
 def _streams(

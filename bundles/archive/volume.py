@@ -38,13 +38,14 @@ class Volume(Closeable):
     Args:
         path: the archive, or any of its parts.
         directories: where to look for parts besides the directory of `path`.
+        files: its files in their order, where somebody knows them; else they are looked for.
 
     Raises:
         ArchiveError: a file cannot be opened, or a part is missing.
     """
 
-    def __init__(self, path: Path, directories: Sequence[Path] = ()) -> None:
-        self.paths = find(path, directories)
+    def __init__(self, path: Path, directories: Sequence[Path] = (), files: Sequence[Path] = ()) -> None:
+        self.paths = tuple(files) or find(path, directories)
         """The files, in their order."""
         self.sizes: tuple[int, ...] = ()
         """The size of each file in bytes."""

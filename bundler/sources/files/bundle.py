@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -42,6 +43,11 @@ class BundleFile(ImageFile):
         self.images = tuple(
             _held(image, number) for number, image in enumerate(manifest.images) if not _is_attached(image)
         )
+        self.notes = tuple(
+            f"{held.label} of `{self.where}` was recompressed, and is called {held.reference.familiar}"
+            for held in self.images
+            if held.reference and held.label != held.reference.familiar
+        )
         attached = [image for image in manifest.images if _is_attached(image)]
         self.tags = {str(image.reference.tag): image.root for image in attached}
 
@@ -74,7 +80,10 @@ class BundleFile(ImageFile):
 def _held(image: Image, number: int) -> Held:
     platforms = tuple(content.platform for content in image.platforms if content.platform)
     reference = image.reference
-    return Held(reference.familiar, image.root, reference, reference.tag, image.role, platforms, number)
+    if reference.digest not in (None, image.root.digest):
+        # As --recompress leaves it, or as somebody claims: the name is to say what the image is.
+        reference = dataclasses.replace(reference, digest=image.root.digest)
+    return Held(image.reference.familiar, image.root, reference, reference.tag, image.role, platforms, number)
 
 
 def _is_attached(image: Image) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from bundler.sources.files.tar import members
 from bundler.sources.mirrors import Endpoint
 from bundler.sources.source import BlobStream
 from bundler.sources.spool import Hashed, Spool
+from bundles.archive.parts import find
 from bundles.archive.volume import Volume
 from bundles.errors import ContentError, DamagedArchiveError, IncompleteArchiveError, UsageError, reason
 from bundles.oci.descriptor import OCI_LAYER, Descriptor
@@ -34,6 +36,9 @@ _INDEXES = frozenset({"index.json", "manifest.json"})
 _UNKNOWN = "application/octet-stream"
 # All documents of a compressed tar together. A store of a thousand images has some 30 MB.
 _MAX_DOCUMENTS = 512 << 20
+_CHUNK = re.compile(r"(.+)_(0|[1-9][0-9]{0,5})\.([A-Za-z0-9]+(?:\.[A-Za-z0-9]+)?)", re.ASCII)
+# As many as Linux follows.
+_MAX_LINKS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +131,7 @@ class Tar(Contents):
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
-        self._volume = Volume(path)
+        self._volume = Volume(path, files=files_of(path))
         self._files: dict[str, tuple[int, int]] = {}
         self._links: dict[str, str] = {}
         try:
@@ -184,7 +189,7 @@ class CompressedTar(Contents):
         self._layers: dict[str, Layer] = {}
         self._links: dict[str, str] = {}
         held = 0
-        with Volume(path) as volume:
+        with Volume(path, files=files_of(path)) as volume:
             stream = _Forward(zstd.unpacked(_pieces(volume), f"`{path}`"))
             for member in members(stream, self.where):
                 if member.target:
@@ -232,6 +237,51 @@ class CompressedTar(Contents):
         return self._layers[target]
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return the files that one stands in, in their order: `path` alone, or all chunks when it is any one of them.
+
+    Chunks are NAME.EXT.001 and so on, or NAME_0.EXT as hauler wrote them before 2.1: the first begins as a compressed
+    file does, and no other one. `path` may also be the name of the whole.
+
+    Raises:
+        IncompleteArchiveError: a chunk is missing between two others.
+    """
+    match = _CHUNK.fullmatch(path.name)
+    if match is None and path.exists():
+        return find(path)
+    whole = f"{match[1]}.{match[3]}" if match else path.name
+    found: dict[int, Path] = {}
+    for place in _listed(path.parent):
+        other = _CHUNK.fullmatch(place.name)
+        if other and f"{other[1]}.{other[3]}" == whole:
+            found[int(other[2])] = place
+    if len(found) < 2 or [number for number, place in found.items() if _begins_packed(place)] != [0]:
+        return find(path)
+    for number in range(max(found)):
+        if number not in found:
+            name, _, suffix = found[0].name.rpartition("_0.")
+            raise IncompleteArchiveError(
+                f"of `{whole}`, `{name}_{number}.{suffix}` is missing: looked in `{path.parent}`",
+                hint="put all chunks into one directory",
+            )
+    return tuple(place for _, place in sorted(found.items()))
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _begins_packed(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return zstd.is_packed(file.read(8))
+    except OSError:
+        return False
+
+
 def open_contents(path: Path, spool: Spool, compression: Compression) -> Contents:
     """Open a directory, a tar, or a compressed tar.
 
@@ -241,7 +291,7 @@ def open_contents(path: Path, spool: Spool, compression: Compression) -> Content
     """
     if path.is_dir():
         return Directory(path)
-    with Volume(path) as volume:
+    with Volume(path, files=files_of(path)) as volume:
         start = volume.read(0, 8)
     return CompressedTar(path, spool, compression) if zstd.is_packed(start) else Tar(path)
 
@@ -309,7 +359,7 @@ def _too_large(where: str, name: str, size: int, limit: int) -> DamagedArchiveEr
 
 def follow(name: str, links: Mapping[str, str]) -> str:
     """Return where a name leads to: layers that several images share are links to the first of them."""
-    for _ in range(len(links) + 1):
+    for _ in range(_MAX_LINKS + 1):
         if name not in links:
             break
         name = links[name]

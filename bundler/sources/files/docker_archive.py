@@ -78,7 +78,7 @@ class ClassicArchive(ImageFile):
     def selected(self) -> tuple[Held, ...]:
         offered: list[tuple[int, str, Optional[Reference]]] = []
         for number, entry in enumerate(self._entries):
-            offered += [(number, tag, reference_or_none(tag)) for tag in entry.tags] or [(number, "", None)]
+            offered += [(number, tag, _name(tag)) for tag in entry.tags] or [(number, "", None)]
         chosen = [offered[position] for position in choose(self.request, offered)]
         roots = {number: self._compose(number) for number in dict.fromkeys(number for number, _, _ in chosen)}
         self.images = tuple(
@@ -165,6 +165,12 @@ def _entry(value: Any) -> _Entry:
     if not isinstance(config, str) or not lists or not all(isinstance(text, str) for text in (*tags, *layers)):
         raise UsageError(f"an entry of {MANIFEST} has no Config, RepoTags or Layers that can be used")
     return _Entry(config, tuple(tags), tuple(layers))
+
+
+def _name(tag: str) -> Optional[Reference]:
+    """Return the name that a tag is; no composed manifest has the digest that one claims."""
+    reference = reference_or_none(tag)
+    return reference if reference and reference.digest is None else None
 
 
 def _normal(path: str) -> str:

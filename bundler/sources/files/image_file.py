@@ -104,6 +104,9 @@ class ImageFile(Closeable):
         self.tags: Mapping[str, Descriptor] = {}
         self.referrers: Mapping[Digest, Sequence[Mapping[str, Any]]] = {}
         self.notes: tuple[str, ...] = ()
+        # Hostile files list one index, or one manifest, a hundred thousand times.
+        self._surveyed: dict[Digest, tuple[Platform, ...]] = {}
+        self._manifests: dict[Digest, tuple[bool, Optional[Platform]]] = {}
 
     @property
     def where(self) -> str:
@@ -161,6 +164,12 @@ class ImageFile(Closeable):
         """
         if held.platforms is not None:
             return held.platforms
+        root = held.root.digest
+        if root not in self._surveyed:
+            self._surveyed[root] = self._platforms_of(held)
+        return self._surveyed[root]
+
+    def _platforms_of(self, held: Held) -> tuple[Platform, ...]:
         found: dict[Platform, None] = {}
         try:
             self._survey(held.root, found, {held.root.digest}, 0)
@@ -173,20 +182,32 @@ class ImageFile(Closeable):
         return self.document(manifest.digest) is not None
 
     def _survey(self, descriptor: Descriptor, found: dict[Platform, None], opened: set[Digest], depth: int) -> None:
-        data = self.document(descriptor.digest)
-        if data is None or descriptor.is_attestation:
+        if descriptor.is_attestation:
             return
         if descriptor.is_manifest:
-            platform = descriptor.platform or self._platform(data)
-            if platform and self.is_there(descriptor):
+            if descriptor.digest not in self._manifests:
+                self._manifests[descriptor.digest] = self._manifest(descriptor)
+            is_there, own = self._manifests[descriptor.digest]
+            platform = descriptor.platform or own
+            if platform and is_there:
                 found[platform] = None
         elif descriptor.is_index:
+            data = self.document(descriptor.digest)
+            if data is None:
+                return
             if depth == _MAX_DEPTH:
                 raise UsageError(f"the index has more than {_MAX_DEPTH} levels of indexes inside")
             for child in parse_index(data):
                 if not child.is_index or child.digest not in opened:
                     opened.add(child.digest)
                     self._survey(child, found, opened, depth + 1)
+
+    def _manifest(self, descriptor: Descriptor) -> tuple[bool, Optional[Platform]]:
+        """Tell whether a manifest is there, and which platform its config gives."""
+        data = self.document(descriptor.digest)
+        if data is None or not self.is_there(descriptor):
+            return False, None
+        return True, self._platform(data)
 
     def _platform(self, manifest: bytes) -> Optional[Platform]:
         config = parse_manifest(manifest).config

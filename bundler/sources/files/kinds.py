@@ -10,14 +10,13 @@ from typing import Optional
 from bundler.definition.file_request import KINDS, FileRequest
 from bundler.definition.spec import Compression
 from bundler.sources.files.bundle import BundleFile
-from bundler.sources.files.contents import Contents, open_contents
+from bundler.sources.files.contents import Contents, Directory, Tar, files_of, open_contents
 from bundler.sources.files.docker_archive import MANIFEST, open_saved
 from bundler.sources.files.hauler import HaulFile, is_haul
 from bundler.sources.files.image_file import ImageFile
 from bundler.sources.files.layout import INDEX, LayoutFile
 from bundler.sources.spool import Spool
 from bundles.archive.layout import MANIFEST_NAME
-from bundles.archive.parts import find
 from bundles.archive.signature import Signers
 from bundles.errors import BundleError, DamagedArchiveError, NotABundleError, UsageError
 from bundles.oci.image import parse_index
@@ -49,6 +48,18 @@ class Opener(Closeable):
         self._contents: dict[Path, Contents] = {}
         self._files: list[ImageFile] = []
 
+    def check(self, requests: Sequence[FileRequest]) -> None:
+        """Make sure that signers are asked for where there is somebody to ask.
+
+        Raises:
+            UsageError: none of the requests is for an archive of ours.
+        """
+        if self._reading.signers and not any(request.kind == "bundle" for request in requests):
+            raise UsageError(
+                "--allowed-signers says who must have signed a bundle:FILE, and none is named",
+                hint="name the archive as bundle:FILE, or leave --allowed-signers out",
+            )
+
     def open(self, request: FileRequest) -> ImageFile:
         """Open the file of a request.
 
@@ -57,6 +68,12 @@ class Opener(Closeable):
             ArchiveError: it cannot be used.
             ContentError: something in it has other bytes than its digest says.
         """
+        path = request.path
+        if (path.name == "-" and not path.exists()) or (path.exists() and not path.is_file() and not path.is_dir()):
+            raise UsageError(
+                f"`{request.text}` is not a file: expected one, since it is read at many places",
+                hint=f"save it first, as with `docker save -o FILE IMAGE`, and name that: {request.kind}:FILE",
+            )
         file = self._bundle(request) if request.kind == "bundle" else self._other(request)
         self._files.append(file)
         return file
@@ -80,6 +97,8 @@ class Opener(Closeable):
         contents = self._contents_of(request.path)
         is_directory = request.path.is_dir()
         found = _kind_of(contents, is_directory)
+        if found == "bundle" and self._reading.signers:
+            raise self._of_another_kind(request, contents)
         layout = "oci" if is_directory else "oci-archive"
         if found == "hauler" and request.kind in ("hauler", layout):
             return HaulFile(request, contents)
@@ -92,7 +111,7 @@ class Opener(Closeable):
 
     def _contents_of(self, path: Path) -> Contents:
         if path not in self._contents:
-            if not any(part.exists() for part in find(path)):
+            if not any(part.exists() for part in files_of(path)):
                 raise UsageError(f"`{path}` is not there")
             self._progress.message(f"reading {path}")
             self._contents[path] = open_contents(path, self._spool, self._compression)
@@ -111,6 +130,17 @@ class Opener(Closeable):
     def close(self) -> None:
         for closeable in (*self._files, *self._contents.values()):
             closeable.close()
+
+
+def prefix_of(path: Path) -> Optional[str]:
+    """Return the prefix that reads a file or directory; None when that is not found out without unpacking it."""
+    try:
+        if path.is_dir():
+            return _kind_of(Directory(path), is_directory=True)
+        with Tar(path) as contents:
+            return _kind_of(contents, is_directory=False)
+    except BundleError:
+        return None
 
 
 def _kind_of(contents: Contents, is_directory: bool) -> Optional[str]:

@@ -73,6 +73,9 @@ class LayoutFile(ImageFile):
     def __init__(self, request: FileRequest, contents: Contents) -> None:
         super().__init__(request)
         self._contents = contents
+        # By digest, since a hostile index.json lists one document a hundred thousand times.
+        self._types: dict[Descriptor, Optional[str]] = {}
+        self._subjects: dict[Digest, Optional[Digest]] = {}
         entries = []
         try:
             found = index_entries(contents.read(INDEX))
@@ -82,17 +85,22 @@ class LayoutFile(ImageFile):
             if item.descriptor is None:
                 self.notes += (f"`{self.where}`: an entry of {INDEX} is not understood, {item.problem}",)
                 continue
-            data = self.checked(item.descriptor)
-            if data is None:
+            plain = item.descriptor.plain
+            if plain not in self._types:
+                self._types[plain] = self._type(plain)
+            media_type = self._types[plain]
+            if media_type is None:
                 self.notes += (f"`{self.where}`: {item.descriptor.digest} is in {INDEX}, and is not there",)
                 continue
-            entries.append(Entry(item.value, self._typed(item.descriptor, data), number))
+            typed = dataclasses.replace(item.descriptor, media_type=media_type)
+            entries.append(Entry(item.value, typed, number))
         self._sort(entries)
 
-    def _typed(self, descriptor: Descriptor, data: bytes) -> Descriptor:
-        """Return the descriptor with the media type that the document has."""
+    def _type(self, descriptor: Descriptor) -> Optional[str]:
+        """Return the media type that a document has; None when it is not there."""
+        data = self.checked(descriptor)
         try:
-            return dataclasses.replace(descriptor, media_type=media_type_of(data, descriptor.media_type))
+            return media_type_of(data, descriptor.media_type) if data is not None else None
         except UsageError as error:
             raise ContentError(f"{descriptor.digest} in `{self.where}`: {error.message}") from None
 
@@ -115,7 +123,9 @@ class LayoutFile(ImageFile):
 
     def _below(self, entries: Sequence[Entry]) -> set[Digest]:
         """Find what the indexes among the entries list."""
-        waiting = [entry.descriptor for entry in entries if entry.descriptor.is_index]
+        waiting = list(
+            {entry.descriptor.digest: entry.descriptor for entry in entries if entry.descriptor.is_index}.values()
+        )
         found: set[Digest] = set()
         while waiting:
             index = waiting.pop()
@@ -133,9 +143,12 @@ class LayoutFile(ImageFile):
 
     def subject(self, descriptor: Descriptor) -> Optional[Digest]:
         """Return which manifest an entry says that it is about."""
-        data = self.document(descriptor.digest)
-        subject = parse_json(data, "the manifest").get("subject") if data else None
-        return digest_or_none(str(subject.get("digest"))) if isinstance(subject, dict) else None
+        if descriptor.digest not in self._subjects:
+            data = self.document(descriptor.digest)
+            subject = parse_json(data, "the manifest").get("subject") if data else None
+            found = digest_or_none(str(subject.get("digest"))) if isinstance(subject, dict) else None
+            self._subjects[descriptor.digest] = found
+        return self._subjects[descriptor.digest]
 
     def size(self, digest: Digest) -> Optional[int]:
         return self._contents.size(digest.blob_path)

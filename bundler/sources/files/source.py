@@ -43,7 +43,9 @@ class FilesSource(SourceAround):
         super().__init__(source)
         self._files = files
         self._names = {item.reference: item for item in taken}
-        self._absent = {digest: item.file for item in taken for digest in _absent(item)}
+        # Many names may be of one image.
+        different = {(id(item.file), item.held.root.digest): item for item in taken}
+        self._absent = {digest: item.file for item in different.values() for digest in _absent(item)}
 
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         found = self._names.get(reference)
@@ -126,10 +128,10 @@ def _absent(item: Taken) -> Iterator[Digest]:
     waiting, opened = [item.held.root], {item.held.root.digest}
     while waiting:
         descriptor = waiting.pop()
-        data = item.file.document(descriptor.digest)
-        if data is None:
+        data = item.file.document(descriptor.digest) if descriptor.is_index else None
+        if data is None and item.file.size(descriptor.digest) is None:
             yield descriptor.digest
-        elif descriptor.is_index:
+        elif data is not None:
             try:
                 children = parse_index(data)
             except UsageError as error:

@@ -14,9 +14,11 @@ from typing import Optional, Protocol
 from bundles.errors import DamagedArchiveError, IncompleteArchiveError
 
 BLOCK = 512
-# A name has some hundred bytes; hostile ones could fill the memory.
-_MAX_EXTENSION = 1 << 20
-_MAX_MEMBERS = 1 << 20
+# Names have some hundred bytes; hostile ones could fill the memory, and a compressed tar costs next to nothing.
+_MAX_NAME = 4096
+_MAX_EXTENSIONS = 64 << 10  # of one entry
+_MAX_NAMES = 64 << 20  # all of them, with all extensions
+_MAX_HEADERS = 1 << 20
 _LINKS = {b"1": "", b"2": "symbolic"}
 _SIZE_LIMIT = 1 << 63
 
@@ -63,8 +65,6 @@ def members(stream: TarStream, where: str) -> Iterator[Member]:
         if member.name in seen:
             raise reader.refuse(f"two entries are called `{member.name[:100]}`")
         seen.add(member.name)
-        if len(seen) > _MAX_MEMBERS:
-            raise reader.refuse(f"it has more than {_MAX_MEMBERS} entries")
         yield member
         reader.end_of(member)
 
@@ -72,10 +72,12 @@ def members(stream: TarStream, where: str) -> Iterator[Member]:
 class _Headers:
     def __init__(self, stream: TarStream, where: str) -> None:
         self._stream, self._where = stream, where
+        self._headers = self._names = 0
 
     def next(self) -> Optional[Member]:
         """Return the next file or link; None at the end."""
         extensions: dict[str, bytes] = {}
+        extended = 0
         while True:
             block = self._stream.read(BLOCK)
             # Some writers leave the end mark out; what is missing is found when it is asked for.
@@ -85,7 +87,14 @@ class _Headers:
                 raise IncompleteArchiveError(f"`{self._where}` is cut short: it ends within a tar header")
             if not _sum_is_right(block):
                 raise self.refuse("a tar header is damaged, or it is no tar")
+            self._headers += 1
+            if self._headers > _MAX_HEADERS:
+                raise self.refuse(f"it has more than {_MAX_HEADERS} entries")
             kind, size = block[156:157], self._number(block[124:136])
+            if kind in (b"L", b"K", b"x", b"g"):
+                extended += size
+                if extended > _MAX_EXTENSIONS:
+                    raise self.refuse(f"an entry has {extended} bytes of names: expected at most {_MAX_EXTENSIONS}")
             if kind in (b"L", b"K"):
                 extensions["path" if kind == b"L" else "linkpath"] = self._extension(size).split(b"\0")[0]
             elif kind in (b"x", b"g"):
@@ -96,7 +105,7 @@ class _Headers:
                 member = self._member(block, kind, size, extensions)
                 if member is not None:
                     return member
-                extensions = {}
+                extensions, extended = {}, 0
 
     def end_of(self, member: Member) -> None:
         """Go to where the next header begins."""
@@ -121,6 +130,7 @@ class _Headers:
         name = self._path(raw)
         if kind in _LINKS:
             target = (extensions.get("linkpath") or block[157:257].split(b"\0")[0]).decode("utf-8", "surrogateescape")
+            self._count(len(target))
             start = posixpath.dirname(name) if _LINKS[kind] else ""
             return Member(name, self._stream.position, 0, posixpath.normpath(posixpath.join(start, target)))
         if kind not in (b"0", b"\0", b"7"):
@@ -130,14 +140,24 @@ class _Headers:
         return Member(name, self._stream.position, size)
 
     def _path(self, raw: bytes) -> str:
+        self._count(len(raw))
         name = raw.decode("utf-8", "surrogateescape")
         if name.startswith("/") or ".." in name.split("/"):
             raise self.refuse(f"the name `{name[:100]}` leads out of it")
         return posixpath.normpath(name)
 
+    def _count(self, size: int) -> None:
+        if size > _MAX_NAME:
+            raise self.refuse(f"a name has {size} bytes: expected at most {_MAX_NAME}")
+        self._add(size)
+
+    def _add(self, size: int) -> None:
+        self._names += size
+        if self._names > _MAX_NAMES:
+            raise self.refuse(f"its names have more than {_MAX_NAMES} bytes")
+
     def _extension(self, size: int) -> bytes:
-        if size > _MAX_EXTENSION:
-            raise self.refuse(f"a name has {size} bytes")
+        self._add(size)
         data = self._stream.read(size)
         if len(data) < size:
             raise IncompleteArchiveError(f"`{self._where}` is cut short: it ends within a tar header")
@@ -147,17 +167,17 @@ class _Headers:
     def _pax(self, data: bytes) -> dict[str, bytes]:
         """Read pax records, `LENGTH KEY=VALUE` and a newline each."""
         found = {}
-        while data:
-            digits, _, _ = data[:20].partition(b" ")
-            length = int(digits) if digits.isdigit() else 0
-            record = data[len(digits) + 1 : length]
-            key, equals, value = record.partition(b"=")
-            if not equals or not value.endswith(b"\n") or length > len(data):
+        offset = 0
+        while offset < len(data):
+            digits, _, _ = data[offset : offset + 20].partition(b" ")
+            end = offset + (int(digits) if digits.isdigit() else 0)
+            key, equals, value = data[offset + len(digits) + 1 : end].partition(b"=")
+            if not equals or not value.endswith(b"\n") or end > len(data):
                 raise self.refuse("a pax header is damaged")
             if key.startswith(b"GNU.sparse"):
                 raise self.refuse("it has sparse files: write it without --sparse")
             found[key.decode("utf-8", "replace")] = value[:-1]
-            data = data[length:]
+            offset = end
         return found
 
     def _number(self, field: bytes) -> int:

@@ -5,21 +5,30 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from bundler.definition.file_request import FileRequest
+from bundler.definition.spec import TOOLCHAIN
 from bundler.sources import zstd
+from bundler.sources.files.contents import Contents, Directory
+from bundler.sources.files.layout import LayoutFile
+from bundler.sources.files.source import FilesSource, Taken
+from bundler.sources.source import Source
 from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
+from bundles.oci.image import MAX_CONFIG_SIZE
 from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from tests.support import ROOT
 from tests.support.fake_registry import FakeRegistry
 from tests.support.image_files import (
@@ -174,6 +183,32 @@ def test_a_docker_archive_of_before_25_is_composed_the_same_each_time(tmp_path: 
     assert images_of(tmp_path / "untagged.tar").keys() == {"untagged:1"}
     failed = create(tmp_path, "docker-archive:a.tar", code=2)
     assert "next: say it: NAME=docker-archive:a.tar:@1" in failed.stderr
+
+
+def test_a_docker_archive_claims_no_digest(tmp_path: Path) -> None:
+    claimed = f"app:1@sha256:{'0' * 64}"
+    (tmp_path / "a.tar").write_bytes(tar(saved(([claimed], [layer_tar("x")]))))
+    failed = create(tmp_path, "docker-archive:a.tar", code=2)
+    step = failed.stderr[failed.stderr.index("say it: ") + 8 :].splitlines()[0]
+    create(tmp_path, *shlex.split(step.replace("NAME", "app:1")), "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar").keys() == {"app:1"}
+
+
+def test_a_name_of_ours_has_the_digest_of_its_image(hub: FakeRegistry, tmp_path: Path) -> None:
+    """As --recompress leaves it: the name has the old digest."""
+    data = layer_tar("x") + bytes(1_000_000)
+    image = hub.image("linux/amd64", layers=[gzip.compress(data, compresslevel=1)])
+    hub.tag("library/app", "1", image)
+    name = f"app@{image.digest}"
+    mirror = ("--mirror", f"docker.io={hub.host}", "--platform", "linux/amd64")
+    create(tmp_path, name, *mirror, "--recompress", "zstd", "-o", "old.tar")
+    ((old, root),) = images_of(tmp_path / "old.tar").items()
+    assert (old, root == image.digest) == (name, False)
+    done = create(tmp_path, "bundle:old.tar", "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar") == {f"app@{root}": root}
+    assert f"note: {name} of `old.tar` was recompressed, and is called app@{root}" in done.stderr
+    create(tmp_path, f"x:1=bundle:old.tar:{name}", "-o", "one.tar")
+    assert images_of(tmp_path / "one.tar") == {"x:1": root}
 
 
 def test_links_of_a_docker_archive_lead_to_the_layer(tmp_path: Path) -> None:
@@ -331,6 +366,142 @@ def test_what_was_recorded_travels_on(hub: FakeRegistry, tmp_path: Path) -> None
     assert (tmp_path / "new.tar").read_bytes() == (tmp_path / "old.tar").read_bytes()
 
 
+def test_chunks_of_hauler_before_2_1_are_read_as_one(tmp_path: Path) -> None:
+    content = Content()
+    root = content.image(seed="chunks")
+    data = packed(tar(haul(content, (root, "docker.io/library/app:1", "image"))), "zst")
+    size = len(data) // 11 + 1
+    for number in range(11):
+        (tmp_path / f"haul_{number}.tar.zst").write_bytes(data[number * size : (number + 1) * size])
+    for name in ("haul.tar.zst", "haul_0.tar.zst", "haul_10.tar.zst"):
+        create(tmp_path, f"hauler:{name}", "-o", "new.tar")
+        assert images_of(tmp_path / "new.tar") == {"app:1": root.digest}
+    failed = create(tmp_path, "hauler:haul.tar.zst", "-o", "haul_3.tar.zst", code=2)
+    assert "would replace" in failed.stderr
+    (tmp_path / "haul_4.tar.zst").unlink()
+    failed = create(tmp_path, "hauler:haul.tar.zst", code=3)
+    assert "of `haul.tar.zst`, `haul_4.tar.zst` is missing" in failed.stderr
+
+
+def test_files_with_numbers_that_are_no_chunks(tmp_path: Path) -> None:
+    for how in ("", "zst"):
+        for number in range(2):
+            content = Content()
+            image = content.image(seed=f"{how}-{number}")
+            (tmp_path / f"app_{number}.tar").write_bytes(
+                packed(tar(layout(content, (image, {REF_NAME: "app:1"}))), how)
+            )
+        create(tmp_path, "oci-archive:app_1.tar", "-o", "new.tar")
+        assert images_of(tmp_path / "new.tar") == {"app:1": image.digest}
+
+
+def archive_with_tools(hub: FakeRegistry, tmp_path: Path, name: str, hosts: str, *more: str) -> None:
+    mirror = ("--mirror", f"docker.io={hub.host}", "--without", "python")
+    done = bundle("create", "debian:12", *mirror, "--host-platform", hosts, *more, "-o", name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def tools_for_both(hub: FakeRegistry) -> None:
+    for text in TOOLCHAIN.values():
+        reference = Reference.parse(text)
+        images = (hub.image(each, seed=f"{text}-{each}") for each in ("linux/amd64", "linux/arm64"))
+        hub.tag(reference.repository, str(reference.tag), hub.index(*images))
+
+
+def test_a_toolchain_runs_on_all_hosts_or_is_refused(hub: FakeRegistry, tmp_path: Path) -> None:
+    tools_for_both(hub)
+    archive_with_tools(hub, tmp_path, "one.tar", "linux/amd64")
+    archive_with_tools(hub, tmp_path, "two.tar", "linux/amd64,linux/arm64")
+    for host in ("linux/arm64", "linux/amd64,linux/arm64"):
+        arguments = ("bundle:one.tar,platform=linux/amd64", "--host-platform", host, "-o", "none.tar")
+        failed = bundle("create", *arguments, cwd=tmp_path)
+        assert failed.returncode == 5, failed.stderr
+        assert "registry:3 (registry): `one.tar` has it for linux/amd64, and hosts are linux/" in failed.stderr
+        assert "next: --host-platform linux/amd64; or take it from a registry: --toolchain registry=registry:3" in (
+            failed.stderr
+        )
+        assert "take it for what it has" not in failed.stderr
+    assert not (tmp_path / "none.tar").exists()
+    # What the next steps say works.
+    done = bundle("create", "bundle:one.tar", "--host-platform", "linux/amd64", "-o", "less.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    roles = {"registry": "registry:3", "buildkit": "moby/buildkit:buildx-stable-1", "buildx": "docker/buildx-bin"}
+    roles |= {"binfmt": "tonistiigi/binfmt", "frontend": "docker/dockerfile:1"}
+    parts = [word for role, image in roles.items() for word in ("--toolchain", f"{role}={image}")]
+    mirror = ("--mirror", f"docker.io={hub.host}")
+    arguments = ("bundle:one.tar", "--host-platform", "linux/arm64", *parts, *mirror, "-o", "arm.tar")
+    done = bundle("create", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # `,platform=` is of base images: tools stay for all hosts.
+    done = bundle("create", "bundle:two.tar,platform=linux/arm64", "-o", "narrow.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name, hosts in (
+        ("less", ["linux/amd64"]),
+        ("arm", ["linux/arm64"]),
+        ("narrow", ["linux/amd64", "linux/arm64"]),
+    ):
+        with Archive(tmp_path / f"{name}.tar") as archive:
+            assert list(map(str, archive.manifest.host_platforms)) == hosts
+            for image in archive.manifest.images:
+                expected = ["linux/arm64"] if name == "narrow" and image.role == "base" else hosts
+                if image.role != "base" or name == "narrow":
+                    assert [str(each.platform) for each in image.platforms] == expected, (name, image.role)
+
+
+def test_two_archives_whose_toolchains_are_for_other_hosts(hub: FakeRegistry, tmp_path: Path) -> None:
+    tools_for_both(hub)
+    archive_with_tools(hub, tmp_path, "one.tar", "linux/amd64")
+    hub.tag("library/gcc", "12", hub.index(hub.image("linux/amd64", seed="gcc"), hub.image("linux/arm64", seed="gcc")))
+    archive_with_tools(hub, tmp_path, "two.tar", "linux/arm64", "gcc:12")
+    failed = bundle("create", "bundle:one.tar", "bundle:two.tar", "-o", "none.tar", cwd=tmp_path)
+    assert failed.returncode == 5, failed.stderr
+    assert "has it for linux/amd64, and hosts are linux/amd64, linux/arm64" in failed.stderr
+
+
+def test_a_tool_that_is_chosen_takes_the_place_of_the_default(hub: FakeRegistry, tmp_path: Path) -> None:
+    hub.tag("library/registry", "2", hub.index(hub.image("linux/amd64", seed="registry:2")))
+    archive_with_tools(hub, tmp_path, "old.tar", "linux/amd64", "--toolchain", "registry=registry:2")
+    content = Content()
+    write_directory(tmp_path / "lay", layout(content, (content.image(), {REF_NAME: "app:1"})))
+    chosen = ("bundle:old.tar:registry:2", "oci:lay", "--mirror", f"docker.io={hub.host}", "--without", "python")
+    done = bundle("create", *chosen, "-o", "new.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: registry:3 (registry) is left out: registry is from `old.tar`" in done.stderr
+    done = bundle("create", *chosen, "registry:3,platform=linux/amd64", "-o", "both.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for name in ("new.tar", "both.tar"):
+        with Archive(tmp_path / name) as archive:
+            found[name] = {
+                image.reference.familiar: image.role
+                for image in archive.manifest.images
+                if image.reference.repository == "library/registry"
+            }
+    assert found == {
+        "new.tar": {"registry:2": "registry"},
+        "both.tar": {"registry:2": "registry", "registry:3": "base"},
+    }
+
+
+def test_an_image_that_is_named_besides_an_archive_is_the_new_one(hub: FakeRegistry, tmp_path: Path) -> None:
+    archive_with_tools(hub, tmp_path, "old.tar", "linux/amd64")
+    old = images_of(tmp_path / "old.tar")
+    moved = hub.index(*(hub.image(each, seed=f"new-{each}") for each in ("linux/amd64", "linux/arm64")))
+    hub.tag("library/debian", "12", moved)
+    mirror = ("--mirror", f"docker.io={hub.host}")
+    done = bundle("create", "bundle:old.tar", "debian:12", *mirror, "-o", "new.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: debian:12 is the one that is named, not that of `old.tar`" in done.stderr
+    assert images_of(tmp_path / "new.tar") == {**old, "debian:12": moved.digest}
+    failed = bundle("create", "bundle:old.tar", "registry:3", *mirror, "-o", "none.tar", cwd=tmp_path)
+    assert failed.returncode == 2
+    assert "--toolchain registry=registry:3" in failed.stderr
+    done = bundle(
+        "create", "bundle:old.tar", "--toolchain", "registry=registry:3", *mirror, "-o", "t.tar", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_files_serve_the_toolchain_and_what_dockerfiles_name(tmp_path: Path) -> None:
     content = Content()
     registry = content.image("linux/amd64", seed="registry")
@@ -375,6 +546,20 @@ def test_two_images_of_one_name(tmp_path: Path) -> None:
     create(tmp_path, "oci:one", "oci:same", "-o", "new.tar")
     failed = create(tmp_path, "oci:one", "app:1", code=2)
     assert "app:1: it is in `oci:one`, and named besides" in failed.stderr
+    assert "next: leave `app:1` out, or give this one another name: NAME=oci:one:@0" in failed.stderr
+    create(tmp_path, "b:1=oci:one:@0", "oci:same", "-o", "named.tar")
+    assert images_of(tmp_path / "named.tar") == {"app:1": one.digest, "b:1": one.digest}
+
+
+def test_two_images_of_one_name_in_one_file(tmp_path: Path) -> None:
+    content = Content()
+    one, two = content.image(seed=1), content.image(seed=2)
+    (tmp_path / "a.tar").write_bytes(tar(layout(content, (one, {REF_NAME: "t/x:1"}), (two, {REF_NAME: "t/x:1"}))))
+    failed = create(tmp_path, "oci-archive:a.tar", code=2)
+    step = failed.stderr[failed.stderr.index("by another name: ") + 17 :].splitlines()[0]
+    assert step == "oci-archive:a.tar:@0 NAME=oci-archive:a.tar:@1"
+    create(tmp_path, *shlex.split(step.replace("NAME", "t/y:1")), "-o", "new.tar")
+    assert images_of(tmp_path / "new.tar") == {"t/x:1": one.digest, "t/y:1": two.digest}
 
 
 def test_no_file_is_replaced_by_what_is_made_of_it(tmp_path: Path) -> None:
@@ -444,6 +629,28 @@ def test_a_file_of_another_kind_says_what_reads_it(tmp_path: Path, source: str, 
     failed = bundle("create", source, *ALONE, cwd=tmp_path)
     assert failed.returncode in (2, 3), failed.stderr
     assert message in failed.stderr
+
+
+def test_what_is_no_file_is_to_be_saved_first(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "-", "/dev/null"):
+        failed = create(tmp_path, f"docker-archive:{name}", code=2)
+        assert f"`docker-archive:{name}` is not a file: expected one" in failed.stderr
+        assert "`docker save -o FILE IMAGE`" in failed.stderr
+
+
+def test_a_file_whose_kind_was_forgotten(hub: FakeRegistry, tmp_path: Path) -> None:
+    content = Content()
+    files = layout(content, (content.image(), {REF_NAME: "app:1"}))
+    write_directory(tmp_path / "lay", files)
+    (tmp_path / "lay.tar").write_bytes(tar(files))
+    (tmp_path / "lay.tar.gz").write_bytes(packed(tar(files), "gz"))
+    expected = {"lay": "oci:lay", "lay.tar": "oci-archive:lay.tar", "lay.tar.gz": "oci-archive:lay.tar.gz, docker-arch"}
+    for name, step in expected.items():
+        failed = create(tmp_path, name, "--mirror", f"docker.io={hub.host}", code=5)
+        assert f"next: a file is here that is called so, if that is meant: {step}" in failed.stderr
+    failed = create(tmp_path, "absent", "--mirror", f"docker.io={hub.host}", code=5)
+    assert "a file is here" not in failed.stderr
 
 
 def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> None:
@@ -593,6 +800,7 @@ def test_a_compressed_file_that_is_cut_or_broken(tmp_path: Path, how: str) -> No
         failed = bundle("create", "oci-archive:a.tar", *ALONE, cwd=tmp_path)
         assert failed.returncode in (2, 3, 5), (number, failed.stderr)
         assert "Traceback" not in failed.stderr
+        assert number == 2 or "ends early" in failed.stderr or "ended before" in failed.stderr, failed.stderr
         assert list(tmp_path.iterdir()) == [tmp_path / "a.tar"]
 
 
@@ -648,6 +856,13 @@ def test_who_signed_an_archive_of_ours_is_asked(tmp_path: Path) -> None:
     failed = create(tmp_path, "bundle:old.tar", "--allowed-signers", "them.signers", "-o", "none.tar", code=3)
     assert "old.tar" in failed.stderr or "signed" in failed.stderr
     assert not (tmp_path / "none.tar").exists()
+    for source, hint in (("oci:dir", "name the archive as bundle:FILE"), ("debian:12", "name the archive as")):
+        failed = create(tmp_path, source, "--allowed-signers", "us.signers", code=2)
+        assert "--allowed-signers says who must have signed a bundle:FILE, and none is named" in failed.stderr
+        assert f"next: {hint}" in failed.stderr
+    both = ("bundle:old.tar", "oci-archive:old.tar", "--allowed-signers", "us.signers", "-o", "none.tar")
+    failed = create(tmp_path, *both, code=2)
+    assert "next: bundle:old.tar" in failed.stderr
     failed = create(tmp_path, "bundle:old.tar", "--signer", "us@corp", code=2)
     assert "--signer needs --allowed-signers" in failed.stderr
 
@@ -676,6 +891,7 @@ def test_a_lock_pins_what_files_have_and_names_them(tmp_path: Path) -> None:
         assert failed.returncode == 5
         assert moved in failed.stderr
         assert "lock -f bundle.toml --upgrade app:1" in failed.stderr
+        assert "their files have changed, or the zstd level or version" in failed.stderr
     upgraded = bundle("lock", "--upgrade", "app:1", cwd=tmp_path)
     assert f"moved    app:1  {one.digest} -> {two.digest}" in upgraded.stdout
     assert bundle("create", "-f", "bundle.toml", "-o", "two.tar", cwd=tmp_path).returncode == 0
@@ -684,6 +900,55 @@ def test_a_lock_pins_what_files_have_and_names_them(tmp_path: Path) -> None:
     failed = bundle("create", "-f", "bundle.toml", cwd=tmp_path)
     assert failed.returncode == 2
     assert "`app:1` comes from app:1=oci:dir, locked is app:1=oci:dir:1" in failed.stderr
+
+
+def test_all_images_of_a_lock_that_moved_are_upgraded_by_one_command(tmp_path: Path) -> None:
+    for seed in ("old", "new"):
+        content = Content()
+        images = [(content.image(seed=f"{seed}-{name}"), {REF_NAME: f"{name}:1"}) for name in ("one", "two")]
+        write_directory(tmp_path / "dir", layout(content, *images))
+        (tmp_path / "bundle.toml").write_text(TOML.replace("app:1=oci:dir:1", "oci:dir"))
+        if seed == "old":
+            assert bundle("lock", cwd=tmp_path).returncode == 0
+    failed = bundle("create", "-f", "bundle.toml", cwd=tmp_path)
+    assert failed.returncode == 5
+    (step,) = (line for line in failed.stderr.splitlines() if "next: " in line)
+    assert bundle("lock", *shlex.split(step.partition(" lock ")[2]), cwd=tmp_path).returncode == 0
+    assert bundle("create", "-f", "bundle.toml", "-o", "new.tar", cwd=tmp_path).returncode == 0
+    assert images_of(tmp_path / "new.tar") == {f"{name[REF_NAME]}": image.digest for image, name in images}
+
+
+def test_links_in_a_circle_are_no_file(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for kind in ("oci", "oci-archive", "bundle"):
+        failed = create(tmp_path, f"{kind}:loop", code=2)
+        assert "`loop` cannot be used: " in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+def test_an_image_that_is_listed_often_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    read = Contents.read
+
+    def counted(self: Contents, name: str, limit: int = MAX_CONFIG_SIZE) -> bytes:
+        reads.append(name)
+        return read(self, name, limit)
+
+    monkeypatch.setattr(Contents, "read", counted)
+    content = Content()
+    index = content.index(*[content.image("linux/amd64")] * 50)
+    files = layout(content, *((index, {REF_NAME: f"app{number}:1"}) for number in range(100)))
+    write_directory(tmp_path / "dir", files)
+    request = FileRequest.parse("oci:dir", tmp_path)
+    assert request
+    with LayoutFile(request, Directory(tmp_path / "dir")) as file:
+        assert len(file.images) == 100
+        source = FilesSource(
+            cast(Source, None), [file], [Taken(Reference.parse(held.label), held, file) for held in file.images]
+        )
+        assert {file.platforms_of(held) for held in file.images} == {(Platform("linux", "amd64"),)}
+        assert source.has(index)
+    assert len(reads) < 12, reads
 
 
 def test_a_lock_of_compressed_files_writes_nothing_but_itself(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ def test_platforms_are_not_part_of_the_file() -> None:
         ("oci:", "names no file: expected oci:PATH"),
         ("hauler::x", "names no file"),
         ("oci:dir,platform=", "names no platform"),
+        ("oci:a\0b", "has a NUL byte"),
+        ("oci:lay,linux/amd64", "is not an image: expected oci:lay,platform=linux/amd64"),
+        ("x=oci:lay:1,linux/amd64,linux/arm64", "expected x=oci:lay:1,platform=linux/amd64,linux/arm64"),
         ("App=oci:dir", "`App` is not an image reference"),
         (f"app@sha256:{'0' * 64}=oci:dir", "has a digest"),
     ],
@@ -66,6 +69,25 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         FileRequest.parse(text, Path())
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["linux/arm64", "linux/arm/v7", "platform=linux/amd64"])
+def test_what_powershell_made_two_of_is_told_of_quotes(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_images(["debian:12", text], Path())
+    assert caught.value.message == f"`{text}` is a platform: expected an image"
+    assert "in PowerShell" in (caught.value.hint or "")
+    assert read_images(["linux/tool", "amd64", "linux"], Path())[0] == tuple(
+        map(Reference.parse, ("linux/tool", "amd64", "linux"))
+    )
+
+
+def test_commas_in_names_of_files(tmp_path: Path) -> None:
+    (tmp_path / "a,linux").mkdir()
+    (tmp_path / "a,linux" / "arm64").touch()
+    found = FileRequest.parse("oci-archive:a,linux/arm64", tmp_path)
+    assert found is not None
+    assert found.path == tmp_path / "a,linux/arm64"
 
 
 @pytest.mark.parametrize("text", ["./layout", "/var/images.tar", "app:1=archive.tar"])

@@ -31,3 +31,22 @@ def test_gzip_with_several_members_and_padding_is_read_whole() -> None:
         assert b"".join(zstd.decompress(pieces(size), "it")) == b"one" * 100 + b"two" * 100
     with pytest.raises(ContentError, match="it is not valid gzip: it ends early"):
         list(zstd.decompress(iter([data[:20]]), "it"))
+
+
+def test_all_frames_of_zstd_are_read_in_pieces_of_limited_size_up_to_an_end() -> None:
+    data = bytes(50_000_000)
+    packed = (
+        zstandard.compress(data) + zstandard.compress(b"") + b"\x50\x2a\x4d\x18\x02\0\0\0ab" + zstandard.compress(b"x")
+    )
+    for size in (5, 1000, len(packed)):
+        pieces = (packed[start : start + size] for start in range(0, len(packed), size))
+        sizes, total = [], 0
+        for piece in zstd.unpacked(pieces, "it"):
+            sizes.append(len(piece))
+            total += len(piece)
+        assert total == len(data) + 1
+    assert max(sizes) <= 512 * 131_072
+    for end in (10, len(packed) - 1):
+        with pytest.raises(ContentError, match="it cannot be unpacked: it ends early"):
+            for _ in zstd.unpacked(iter([packed[:end]]), "it"):
+                pass

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bundler.sources.files.contents import Tar
+from bundler.sources.files import tar as tar_module
+from bundler.sources.files.contents import Tar, follow
 from bundler.sources.files.tar import Member, members
 from bundles.errors import ArchiveError, DamagedArchiveError, IncompleteArchiveError
 from tests.support.image_files import tar
@@ -102,8 +104,12 @@ def test_directories_are_passed_over_and_the_end_ends() -> None:
         (pax(record("size", b"9" * 30)), "a size is"),
         (pax(b"garbage\n"), "a pax header is damaged"),
         (pax(b"99 path=x\n"), "a pax header is damaged"),
-        (header("L", 1 << 30, b"L"), "a name has 1073741824 bytes"),
-        (header("x", 1 << 30, b"x"), "a name has 1073741824 bytes"),
+        (header("L", 1 << 30, b"L"), "an entry has 1073741824 bytes of names: expected at most 65536"),
+        (header("x", 1 << 30, b"x"), "an entry has 1073741824 bytes of names"),
+        (pax(record("a", b"x" * 90) * 700), "an entry has 67200 bytes of names"),
+        (header("L", 5000, b"L") + b"x".ljust(5120, b"x") + header(), "a name has 5000 bytes: expected at most 4096"),
+        (header("K", 5000, b"K") + b"x".ljust(5120, b"x") + header(kind=b"2"), "a name has 5000 bytes"),
+        (pax(b"5000 path=" + b"x" * 4989 + b"\n"), "a name has 4989 bytes"),
         (header(size=1 << 64), "an impossible size"),
         (header()[:-1] + b"x", "a tar header is damaged"),
         (b"\x89PNG" + bytes(600), "or it is no tar"),
@@ -115,6 +121,51 @@ def test_what_image_tools_never_write_is_refused(data: bytes, message: str) -> N
         read(data)
     assert message in caught.value.message
     assert caught.value.message.startswith("`x.tar` cannot be used: ")
+
+
+class Endless:
+    """Headers without an end, made as they are read: what a few KB of zstd unpack to."""
+
+    def __init__(self, entry: bytes) -> None:
+        self._entry, self.position = entry, 0
+
+    def read(self, size: int) -> bytes:
+        start = self.position % len(self._entry)
+        self.position += size
+        return (self._entry * 2)[start : start + size]
+
+    def skip(self, size: int) -> None:
+        self.position += size
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (header("d/", kind=b"5"), "more than 2000 entries"),
+        (header("g", 0, b"g"), "more than 2000 entries"),
+        (header("L", 4001, b"L") + bytes(4096) + header("d/", kind=b"5"), "its names have more than 100000 bytes"),
+        (pax(record("a", b"x" * 90) * 600).replace(header(), header("d/", kind=b"5")), "its names have more than"),
+    ],
+)
+def test_what_unpacks_without_an_end_is_refused(entry: bytes, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_module, "_MAX_HEADERS", 2000)
+    monkeypatch.setattr(tar_module, "_MAX_NAMES", 100_000)
+    with pytest.raises(DamagedArchiveError) as caught:
+        list(members(Endless(entry), "x.tar"))
+    assert message in caught.value.message
+
+
+def test_many_short_records_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_module, "_MAX_EXTENSIONS", 1 << 20)
+    started = time.process_time()
+    assert [each.name for each in read(pax(b"5 a=\n" * 200_000))] == ["x"]
+    assert time.process_time() - started < 4
+
+
+def test_chains_of_links_have_an_end() -> None:
+    links = {f"l{number}": f"l{number + 1}" for number in range(1000)}
+    assert follow("l960", links) == "l1000"
+    assert follow("l0", links) == "l41"
 
 
 def test_a_link_that_leads_out_leads_to_nothing(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
@@ -46,23 +45,52 @@ def replace_file(
         owner: user and group that it is given to.
 
     Raises:
+        BundleError: another process is writing it, or has begun to meanwhile.
         OSError: it cannot be written.
     """
     temporary = partial_of(path)
-    # What a killed run has left; or what somebody put there, and must not be written to.
-    temporary.unlink(missing_ok=True)
-    file = system.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
-    try:
-        with os.fdopen(file, "wb") as stream:
+    busy = BundleError(f"`{path}` is being written by another process", hint="wait until that has ended, and try again")
+    file = _open_new(temporary, 0o666 if mode is None else 0o600, busy)
+    with os.fdopen(file, "wb") as stream:
+        try:
             for piece in content:
                 stream.write(piece)
             system.set_access(file, mode, owner)
             stream.flush()
             system.sync(file)
-        system.replace(temporary, path)
+            # Where there are no locks, somebody may have taken it for what a killed run has left.
+            if not system.is_named(file, temporary):
+                raise busy
+            system.replace(temporary, path)
+        except BaseException:
+            # While it is open and locked, so that what has the name is not another's.
+            if system.is_named(file, temporary):
+                temporary.unlink()
+            raise
+
+
+def _open_new(path: Path, mode: int, busy: BundleError) -> int:
+    """Make a file and lock it; `busy` is raised when another process has it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    while True:
+        try:
+            return open_locked(path, lambda: system.open_file(path, flags, mode), busy)
+        except FileExistsError:
+            _remove_left(path, busy)
+
+
+def _remove_left(path: Path, busy: BundleError) -> None:
+    """Remove what a killed run has left; or what somebody put there, and must not be written to."""
+    try:
+        left = open_locked(path, lambda: system.open_no_link(path, os.O_RDWR), busy)
+    except OSError:
+        # Nobody writes a link, or what may not be written to.
+        path.unlink(missing_ok=True)
+        return
+    try:
+        path.unlink(missing_ok=True)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        os.close(left)
 
 
 def write_whole(path: Path, content: Iterable[bytes]) -> None:
@@ -74,6 +102,7 @@ def write_whole(path: Path, content: Iterable[bytes]) -> None:
 
     Raises:
         UsageError: it cannot be written.
+        BundleError: another process is writing it.
         OSError: no space (errno ENOSPC), which the command line reports as such.
     """
     try:

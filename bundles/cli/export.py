@@ -15,7 +15,7 @@ from bundles.archive.export import Export, ExportedImage, as_layout, for_docker
 from bundles.archive.reader import Archive
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.image_argument import find_images
-from bundles.cli.output import Output, common_options
+from bundles.cli.output import Output, common_options, show_bytes
 from bundles.errors import DiskFullError, UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.runtime.filesystem import free_space, largest_file, partial_of, write_whole
@@ -77,8 +77,7 @@ def export(
             pieces = what.tar.stream(opened, task.advance)
             if place.path is None:
                 for piece in pieces:
-                    sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
+                    show_bytes(piece)
             else:
                 written = _write(opened, place.path, what.tar.size, pieces)
     document = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
@@ -52,8 +54,25 @@ def show(text: str) -> None:
     Raises:
         BrokenPipeError: nobody reads it any more.
     """
-    try:
+    with _pipe():
         click.echo(printable(text))
+
+
+def show_bytes(data: bytes) -> None:
+    """Write what is not for people to stdout.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    with _pipe():
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if system.is_closed_pipe(error):
             raise BrokenPipeError(*error.args) from None

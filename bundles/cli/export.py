@@ -18,7 +18,7 @@ from bundles.cli.image_argument import find_images
 from bundles.cli.output import Output, common_options, show_bytes
 from bundles.errors import DiskFullError, UsageError, reason
 from bundles.oci.platform import Platform
-from bundles.runtime.filesystem import free_space, largest_file, partial_of, write_whole
+from bundles.runtime.filesystem import check_name, free_space, largest_file, partial_of, write_whole
 from bundles.runtime.program import own_command, quote, running_archive
 from bundles.runtime.sizes import human_size
 
@@ -123,6 +123,7 @@ def _check_target(target: Target, *, as_json: bool) -> None:
                 hint=f"name a file: --to {target.format}:FILE, or pass it on: | docker load",
             )
         return
+    check_name(path, "name another file after --to")
     try:
         if path.is_dir():
             hint = f"name a file: --to {target.format}:{quote(path / 'image.tar')}"

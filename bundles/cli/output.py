@@ -16,6 +16,7 @@ from typing import Any, Optional, TypeVar
 import click
 
 from bundles.errors import BundleError, UsageError, reason
+from bundles.runtime.filesystem import check_name
 from bundles.runtime.progress import Progress, ProgressLog, for_stderr
 from bundles.runtime.system import system
 from bundles.runtime.terminal import printable
@@ -100,6 +101,7 @@ def common_options(function: _F) -> Callable[..., Any]:
         progress = for_stderr(quiet)
         if log_file is None:
             return function(*args, output=Output(as_json, progress), **kwargs)
+        check_name(log_file, "choose another --log-file")
         try:
             file = system.open_file(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             stream = os.fdopen(file, "a", encoding="utf-8", newline="\n")

@@ -33,6 +33,12 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def check_name(path: Path, hint: str) -> None:
+    """Raise UsageError, with that next step, when no file of this system can be called so."""
+    if why := system.forbidden(path.name):
+        raise UsageError(f"`{path.name}` cannot be written: {why}", hint=hint)
+
+
 def replace_file(
     path: Path, content: Iterable[bytes], mode: Optional[int] = None, owner: Optional[tuple[int, int]] = None
 ) -> None:
@@ -105,6 +111,7 @@ def write_whole(path: Path, content: Iterable[bytes]) -> None:
         BundleError: another process is writing it.
         OSError: no space (errno ENOSPC), which the command line reports as such.
     """
+    check_name(path, "name another file")
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "is a directory")

@@ -22,7 +22,7 @@ from bundles.archive.manifest import File
 from bundles.archive.reader import Archive
 from bundles.oci.digest import Digest
 from bundles.runtime import filesystem
-from tests.support import ROOT
+from tests.support import ROOT, fake_windows
 from tests.support.archives import example, image, made
 from tests.support.program import bundle, bundle_here
 
@@ -197,6 +197,18 @@ def test_parts_are_read_where_they_are(archive: Path, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_meant_is_refused(archive: Path, arguments: list[str], said: str) -> None:
     assert said in refused(archive, *arguments)
+    assert left(archive) == []
+
+
+def test_a_name_that_windows_does_not_have_is_refused_before_anything_is_read(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "system", fake_windows.load(monkeypatch)[0])
+    said = refused(archive, "none:1", "--to", "oci-archive:con.tar")
+    assert "`con.tar` cannot be written: Windows has a device of that name" in said
+    assert "next: name another file after --to" in said
+    said = refused(archive, "none:1", "--to", "oci-archive:x.tar", "--log-file", "nul")
+    assert "next: choose another --log-file" in said
     assert left(archive) == []
 
 

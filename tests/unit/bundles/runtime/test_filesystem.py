@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bundles.errors import BundleError
+from bundles.errors import BundleError, UsageError
 from bundles.runtime import posix
-from bundles.runtime.filesystem import largest_file, partial_of, replace_file
+from bundles.runtime.filesystem import largest_file, partial_of, replace_file, write_whole
 from tests.support import fake_windows
 
 
@@ -109,3 +109,16 @@ def test_content_that_fails_leaves_the_file_as_it_was(system: Any, tmp_path: Pat
         replace_file(path, content())
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["app:1.tar", "con.tar", "x.", "x?.tar"])
+def test_names_that_windows_does_not_have_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("bundles.runtime.filesystem.system", fake_windows.load(monkeypatch)[0])
+    with pytest.raises(UsageError, match="Windows"):
+        write_whole(tmp_path / name, [b"new"])
+    assert list(tmp_path.iterdir()) == []
+    # Of a path only the end is the file's name.
+    write_whole(tmp_path / ".." / tmp_path.name / "app-1.tar", [b"new"])
+    assert (tmp_path / "app-1.tar").read_bytes() == b"new"

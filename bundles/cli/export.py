@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from bundles.cli.image_argument import find_images
 from bundles.cli.output import Output, common_options, show_bytes
 from bundles.errors import DiskFullError, UsageError, reason
 from bundles.oci.platform import Platform
+from bundles.oci.reference import Reference
 from bundles.runtime.filesystem import check_name, free_space, largest_file, partial_of, write_whole
 from bundles.runtime.program import own_command, quote, running_archive
 from bundles.runtime.sizes import human_size
@@ -39,14 +41,33 @@ class Target:
         """Read `FORMAT:FILE`.
 
         Raises:
-            UsageError: it is another format, or none.
+            UsageError: it is another format, or none; or a name stands behind the file, as skopeo has it.
         """
         kind, _, file = text.partition(":")
         if kind not in _FORMATS or not file:
             raise UsageError(
                 f"`--to {text}` is not known: expected docker-archive:FILE or oci-archive:FILE, or - for FILE"
             )
+        before = _before_name(file)
+        if before != file:
+            raise UsageError(
+                f"`--to {text}` has a name behind the file: images keep the names that they have in the archive",
+                hint=f"--to {kind}:{quote(before)}",
+            )
         return cls(kind, None if file == "-" else Path(file))
+
+
+def _before_name(file: str) -> str:
+    """Return the file of `debian.tar:debian:12`; all of it where the colon can be meant for the name of the file."""
+    drive, rest = os.path.splitdrive(file)
+    before, _, name = rest.partition(":")
+    try:
+        Reference.parse(name)
+    except UsageError:
+        return file
+    if not before or file.endswith(".tar") or ("/" in name and Path(file).parent.is_dir()):
+        return file
+    return drive + before
 
 
 @click.command()

@@ -185,6 +185,12 @@ def test_parts_are_read_where_they_are(archive: Path, tmp_path: Path) -> None:
         (["debian:12", "--to", "debian.tar"], "expected docker-archive:FILE or oci-archive:FILE"),
         (["debian:12", "--to", "docker-archive:"], "expected docker-archive:FILE or oci-archive:FILE"),
         (["debian:12", "--to", "oci:directory"], "expected docker-archive:FILE or oci-archive:FILE"),
+        (
+            ["debian:12", "--to", "docker-archive:x.tar:debian:12"],
+            "next: --to docker-archive:x.tar\n",
+        ),
+        (["debian:12", "--to", "oci-archive:x.tar:team/app"], "images keep the names that they have in the archive"),
+        (["debian:12", "--to", "docker-archive:-:debian:12"], "next: --to docker-archive:-\n"),
         (["debian:12"], "missing option"),
         (["--to", "oci-archive:x.tar"], "the image is missing"),
         (["debian:12", "--to", "oci-archive:x.tar", "--platform", "linux"], "names no architecture"),
@@ -198,6 +204,14 @@ def test_parts_are_read_where_they_are(archive: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_refused(archive: Path, arguments: list[str], said: str) -> None:
     assert said in refused(archive, *arguments)
     assert left(archive) == []
+
+
+@pytest.mark.parametrize("name", ["12:30.tar", "a:b/x", "a:b/x.tar", "x:Y Z", "x:"])
+def test_a_colon_may_be_in_the_name_of_a_file(archive: Path, name: str) -> None:
+    (archive.parent / "a:b").mkdir()
+    done = bundle_here("export", archive, "debian:12", "--to", f"oci-archive:{name}", cwd=archive.parent)
+    assert done.returncode == 0, done.stderr
+    assert (archive.parent / name).is_file()
 
 
 def test_a_name_that_windows_does_not_have_is_refused_before_anything_is_read(

@@ -17,7 +17,7 @@ from bundles.archive.reader import Archive
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.image_argument import find_images
 from bundles.cli.output import Output, common_options, show_bytes
-from bundles.errors import DiskFullError, UsageError, reason
+from bundles.errors import BundleError, DiskFullError, UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.runtime.filesystem import check_name, free_space, largest_file, partial_of, write_whole
@@ -165,6 +165,7 @@ def _write(archive: Archive, path: Path, size: int, pieces: Iterator[bytes]) -> 
 
     Raises:
         UsageError: another file is there, or it cannot be written.
+        BundleError: another process writes it.
         DiskFullError: there is no room for it.
     """
     if path.exists():
@@ -185,12 +186,22 @@ def _write(archive: Archive, path: Path, size: int, pieces: Iterator[bytes]) -> 
     if free < size:
         raise _no_room(path, size, f"{human_size(free)} are free")
     try:
-        write_whole(path, pieces)
+        write_whole(path, _if_absent(path, pieces))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_room(path, size, "no space is left") from None
         raise
     return True
+
+
+def _if_absent(path: Path, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass them on, unless the file is there by now: the first is asked for when no other process can write it."""
+    if path.exists():
+        raise BundleError(
+            f"`{path}` has been written by another process meanwhile",
+            hint="run the same command again: it says whether that is what was to be written",
+        )
+    yield from pieces
 
 
 def _no_room(path: Path, size: int, what: str) -> DiskFullError:

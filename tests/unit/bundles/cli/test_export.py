@@ -250,6 +250,22 @@ def test_what_is_there_is_not_overwritten(archive: Path) -> None:
     assert left(archive) == ["link.tar", "mine.tar", "x.tar"]
 
 
+def test_what_another_process_writes_meanwhile_is_not_overwritten(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = archive.parent / "x.tar"
+
+    def meanwhile(directory: Path) -> int:
+        path.write_bytes(b"mine")
+        return 1 << 40
+
+    monkeypatch.setattr("bundles.cli.export.free_space", meanwhile)
+    said = refused(archive, "debian:12", "--to", "oci-archive:x.tar", code=1)
+    assert "`x.tar` has been written by another process meanwhile" in said
+    assert path.read_bytes() == b"mine"
+    assert left(archive) == ["x.tar"]
+
+
 def test_a_damaged_layer_leaves_no_file(archive: Path) -> None:
     with Archive(archive) as opened:
         damaged = opened.manifest.images[-1]

@@ -20,7 +20,7 @@ from bundles.cli.output import Output, common_options, show_bytes
 from bundles.errors import BundleError, DiskFullError, UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.runtime.filesystem import check_name, free_space, largest_file, partial_of, write_whole
+from bundles.runtime.filesystem import check_name, free_space, largest_file, partial_of, probe, write_whole
 from bundles.runtime.program import own_command, quote, running_archive
 from bundles.runtime.sizes import human_size
 
@@ -150,7 +150,7 @@ def _check_target(target: Target, *, as_json: bool) -> None:
             hint = f"name a file: --to {target.format}:{quote(path / 'image.tar')}"
             raise UsageError(f"`{path}` is a directory", hint=hint)
         # The longest of the names that it has.
-        partial_of(path).exists()
+        probe(partial_of(path))
     except OSError as error:
         shown = path if len(path.name) < 100 else f"{path.name[:40]}..."
         raise UsageError(f"`{shown}` cannot be written: {reason(error)}", hint="name another file after --to") from None

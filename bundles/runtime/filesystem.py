@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -31,6 +32,17 @@ def partial_of(path: Path) -> Path:
     """Return the temporary name under which a file is written, and that a killed run leaves."""
     # Always the same one: the next run writes it over.
     return path.with_name(f".{path.name}.partial")
+
+
+def probe(path: Path) -> None:
+    """Ask for a file, which need not be there.
+
+    Raises:
+        OSError: none can be: the name is too long, or a directory on the way must not be entered.
+    """
+    # Path.exists keeps that to itself, from Python 3.14 on.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()
 
 
 def check_name(path: Path, hint: str) -> None:

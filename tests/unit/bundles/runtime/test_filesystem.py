@@ -11,7 +11,7 @@ import pytest
 
 from bundles.errors import BundleError, UsageError
 from bundles.runtime import posix
-from bundles.runtime.filesystem import largest_file, partial_of, replace_file, write_whole
+from bundles.runtime.filesystem import largest_file, partial_of, probe, replace_file, write_whole
 from tests.support import fake_windows
 
 
@@ -89,7 +89,7 @@ def test_what_is_in_the_way_is_removed_and_not_written_to(system: Any, tmp_path:
     elif kind == "pipe":
         os.mkfifo(temporary)
     else:
-        temporary.hardlink_to(other)
+        os.link(other, temporary)
         temporary.chmod(0o400 if kind == "read-only" else 0o644)
     replace_file(path, [b"new"])
     assert path.read_bytes() == b"new"
@@ -122,3 +122,10 @@ def test_names_that_windows_does_not_have_are_not_written(
     # Of a path only the end is the file's name.
     write_whole(tmp_path / ".." / tmp_path.name / "app-1.tar", [b"new"])
     assert (tmp_path / "app-1.tar").read_bytes() == b"new"
+
+
+def test_where_no_file_can_be(tmp_path: Path) -> None:
+    probe(tmp_path / "none")
+    probe(tmp_path / "none" / "there")
+    with pytest.raises(OSError, match="too long"):
+        probe(tmp_path / ("x" * 300))

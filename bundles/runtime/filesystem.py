@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import BundleError, UsageError, reason
+from bundles.runtime.signals import held
 from bundles.runtime.system import system
 
 # The largest file of FAT32: its size field has 32 bits.
@@ -68,23 +69,27 @@ def replace_file(
     """
     temporary = partial_of(path)
     busy = BundleError(f"`{path}` is being written by another process", hint="wait until that has ended, and try again")
-    file = _open_new(temporary, 0o666 if mode is None else 0o600, busy)
-    with os.fdopen(file, "wb") as stream:
-        try:
-            for piece in content:
-                stream.write(piece)
-            system.set_access(file, mode, owner)
-            stream.flush()
-            system.sync(file)
-            # Where there are no locks, somebody may have taken it for what a killed run has left.
-            if not system.is_named(file, temporary):
-                raise busy
-            system.replace(temporary, path)
-        except BaseException:
-            # While it is open and locked, so that what has the name is not another's.
-            if system.is_named(file, temporary):
-                temporary.unlink()
-            raise
+    with contextlib.ExitStack() as stack:
+        # An interruption finds all of it or nothing, and so leaves nothing.
+        with held():
+            file = _open_new(temporary, 0o666 if mode is None else 0o600, busy)
+            stream = stack.enter_context(os.fdopen(file, "wb"))
+            stack.callback(_remove_named, file, temporary)
+        for piece in content:
+            stream.write(piece)
+        system.set_access(file, mode, owner)
+        stream.flush()
+        system.sync(file)
+        # Where there are no locks, somebody may have taken it for what a killed run has left.
+        if not system.is_named(file, temporary):
+            raise busy
+        system.replace(temporary, path)
+
+
+def _remove_named(file: int, path: Path) -> None:
+    """Remove a file while it is open and locked, unless what has its name now is another's."""
+    if system.is_named(file, path):
+        path.unlink()
 
 
 def _open_new(path: Path, mode: int, busy: BundleError) -> int:

@@ -38,7 +38,7 @@ from bundles.errors import ArchiveError, DiskFullError, UsageError
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.closeable import Closeable
-from bundles.runtime.filesystem import free_space, largest_file, replace_file
+from bundles.runtime.filesystem import check_name, free_space, largest_file, probe, replace_file
 from bundles.runtime.program import quote
 from bundles.runtime.signals import held
 from bundles.runtime.sizes import human_size
@@ -296,10 +296,9 @@ class ArchiveWriter(Closeable):
 
 def check_directory(path: Path) -> None:
     """Raise UsageError when an archive cannot be written at `path`: said before the network is asked for anything."""
-    if why := system.forbidden(path.name):
-        raise UsageError(f"`{path.name}` cannot be written: {why}", hint="choose another -o FILE")
+    check_name(path, "choose another -o FILE")
     try:
-        path.with_name(path.name + _LONGEST).exists()
+        probe(path.with_name(path.name + _LONGEST))
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UsageError(f"the name `{path.name[:40]}...` is too long", hint="choose another -o FILE") from None

@@ -54,7 +54,7 @@ def for_docker(archive: Archive, images: Sequence[Image], platforms: Sequence[Pl
     """Return what `docker load` takes, of every version: each image for one platform, which is asked for if need be.
 
     Raises:
-        UsageError: Docker could not load it, for each image why.
+        UsageError: Docker could not load it, for each image why; or two of them would have one name.
         DamagedArchiveError: a document in the archive is wrong.
     """
     notes: list[str] = []
@@ -80,7 +80,7 @@ def for_docker(archive: Archive, images: Sequence[Image], platforms: Sequence[Pl
             )
         return item, ExportedImage(image, content.manifest, item.tag, (content,), parsed.config)
 
-    pairs = _for_each(images, saved)
+    pairs = _named_once(_for_each(images, saved))
     return Export(docker_archive([item for item, _ in pairs]), tuple(image for _, image in pairs), tuple(notes))
 
 
@@ -91,7 +91,7 @@ def as_layout(archive: Archive, images: Sequence[Image], platforms: Sequence[Pla
     image. With all platforms what is attached to an image travels along.
 
     Raises:
-        UsageError: something of it is not in the archive, for each image what.
+        UsageError: something of it is not in the archive, for each image what; or two of them would have one name.
         DamagedArchiveError: a document in the archive is wrong.
     """
     notes: list[str] = []
@@ -116,7 +116,7 @@ def as_layout(archive: Archive, images: Sequence[Image], platforms: Sequence[Pla
             f"{len(chosen) - len(images)} things that are attached to images are in the file under names of their own; "
             "what takes a file of one image only has to be given a name"
         )
-    pairs = _for_each(chosen, laid_out)
+    pairs = _named_once(_for_each(chosen, laid_out))
     return Export(oci_archive([item for item, _ in pairs]), tuple(image for _, image in pairs), tuple(notes))
 
 
@@ -131,6 +131,21 @@ def _for_each(images: Sequence[Image], prepare: Callable[[Image], _T]) -> list[_
     if problems:
         raise UsageError("this cannot be exported as it was asked for", problems=problems)
     return prepared
+
+
+def _named_once(pairs: Sequence[tuple[_T, ExportedImage]]) -> list[tuple[_T, ExportedImage]]:
+    """Leave out what is there already under its name; what has no name stays."""
+    found: dict[Reference, tuple[_T, ExportedImage]] = {}
+    for item, image in pairs:
+        name = image.name or image.image.reference
+        _, other = found.setdefault(name, (item, image))
+        if other.root.digest != image.root.digest:
+            raise UsageError(
+                f"two images would be called `{name.familiar}`: {other.image.reference.familiar} and "
+                f"{image.image.reference.familiar}",
+                hint="export them into two files",
+            )
+    return list(found.values())
 
 
 def _wanted(image: Image, platforms: Sequence[Platform]) -> tuple[PlatformContent, ...]:

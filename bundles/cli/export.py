@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,10 +16,11 @@ from bundles.archive.export import Export, ExportedImage, as_layout, for_docker
 from bundles.archive.reader import Archive
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument
 from bundles.cli.image_argument import find_images
-from bundles.cli.output import Output, common_options
-from bundles.errors import DiskFullError, UsageError, reason
+from bundles.cli.output import Output, common_options, show_bytes
+from bundles.errors import BundleError, DiskFullError, UsageError, reason
 from bundles.oci.platform import Platform
-from bundles.runtime.filesystem import free_space, largest_file, partial_of, write_whole
+from bundles.oci.reference import Reference
+from bundles.runtime.filesystem import check_name, free_space, largest_file, partial_of, probe, write_whole
 from bundles.runtime.program import own_command, quote, running_archive
 from bundles.runtime.sizes import human_size
 
@@ -39,14 +41,33 @@ class Target:
         """Read `FORMAT:FILE`.
 
         Raises:
-            UsageError: it is another format, or none.
+            UsageError: it is another format, or none; or a name stands behind the file, as skopeo has it.
         """
         kind, _, file = text.partition(":")
         if kind not in _FORMATS or not file:
             raise UsageError(
                 f"`--to {text}` is not known: expected docker-archive:FILE or oci-archive:FILE, or - for FILE"
             )
+        before = _before_name(file)
+        if before != file:
+            raise UsageError(
+                f"`--to {text}` has a name behind the file: images keep the names that they have in the archive",
+                hint=f"--to {kind}:{quote(before)}",
+            )
         return cls(kind, None if file == "-" else Path(file))
+
+
+def _before_name(file: str) -> str:
+    """Return the file of `debian.tar:debian:12`; all of it where the colon can be meant for the name of the file."""
+    drive, rest = os.path.splitdrive(file)
+    before, _, name = rest.partition(":")
+    try:
+        Reference.parse(name)
+    except UsageError:
+        return file
+    if not before or file.endswith(".tar") or ("/" in name and Path(file).parent.is_dir()):
+        return file
+    return drive + before
 
 
 @click.command()
@@ -77,8 +98,7 @@ def export(
             pieces = what.tar.stream(opened, task.advance)
             if place.path is None:
                 for piece in pieces:
-                    sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
+                    show_bytes(piece)
             else:
                 written = _write(opened, place.path, what.tar.size, pieces)
     document = {
@@ -124,12 +144,13 @@ def _check_target(target: Target, *, as_json: bool) -> None:
                 hint=f"name a file: --to {target.format}:FILE, or pass it on: | docker load",
             )
         return
+    check_name(path, "name another file after --to")
     try:
         if path.is_dir():
             hint = f"name a file: --to {target.format}:{quote(path / 'image.tar')}"
             raise UsageError(f"`{path}` is a directory", hint=hint)
         # The longest of the names that it has.
-        partial_of(path).exists()
+        probe(partial_of(path))
     except OSError as error:
         shown = path if len(path.name) < 100 else f"{path.name[:40]}..."
         raise UsageError(f"`{shown}` cannot be written: {reason(error)}", hint="name another file after --to") from None
@@ -144,6 +165,7 @@ def _write(archive: Archive, path: Path, size: int, pieces: Iterator[bytes]) -> 
 
     Raises:
         UsageError: another file is there, or it cannot be written.
+        BundleError: another process writes it.
         DiskFullError: there is no room for it.
     """
     if path.exists():
@@ -164,12 +186,22 @@ def _write(archive: Archive, path: Path, size: int, pieces: Iterator[bytes]) -> 
     if free < size:
         raise _no_room(path, size, f"{human_size(free)} are free")
     try:
-        write_whole(path, pieces)
+        write_whole(path, _if_absent(path, pieces))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_room(path, size, "no space is left") from None
         raise
     return True
+
+
+def _if_absent(path: Path, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass them on, unless the file is there by now: the first is asked for when no other process can write it."""
+    if path.exists():
+        raise BundleError(
+            f"`{path}` has been written by another process meanwhile",
+            hint="run the same command again: it says whether that is what was to be written",
+        )
+    yield from pieces
 
 
 def _no_room(path: Path, size: int, what: str) -> DiskFullError:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 import click
 
 from bundles.errors import BundleError, UsageError, reason
+from bundles.runtime.filesystem import check_name
 from bundles.runtime.progress import Progress, ProgressLog, for_stderr
 from bundles.runtime.system import system
 from bundles.runtime.terminal import printable
@@ -52,8 +55,25 @@ def show(text: str) -> None:
     Raises:
         BrokenPipeError: nobody reads it any more.
     """
-    try:
+    with _pipe():
         click.echo(printable(text))
+
+
+def show_bytes(data: bytes) -> None:
+    """Write what is not for people to stdout.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    with _pipe():
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if system.is_closed_pipe(error):
             raise BrokenPipeError(*error.args) from None
@@ -81,6 +101,7 @@ def common_options(function: _F) -> Callable[..., Any]:
         progress = for_stderr(quiet)
         if log_file is None:
             return function(*args, output=Output(as_json, progress), **kwargs)
+        check_name(log_file, "choose another --log-file")
         try:
             file = system.open_file(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             stream = os.fdopen(file, "a", encoding="utf-8", newline="\n")

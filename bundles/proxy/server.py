@@ -283,8 +283,11 @@ class _Connection(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def finish(self) -> None:
-        super().finish()
-        self.connection.close()  # inside a tunnel it is not the one that the server closes
+        try:
+            super().finish()
+        finally:
+            # To a client that has gone the end cannot be written.
+            self.connection.close()  # inside a tunnel it is not the one that the server closes
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the handler knows what is worth a word."""

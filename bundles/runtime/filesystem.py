@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import BundleError, UsageError, reason
+from bundles.runtime.signals import held
 from bundles.runtime.system import system
 
 # The largest file of FAT32: its size field has 32 bits.
@@ -34,6 +35,23 @@ def partial_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+def probe(path: Path) -> None:
+    """Ask for a file, which need not be there.
+
+    Raises:
+        OSError: none can be: the name is too long, or a directory on the way must not be entered.
+    """
+    # Path.exists keeps that to itself, from Python 3.14 on.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()
+
+
+def check_name(path: Path, hint: str) -> None:
+    """Raise UsageError, with that next step, when no file of this system can be called so."""
+    if why := system.forbidden(path.name):
+        raise UsageError(f"`{path.name}` cannot be written: {why}", hint=hint)
+
+
 def replace_file(
     path: Path, content: Iterable[bytes], mode: Optional[int] = None, owner: Optional[tuple[int, int]] = None
 ) -> None:
@@ -46,23 +64,56 @@ def replace_file(
         owner: user and group that it is given to.
 
     Raises:
+        BundleError: another process is writing it, or has begun to meanwhile.
         OSError: it cannot be written.
     """
     temporary = partial_of(path)
-    # What a killed run has left; or what somebody put there, and must not be written to.
-    temporary.unlink(missing_ok=True)
-    file = system.open_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
-    try:
-        with os.fdopen(file, "wb") as stream:
-            for piece in content:
-                stream.write(piece)
-            system.set_access(file, mode, owner)
-            stream.flush()
-            system.sync(file)
+    busy = BundleError(f"`{path}` is being written by another process", hint="wait until that has ended, and try again")
+    with contextlib.ExitStack() as stack:
+        # An interruption finds all of it or nothing, and so leaves nothing.
+        with held():
+            file = _open_new(temporary, 0o666 if mode is None else 0o600, busy)
+            stream = stack.enter_context(os.fdopen(file, "wb"))
+            stack.callback(_remove_named, file, temporary)
+        for piece in content:
+            stream.write(piece)
+        system.set_access(file, mode, owner)
+        stream.flush()
+        system.sync(file)
+        # Where there are no locks, somebody may have taken it for what a killed run has left.
+        if not system.is_named(file, temporary):
+            raise busy
         system.replace(temporary, path)
+
+
+def _remove_named(file: int, path: Path) -> None:
+    """Remove a file while it is open and locked, unless what has its name now is another's."""
+    if system.is_named(file, path):
+        path.unlink()
+
+
+def _open_new(path: Path, mode: int, busy: BundleError) -> int:
+    """Make a file and lock it; `busy` is raised when another process has it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    while True:
+        try:
+            return open_locked(path, lambda: system.open_file(path, flags, mode), busy)
+        except FileExistsError:
+            _remove_left(path, busy)
+
+
+def _remove_left(path: Path, busy: BundleError) -> None:
+    """Remove what a killed run has left; or what somebody put there, and must not be written to."""
+    try:
+        left = open_locked(path, lambda: system.open_no_link(path, os.O_RDWR), busy)
+    except OSError:
+        # Nobody writes a link, or what may not be written to.
+        path.unlink(missing_ok=True)
+        return
+    try:
+        path.unlink(missing_ok=True)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        os.close(left)
 
 
 def write_whole(path: Path, content: Iterable[bytes]) -> None:
@@ -74,8 +125,10 @@ def write_whole(path: Path, content: Iterable[bytes]) -> None:
 
     Raises:
         UsageError: it cannot be written.
+        BundleError: another process is writing it.
         OSError: no space (errno ENOSPC), which the command line reports as such.
     """
+    check_name(path, "name another file")
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "is a directory")

@@ -11,7 +11,6 @@ import errno
 import importlib
 import os
 import re
-import subprocess
 import threading
 import time
 from collections.abc import Mapping
@@ -57,6 +56,8 @@ _BUSY, _PATIENCE = (5, 32, _LOCK_VIOLATION), 5.0
 _DEVICES = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE)
 _LONGEST_NAME = 255
 _MAX_PATH = 260
+# What neither cmd nor PowerShell takes for anything else.
+_PLAIN = re.compile(r"[\w.:\\/=@+*-]+")
 # Counts the starts of the machine.
 _BOOTS = r"SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management\PrefetchParameters"
 
@@ -222,7 +223,11 @@ def compare_checksums(name: str) -> str:
 
 
 def quote(text: str) -> str:
-    return subprocess.list2cmdline([text])
+    if _PLAIN.fullmatch(text):
+        return text
+    # As programs take their command line apart: backslashes count double in front of a quotation mark.
+    inner = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2] if found[2] else ""), text)
+    return f'"{inner}"'
 
 
 def is_closed_pipe(error: OSError) -> bool:

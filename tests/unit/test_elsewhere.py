@@ -98,6 +98,15 @@ def test_one_writes_an_archive(system: str, hub: FakeRegistry, tmp_path: Path) -
     assert (done.returncode, "is being written by another `bundle create`" in done.stderr) == (1, True), done.stderr
 
 
+def test_an_export(system: str, hub: FakeRegistry, tmp_path: Path) -> None:
+    assert create(system, hub, tmp_path).returncode == 0
+    command = ("export", "offline.tar", "debian:12", "--platform", "linux/amd64", "--to")
+    assert bundle(*command, "docker-archive:here.tar", cwd=tmp_path).returncode == 0
+    done = bundle_elsewhere(system, *command, "docker-archive:there.tar", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "there.tar").read_bytes() == (tmp_path / "here.tar").read_bytes()
+
+
 def test_a_lock(system: str, hub: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "bundle.toml").write_bytes(
         f'images = ["debian:12"]\r\n[mirrors]\r\n"docker.io" = ["{hub.host}"]\r\n'.encode()

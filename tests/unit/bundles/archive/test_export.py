@@ -99,16 +99,44 @@ def test_for_one_platform_its_manifest_is_the_image(tmp_path: Path) -> None:
         export = as_layout(archive, archive.manifest.images, [ARM64])
         files = entries(export, archive)
     listed = index_of(files)
-    assert [each["digest"] for each in listed] == [str(arm64.digest)] * 3
-    assert [each["platform"] for each in listed] == [{"architecture": "arm64", "os": "linux"}] * 3
-    # A name that pins the index would be wrong here.
+    assert [each["digest"] for each in listed] == [str(arm64.digest)] * 2
+    assert [each["platform"] for each in listed] == [{"architecture": "arm64", "os": "linux"}] * 2
+    # A name that pins the index would be wrong here, and what is without it called the same is there once.
     assert [each["annotations"]["io.containerd.image.name"] for each in listed] == [  # type: ignore[index]
         "docker.io/library/debian:12",
         f"docker.io/library/debian@{arm64.digest}",
-        "docker.io/library/debian:12",
     ]
     assert len(files) == 2 + 1 + 1 + 2
     assert export.notes == ()
+
+
+def test_two_images_are_not_called_the_same(tmp_path: Path) -> None:
+    content = Content()
+    now, before = (content.index(*(content.image(each, 1, seed=seed) for each in (AMD64, ARM64))) for seed in "ab")
+    pinned = f"debian:12@{before.digest}"
+    with Archive(written(tmp_path / "a.tar", content, {"debian:12": now, pinned: before})) as archive:
+        images = archive.manifest.images
+        for exported in (for_docker, as_layout):
+            with pytest.raises(UsageError, match="two images would be called `debian:12`") as error:
+                exported(archive, images, [AMD64])
+            assert pinned in error.value.message
+            assert error.value.hint == "export them into two files"
+        names = [each["annotations"] for each in index_of(entries(as_layout(archive, images, ()), archive))]
+    assert [each["io.containerd.image.name"] for each in names] == [  # type: ignore[index]
+        "docker.io/library/debian:12",
+        f"docker.io/library/{pinned}",
+    ]
+
+
+def test_one_image_by_two_names_that_become_one_is_saved_once(tmp_path: Path) -> None:
+    content = Content()
+    root = content.index(content.image(AMD64, 1))
+    tags = {"debian:12": root, f"debian:12@{root.digest}": root}
+    with Archive(written(tmp_path / "a.tar", content, tags, platforms=[AMD64])) as archive:
+        export = for_docker(archive, archive.manifest.images, ())
+        (saved,) = json.loads(entries(export, archive)["manifest.json"])
+    assert saved["RepoTags"] == ["debian:12"]
+    assert len(export.images) == 1
 
 
 def test_several_of_the_platforms_leave_the_index_as_it_is(tmp_path: Path) -> None:

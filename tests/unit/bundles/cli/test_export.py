@@ -22,7 +22,7 @@ from bundles.archive.manifest import File
 from bundles.archive.reader import Archive
 from bundles.oci.digest import Digest
 from bundles.runtime import filesystem
-from tests.support import ROOT
+from tests.support import ROOT, fake_windows
 from tests.support.archives import example, image, made
 from tests.support.program import bundle, bundle_here
 
@@ -185,6 +185,12 @@ def test_parts_are_read_where_they_are(archive: Path, tmp_path: Path) -> None:
         (["debian:12", "--to", "debian.tar"], "expected docker-archive:FILE or oci-archive:FILE"),
         (["debian:12", "--to", "docker-archive:"], "expected docker-archive:FILE or oci-archive:FILE"),
         (["debian:12", "--to", "oci:directory"], "expected docker-archive:FILE or oci-archive:FILE"),
+        (
+            ["debian:12", "--to", "docker-archive:x.tar:debian:12"],
+            "next: --to docker-archive:x.tar\n",
+        ),
+        (["debian:12", "--to", "oci-archive:x.tar:team/app"], "images keep the names that they have in the archive"),
+        (["debian:12", "--to", "docker-archive:-:debian:12"], "next: --to docker-archive:-\n"),
         (["debian:12"], "missing option"),
         (["--to", "oci-archive:x.tar"], "the image is missing"),
         (["debian:12", "--to", "oci-archive:x.tar", "--platform", "linux"], "names no architecture"),
@@ -197,6 +203,26 @@ def test_parts_are_read_where_they_are(archive: Path, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_meant_is_refused(archive: Path, arguments: list[str], said: str) -> None:
     assert said in refused(archive, *arguments)
+    assert left(archive) == []
+
+
+@pytest.mark.parametrize("name", ["12:30.tar", "a:b/x", "a:b/x.tar", "x:Y Z", "x:"])
+def test_a_colon_may_be_in_the_name_of_a_file(archive: Path, name: str) -> None:
+    (archive.parent / "a:b").mkdir()
+    done = bundle_here("export", archive, "debian:12", "--to", f"oci-archive:{name}", cwd=archive.parent)
+    assert done.returncode == 0, done.stderr
+    assert (archive.parent / name).is_file()
+
+
+def test_a_name_that_windows_does_not_have_is_refused_before_anything_is_read(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystem, "system", fake_windows.load(monkeypatch)[0])
+    said = refused(archive, "none:1", "--to", "oci-archive:con.tar")
+    assert "`con.tar` cannot be written: Windows has a device of that name" in said
+    assert "next: name another file after --to" in said
+    said = refused(archive, "none:1", "--to", "oci-archive:x.tar", "--log-file", "nul")
+    assert "next: choose another --log-file" in said
     assert left(archive) == []
 
 
@@ -222,6 +248,22 @@ def test_what_is_there_is_not_overwritten(archive: Path) -> None:
     assert (archive.parent / "mine.tar").read_bytes() == b"mine"
     assert archive.read_bytes() == before
     assert left(archive) == ["link.tar", "mine.tar", "x.tar"]
+
+
+def test_what_another_process_writes_meanwhile_is_not_overwritten(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = archive.parent / "x.tar"
+
+    def meanwhile(directory: Path) -> int:
+        path.write_bytes(b"mine")
+        return 1 << 40
+
+    monkeypatch.setattr("bundles.cli.export.free_space", meanwhile)
+    said = refused(archive, "debian:12", "--to", "oci-archive:x.tar", code=1)
+    assert "`x.tar` has been written by another process meanwhile" in said
+    assert path.read_bytes() == b"mine"
+    assert left(archive) == ["x.tar"]
 
 
 def test_a_damaged_layer_leaves_no_file(archive: Path) -> None:

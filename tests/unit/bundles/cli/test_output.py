@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
@@ -12,10 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from bundles.cli import app
-from bundles.cli.output import Output, ask, common_options
+from bundles.cli.output import Output, ask, common_options, show, show_bytes
 from bundles.errors import BundleError
 from bundles.runtime.progress import Bars, Lines, ProgressLog, Silent
 from bundles.runtime.terminal import one_line, printable
+from tests.support import fake_windows
 
 # Clears the screen, sets the title, moves up, reverses what follows; and half a character.
 HOSTILE = "linux/\x1b[2J\x1b]0;title\x07\x9b1A\rarm64\u202e\udc80"
@@ -74,6 +76,25 @@ def test_the_log_of_a_failure_is_printable(tmp_path: Path) -> None:
     result = CliRunner().invoke(failing, ["--log-file", str(tmp_path / "log")])
     assert isinstance(result.exception, BundleError)
     assert f"error: {SHOWN}" in (tmp_path / "log").read_text()
+
+
+def test_a_reader_that_has_gone_ends_it_as_each_system_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.BytesIO):
+        def flush(self) -> None:
+            # Windows has no EPIPE here.
+            if refusing:
+                raise OSError(errno.EINVAL, "invalid argument")
+
+    refusing, streams = True, []
+    for expected in (OSError, BrokenPipeError):
+        for write in (lambda: show("text"), lambda: show_bytes(b"bytes")):
+            streams.append(io.TextIOWrapper(Gone()))
+            monkeypatch.setattr("sys.stdout", streams[-1])
+            with pytest.raises(OSError, match="invalid argument") as error:
+                write()
+            assert type(error.value) is expected
+        monkeypatch.setattr("bundles.cli.output.system", fake_windows.load(monkeypatch)[0])
+    refusing = False  # what is collected is flushed
 
 
 def test_one_place_writes_to_the_terminal() -> None:

@@ -185,6 +185,44 @@ def test_words_of_a_command(system: Any) -> None:
     assert system.quote("my archive.tar") in ("'my archive.tar'", '"my archive.tar"')
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "R&D.tar",
+        "a(1).tar",
+        "a;b",
+        "it's",
+        "$HOME.tar",
+        "a,b",
+        "`a`",
+        "a|b",
+        "a^b",
+        "a b\\",
+        "a%b",
+        'say "so"',
+        'a\\"',
+        "",
+    ],
+)
+def test_words_that_windows_would_take_for_something_else(windows: Any, text: str) -> None:
+    quoted = windows.quote(text)
+    # What programs are started with there, of the same text with a blank, which is quoted for that.
+    assert f" {quoted}" == f' "{subprocess.list2cmdline([" " + text])[2:]}'
+
+
+def test_words_that_windows_takes_as_they_are(windows: Any) -> None:
+    for text in (
+        "offline.tar",
+        r"C:\usb\offline.tar",
+        "--to",
+        "linux/amd64",
+        "a=b",
+        "debian:12@sha256:0",
+        "\u65e5\u672c.tar",
+    ):
+        assert windows.quote(text) == text
+
+
 def test_where_docker_keeps_things_on_windows(windows: Any) -> None:
     assert windows.certificates_name("harbor.corp:5000") == "harbor.corp5000"
     environment = {"HOME": "/c/Users/me", "USERPROFILE": "C:\\Users\\me"}

@@ -211,6 +211,7 @@ def test_status_says_what_is_installed(home: Air) -> None:
         "answers": True,
         "data": "bundle-registry",
         "site": None,
+        "storage": None,
     }
     assert document["builder"]["state"] == "running"
     assert {"linux/amd64", "linux/arm64"} <= set(document["builder"]["platforms"])

@@ -74,7 +74,7 @@ class ClusterCheck(Check):
             self._place.as_user.ask()
         except KubectlError as error:
             ask = self._place.as_user.typed_command("get pods")
-            hint = f"{ask}; or without it: {take_away(self._archive)}"
+            hint = f"{ask}; or without it: {_removal_command(self._archive)}"
             return [*problems, Problem(f"the API server of `{self._context}`", error.message, hint)]
         try:
             return [*problems, *self._of_cluster()]
@@ -97,7 +97,7 @@ class ClusterCheck(Check):
             yield Problem(
                 "--kubernetes",
                 f"the builder that is there is `{before.builder}` in {before}, and would be left",
-                f"{kept}first: {take_away(self._archive, before)}",
+                f"{kept}first: {_removal_command(self._archive, before)}",
             )
         address = place.state.address
         if address.is_loopback:
@@ -188,7 +188,7 @@ class ClusterCheck(Check):
             )
 
 
-def take_away(archive: Path, before: Optional[Place] = None) -> str:
+def _removal_command(archive: Path, before: Optional[Place] = None) -> str:
     """Return the command that takes the builder on Kubernetes away: that of this host's builder, or of another's."""
     name = f" --builder {quote(host_builder(before.builder))}" if before else ""
     return own_command(f"install {quote(archive)}{name} --no-kubernetes")

@@ -40,6 +40,7 @@ _MODULES = (
     "bundles.runtime.closeable",
     "bundles.runtime.filesystem",
     "bundles.runtime.posix",
+    "bundles.runtime.signals",
     "bundles.runtime.system",
     "bundles.runtime.terminal",
     "installer",

@@ -81,8 +81,10 @@ def _name(builder: str, host: Host, address: NodeAddress, earlier: Optional[Node
         container = docker.container(f"{BUILDER_PREFIX}{name}")
         if container is None or is_own(container, host, stored):
             return name
-    there = [each[len(BUILDER_PREFIX) :] for each in docker.container_names() if each.startswith(BUILDER_PREFIX)]
-    return node_name(builder, _user(), socket.gethostname(), [*taken, *there])
+    there = (docker.container(each) for each in docker.container_names() if each.startswith(BUILDER_PREFIX))
+    # What is ours and no node any more was given up while the machine did not answer: it is taken up again.
+    others = [each.name[len(BUILDER_PREFIX) :] for each in there if each and not is_own(each, host, None)]
+    return node_name(builder, _user(), socket.gethostname(), [*taken, *others])
 
 
 def _user() -> str:

@@ -49,7 +49,7 @@ def docker_at(host: Host, address: NodeAddress) -> RemoteDocker:
     return RemoteDocker(host.ssh, address.arguments, address.typed)
 
 
-def _owner(host: Host) -> str:
+def owner_of(host: Host) -> str:
     """Return what tells this user of this host from all others."""
     machine = read_optional(host.places.seen(Path("/etc/machine-id"))) or b""
     names = {"host": socket.gethostname(), "machine": machine.decode("ascii", "replace")}
@@ -65,7 +65,7 @@ def is_own(container: Container, host: Host, stored: Optional[StoredNode]) -> bo
         stored: what buildx here has on record of the node: it knows the container also when this host was renamed.
     """
     mark = container.environment.get(ENVIRONMENT, "")
-    return mark.startswith(f"{_owner(host)}.") or bool(mark and stored and mark == stored.mark)
+    return mark.startswith(f"{owner_of(host)}.") or bool(mark and stored and mark == stored.mark)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Nodes(Step):
                 **({"registry": file_digest(Path(authority))} if authority else {}),
             }
         )
-        return f"{_owner(self._host)}.{wanted}"
+        return f"{owner_of(self._host)}.{wanted}"
 
     def look(self) -> Sequence[Change]:
         instance = read_instance(self._host, self._job.builder)

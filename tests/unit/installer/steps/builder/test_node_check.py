@@ -22,6 +22,7 @@ from installer.model.registry.address import Address
 from installer.model.replay import Replay
 from installer.receipt.receipt import BundleName, Receipt
 from installer.steps.builder.node_check import with_nodes
+from installer.steps.builder.nodes import owner_of
 from tests.support.archives import image, made
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_site import FakeSite
@@ -138,6 +139,16 @@ def test_a_container_of_somebody_else_keeps_its_name(asked: Asked, environment: 
     job, problems = with_nodes(asked.job("arm-box"), asked.host)
     assert problems == []
     assert [each.name for each in job.nodes] == [f"{node.name[:-2]}-2"]
+
+
+def test_what_was_given_up_while_it_was_down_is_taken_up_again(asked: Asked) -> None:
+    asked.site.add("arm-box", architecture="aarch64")
+    (node,) = with_nodes(asked.job("arm-box"), asked.host)[0].nodes
+    with asked.site.machine("arm-box") as machine:
+        environment = [f"OFFLINE_BUNDLE={owner_of(asked.host)}.0123456789abcdef"]
+        machine["containers"][node.container] = {"image": "x", "environment": environment, "state": "running"}
+    (again,) = with_nodes(asked.job("arm-box"), asked.host)[0].nodes
+    assert again.name == node.name
 
 
 def test_a_node_that_buildx_has_on_record_keeps_its_name(asked: Asked) -> None:

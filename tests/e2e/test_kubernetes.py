@@ -18,8 +18,7 @@ import pytest
 
 from tests.e2e.variants import make_rootless
 from tests.support.hosts import LAN, STATE
-from tests.testbed import ORIGIN, Host, binfmt_clear, binfmt_restore, binfmt_state, debian, start_origin
-from tests.testbed.cache import lock
+from tests.testbed import ORIGIN, Host, binfmt_without, debian, start_origin
 from tests.testbed.kubernetes.cluster import PODS, Cluster
 from tests.testbed.kubernetes.programs import BUILDX, KUBERNETES
 
@@ -35,11 +34,8 @@ MADE = "deployment,statefulset,configmap,secret,serviceaccount,pod,persistentvol
 @pytest.fixture(scope="module", autouse=True)
 def kernel() -> Iterator[None]:
     """The machine's kernel does not run arm64, and the node's is the machine's: meanwhile nobody else changes it."""
-    with lock("binfmt"):
-        before = binfmt_state()
-        binfmt_clear("arm64")
+    with binfmt_without("arm64"):
         yield
-        binfmt_restore(before)
 
 
 @dataclasses.dataclass

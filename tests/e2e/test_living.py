@@ -139,14 +139,10 @@ def usb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def without_emulation() -> Iterator[None]:
     """The kernel's table is the machine's: meanwhile nobody else clears it."""
-    from tests.testbed import binfmt_clear, binfmt_restore, binfmt_state
-    from tests.testbed.cache import lock
+    from tests.testbed import binfmt_without
 
-    with lock("binfmt"):
-        before = binfmt_state()
-        binfmt_clear("arm64")
+    with binfmt_without("arm64"):
         yield
-        binfmt_restore(before)
 
 
 def host_with(usb: Path, name: str, **options: Any) -> Iterator[Air]:

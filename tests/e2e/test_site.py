@@ -21,8 +21,7 @@ from tests.support.fake_registry import Certificate
 from tests.support.hosts import STATE
 from tests.support.real_registry import PASSWORD, USER, Lan, RealRegistry
 from tests.support.token_server import TokenServer
-from tests.testbed import ORIGIN, CommandError, Host, binfmt_clear, binfmt_restore, binfmt_state, start_origin
-from tests.testbed.cache import lock
+from tests.testbed import ORIGIN, CommandError, Host, binfmt_without, start_origin
 
 pytestmark = pytest.mark.e2e
 
@@ -36,11 +35,8 @@ DOCKERFILE = "FROM debian:12\nRUN uname -m > /machine\n"
 @pytest.fixture(scope="module", autouse=True)
 def kernel() -> Iterator[None]:
     """The kernel's table of emulators is the machine's: meanwhile nobody else clears it."""
-    with lock("binfmt"):
-        before = binfmt_state()
-        binfmt_clear("arm64")
+    with binfmt_without("arm64"):
         yield
-        binfmt_restore(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ with Host() as host:
     host.run("docker", "info")
 """
 
-from .binfmt import binfmt_clear, binfmt_restore, binfmt_state
+from .binfmt import binfmt_clear, binfmt_restore, binfmt_state, binfmt_without
 from .errors import CommandError, SetupError
 from .host import Host
 from .origin import ADDRESS as ORIGIN
@@ -21,6 +21,7 @@ __all__ = [
     "binfmt_clear",
     "binfmt_restore",
     "binfmt_state",
+    "binfmt_without",
     "origin_digests",
     "start_origin",
     "stop_origin",

@@ -105,6 +105,18 @@ def binfmt_clear(arch: str) -> list[str]:
         return [entry.name for entry in entries]
 
 
+@contextmanager
+def binfmt_without(arch: str) -> Iterator[None]:
+    """Let the kernel not run `arch` until somebody registers it; meanwhile nobody else who asks here clears it."""
+    with lock("binfmt"):
+        before = binfmt_state()
+        binfmt_clear(arch)
+        try:
+            yield
+        finally:
+            binfmt_restore(before)
+
+
 def binfmt_restore(state: State) -> None:
     """Make the table what `state` says; one after the other, the last one first, as many times as it was changed."""
     with _alone(), table() as directory:

@@ -30,6 +30,7 @@ from bundles.archive.tape.url import normalise, shown
 from bundles.dockerfile.steps import Step, steps
 from bundles.errors import BundleError, Problem, UsageError
 from bundles.proxy.certificates import Authority
+from bundles.proxy.listener import listen
 from bundles.proxy.server import ProxyServer
 from bundles.registry.connections import Connections
 from bundles.registry.proxies import Proxies
@@ -85,7 +86,7 @@ def record(builds: Sequence[Build], path: Path, name: str, options: Options, pro
         private = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bundle-record-")))
         recorder = Recorder(directory, stack.enter_context(_network(options.network)))
         authority = Authority(private / "ca")
-        server = stack.enter_context(ProxyServer(0, authority, recorder))
+        server = stack.enter_context(ProxyServer(listen(0), authority, recorder))
         caches = stack.enter_context(CacheRegistry(directory))
         settings = BuilderSettings(
             options.buildkit,

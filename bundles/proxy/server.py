@@ -94,20 +94,19 @@ class Handler(abc.ABC):
 
 
 class ProxyServer(Closeable):
-    """Listens on this machine's own address, never another, from the moment it is made until it is closed.
+    """Answers whoever connects, from the moment it is made until it is closed.
 
     Args:
-        port: 0 for any that is free.
+        listener: the socket that listens (see listener); it is closed with this.
         authority: whose certificates the clients trust.
         handler: answers.
         connections: so many there are at once. One more is let in when one that waits for its client was ended.
-
-    Raises:
-        OSError: the port is taken.
     """
 
-    def __init__(self, port: int, authority: Authority, handler: Handler, connections: int = _MOST_CONNECTIONS) -> None:
-        self._server = _Server(port, authority, handler, Room(connections))
+    def __init__(
+        self, listener: socket.socket, authority: Authority, handler: Handler, connections: int = _MOST_CONNECTIONS
+    ) -> None:
+        self._server = _Server(listener, authority, handler, Room(connections))
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(_ASK,), name="proxy", daemon=True)
         self._thread.start()
@@ -122,11 +121,12 @@ class ProxyServer(Closeable):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 128
 
-    def __init__(self, port: int, authority: Authority, handler: Handler, room: Room) -> None:
+    def __init__(self, listener: socket.socket, authority: Authority, handler: Handler, room: Room) -> None:
         self.authority, self.handler, self.room = authority, handler, room
-        super().__init__(("127.0.0.1", port), _Connection)
+        super().__init__(listener.getsockname(), _Connection, bind_and_activate=False)
+        self.socket.close()  # it makes one, whether it is to bind it or not
+        self.socket = listener
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self.room.enter():

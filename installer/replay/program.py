@@ -28,6 +28,7 @@ _MODULES = (
     "bundles.oci.reference",
     "bundles.proxy",
     "bundles.proxy.certificates",
+    "bundles.proxy.listener",
     "bundles.proxy.playback",
     "bundles.proxy.room",
     "bundles.proxy.server",
@@ -51,9 +52,10 @@ _MODULES = (
     "installer.replay.replayer",
     "installer.replay.service",
     "installer.replay.settings",
+    "installer.replay.start",
 )
 _PACKAGES = frozenset(name.rpartition(".")[0] for name in _MODULES)
-_MAIN = b"from installer.replay.service import main\n\nmain()\n"
+_MAIN = b"from installer.replay.start import main\n\nmain()\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Where the replay service begins: `python3 program.zip DIRECTORY`, with what it is told in there."""
+"""The replay service: everything it is made of, once its port is open (see start)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import io
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
 
-from bundles.errors import reason
 from bundles.proxy.certificates import Authority
 from bundles.proxy.server import ProxyServer
 from bundles.registry.tls import trusting
@@ -19,15 +19,20 @@ from installer.replay.blobs import Blobs
 from installer.replay.library import Library
 from installer.replay.registry import Registry
 from installer.replay.replayer import Replayer
-from installer.replay.settings import AUTHORITIES, LOGINS, SETTINGS, Settings, parse_logins
+from installer.replay.settings import AUTHORITIES, LOGINS, Settings, parse_logins
+from installer.replay.start import SETTINGS
 
 
-def main() -> None:
-    """Serve until the process is told to end."""
+def serve(directory: Path, listener: socket.socket) -> None:
+    """Serve until the process is told to end.
+
+    Args:
+        directory: with what it is told.
+        listener: listens on the port of the settings.
+    """
     # The first process of a container has no handler that ends it; and a handler of Python's may wait for a thread that
     # waits. So the signal is waited for, by this thread alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    directory = Path(sys.argv[1])
     data = (directory / SETTINGS).read_bytes()
     settings = Settings.parse(data)
     say = _Log()
@@ -37,10 +42,7 @@ def main() -> None:
     blobs = Blobs(registry, settings.repository)
     # That one has a patience of its own.
     library = Library(Blobs(registry, settings.repository, patience=0), settings.tapes, say)
-    try:
-        server = ProxyServer(settings.port, Authority(directory), Replayer(library, blobs, say, name_of(data)))
-    except OSError as error:
-        sys.exit(f"port {settings.port} of 127.0.0.1 cannot be listened on: {reason(error)}")
+    server = ProxyServer(listener, Authority(directory), Replayer(library, blobs, say, name_of(data)))
     say(f"answers on 127.0.0.1:{server.port}; tapes: {len(settings.tapes)}")
     signal.sigwait({signal.SIGTERM})
     os._exit(0)

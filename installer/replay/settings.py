@@ -12,8 +12,8 @@ from bundles.registry.auth import Credential
 
 # The repositories that hold tapes, and caches of recorded builds, on a registry that is ours.
 TAPES, CACHES = "offline-bundle/tape", "offline-bundle/cache"
-# The files of the service's directory: with TLS the CAs that are trusted of the registry, and the logins for it.
-SETTINGS, AUTHORITIES, LOGINS = "settings.json", "registry.pem", "logins.json"
+# The service's other files: with TLS the CAs that are trusted of the registry, and the logins for it.
+AUTHORITIES, LOGINS = "registry.pem", "logins.json"
 
 
 @dataclasses.dataclass(frozen=True)

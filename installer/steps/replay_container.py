@@ -51,7 +51,8 @@ from installer.registry.listener import listener
 from installer.replay.program import program
 from installer.replay.replayer import MISS
 from installer.replay.service import name_of
-from installer.replay.settings import AUTHORITIES, LOGINS, SETTINGS, Settings, logins_to_bytes
+from installer.replay.settings import AUTHORITIES, LOGINS, Settings, logins_to_bytes
+from installer.replay.start import SETTINGS
 from installer.steps.toolchain_images import left_to_base, load, local_image
 
 # The ports that are tried, in this order.

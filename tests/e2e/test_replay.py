@@ -249,6 +249,9 @@ def test_what_was_not_recorded_fails_at_once_and_is_named(air: Air) -> None:
 
 def test_after_a_restart_it_is_there_again(air: Air) -> None:
     air.host.restart_docker()
+    # Docker answers when its containers were started, which is a moment before Python in there has opened the port.
+    # From then on builds wait for the tapes.
+    air.host.run("timeout", "20", "bash", "-c", "until (</dev/tcp/127.0.0.1/5080) 2>/dev/null; do sleep 0.02; done")
     air.write("Dockerfile", DOCKERFILE)
     air.build("--no-cache", platform="linux/amd64")
     assert air.result().startswith("six 1.16.0\n")

@@ -22,6 +22,7 @@ from bundles.errors import BundleError, ContentError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.proxy.certificates import Authority
+from bundles.proxy.listener import listen
 from bundles.proxy.server import Handler, ProxyServer, Reply, Request, Response
 from bundles.registry.connections import Connections
 from bundles.registry.proxies import Proxies
@@ -39,7 +40,7 @@ class Recording:
         self.record = RecordDirectory(path)
         self._network = Connections(frozenset(), trusted, (), (5.0, 5.0), Proxies())
         self.recorder = Recorder(self.record, self._network, backoff=0.001)
-        self._server = ProxyServer(0, Authority(ca), self.recorder)
+        self._server = ProxyServer(listen(0), Authority(ca), self.recorder)
         self.client = ProxyClient(self._server.port, ca / "ca.pem")
 
     def stop(self) -> None:
@@ -294,7 +295,7 @@ class World(Handler):
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     world = World()
-    with ProxyServer(0, Authority(tmp_path / "world"), world) as server:
+    with ProxyServer(listen(0), Authority(tmp_path / "world"), world) as server:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
         yield world
 

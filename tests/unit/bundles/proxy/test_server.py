@@ -15,6 +15,7 @@ import pytest
 
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import Authority
+from bundles.proxy.listener import listen
 from bundles.proxy.server import Handler, ProxyServer, Reply, Request, Response
 from tests.support.proxy_client import ProxyClient
 
@@ -59,7 +60,7 @@ def echo() -> Echo:
 
 @pytest.fixture
 def server(tmp_path: Path, echo: Echo) -> Iterator[ProxyServer]:
-    with ProxyServer(0, Authority(tmp_path), echo) as server:
+    with ProxyServer(listen(0), Authority(tmp_path), echo) as server:
         yield server
 
 
@@ -149,7 +150,7 @@ def idle(port: int, tls: Optional[ssl.SSLContext] = None) -> socket.socket:
 def test_there_are_so_many_connections_and_those_that_wait_make_room(tmp_path: Path, echo: Echo, kind: str) -> None:
     authority = Authority(tmp_path)
     tls = ssl.create_default_context(cafile=str(authority.certificate)) if kind == "tls" else None
-    with ProxyServer(0, authority, echo, connections=4) as server, contextlib.ExitStack() as stack:
+    with ProxyServer(listen(0), authority, echo, connections=4) as server, contextlib.ExitStack() as stack:
         client = ProxyClient(server.port, authority.certificate)
         busy = stack.enter_context(client.open("GET", "https://host.example/endless"))
         assert busy.read(1) == b"x"
@@ -174,7 +175,7 @@ def test_there_are_so_many_connections_and_those_that_wait_make_room(tmp_path: P
 
 def test_where_all_are_busy_one_more_waits_for_its_turn(tmp_path: Path, echo: Echo) -> None:
     authority = Authority(tmp_path)
-    with ProxyServer(0, authority, echo, connections=1) as server:
+    with ProxyServer(listen(0), authority, echo, connections=1) as server:
         client, came = ProxyClient(server.port, authority.certificate), []
         asking = threading.Thread(target=lambda: came.append(client.get("http://h/a").status))
         with client.open("GET", "http://h/endless") as response:
@@ -240,7 +241,7 @@ def test_a_request_to_itself_and_a_body_beyond_all_measure_are_refused(server: P
 
 
 def test_it_listens_on_loopback_only_and_stops(tmp_path: Path, echo: Echo) -> None:
-    server = ProxyServer(0, Authority(tmp_path), echo)
+    server = ProxyServer(listen(0), Authority(tmp_path), echo)
     listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     addresses = [fields[1] for fields in listening if fields[3] == "0A" and int(fields[1][-4:], 16) == server.port]
     assert addresses == [f"0100007F:{server.port:04X}"]

@@ -130,6 +130,46 @@ def test_a_port_that_is_taken_is_said(tmp_path: Path, registry: FakeRegistry, se
     assert f"port {services[0].port} of 127.0.0.1 cannot be listened on: address already in use" in done.stderr
 
 
+def test_who_comes_before_the_program_is_read_waits(tmp_path: Path) -> None:
+    """A program that goes no further than to open its port, until the test has connected; then it is the whole one."""
+    Authority(tmp_path)
+    (tmp_path / "settings.json").write_bytes(Settings(0, "r.corp", "r.corp", False, REPOSITORY, ()).to_bytes())
+    (tmp_path / "logins.json").write_bytes(logins_to_bytes(()))
+    whole = tmp_path / "whole.zip"
+    whole.write_bytes(program())
+    hold = """
+import pathlib, socket, sys
+sys.path.insert(0, sys.argv.pop(1))
+from installer.replay import start
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "installer.replay.service":
+            print(listener.getsockname()[1], flush=True)
+            sys.stdin.readline()
+def listen(port):
+    global listener
+    listener = before(port)
+    return listener
+before, start.listen = start.listen, listen
+early = sorted(name for name in sys.modules if name.startswith(("bundles.", "installer.")))
+assert early == ["bundles.proxy", "bundles.proxy.listener", "installer.replay", "installer.replay.start"], early
+sys.meta_path.insert(0, Finder())
+start.main()
+"""
+    command = [sys.executable, "-I", "-S", "-c", hold, str(whole), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        try:
+            port = int(process.stdout.readline())
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+        finally:
+            process.terminate()
+
+
 @pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
 def test_nobody_writes_to_a_terminal_through_the_log_or_an_answer(
     tmp_path: Path, registry: FakeRegistry, services: list[Service], locale: str, monkeypatch: pytest.MonkeyPatch

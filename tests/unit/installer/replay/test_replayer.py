@@ -21,6 +21,7 @@ from bundles.cli.app import bundle as commands
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.proxy.certificates import Authority
+from bundles.proxy.listener import listen
 from bundles.proxy.server import ProxyServer
 from bundles.registry.auth import Credential
 from installer.replay.blobs import Blobs
@@ -62,7 +63,7 @@ def serve(tmp_path: Path, registry: FakeRegistry) -> Iterator[Callable[..., Repl
         blobs = Blobs(Registry(host or registry.host, logins=logins, rest=0), REPOSITORY, patience=0)
         library = Library(blobs, tapes, log.append, backoff=0.01)
         authority = Authority(tmp_path / "ca")
-        servers.append(ProxyServer(0, authority, Replayer(library, blobs, log.append, "name")))
+        servers.append(ProxyServer(listen(0), authority, Replayer(library, blobs, log.append, "name")))
         return Replay(servers[-1], ProxyClient(servers[-1].port, authority.certificate), log)
 
     yield start

@@ -1,6 +1,7 @@
 """The proof at the end: a real build for every platform, from an unmodified `FROM`, through the mirror.
 
-With nodes there is one build for each platform, and buildx says which node did it.
+With nodes there is one build for each platform, and buildx says which node did it; and one on each node that has no
+builds as long as another has them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import dataclasses
 import json
 import posixpath
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Protocol
 
@@ -17,13 +19,15 @@ from bundles.archive.reader import Archive
 from bundles.errors import BundleError, UsageError
 from bundles.oci.image import parse_json, parse_manifest
 from bundles.oci.platform import Platform
-from installer.host.docker.cli import CommandError
+from installer.host.docker.cli import CommandError, DockerCLI
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER, fingerprint
 from installer.model.job import Job
+from installer.model.node import Node
 from installer.model.selection import Selected
 from installer.model.step import Change, Step
 from installer.receipt.recorder import InstallRecorder
+from installer.steps.builder.instance import alone
 
 # Docker's config.json may have them, with passwords; buildx would put them into the history of the build.
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY")
@@ -32,11 +36,15 @@ _SHELLS = frozenset({"sh", "bash", "ash", "dash", "zsh", "busybox"})
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One build: from `image` (None: from scratch) for `platforms`, with a RUN when the image has a shell."""
+    """One build: from `image` (None: from scratch) for `platforms`, with a RUN when the image has a shell.
+
+    With `node` it is done there, and not where buildx would have it done.
+    """
 
     image: Optional[Selected]
     platforms: tuple[Platform, ...]
     with_run: bool
+    node: Optional[Node] = None
 
     @property
     def base(self) -> str:
@@ -48,7 +56,8 @@ class Trial:
 
     def __str__(self) -> str:
         how = "COPY and RUN" if self.with_run else "COPY, no RUN: it seems to have no shell"
-        return f"{', '.join(map(str, self.platforms))}: {how}"
+        where = f"; on {self.node.address}" if self.node else ""
+        return f"{', '.join(map(str, self.platforms))}: {how}{where}"
 
 
 class TestedBuilder(Protocol):
@@ -81,14 +90,12 @@ class SmokeTest(Step):
             return []
         return [
             Change("build", "test image", f"FROM {trial.base}", f"{trial}{self._where(builder)}")
-            for builder in self._builders
-            for trial in self._trials()
+            for builder, trial in self._plan()
         ]
 
     def apply(self, changes: Sequence[Change]) -> None:
-        for builder in self._builders:
-            for trial in self._trials():
-                self._try(trial, builder)
+        for builder, trial in self._plan():
+            self._try(trial, builder)
         self._recorder.note_test(self._key())
 
     def notes(self) -> Sequence[str]:
@@ -103,6 +110,20 @@ class SmokeTest(Step):
     def _where(self, builder: TestedBuilder) -> str:
         return f"; on {builder.builder}" if self._builders[1:] else ""
 
+    def _plan(self) -> Iterator[tuple[TestedBuilder, Trial]]:
+        """Give every build; only the first builder has nodes."""
+        trials = self._trials()
+        for builder in self._builders:
+            if not self._job.nodes or builder is not self._builders[0]:
+                yield from ((builder, trial) for trial in trials)
+                continue
+            each = [replace(trial, platforms=(platform,)) for trial in trials for platform in trial.platforms]
+            yield from ((builder, trial) for trial in each)
+            for node in self._job.nodes:
+                if not self._job.platforms_of(node):
+                    its = (trial for trial in each if trial.platforms[0].architecture == node.platform.architecture)
+                    yield builder, replace(next(its), node=node)
+
     def _trials(self) -> list[Trial]:
         """Choose as few builds as cover every platform, from images with a shell where there are such."""
         images = self._job.base_images()
@@ -114,10 +135,7 @@ class SmokeTest(Step):
             )
             key = (offers[ranked[0][2]], not ranked[0][0]) if ranked else (None, False)
             chosen.setdefault(key, []).append(platform)
-        trials = [Trial(image, tuple(platforms), run) for (image, run), platforms in chosen.items()]
-        if not self._job.nodes:
-            return trials
-        return [dataclasses.replace(trial, platforms=(each,)) for trial in trials for each in trial.platforms]
+        return [Trial(image, tuple(platforms), run) for (image, run), platforms in chosen.items()]
 
     def _try(self, trial: Trial, builder: TestedBuilder) -> None:
         try:
@@ -135,7 +153,7 @@ class SmokeTest(Step):
             if self._job.address.is_name and not self._job.site:
                 hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
             # Only the first builder has them.
-            node = self._job.node_for(trial.platforms[0]) if builder is self._builders[0] else None
+            node = trial.node or (self._job.node_for(trial.platforms[0]) if builder is self._builders[0] else None)
             if node:
                 message = f"on {node.address}: {message}"
                 hint = f"{node.address.typed} docker logs {node.container}; does it reach {self._job.destination.host}?"
@@ -152,19 +170,24 @@ class SmokeTest(Step):
 
     def _build(self, trial: Trial, builder: TestedBuilder, with_run: bool) -> None:
         if not self._job.nodes or builder is not self._builders[0]:
-            self._run(trial, builder, with_run)
+            self._run(self._host.cli, trial, builder, with_run)
+            return
+        if trial.node:
+            with alone(self._host, builder.builder, trial.node.name) as docker:
+                self._run(docker, trial, builder, with_run)
+            self._built.append(f"built for {trial.platforms[0]}, to try it: {trial.node.address}")
             return
         with tempfile.TemporaryDirectory(prefix="bundle-test-") as directory:
             metadata = Path(directory) / "metadata.json"
-            self._run(trial, builder, with_run, "--metadata-file", str(metadata))
+            self._run(self._host.cli, trial, builder, with_run, "--metadata-file", str(metadata))
             # The builder, the node and the build.
             name = str(json.loads(metadata.read_bytes()).get("buildx.build.ref", "")).split("/")[1:2]
         nodes = {node.name: str(node.address) for node in self._job.nodes}
         where = nodes.get(name[0], "this host") if name else "a node that buildx does not name"
         self._built.append(f"built for {trial.platforms[0]}: {where}")
 
-    def _run(self, trial: Trial, builder: TestedBuilder, with_run: bool, *more: str) -> None:
-        self._host.cli.run(
+    def _run(self, docker: DockerCLI, trial: Trial, builder: TestedBuilder, with_run: bool, *more: str) -> None:
+        docker.run(
             [
                 *("buildx", "build", "--builder", builder.builder),
                 *("--platform", ",".join(map(str, trial.platforms))),

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+HERE = "unix:///x"
+
+
 class FakeSite:
     """The commands and the machines, in a directory. `calls` has what docker and ssh were called with."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.directory, self.buildx = directory, directory / "buildx"
         (directory / "bin").mkdir(parents=True)
         (directory / "machines").mkdir()
         for name in ("ssh", "ssh-keyscan", "docker"):
@@ -87,12 +90,12 @@ class FakeSite:
     @property
     def record(self) -> Path:
         """What buildx has on record of the builder."""
-        return self.directory / "buildx" / "instances" / "cross-builder"
+        return self.buildx / "instances" / "cross-builder"
 
     def made(self, mark: str, *platforms: str) -> None:
         """Have buildx know the builder of this host."""
         self.record.parent.mkdir(parents=True)
-        node = {"Name": "cross-builder0", "Endpoint": "unix:///x", "DriverOpts": {"env.OFFLINE_BUNDLE": mark}}
+        node = {"Name": "cross-builder0", "Endpoint": HERE, "DriverOpts": {"env.OFFLINE_BUNDLE": mark}}
         node["Platforms"] = [_platform(each) for each in platforms]  # type: ignore[assignment]
         self.record.write_text(json.dumps({"Name": "cross-builder", "Driver": "docker-container", "Nodes": [node]}))
 
@@ -112,6 +115,7 @@ def main(command: str, directory: str) -> None:
     """Be one of the commands."""
     site = FakeSite.__new__(FakeSite)
     site.directory = Path(directory)
+    site.buildx = Path(os.environ["BUILDX_CONFIG"])
     site.run(command, sys.argv[1:], sys.stdin.buffer.read)
 
 
@@ -211,10 +215,11 @@ def _docker(site: FakeSite, arguments: list[str]) -> None:
         _ask_all(site, nodes)
     elif arguments[1] == "build":
         wanted = _platform(_value(arguments, "--platform"))
-        node = next(node for node in nodes if wanted in node["Platforms"])
-        _ask_all(site, [nodes[0], *([node] if node is not nodes[0] else [])])
-        if node is not nodes[0]:
-            _boot(site, node)
+        node = (
+            nodes[0] if nodes[0]["Platforms"] is None else next(node for node in nodes if wanted in node["Platforms"])
+        )
+        _ask_all(site, [nodes[0], node])
+        _boot(site, node)
         if "--metadata-file" in arguments:
             metadata = Path(_value(arguments, "--metadata-file"))
             metadata.write_text(json.dumps({"buildx.build.ref": f"cross-builder/{node['Name']}/abc"}))
@@ -224,19 +229,21 @@ def _docker(site: FakeSite, arguments: list[str]) -> None:
         _ask_all(site, nodes)
     elif arguments[1] == "inspect":
         _ask_all(site, nodes)
-        for node in nodes[1:]:
+        for node in nodes:
             _boot(site, node)
     site.record.write_text(json.dumps(record))
 
 
 def _ask_all(site: FakeSite, nodes: list[dict[str, Any]]) -> None:
-    for node in nodes[1:]:
+    for node in nodes:
         name = node["Endpoint"].rpartition("@")[2]
-        if not (site.directory / "machines" / f"{name}.json").exists():
+        if name != HERE and not (site.directory / "machines" / f"{name}.json").exists():
             _end(f"failed to initialize builder cross-builder ({node['Name']}): error during connect")
 
 
 def _boot(site: FakeSite, node: dict[str, Any]) -> None:
+    if node["Endpoint"] == HERE:
+        return
     with site.machine(node["Endpoint"].rpartition("@")[2]) as state:
         name, options = f"buildx_buildkit_{node['Name']}", node["DriverOpts"]
         mark = f"OFFLINE_BUNDLE={options['env.OFFLINE_BUNDLE']}"

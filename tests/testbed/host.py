@@ -121,15 +121,20 @@ class Host:
         if self.with_engine:
             self.start_docker()
 
-    def connect(self, other: Host) -> None:
-        """Lay a cable from this host to another one: each reaches the other's address. Best before an engine starts."""
-        here, there = str(self.init_pid), str(other.init_pid)
-        for pid in (here, there):
+    def connect(self, *others: Host) -> None:
+        """Lay cables from this host to others: they reach one another. Best before an engine starts."""
+        here = str(self.init_pid)
+        for host in (self, *others):
             # The cable that it was born with leads nowhere.
-            _in_network(pid, "ip", "link", "delete", "eth0")
-        _in_network(here, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", there)
-        for pid, address in ((here, self.address), (there, other.address)):
-            _in_network(pid, "ip", "address", "add", f"{address}/24", "dev", "eth0")
+            _in_network(str(host.init_pid), "ip", "link", "delete", "eth0")
+        _in_network(here, "ip", "link", "add", "eth0", "type", "bridge")
+        for number, other in enumerate(others):
+            port, there = f"port{number}", str(other.init_pid)
+            _in_network(here, "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", there)
+            _in_network(here, "ip", "link", "set", port, "master", "eth0", "up")
+        for host in (self, *others):
+            pid = str(host.init_pid)
+            _in_network(pid, "ip", "address", "add", f"{host.address}/24", "dev", "eth0")
             _in_network(pid, "ip", "link", "set", "eth0", "up")
 
     def __enter__(self) -> Host:

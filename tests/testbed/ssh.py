@@ -54,8 +54,10 @@ def start_sshd(server: Host) -> subprocess.Popen[str]:
     return server.popen("/usr/sbin/sshd", "-D", stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
-def trust(client: Host, server: Host) -> None:
-    """Tell the client the keys of the server, as a person does who has compared them."""
-    known = client.path("/root/.ssh/known_hosts")
-    keys = [path.read_text().split()[:2] for path in sorted(server.path("/etc/ssh").glob("ssh_host_*_key.pub"))]
-    known.write_text("".join(f"{server.address} {kind} {key}\n" for kind, key in keys))
+def trust(client: Host, *servers: Host) -> None:
+    """Tell the client the keys of servers, as a person does who has compared them."""
+    lines = []
+    for server in servers:
+        keys = [path.read_text().split()[:2] for path in sorted(server.path("/etc/ssh").glob("ssh_host_*_key.pub"))]
+        lines += [f"{server.address} {kind} {key}\n" for kind, key in keys]
+    client.path("/root/.ssh/known_hosts").write_text("".join(lines))

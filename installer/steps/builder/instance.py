@@ -6,11 +6,16 @@ Its value names the wanted state: image, configuration, options and platforms. S
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Optional
 
 from bundles.oci.platform import Platform
+from installer.host.docker.cli import DockerCLI
 from installer.host.files import read_json_file
 from installer.host.host import Host
 from installer.host.labels import ENVIRONMENT, LABEL_WANTED
@@ -81,6 +86,21 @@ def builder_mark(host: Host, name: str) -> Optional[str]:
     """Return the mark of the builder of that name, None when buildx has none, or one that is not ours."""
     instance = read_instance(host, name)
     return None if instance is None else instance.mark
+
+
+@contextlib.contextmanager
+def alone(host: Host, builder: str, node: str) -> Iterator[DockerCLI]:
+    """Give a docker command for which the builder is this node of it alone: it does what else another would.
+
+    buildx lets nobody choose a node: it is shown a record in which there is no other, for as long as this lasts.
+    """
+    record = read_json_file(host.places.buildx_config / "instances" / builder) or {}
+    nodes = [{**stored, "Platforms": None} for stored in record.get("Nodes") or () if stored.get("Name") == node]
+    with tempfile.TemporaryDirectory(prefix="bundle-buildx-") as directory:
+        instances = Path(directory) / "instances"
+        instances.mkdir()
+        (instances / builder).write_text(json.dumps({**record, "Nodes": nodes}), encoding="utf-8")
+        yield host.cli.with_variable("BUILDX_CONFIG", directory)
 
 
 def leave(host: Host, builder: str, node: str) -> None:

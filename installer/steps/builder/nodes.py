@@ -40,7 +40,7 @@ from installer.registry.client import Registry
 from installer.registry.trust import is_trusted, system_authorities
 from installer.steps.builder.builder import Builder
 from installer.steps.builder.buildkitd_config import wanted_config
-from installer.steps.builder.instance import DRIVER_MARK, Instance, StoredNode, leave, read_instance
+from installer.steps.builder.instance import DRIVER_MARK, Instance, StoredNode, alone, leave, read_instance
 from installer.steps.builder.registry_image import RegistryImage
 
 
@@ -289,14 +289,9 @@ class Nodes(Step):
         )
 
     def _boot(self, node: Node, docker: RemoteDocker) -> None:
-        """Have buildx make BuildKit's container: a build asks no other node. One that has no builds is one of all."""
-        builder, platforms = self._job.builder, self._job.platforms_of(node)
-        if platforms:
-            aim = ("--builder", builder, "--platform", str(platforms[0]))
-            words = ["buildx", "build", *aim, "--provenance=false", "--output", "type=cacheonly", "-"]
-            done = self._host.cli.try_run(words, stdin="FROM scratch\n")
-        else:
-            done = self._host.cli.try_run(["buildx", "inspect", "--bootstrap", builder])
+        """Have buildx make BuildKit's container, and ask no other node."""
+        with alone(self._host, self._job.builder, node.name) as docker_with_node:
+            done = docker_with_node.try_run(["buildx", "inspect", "--bootstrap", self._job.builder])
         container = docker.container(node.container)
         if container is None or not container.is_running:
             raise HostError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,35 @@ def test_there_is_a_build_for_each_platform_and_buildx_says_where(place: Place, 
     assert SmokeTest(alone, place.host, [Builder(alone, place.host)], recorder).look() != []
 
 
+def test_a_node_that_has_no_builds_gets_one(
+    place: Place, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it works shows here, and not when it takes the other's place."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    place.site.add("second", architecture="aarch64")
+    place.bring(*job.nodes, place.node("second"))
+    job = dataclasses.replace(job, nodes=place.state.nodes)
+    recorder = InstallRecorder(job, place.host)
+    step = SmokeTest(job, place.host, [Builder(job, place.host)], recorder)
+    assert [change.detail.rpartition("; ")[2] for change in step.look()][2:] == ["on ssh://anna@arm-box"]
+    step.apply(step.look())
+    assert sorted(step.notes()) == [
+        "built for linux/amd64: this host",
+        "built for linux/arm64, to try it: ssh://anna@arm-box",
+        "built for linux/arm64: ssh://anna@second",
+    ]
+    assert step.look() == []
+    # buildx has everything as it was, and the directory in which it had not is gone.
+    assert place.site.platforms()[job.nodes[0].name] == []
+    assert list(temporary.iterdir()) == []
+    place.site.remove("arm-box")
+    again = SmokeTest(job, place.host, [Builder(job, place.host)], InstallRecorder(job, place.host))
+    with pytest.raises(BundleError, match="on ssh://anna@arm-box: a test build FROM debian:12 failed"):
+        again.apply(again.look())
+
+
 def test_the_node_on_which_a_build_fails_is_named(place: Place, job: Job) -> None:
     step = SmokeTest(job, place.host, [Builder(job, place.host)], InstallRecorder(job, place.host))
     place.site.remove("arm-box")
@@ -83,7 +113,7 @@ def test_a_build_that_fails_on_a_cluster_is_not_a_nodes(
     run = place.host.cli.run
 
     def docker(arguments: Sequence[str], stdin: str = "") -> str:
-        if cluster.builder in arguments and "linux/arm64" in arguments:
+        if cluster.builder in arguments and "linux/amd64,linux/arm64" in arguments:
             raise CommandError("exit code 1: pod evicted")
         return "" if cluster.builder in arguments else run(arguments, stdin)
 

@@ -146,6 +146,19 @@ def idle(port: int, tls: Optional[ssl.SSLContext] = None) -> socket.socket:
     return connection
 
 
+def is_ended(connection: socket.socket) -> bool:
+    """Whether the other side has ended a connection."""
+    connection.settimeout(0.2)
+    try:
+        while connection.recv(65536):
+            pass
+    except socket.timeout:
+        return False
+    except (ConnectionError, ssl.SSLError):
+        pass
+    return True
+
+
 @pytest.mark.parametrize("kind", ["plain", "tls", "silent", "half a handshake"])
 def test_there_are_so_many_connections_and_those_that_wait_make_room(tmp_path: Path, echo: Echo, kind: str) -> None:
     authority = Authority(tmp_path)
@@ -165,11 +178,9 @@ def test_there_are_so_many_connections_and_those_that_wait_make_room(tmp_path: P
                     assert waiting[-1].recv(12) == b"HTTP/1.1 200"
             stack.enter_context(waiting[-1])
         assert client.get("https://host.example/a").status == 200
-        # The oldest are gone, and what was being answered is still.
-        waiting[0].settimeout(20)
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            while waiting[0].recv(65536):
-                pass
+        # Two places are left for twelve, and what was being answered is still. Which two says the order in which their
+        # threads came to wait; a thread may be late.
+        assert sum(map(is_ended, waiting)) >= 10
         assert busy.read(1 << 20) == b"x" * (1 << 20)
 
 

@@ -70,9 +70,9 @@ class BundleError(Exception):
             alike = list(group)
             lines += [f"  - {problem.subject}: {problem.message}" for problem in alike]
             if hint:
-                lines.append(f"    next{f', for these {len(alike)}' if len(alike) > 1 else ''}: {hint}")
+                lines.append(f"    next{f', for these {len(alike)}' if len(alike) > 1 else ''}: {_step(hint)}")
         if self.hint:
-            lines.append(f"  next: {self.hint}")
+            lines.append(f"  next: {_step(self.hint)}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,6 +88,11 @@ class BundleError(Exception):
     def as_problem(self, subject: str) -> Problem:
         """Return this error as one entry of a collected report."""
         return Problem(subject, self.message, self.hint)
+
+
+def _step(hint: str) -> str:
+    """Return a next step as it is shown: an option by itself is none."""
+    return f"the same command with {hint}" if hint.startswith("--") else hint
 
 
 class UsageError(BundleError):

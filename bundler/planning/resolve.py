@@ -389,7 +389,9 @@ class _Resolution:
             if not self._foreign or not urls:
                 raise ContentError(
                     f"the layer {layer.digest} of `{name}` is not in its registry, only at {origins}",
-                    hint="--foreign-layers fetches it from there; see whether its licence lets you" if urls else None,
+                    hint="--foreign-layers, which fetches it from there; see whether its licence lets you"
+                    if urls
+                    else None,
                 ) from None
             placed = dataclasses.replace(layer.plain, urls=urls)
             with self._source.open_blob(BlobRequest(reference, placed)):

@@ -40,7 +40,7 @@ def cut(layout: Layout, size: int) -> tuple[int, ...]:
         raise UsageError(
             f"parts of {human_size(size)} are too small: the last one holds the program, "
             f"which has {human_size(layout.program_size)}",
-            hint="--split 4000MiB is for FAT32; --split 650MiB for a CD",
+            hint="--split 4000MiB, for FAT32; or --split 650MiB, for a CD",
         )
     ends = list(range(size, layout.size, size))
     if ends and ends[-1] > layout.program_offset:

@@ -178,7 +178,9 @@ class ClusterBuilder(Step):
         except CommandError as error:
             raise HostError(
                 f"the builder `{self.builder}` cannot be made: {error.message}",
-                hint="--cache-volume needs buildx 0.34 or newer" if self._place.cluster.volume else None,
+                hint="leave out --cache-volume, which needs buildx 0.34 or newer"
+                if self._place.cluster.volume
+                else None,
             ) from None
 
     def _await_end(self) -> None:

@@ -98,7 +98,7 @@ def test_layers_that_no_registry_has(hub: FakeRegistry, fake: Make, tmp_path: Pa
     refused = create(hub, tmp_path, "vendor:1")
     assert refused.returncode == 5
     assert f"is not in its registry, only at `{vendor.host}`" in refused.stderr
-    assert "next: --foreign-layers" in refused.stderr
+    assert "next: the same command with --foreign-layers" in refused.stderr
     assert vendor.seen() == []
     assert hub.paths("GET", image.digest.hex) == []
     (tmp_path / "bundle.toml").write_text('images = ["vendor:1"]\nforeign-layers = true\n')

@@ -417,9 +417,8 @@ def test_a_toolchain_runs_on_all_hosts_or_is_refused(hub: FakeRegistry, tmp_path
         failed = bundle("create", *arguments, cwd=tmp_path)
         assert failed.returncode == 5, failed.stderr
         assert "registry:3 (registry): `one.tar` has it for linux/amd64, and hosts are linux/" in failed.stderr
-        assert "next: --host-platform linux/amd64; or take it from a registry: --toolchain registry=registry:3" in (
-            failed.stderr
-        )
+        steps = ("--host-platform linux/amd64", "or take it from a registry: --toolchain registry=registry:3")
+        assert f"next: the same command with {'; '.join(steps)}" in failed.stderr
         assert "take it for what it has" not in failed.stderr
     assert not (tmp_path / "none.tar").exists()
     # What the next steps say works.

@@ -6,6 +6,7 @@ the program inside an archive, which has no `bundler`, simply has no `create`.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import importlib
@@ -157,8 +158,8 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as error:
         return int(error.exit_code)
     except BrokenPipeError:
-        # The reader of our output has gone (`bundle inspect | head`): nothing to tell it, and nothing to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output has gone (`bundle inspect | head`): nothing to tell it.
+        _give_up_stdout()
         return 1
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last line of defence: see _explained
         return _report(_explained(error), arguments)
@@ -177,7 +178,8 @@ def _explained(error: BaseException) -> BundleError:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "bundle"
         return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=f"{where} --help")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(f"no space left for `{error.filename or 'the output'}`", hint="make room and run it again")
+        place = f"`{error.filename}`" if error.filename else "the output"
+        return DiskFullError(f"no space left for {place}", hint="make room and run it again")
     if isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS:
         place = f"`{error.filename}`" if error.filename else "the medium"
         return BundleError(
@@ -191,5 +193,17 @@ def _explained(error: BaseException) -> BundleError:
 def _report(error: BundleError, arguments: list[str]) -> int:
     show_error(f"error: {error}")
     if "--json" in arguments:
-        show(json.dumps({"error": error.to_json()}, indent=2))
+        with contextlib.suppress(OSError):
+            show(json.dumps({"error": error.to_json()}, indent=2))
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        # A disk that is full: Python would try it once more, and end with a code of its own.
+        _give_up_stdout()
     return error.exit_code
+
+
+def _give_up_stdout() -> None:
+    """Have what is still to be written to stdout go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

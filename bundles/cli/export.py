@@ -137,7 +137,13 @@ def _check_target(target: Target, *, as_json: bool) -> None:
     path = target.path
     if path is None:
         if as_json:
-            raise UsageError("the image and --json cannot both go to stdout: expected the name of a file")
+            raise UsageError(
+                "the image and --json cannot both go to stdout: expected the name of a file",
+                hint=f"name a file: --to {target.format}:FILE",
+            )
+        # Python has none where its parent has closed it.
+        if not sys.stdout:
+            raise UsageError("stdout is closed", hint=f"name a file: --to {target.format}:FILE, or leave stdout open")
         if sys.stdout.isatty():
             raise UsageError(
                 "stdout is a terminal, and what is written is not for reading",

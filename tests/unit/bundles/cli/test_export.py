@@ -146,6 +146,18 @@ def test_a_terminal_is_not_written_to(archive: Path) -> None:
     assert "stdout is a terminal" in done.stderr
 
 
+def test_a_stdout_that_is_closed_is_not_written_to(archive: Path) -> None:
+    program = "from bundles.cli.app import main; main()"
+    line = f"{sys.executable} -c '{program}' export {archive} debian:12 --to oci-archive:- >&-"
+    environment = {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=archive.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("error: stdout is closed\n  next: name a file: --to oci-archive:FILE")
+    assert left(archive) == []
+
+
 def test_the_archive_that_runs_need_not_be_named(tmp_path: Path) -> None:
     sample = made(image("debian:12"), image("gcc:12", seeds=(3,)))
     contents = sample.contents()

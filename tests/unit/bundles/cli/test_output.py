@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -17,7 +19,7 @@ from bundles.cli.output import Output, ask, common_options, show, show_bytes
 from bundles.errors import BundleError
 from bundles.runtime.progress import Bars, Lines, ProgressLog, Silent
 from bundles.runtime.terminal import one_line, printable
-from tests.support import fake_windows
+from tests.support import ROOT, fake_windows
 
 # Clears the screen, sets the title, moves up, reverses what follows; and half a character.
 HOSTILE = "linux/\x1b[2J\x1b]0;title\x07\x9b1A\rarm64\u202e\udc80"
@@ -95,6 +97,24 @@ def test_a_reader_that_has_gone_ends_it_as_each_system_says_it(monkeypatch: pyte
             assert type(error.value) is expected
         monkeypatch.setattr("bundles.cli.output.system", fake_windows.load(monkeypatch)[0])
     refusing = False  # what is collected is flushed
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("completion bash", 1, "no space left for the output\n  next: make room and run it again"),
+        # What went wrong before stdout did is what is said.
+        ("diff a b --json", 2, "`a` is not there\n  next: give the path of the archive that `bundle create` wrote"),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_said_once(tmp_path: Path, arguments: str, code: int, message: str) -> None:
+    program = "from bundles.cli.app import main; main()"
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -c '{program}' {arguments} >/dev/full"],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, f"error: {message}\n")
 
 
 def test_one_place_writes_to_the_terminal() -> None:

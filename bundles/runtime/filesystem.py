@@ -126,7 +126,7 @@ def write_whole(path: Path, content: Iterable[bytes]) -> None:
     Raises:
         UsageError: it cannot be written.
         BundleError: another process is writing it.
-        OSError: no space (errno ENOSPC), which the command line reports as such.
+        OSError: no space for that file (errno ENOSPC), which the command line reports as such.
     """
     check_name(path, "name another file")
     try:
@@ -135,7 +135,8 @@ def write_whole(path: Path, content: Iterable[bytes]) -> None:
         replace_file(path, content)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            # That of a write names no file, and one of a rename the temporary one.
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise UsageError(
             f"`{path}` cannot be written: {reason(error)}",
             hint="name a file in a directory that exists and that you may write to",

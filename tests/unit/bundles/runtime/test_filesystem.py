@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,17 @@ def test_names_that_windows_does_not_have_are_not_written(
     # Of a path only the end is the file's name.
     write_whole(tmp_path / ".." / tmp_path.name / "app-1.tar", [b"new"])
     assert (tmp_path / "app-1.tar").read_bytes() == b"new"
+
+
+def test_a_full_disk_is_said_of_the_file_that_was_named(tmp_path: Path) -> None:
+    def content() -> Iterator[bytes]:
+        yield b"x"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space") as error:
+        write_whole(tmp_path / "bundle.lock", content())
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, str(tmp_path / "bundle.lock"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_no_file_can_be(tmp_path: Path) -> None:

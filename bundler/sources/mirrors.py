@@ -17,10 +17,10 @@ from bundles.errors import (
     UnreachableError,
     UsageError,
 )
-from bundles.oci.reference import registry_name
+from bundles.oci.reference import is_port, registry_name
 from bundles.registry.urls import describe
 
-_HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?", re.ASCII)
+_HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::([0-9]{1,5}))?", re.ASCII)
 _PREFIX = re.compile(r"[a-z0-9][a-z0-9._/-]*", re.ASCII)
 
 # The kinds of failure, the most telling first. What is only temporary elsewhere explains least.
@@ -108,7 +108,8 @@ class Endpoint:
         """
         host, _, prefix = text.strip().partition("/")
         prefix = prefix.rstrip("/")
-        if not _HOST.fullmatch(host) or (prefix and not _PREFIX.fullmatch(prefix)):
+        found = _HOST.fullmatch(host)
+        if not found or not is_port(found[1] or "443") or (prefix and not _PREFIX.fullmatch(prefix)):
             # What stands before an @ is a login, which is nobody's business.
             shown = text.rpartition("@")[2]
             raise UsageError(

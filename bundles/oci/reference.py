@@ -33,6 +33,11 @@ def registry_name(text: str) -> str:
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 
+def is_port(digits: str) -> bool:
+    """Tell whether digits are a port that somebody can listen on."""
+    return len(digits) <= 5 and 0 < int(digits) <= 65535
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class Reference:
     """Registry, repository, and a tag, a digest or both.
@@ -77,6 +82,8 @@ class Reference:
             repository = "library/" + repository
         if not _REGISTRY.fullmatch(registry):
             raise UsageError(f"`{text}` is not an image reference: `{registry}` is not a registry host[:port]")
+        if not is_port(registry.rpartition("]")[2].partition(":")[2] or "443"):
+            raise UsageError(f"`{text}` is not an image reference: the port of `{registry}` is not from 1 to 65535")
         if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:
             reason = "is empty" if not repository else "may only have lower-case letters, digits and . _ - / between"
             raise UsageError(f"`{text}` is not an image reference: the repository `{repository[:100]}` {reason}")

@@ -53,8 +53,13 @@ class Destination:
         host, _, prefix = given.partition("/")
         if not any(sign in host for sign in ".:") and host != "localhost":
             raise UsageError(f"`{text[:100]}` names no registry", hint=_HINT)
-        # The grammar of the host is that of references.
-        Reference.parse(f"{host}/x")
+        try:
+            # The grammar of the host is that of references.
+            Reference.parse(f"{host}/x")
+        except UsageError:
+            raise UsageError(
+                f"`{host[:100]}` is no registry: expected HOST[:PORT], with a port from 1 to 65535", hint=_HINT
+            ) from None
         if prefix and not _PREFIX.fullmatch(prefix):
             raise UsageError(
                 f"`{prefix[:100]}` cannot come before names: expected lower-case letters, digits and . _ - / between",

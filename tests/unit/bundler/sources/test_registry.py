@@ -457,7 +457,7 @@ def test_secrets_show_nowhere(fake: Make, connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "http://mirror", "mirror.corp:x", "mirror corp", "mirror.corp/UPPER", "me@mirror"]
+    "text", ["", "http://mirror", "mirror.corp:x", "mirror corp", "mirror.corp/UPPER", "me@mirror", "m:0", "m:65536"]
 )
 def test_a_mirror_that_is_none(connect: Connect, text: str) -> None:
     with pytest.raises(UsageError, match="is not a mirror"):

@@ -137,7 +137,8 @@ def test_reference_selector_prefers_the_digest() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", ":", "Debian", "a b", "debian:", "debian:ta g", "debian:-x", "debian@", "debian@sha256:12", "-x/y", "a//b",
-     "a..b", "a/../b", "/a", "docker.io/", "x" * 256, "a:" + "t" * 129, "é"],
+     "a..b", "a/../b", "/a", "docker.io/", "x" * 256, "a:" + "t" * 129, "é", "h:0/x", "h:65536/x", "[::1]:99999/x",
+     f"h:{'9' * 5000}/x"],
 )  # fmt: skip
 def test_reference_refuses(text: str) -> None:
     with pytest.raises(UsageError, match="is not an image reference"):

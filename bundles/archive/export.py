@@ -148,8 +148,12 @@ def _named_once(pairs: Sequence[tuple[_T, ExportedImage]]) -> list[tuple[_T, Exp
     return list(found.values())
 
 
-def _wanted(image: Image, platforms: Sequence[Platform]) -> tuple[PlatformContent, ...]:
-    """Return what a machine of each of those platforms would pull, all there is when there are none."""
+def _wanted(image: Image, platforms: Sequence[Platform], at_once: Optional[int] = None) -> tuple[PlatformContent, ...]:
+    """Return what a machine of each of those platforms would pull, all there is when there are none.
+
+    Raises:
+        UsageError: one is not there; the next step names those that are, as many as can be asked for `at_once`.
+    """
     if not platforms:
         return image.platforms
     offered = {content.platform: content for content in image.platforms if content.platform}
@@ -158,15 +162,17 @@ def _wanted(image: Image, platforms: Sequence[Platform]) -> tuple[PlatformConten
     if missing and not offered:
         raise UsageError("it is for no platform: expected no --platform")
     if missing:
+        have = [str(platform) for platform in offered]
         raise UsageError(
-            f"it is not in the archive for {', '.join(missing)}", hint=f"--platform {','.join(map(str, offered))}"
+            f"it is not in the archive for {', '.join(missing)}: it has {', '.join(have)}",
+            hint=f"--platform {','.join(have[:at_once])}",
         )
     best = set(found.values())
     return tuple(content for platform, content in offered.items() if platform in best)
 
 
 def _one_platform(image: Image, platforms: Sequence[Platform]) -> PlatformContent:
-    contents = [content for content in _wanted(image, platforms) if content.platform]
+    contents = [content for content in _wanted(image, platforms, at_once=1) if content.platform]
     if not contents:
         raise UsageError("it is no image that Docker runs, but something else", hint="--to oci-archive:FILE")
     if len(contents) > 1:

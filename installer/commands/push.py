@@ -12,7 +12,9 @@ from bundles.archive.reader import Archive
 from bundles.archive.verify import check_documents
 from bundles.cli.archive_argument import ArchiveArgument, archive_argument, archive_before
 from bundles.cli.output import Output, common_options
+from bundles.errors import UsageError
 from bundles.oci.platform import Platform
+from bundles.runtime.program import own_command, quote
 from installer.model.naming import mirrors
 from installer.model.registry.destination import Destination
 from installer.model.selection import Selected, places, select
@@ -59,6 +61,7 @@ def push(
     way = site_transport(ca_file=ca_file, insecure=insecure, say=output.progress.message)
     with archive.open() as opened, way as transport:
         check_documents(opened)
+        _check_platforms(opened, chosen)
         images = select(opened, target, chosen)
         registry = Registry(transport, target.host)
         step = Push(opened, images, registry, output.progress, yes=yes, prefix=target.prefix)
@@ -75,6 +78,17 @@ def push(
         }
         text = plan_lines(results) if plan else _text(opened, target, images, step.notes())
     output.result(document, "\n".join(text))
+
+
+def _check_platforms(archive: Archive, platforms: Sequence[Platform]) -> None:
+    """Raise UsageError when the archive has no image for one of the platforms."""
+    offered = archive.manifest.platforms
+    absent = [str(platform) for platform in platforms if platform.best_of(offered) is None]
+    if absent:
+        raise UsageError(
+            f"--platform {','.join(absent)}: the archive has {', '.join(map(str, offered))}",
+            hint=own_command(f"inspect {quote(archive.path)}"),
+        )
 
 
 def _names(images: Sequence[Selected], step: Push) -> dict[str, Any]:

@@ -204,12 +204,18 @@ def test_docker_gets_one_platform(tmp_path: Path) -> None:
 
 def test_a_platform_that_is_not_there_is_named(tmp_path: Path) -> None:
     with Archive(example().write(tmp_path / "a.tar").path) as archive:
-        for exported in (for_docker, as_layout):
+        for exported, next_step in ((for_docker, "linux/amd64"), (as_layout, "linux/amd64,linux/arm64")):
             with pytest.raises(UsageError) as error:
                 exported(archive, archive.manifest.images, [AMD64, RISCV64])
             assert len(error.value.problems) == 3
-            assert error.value.problems[0].message == "it is not in the archive for linux/riscv64"
+            message = "it is not in the archive for linux/riscv64: it has linux/amd64"
+            assert error.value.problems[0].message == message
             assert error.value.problems[0].hint == "--platform linux/amd64"
+            (debian,) = named(archive, "debian:12")
+            with pytest.raises(UsageError) as error:
+                exported(archive, [debian], [RISCV64])
+            assert error.value.problems[0].hint == f"--platform {next_step}"
+            exported(archive, [debian], Platform.parse_list(next_step))
 
 
 def test_a_digest_alone_is_no_name_for_docker(tmp_path: Path) -> None:

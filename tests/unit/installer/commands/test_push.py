@@ -105,7 +105,19 @@ def test_tags_of_others_are_moved_only_with_consent(archive: Path, fake: Make) -
     assert registry.repository("team/library/debian").tags["12"] != theirs.digest
 
 
-@pytest.mark.parametrize("text", ["https://harbor.corp/team", "me:secret@harbor.corp/team", "team", "harbor.corp/Team"])
+def test_a_platform_that_the_archive_does_not_have_is_no_success(archive: Path, fake: Make) -> None:
+    registry = fake()
+    done = push(archive, registry, "--platform", "linux/amd64,linux/s390x")
+    assert done.returncode == 2
+    assert "error: --platform linux/s390x: the archive has linux/amd64, linux/arm64" in done.stderr
+    assert f"next: bundle inspect {archive}" in done.stderr
+    assert not registry.requests
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://harbor.corp/team", "me:secret@harbor.corp/team", "team", "harbor.corp/Team", "harbor.corp:65536/team"],
+)
 def test_what_is_no_destination(archive: Path, tmp_path: Path, text: str) -> None:
     from tests.support.program import bundle
 

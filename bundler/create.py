@@ -154,7 +154,7 @@ def _check_target(spec: Spec, target: Path) -> None:
 def _files(path: Path) -> set[Path]:
     try:
         parts = files_of(path)
-    except IncompleteArchiveError:
+    except (IncompleteArchiveError, PermissionError):
         parts = ()
     try:
         return {path.resolve(), *(part.resolve() for part in parts)}

@@ -33,7 +33,9 @@ from bundles.runtime.sizes import human_size
     type=click.Path(path_type=Path),
     help="The Dockerfile; only for a directory.  [default: WHAT/Dockerfile]",
 )
-@click.option("-o", "--output", "path", type=OutputFile(), metavar="DIR", help="The record.  [default: NAME.record]")
+@click.option(
+    "-o", "--output", "path", type=OutputFile(directory=True), metavar="DIR", help="The record.  [default: NAME.record]"
+)
 @click.option("--name", help="The record's name.  [default: the bundle's or the directory's]")
 @click.option(
     "--platform",

@@ -16,7 +16,16 @@ from bundler.sources.files.source import FilesSource, Taken
 from bundler.sources.source import Source
 from bundler.sources.spool import Spool
 from bundles.archive.manifest import TOOLS
-from bundles.errors import BundleError, ContentError, NotFoundError, Problem, UsageError
+from bundles.errors import (
+    ArchiveError,
+    BundleError,
+    ContentError,
+    DamagedArchiveError,
+    IncompleteArchiveError,
+    NotFoundError,
+    Problem,
+    UsageError,
+)
 from bundles.oci.descriptor import OCI_LAYER
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
@@ -25,6 +34,7 @@ from bundles.runtime.program import quote
 from bundles.runtime.sizes import human_size
 
 _RAW = frozenset({OCI_LAYER, "application/vnd.docker.image.rootfs.diff.tar"})
+_DAMAGED = "copy it again from where it was made"
 _NOT_WHOLE = "make it anew, or give the file that has the rest, too"
 
 
@@ -67,7 +77,7 @@ class FromFiles:
         """Make sure that the files have every layer of their images.
 
         Raises:
-            ContentError: some lack layers; all that do are named.
+            IncompleteArchiveError: some lack layers; all that do are named.
         """
         lost: dict[tuple[str, Optional[str]], dict[str, int]] = {}
         for layer, repository in plan.layers:
@@ -82,7 +92,7 @@ class FromFiles:
         ]
         if problems:
             reasons = [reason for _, reason in lost if reason]
-            raise ContentError(
+            raise IncompleteArchiveError(
                 "; ".join(["some images are not whole", *dict.fromkeys(reasons)]),
                 hint="give the base, too: bundle:BASE.tar" if reasons else _NOT_WHOLE,
                 problems=problems,
@@ -102,7 +112,7 @@ def from_files(spec: Spec, source: Source, opener: Opener) -> Iterator[FromFiles
         UsageError: a file is not there or of another kind, or lacks what was asked of it; an image has no name, or two
             have the same. All of it at once.
         NotFoundError: images are not there for the platforms.
-        ArchiveError, ContentError: a file is damaged.
+        ArchiveError: a file is damaged.
     """
     with opener:
         opener.check(spec.files)
@@ -115,13 +125,22 @@ def from_files(spec: Spec, source: Source, opener: Opener) -> Iterator[FromFiles
                 files.append(file)
                 taken += _named(file)
             except BundleError as error:
-                failures.append((request.text, error))
+                failures.append((request.text, _of_file(error)))
         if failures:
             raise _all_together(failures)
         taken, notes = _without_doubles(taken, spec)
         united, more = _requested(spec, taken)
         every = [note for file in files for note in file.notes]
         yield FromFiles(united, FilesSource(source, files, taken), tuple(taken), (*every, *notes, *more))
+
+
+def _of_file(error: BundleError) -> BundleError:
+    """Return what is wrong with content as what is wrong with a file: no registry is to blame."""
+    if isinstance(error, ContentError):
+        error = DamagedArchiveError(error.message, hint=error.hint, problems=error.problems)
+    if isinstance(error, ArchiveError) and not error.problems:
+        error.hint = error.hint or _DAMAGED
+    return error
 
 
 def _all_together(failures: Sequence[tuple[str, BundleError]]) -> BundleError:

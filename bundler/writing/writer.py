@@ -34,11 +34,11 @@ from bundles.archive.layout import (
 )
 from bundles.archive.parts import begins_an_archive, cut, further_parts, part_name
 from bundles.archive.reader import Archive
-from bundles.errors import ArchiveError, DiskFullError, UsageError
+from bundles.errors import ArchiveError, DiskFullError, UsageError, reason
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.runtime.closeable import Closeable
-from bundles.runtime.filesystem import check_name, free_space, largest_file, probe, replace_file
+from bundles.runtime.filesystem import check_name, free_space, largest_file, no_directory, probe, replace_file
 from bundles.runtime.program import quote
 from bundles.runtime.signals import held
 from bundles.runtime.sizes import human_size
@@ -302,13 +302,15 @@ def check_directory(path: Path) -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UsageError(f"the name `{path.name[:40]}...` is too long", hint="choose another -o FILE") from None
+        if isinstance(error, PermissionError):
+            raise UsageError(f"`{path}` cannot be written: {reason(error)}", hint="choose another -o FILE") from None
         raise
     if path.is_dir():
         raise UsageError(f"`{path}` is a directory", hint=f"name a file: -o {quote(path / 'offline.tar')}")
     if path.exists() and not path.is_file():
         raise UsageError(f"`{path}` is a device, a pipe or a socket", hint="name a file: -o offline.tar")
     if not path.parent.is_dir():
-        raise UsageError(f"the directory `{path.parent}` does not exist", hint=f"mkdir -p {quote(path.parent)}")
+        raise no_directory(path.parent)
     if not path.name.isprintable():
         raise UsageError(f"the name {path.name!a} has letters that cannot be printed", hint="choose another -o FILE")
     if path.with_name(path.name + ".sha256").is_dir():

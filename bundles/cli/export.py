@@ -20,7 +20,16 @@ from bundles.cli.output import Output, common_options, show_bytes
 from bundles.errors import BundleError, DiskFullError, UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from bundles.runtime.filesystem import check_name, free_space, largest_file, partial_of, probe, write_whole
+from bundles.runtime.filesystem import (
+    check_ending,
+    check_name,
+    free_space,
+    largest_file,
+    no_directory,
+    partial_of,
+    probe,
+    write_whole,
+)
 from bundles.runtime.program import own_command, quote, running_archive
 from bundles.runtime.sizes import human_size
 
@@ -43,11 +52,15 @@ class Target:
         Raises:
             UsageError: it is another format, or none; or a name stands behind the file, as skopeo has it.
         """
-        kind, _, file = text.partition(":")
+        kind, colon, file = text.partition(":")
         if kind not in _FORMATS or not file:
+            what = "names no file" if kind in _FORMATS and colon else "is not known"
+            meant = kind if kind in _FORMATS else "oci-archive" if kind.startswith("oci") else "docker-archive"
             raise UsageError(
-                f"`--to {text}` is not known: expected docker-archive:FILE or oci-archive:FILE, or - for FILE"
+                f"`--to {text}` {what}: expected docker-archive:FILE or oci-archive:FILE, or - for FILE",
+                hint=f"--to {meant}:{quote(file or ('' if colon else text) or 'image.tar')}",
             )
+        check_ending(file)
         before = _before_name(file)
         if before != file:
             raise UsageError(
@@ -163,7 +176,7 @@ def _check_target(target: Target, *, as_json: bool) -> None:
     if path.exists() and not path.is_file():
         raise UsageError(f"`{path}` is a device, a pipe or a socket", hint=f"for a pipe: --to {target.format}:-")
     if not path.parent.is_dir():
-        raise UsageError(f"the directory `{path.parent}` does not exist", hint=f"mkdir -p {quote(path.parent)}")
+        raise no_directory(path.parent)
 
 
 def _write(archive: Archive, path: Path, size: int, pieces: Iterator[bytes]) -> bool:

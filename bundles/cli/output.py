@@ -16,7 +16,7 @@ from typing import Any, Optional, TypeVar
 import click
 
 from bundles.errors import BundleError, UsageError, reason
-from bundles.runtime.filesystem import check_name
+from bundles.runtime.filesystem import check_ending, check_name
 from bundles.runtime.progress import Progress, ProgressLog, for_stderr
 from bundles.runtime.system import system
 from bundles.runtime.terminal import printable
@@ -25,15 +25,22 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class OutputFile(click.Path):
-    """A file that a command writes; `-` is none, since results go to stdout and these are not results."""
+    """A file that a command writes; `-` is none, since results go to stdout and these are not results.
 
-    def __init__(self) -> None:
+    Args:
+        directory: what is written is a directory.
+    """
+
+    def __init__(self, *, directory: bool = False) -> None:
         super().__init__(path_type=Path)
         self.name = "file"
+        self._directory = directory
 
     def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
         if str(value) == "-":
             self.fail("`-` is not a file, and stdout is not written to here: expected the name of one", param, ctx)
+        if not self._directory:
+            check_ending(str(value))
         return super().convert(value, param, ctx)
 
 

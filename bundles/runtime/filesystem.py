@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from bundles.errors import BundleError, UsageError, reason
+from bundles.runtime.program import quote
 from bundles.runtime.signals import held
 from bundles.runtime.system import system
 
@@ -50,6 +51,27 @@ def check_name(path: Path, hint: str) -> None:
     """Raise UsageError, with that next step, when no file of this system can be called so."""
     if why := system.forbidden(path.name):
         raise UsageError(f"`{path.name}` cannot be written: {why}", hint=hint)
+
+
+def no_directory(path: Path) -> UsageError:
+    """Return the error for a directory that is not there, where a file is to be written."""
+    written_out = without_tilde(path)
+    step = f"mkdir -p {quote(path)}" if written_out is None else f"no shell has replaced the `~`: write {written_out}"
+    return UsageError(f"the directory `{path}` does not exist", hint=step)
+
+
+def without_tilde(path: Path) -> Optional[str]:
+    """Return, quoted, the path that was meant where a `~` stayed, as shells leave it within a word; else None."""
+    # Who has no home has nothing that it could have meant.
+    with contextlib.suppress(ValueError, RuntimeError):
+        return quote(Path(*path.parts[path.parts.index("~") :]).expanduser())
+    return None
+
+
+def check_ending(text: str) -> None:
+    """Raise UsageError when a path ends in a slash and is no directory: a file would be written without the slash."""
+    if text.endswith(("/", os.sep)) and not Path(text).is_dir():
+        raise no_directory(Path(text))
 
 
 def replace_file(

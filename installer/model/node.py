@@ -17,7 +17,7 @@ _URL = re.compile(
     r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?",
     re.ASCII,
 )
-_HINT = "--node ssh://user@arm-box or --node ssh://user@192.168.10.20:2222"
+_HINT = "such as ssh://user@arm-box or ssh://user@192.168.10.20:2222"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -225,7 +225,13 @@ class CompressedTar(Contents):
     def open(self, name: str, offset: int = 0) -> BlobStream:
         if name in self._documents:
             return MemoryBlob(self._documents[name][offset:])
-        return open_kept(self._spool, self._blobs[name].digest, offset, self.where)
+        kept = self._blobs[name].digest
+        if kept.blob_path != name:
+            raise DamagedArchiveError(
+                f"`{name[:100]}` in `{self.where}` has other bytes than its digest says",
+                hint="copy it again from where it was made",
+            )
+        return open_kept(self._spool, kept, offset, self.where)
 
     def layer(self, name: str, spool: Spool, compression: Compression) -> Layer:
         target = follow(name, self._links)

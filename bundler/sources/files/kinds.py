@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -18,9 +19,10 @@ from bundler.sources.files.layout import INDEX, LayoutFile
 from bundler.sources.spool import Spool
 from bundles.archive.layout import MANIFEST_NAME
 from bundles.archive.signature import Signers
-from bundles.errors import BundleError, DamagedArchiveError, NotABundleError, UsageError
+from bundles.errors import BundleError, DamagedArchiveError, NotABundleError, UsageError, reason
 from bundles.oci.image import parse_index
 from bundles.runtime.closeable import Closeable
+from bundles.runtime.filesystem import probe, without_tilde
 from bundles.runtime.program import quote
 from bundles.runtime.progress import Progress
 
@@ -64,11 +66,12 @@ class Opener(Closeable):
         """Open the file of a request.
 
         Raises:
-            UsageError: it is not there, or of another kind.
+            UsageError: it is not there or of another kind, or must not be read.
             ArchiveError: it cannot be used.
             ContentError: something in it has other bytes than its digest says.
         """
         path = request.path
+        _check_readable(path)
         if (path.name == "-" and not path.exists()) or (path.exists() and not path.is_file() and not path.is_dir()):
             raise UsageError(
                 f"`{request.text}` is not a file: expected one, since it is read at many places",
@@ -79,6 +82,8 @@ class Opener(Closeable):
         return file
 
     def _bundle(self, request: FileRequest) -> ImageFile:
+        if not request.path.exists() and _misread(request):
+            raise _absent(request)
         if request.path.is_dir():
             raise self._of_another_kind(request, self._contents_of(request.path))
         try:
@@ -94,6 +99,8 @@ class Opener(Closeable):
             raise self._of_another_kind(request, contents) from None
 
     def _other(self, request: FileRequest) -> ImageFile:
+        if not any(part.exists() for part in files_of(request.path)):
+            raise _absent(request)
         contents = self._contents_of(request.path)
         is_directory = request.path.is_dir()
         found = _kind_of(contents, is_directory)
@@ -111,8 +118,6 @@ class Opener(Closeable):
 
     def _contents_of(self, path: Path) -> Contents:
         if path not in self._contents:
-            if not any(part.exists() for part in files_of(path)):
-                raise UsageError(f"`{path}` is not there")
             self._progress.message(f"reading {path}")
             self._contents[path] = open_contents(path, self._spool, self._compression)
         return self._contents[path]
@@ -121,8 +126,11 @@ class Opener(Closeable):
         path = request.path
         found = _kind_of(contents, path.is_dir())
         if found is None:
-            what = "a directory" if path.is_dir() else "a tar"
-            return UsageError(f"`{path}` is {what} without {INDEX} or {MANIFEST}: expected {KINDS[request.kind]}")
+            what, show = ("a directory", f"ls {quote(path)}") if path.is_dir() else ("a tar", f"tar -tf {quote(path)}")
+            return UsageError(
+                f"`{path}` is {what} without {INDEX} or {MANIFEST}: expected {KINDS[request.kind]}",
+                hint="see what is in it: " + show,
+            )
         return UsageError(
             f"`{path}` is {KINDS[found]}: `{request.kind}:` reads {KINDS[request.kind]}", hint=f"{found}:{quote(path)}"
         )
@@ -130,6 +138,51 @@ class Opener(Closeable):
     def close(self) -> None:
         for closeable in (*self._files, *self._contents.values()):
             closeable.close()
+
+
+def _check_readable(path: Path) -> None:
+    """Raise UsageError when this user may not read a file or directory, or what is below it; it need not be there."""
+    try:
+        probe(path)
+        if path.is_dir():
+            probe(path / INDEX)
+        elif path.is_file():
+            path.open("rb").close()
+    except OSError as error:
+        raise UsageError(
+            f"`{path}` cannot be read: {reason(error)}", hint=f"see who may read it: ls -ld {quote(path)}"
+        ) from None
+
+
+def _absent(request: FileRequest) -> UsageError:
+    path = request.path
+    hint = _misread(request)
+    if hint is None:
+        near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
+        hint = f"see what is there: ls {quote(path.parent)}"
+        if near:
+            hint = f"did you mean {request.kind}:{quote(path.with_name(near[0]))}?"
+    return UsageError(f"`{path}` is not there: expected {KINDS[request.kind]}", hint=hint)
+
+
+def _misread(request: FileRequest) -> Optional[str]:
+    """Say what to type instead of a path that a shell or the colons in it made another one; None when neither did."""
+    written_out = without_tilde(request.path)
+    if written_out is not None:
+        return f"no shell has replaced the `~`: write {request.kind}:{written_out}"
+    path, *more = [str(request.path), *request.choice.split(":")] if request.choice else [str(request.path)]
+    for word in more:
+        path += f":{word}"
+        if Path(path).exists():
+            return f"a path ends at its first colon: name a link to it that has none: ln -s {quote(path)} images"
+    return None
+
+
+def _names_in(directory: Path) -> list[str]:
+    try:
+        return [path.name for path in directory.iterdir()]
+    except OSError:
+        return []
 
 
 def prefix_of(path: Path) -> Optional[str]:

@@ -11,7 +11,7 @@ from bundler.sources.files.contents import HERE
 from bundler.sources.files.image_file import Held, ImageFile
 from bundler.sources.files.layout import ATTACHED
 from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
-from bundles.errors import ContentError, NotFoundError, UsageError
+from bundles.errors import ContentError, DamagedArchiveError, NotFoundError, UsageError
 from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import media_type_of, parse_index
@@ -99,8 +99,8 @@ class FilesSource(SourceAround):
             raise NotFoundError(f"`{owner.where}` lacks {what}")
         size = holders[0].size(descriptor.digest)
         if size != descriptor.size:
-            raise ContentError(f"{what} has {size} bytes in `{holders[0].where}`: expected {descriptor.size}")
-        raise ContentError(
+            raise DamagedArchiveError(f"{what} has {size} bytes in `{holders[0].where}`: expected {descriptor.size}")
+        raise DamagedArchiveError(
             f"{what} has other bytes in `{holders[0].where}` than its digest says: it is damaged, or changed while it "
             "was read",
             hint="copy it again from where it was made",

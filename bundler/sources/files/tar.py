@@ -84,7 +84,8 @@ class _Headers:
             if not block or block == bytes(BLOCK):
                 return None
             if len(block) < BLOCK:
-                raise IncompleteArchiveError(f"`{self._where}` is cut short: it ends within a tar header")
+                what = "is cut short" if self._headers else "is no tar, or cut short"
+                raise IncompleteArchiveError(f"`{self._where}` {what}: it ends within a tar header")
             if not _sum_is_right(block):
                 raise self.refuse("a tar header is damaged, or it is no tar")
             self._headers += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from bundler.definition.file_request import FileRequest
+from bundler.definition.file_request import KINDS, FileRequest
 from bundler.definition.spec import TOOLCHAIN
 from bundler.sources import zstd
 from bundler.sources.files.contents import Contents, Directory
@@ -588,8 +589,15 @@ def test_platforms_that_a_file_lacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("oci:nope", "`nope` is not there"),
-        ("oci:empty", "`empty` is a directory without index.json or manifest.json"),
+        (
+            "oci:other",
+            "`other` is not there: expected the directory of an OCI image layout\n  next: see what is there: ls .\n",
+        ),
+        ("docker-archive:save.tar", "next: did you mean docker-archive:saved.tar?"),
+        (
+            "oci:empty",
+            "without index.json or manifest.json: expected the directory of an OCI image layout\n  next: see",
+        ),
         ("oci:a.tar", "`oci:` reads the directory of an OCI image layout\n  next: oci-archive:a.tar"),
         (
             "oci-archive:dir",
@@ -609,7 +617,8 @@ def test_platforms_that_a_file_lacks(tmp_path: Path) -> None:
         ("docker-archive:ours.tar", "`ours.tar` is an archive of `bundle create`"),
         ("oci:dir:12", "`dir` has no image `12`: it has `app:1`"),
         ("docker-archive:saved.tar:app:2", "it has `app:1`\n  next: did you mean docker-archive:saved.tar:app:1?"),
-        ("oci-archive:text", "or it is no tar"),
+        ("oci-archive:text", "or it is no tar (before byte 512)\n  next: copy it again"),
+        ("oci-archive:memo", "`memo` is no tar, or cut short"),
         ("oci-archive:void", "`void` is a tar without index.json"),
     ],
 )
@@ -623,11 +632,82 @@ def test_a_file_of_another_kind_says_what_reads_it(tmp_path: Path, source: str, 
     write_directory(tmp_path / "haul", haul(content, (content.image(), "docker.io/library/app:1", "image")))
     (tmp_path / "saved.tar").write_bytes(tar(saved((["app:1"], [layer_tar(1)]))))
     (tmp_path / "text").write_text("x" * 3000)
+    (tmp_path / "memo").write_text("x" * 300)
     (tmp_path / "void").touch()
     create(tmp_path, "oci:dir", "-o", "ours.tar")
     failed = bundle("create", source, *ALONE, cwd=tmp_path)
     assert failed.returncode in (2, 3), failed.stderr
     assert message in failed.stderr
+
+
+@pytest.mark.parametrize("kind", ["oci", "oci-archive", "bundle"])
+def test_a_path_that_a_shell_or_a_colon_made_another_one(tmp_path: Path, kind: str) -> None:
+    failed = create(tmp_path, f"{kind}:~/my images", code=2)
+    assert "`~/my images` is not there: expected " in failed.stderr
+    assert f"next: no shell has replaced the `~`: write {kind}:'{tmp_path}/my images'\n" in failed.stderr
+    content = Content()
+    files = layout(content, (content.image(), {REF_NAME: "app:1"}))
+    write_directory(tmp_path / "ä:1/b:2", files)
+    (tmp_path / "ä:1/a:2.tar").write_bytes(tar(files))
+    path = "ä:1/b:2" if kind == "oci" else "ä:1/a:2.tar"
+    for choice in ("", ":app:1"):
+        failed = create(tmp_path, f"{kind}:{path}{choice}", code=2)
+        step = f"a path ends at its first colon: name a link to it that has none: ln -s {path} images"
+        assert f"`ä` is not there: expected {KINDS[kind]}\n  next: {step}\n" in failed.stderr.replace("'", "")
+    if kind != "bundle":
+        # What the next step says works.
+        (tmp_path / "images").symlink_to(path)
+        create(tmp_path, f"{kind}:images:app:1", "-o", "new.tar")
+
+
+def test_what_must_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = Content()
+    files = layout(content, (content.image(), {REF_NAME: "app:1"}))
+    write_directory(tmp_path / "dir", files)
+    (tmp_path / "a.tar").write_bytes(tar(files))
+    closed = {"dir/index.json", "a.tar", "home/a.tar"}
+    stat, opened = Path.stat, Path.open
+
+    def refuse(path: Path) -> None:
+        if str(path) in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def refusing_stat(path: Path, **options: Any) -> os.stat_result:
+        if str(path) != "a.tar":
+            refuse(path)
+        return stat(path, **options)
+
+    def refusing_open(path: Path, *arguments: Any, **options: Any) -> Any:
+        refuse(path)
+        return opened(path, *arguments, **options)
+
+    # The tests may run as root, from whom nothing is kept.
+    monkeypatch.setattr(Path, "stat", refusing_stat)
+    monkeypatch.setattr(Path, "open", refusing_open)
+    for source in ("oci:dir", "oci-archive:a.tar", "bundle:a.tar", "oci-archive:home/a.tar"):
+        path = source.partition(":")[2]
+        failed = create(tmp_path, source, code=2)
+        assert (
+            f"`{path}` cannot be read: permission denied\n  next: see who may read it: ls -ld {path}" in failed.stderr
+        )
+    closed = {str(tmp_path / "shut/new.tar.previous.001.partial")}
+    (tmp_path / "shut").mkdir()
+    failed = create(tmp_path, "oci:dir", "-o", "shut/new.tar", code=2)
+    assert f"`{tmp_path}/shut/new.tar` cannot be written: permission denied" in failed.stderr
+
+
+def test_a_place_for_an_archive_that_is_no_file(tmp_path: Path) -> None:
+    content = Content()
+    write_directory(tmp_path / "dir", layout(content, (content.image(), {REF_NAME: "app:1"})))
+    failed = create(tmp_path, "oci:dir", "-o", "usb/", code=2)
+    assert "the directory `usb` does not exist\n  next: mkdir -p usb\n" in failed.stderr
+    assert not (tmp_path / "usb").exists()
+    (tmp_path / "usb").mkdir()
+    failed = create(tmp_path, "oci:dir", "-o", "usb/", code=2)
+    assert f"next: name a file: -o {tmp_path}/usb/offline.tar" in failed.stderr
+    failed = create(tmp_path, "oci:dir", "-o", "~/out/new.tar", code=2)
+    assert f"next: no shell has replaced the `~`: write {tmp_path}/out\n" in failed.stderr
+    assert not (tmp_path / "~").exists()
 
 
 def test_what_is_no_file_is_to_be_saved_first(tmp_path: Path) -> None:
@@ -690,11 +770,11 @@ def _wrong(files: Files, change: str) -> Files:
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        ("layer", 5, "has other bytes"),
-        ("short layer", 5, "are not whole"),
-        ("no layer", 5, "are not whole"),
-        ("manifest", 5, "has other bytes than its digest says"),
-        ("size", 5, "says that sha256:"),
+        ("layer", 3, "has other bytes"),
+        ("short layer", 3, "are not whole"),
+        ("no layer", 3, "are not whole"),
+        ("manifest", 3, "has other bytes than its digest says"),
+        ("size", 3, "says that sha256:"),
         ("media type", 0, ""),
         ("nested", 3, "in index.json, it is"),
         ("huge", 3, "`index.json` has 17"),
@@ -786,7 +866,7 @@ def test_a_docker_archive_that_lies(tmp_path: Path, change: str, message: str, h
     files["manifest.json"] = json.dumps(entry).encode()
     (tmp_path / "a.tar").write_bytes(packed(tar(files), how))
     failed = bundle("create", "docker-archive:a.tar", *ALONE, cwd=tmp_path)
-    assert failed.returncode in (3, 5), failed.stderr
+    assert failed.returncode == 3, failed.stderr
     assert message in failed.stderr
 
 
@@ -797,8 +877,9 @@ def test_a_compressed_file_that_is_cut_or_broken(tmp_path: Path, how: str) -> No
     for number, wrong in enumerate((data[: len(data) // 2], data[:20], data[:100] + b"xxxx" + data[104:])):
         (tmp_path / "a.tar").write_bytes(wrong)
         failed = bundle("create", "oci-archive:a.tar", *ALONE, cwd=tmp_path)
-        assert failed.returncode in (2, 3, 5), (number, failed.stderr)
-        assert "Traceback" not in failed.stderr
+        # With its first bytes it may be no gzip any more; no registry is to blame.
+        assert failed.returncode == 3, (number, failed.stderr)
+        assert "next: copy it again from where it was made" in failed.stderr
         assert number == 2 or "ends early" in failed.stderr or "ended before" in failed.stderr, failed.stderr
         assert list(tmp_path.iterdir()) == [tmp_path / "a.tar"]
 
@@ -812,7 +893,7 @@ def test_a_delta_names_its_base_and_is_whole_with_it(tmp_path: Path) -> None:
     create(tmp_path, "oci:two", "--base", "base.tar", "-o", "delta.tar")
     with Archive(tmp_path / "base.tar") as archive:
         digest = archive.digest
-    failed = create(tmp_path, "bundle:delta.tar", code=5)
+    failed = create(tmp_path, "bundle:delta.tar", code=3)
     assert f"`delta.tar` is a delta: what it leaves out is in its base, offline {digest}" in failed.stderr
     assert "app:1: 1 of its layers is not in `delta.tar`" in failed.stderr
     # What the host has already need not be anywhere.
@@ -833,7 +914,7 @@ def test_a_damaged_archive_of_ours_is_refused_as_everywhere(tmp_path: Path) -> N
     assert "is cut short" in failed.stderr
     position = data.index(layer("old-linux/amd64-0")[:100]) + 50
     (tmp_path / "old.tar").write_bytes(data[:position] + b"x" + data[position + 1 :])
-    failed = create(tmp_path, "bundle:old.tar", "-o", "new.tar", code=5)
+    failed = create(tmp_path, "bundle:old.tar", "-o", "new.tar", code=3)
     assert "in `old.tar` than its digest says" in failed.stderr
     signers = tmp_path / "signers"
     signers.write_text("")
@@ -977,6 +1058,6 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, monkeyp
         (tmp_path / "a.tar").write_bytes(data)
 
     monkeypatch.setattr(files.FromFiles, "check", change)
-    failed = create(tmp_path, "oci-archive:a.tar", "-o", "new.tar", code=5)
+    failed = create(tmp_path, "oci-archive:a.tar", "-o", "new.tar", code=3)
     assert "it is damaged, or changed while it was read" in failed.stderr
     assert not (tmp_path / "new.tar").exists()

@@ -146,6 +146,23 @@ def test_a_terminal_is_not_written_to(archive: Path) -> None:
     assert "stdout is a terminal" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("target", "message", "step"),
+    [
+        ("debian.tar", "is not known", "--to docker-archive:debian.tar"),
+        ("oci:debian", "is not known", "--to oci-archive:debian"),
+        ("oci-archive:", "names no file", "--to oci-archive:image.tar"),
+        ("oci-archive:usb/", "the directory `usb` does not exist", "mkdir -p usb"),
+        ("oci-archive:~/my images/a.tar", "the directory `~/my images` does not exist", "write '{home}/my images'"),
+    ],
+)
+def test_a_target_that_is_none_has_a_next_step(archive: Path, target: str, message: str, step: str) -> None:
+    said = refused(archive, "debian:12", "--to", target, *ONE)
+    assert message in said
+    assert said.endswith(f"{step.format(home=archive.parent)}\n")
+    assert left(archive) == []
+
+
 def test_a_stdout_that_is_closed_is_not_written_to(archive: Path) -> None:
     program = "from bundles.cli.app import main; main()"
     line = f"{sys.executable} -c '{program}' export {archive} debian:12 --to oci-archive:- >&-"

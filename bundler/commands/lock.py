@@ -9,6 +9,7 @@ from typing import Any, Optional
 import click
 
 from bundler.commands.options import Registries, reading_options, registry_options
+from bundler.definition.file_request import FileRequest
 from bundler.definition.load import define
 from bundler.definition.spec import Compression, Definition
 from bundler.planning.files import from_files
@@ -62,6 +63,12 @@ def lock(
             "an IMAGE is named without --upgrade",
             hint=f"{lock_command(lock_path(definition))} --upgrade {' '.join(map(quote, images))}",
         )
+    for text in images:
+        if FileRequest.parse(text, Path()):
+            raise UsageError(
+                f"`{text}` names a file: expected the names that its images have in the lock",
+                hint=f"for all images: {lock_command(lock_path(definition))} --upgrade",
+            )
     defined = define(definition, Definition(mirrors=registries.mirrors))
     for text in defined.messages():
         output.progress.message(text)

@@ -69,9 +69,14 @@ def _load(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             value: dict[str, Any] = tomllib.load(file)
     except OSError as error:
-        raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"`{path}` is not valid TOML: {error}") from None
+        hint = "write one, or name the one that there is: -f FILE"
+        raise UsageError(f"`{path}` cannot be read: {reason(error)}", hint=hint) from None
+    except UnicodeDecodeError:
+        hint = "what images come from is named without -f: bundle:FILE, oci-archive:FILE, docker-archive:FILE"
+        raise UsageError(f"`{path}` is not valid TOML: it is no text", hint=hint) from None
+    except tomllib.TOMLDecodeError as error:
+        why = str(error)
+        raise UsageError(f"`{path}` is not valid TOML: {why[:1].lower()}{why[1:]}") from None
     return value
 
 

@@ -124,6 +124,11 @@ def _size(path: Path, file: int) -> int:
             raise ReadError(
                 f"`{path}` cannot be read at byte 0: {reason(error)}", hint="put the medium back in"
             ) from None
+        if error.errno == errno.ESPIPE:
+            raise UsageError(
+                f"`{path}` is a pipe: expected a file, since it is read at many places",
+                hint="save what comes out of it to a file first, and name that",
+            ) from None
         raise ArchiveError(f"`{path}` is not an archive: {reason(error)}", hint=_ANOTHER_PATH) from None
     return size
 

@@ -472,5 +472,7 @@ def _add_ca(context: ssl.SSLContext, ca_file: Path) -> None:
     except FileNotFoundError:
         raise UsageError(f"the CA file `{ca_file}` does not exist") from None
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        why = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error
+        why = str(error)
+        if isinstance(error, OSError):
+            why = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else reason(error)
         raise UsageError(f"the CA file `{ca_file}` cannot be used: {why}") from None

@@ -174,6 +174,10 @@ def test_upgrading_what_is_not_locked(project: Path) -> None:
     lock(project)
     done = bundle("lock", "--upgrade", "debian:11", cwd=project)
     assert (done.returncode, "`debian:11` is not in the lock" in done.stderr) == (2, True)
+    done = bundle("lock", "--upgrade", "oci-archive:a.tar", cwd=project)
+    assert done.returncode == 2
+    assert "`oci-archive:a.tar` names a file: expected the names that its images have in the lock" in done.stderr
+    assert "next: for all images: bundle lock -f bundle.toml --upgrade\n" in done.stderr
     done = bundle("lock", "debian:12", cwd=project)
     assert (done.returncode, "next: bundle lock -f bundle.toml --upgrade debian:12" in done.stderr) == (2, True)
 

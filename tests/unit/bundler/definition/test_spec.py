@@ -144,7 +144,7 @@ def test_a_toolchain_image_that_is_also_a_base_image_has_the_platforms_of_both()
         ("[[build]]\ncontext = 'a'\nname = 'a b'", "`a b` is not a bundle name"),
         ("[[build]]\ncontext = 'a'\nplatforms = ['amiga/68k']", "`amiga/68k`"),
         ("[[build]]\ncontext = 'a'\n[[build]]\ncontext = 'b/../a'", "two builds are called `a`"),
-        ("images = [", "is not valid TOML"),
+        ("images = [", "is not valid TOML: in"),
     ],
 )
 def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -152,6 +152,16 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, message
         read(tmp_path, text)
     assert message in str(caught.value)
     assert "bundle.toml`" in str(caught.value)
+
+
+def test_an_archive_in_the_place_of_a_definition_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "old.tar").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError) as caught:
+        read_definition(tmp_path / "old.tar")
+    assert (
+        "old.tar` is not valid TOML: it is no text\n  next: what images come from is named without -f: bundle:"
+        in str(caught.value)
+    )
 
 
 def test_builds_are_relative_to_the_file_and_get_the_build_args(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,17 @@ def test_a_directory_and_a_missing_file(tmp_path: Path) -> None:
     for path, error in ((tmp_path, ArchiveError), (tmp_path / "missing", UsageError)):
         with pytest.raises(error, match=path.name):
             Archive(path)
+
+
+def test_a_pipe_is_to_be_saved_first() -> None:
+    read, write = os.pipe()
+    try:
+        with pytest.raises(UsageError, match="is a pipe: expected a file") as caught:
+            Archive(Path(f"/dev/fd/{read}"))
+        assert str(caught.value.hint).startswith("save what comes out of it to a file first")
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 def test_a_newer_format_says_what_to_do(sample: Made, tmp_path: Path) -> None:

@@ -702,6 +702,12 @@ def test_certificates_that_cannot_be_used(
     assert registry.seen() == []
 
 
+def test_a_directory_of_certificates_is_no_ca_file(connect: Connect, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        connect(ca_file=tmp_path)
+    assert caught.value.message == f"the CA file `{tmp_path}` cannot be used: is a directory"
+
+
 # Waiting
 
 

@@ -32,3 +32,8 @@ def quote(path: Path | str) -> str:
 def own_command(arguments: str) -> str:
     """Return how a person runs this program again with other arguments."""
     return f"{program_name()} {arguments}"
+
+
+def archive_command(arguments: str) -> str:
+    """Return how a person runs the program of an archive: of the one that runs, else of one that is to be named."""
+    return own_command(arguments) if running_archive() else f"python3 ARCHIVE {arguments}"

@@ -52,6 +52,7 @@ from typing import Any, Optional
 from bundles.errors import HostError, UsageError
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
+from bundles.runtime.program import archive_command
 from installer.host.files import lock, read_json_file, write_atomically
 from installer.host.host import Host
 from installer.host.labels import REGISTRY_CONTAINER
@@ -231,7 +232,7 @@ class Receipt:
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise HostError(
                 f"`{places.receipt}` is not a receipt of this version: {error}",
-                hint="python3 ARCHIVE install writes it anew",
+                hint=f"{archive_command('install')} writes it anew",
             ) from None
 
     @classmethod
@@ -411,6 +412,6 @@ def _nothing(host: Host) -> HostError:
         return HostError(
             f"there is no receipt at `{path}`, and a registry of this program at {address}: another user installed it, "
             "or the receipt is lost",
-            hint="run this as that user (or with sudo); or write a receipt of your own: python3 ARCHIVE install",
+            hint=f"run this as that user (or with sudo); or write a receipt of your own: {archive_command('install')}",
         )
-    return HostError(f"nothing is installed here: there is no receipt at `{path}`", hint="python3 ARCHIVE install")
+    return HostError(f"nothing is installed here: there is no receipt at `{path}`", hint=archive_command("install"))

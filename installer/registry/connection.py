@@ -14,7 +14,7 @@ from bundles.registry.certificates import standard_directories
 from bundles.registry.credentials import Credentials as StoredCredentials
 from bundles.registry.transport import Settings, Transport, anonymous, silent
 from bundles.registry.urls import insecure_hosts
-from bundles.runtime.program import own_command
+from bundles.runtime.program import archive_command, own_command
 from installer.host.sudo import environment_of_invoker
 from installer.model.job import DesiredState
 from installer.model.registry.access import USER
@@ -45,9 +45,7 @@ def transport_to(
     if state.site:
         if authority and not authority.is_file():
             again = f"join {state.site}" if state.site.joined else f"install --into {state.site} --ca FILE"
-            raise HostError(
-                f"the CA of `{state.site.host}` is gone from `{authority}`", hint=f"python3 ARCHIVE {again}"
-            )
+            raise HostError(f"the CA of `{state.site.host}` is gone from `{authority}`", hint=archive_command(again))
         insecure = () if access.tls else (state.site.host,)
         credentials = credentials_of(state, credential)
         # What this host has joined, it has reached.

@@ -66,13 +66,14 @@ class Keys:
         try:
             keys = cls.parse(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise UsageError(f"`{path}` cannot be read: {reason(error)}") from None
+            raise UsageError(f"`{path}` cannot be read: {reason(error)}", hint="--s3-credentials FILE") from None
         except UnicodeDecodeError:
             keys = None
         if keys is None:
             raise UsageError(
                 f"`{path}` holds no keys: expected aws_access_key_id and aws_secret_access_key, as in the profile "
-                f"`{_PROFILE}` of ~/.aws/credentials, or as variables"
+                f"`{_PROFILE}` of ~/.aws/credentials, or as variables",
+                hint="--s3-credentials FILE",
             )
         return keys
 

@@ -20,7 +20,7 @@ from bundles.crypto import p256
 from bundles.crypto.bcrypt import bcrypt
 from bundles.crypto.x509 import key_pem, read_key
 from bundles.errors import HostError, Problem, UsageError
-from bundles.runtime.program import quote
+from bundles.runtime.program import archive_command, quote
 from installer.host.files import is_writable, read_optional, remove_file, write_atomically
 from installer.host.host import Host
 from installer.host.paths import Places
@@ -128,7 +128,7 @@ class Certificates(Step):
                 hint = f"name the CA that signed it: --ca FILE; {hint}"
             return [Problem(f"--cert {given.certificate}", why, hint)] if why else []
         why = None if self._is_own() else self._lost()
-        return [Problem(str(self._files.chain), why, f"python3 ARCHIVE install {self.options_again}")] if why else []
+        return [Problem(str(self._files.chain), why, archive_command(f"install {self.options_again}"))] if why else []
 
     def _lost(self) -> Optional[str]:
         """Say why what was given once cannot be used; None when it can."""

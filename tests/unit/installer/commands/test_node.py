@@ -54,6 +54,20 @@ def test_each_is_listed_with_what_it_builds(installed: Place, capsys: pytest.Cap
     assert node["answers"] is False
 
 
+@pytest.mark.parametrize("running", [False, True])
+def test_where_nothing_is_installed_the_next_step_is_this_archive(
+    installed: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], running: bool
+) -> None:
+    installed.host.places.receipt.unlink()
+    monkeypatch.setattr(
+        "bundles.runtime.program.running_archive", lambda: Path("/usb/offline.tar") if running else None
+    )
+    monkeypatch.setattr("sys.argv", ["/usb/offline.tar" if running else "bundle", "node", "list"])
+    assert run(["node", "list"]) == 4
+    step = f"python3 {'/usb/offline.tar' if running else 'ARCHIVE'} install"
+    assert capsys.readouterr().err.endswith(f"receipt.json`\n  next: {step}\n")
+
+
 @pytest.mark.parametrize("down", [False, True])
 def test_one_is_removed(installed: Place, capsys: pytest.CaptureFixture[str], down: bool) -> None:
     if down:

@@ -109,6 +109,11 @@ class _Commands(click.Group):
         try:
             found = super().resolve_command(ctx, args)
         except click.UsageError:
+            if args[0] in _COMMANDS:
+                raise UsageError(
+                    f"`{args[0]}` is not in an archive: it is for the machine with internet",
+                    hint=f"there: bundle {args[0]} --help",
+                ) from None
             names = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
             meant = f"did you mean `{names[0]}`?" if names else f"expected one of {', '.join(self.list_commands(ctx))}"
             hint = own_command(" ".join(map(quote, [names[0], *args[1:]])) if names else "--help")
@@ -174,7 +179,7 @@ def _explained(error: BaseException) -> BundleError:
         # click turns the one into the other.
         return explained(str(error.__cause__ or error) or "interrupted")
     if isinstance(error, click.ClickException):
-        message = error.format_message()
+        message = " ".join(error.format_message().split())
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "bundle"
         return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=f"{where} --help")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

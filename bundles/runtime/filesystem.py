@@ -159,6 +159,8 @@ def write_whole(path: Path, content: Iterable[bytes]) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             # That of a write names no file, and one of a rename the temporary one.
             raise OSError(error.errno, error.strerror, str(path)) from None
+        if isinstance(error, FileNotFoundError) and not path.parent.exists():
+            raise no_directory(path.parent) from None
         raise UsageError(
             f"`{path}` cannot be written: {reason(error)}",
             hint="name a file in a directory that exists and that you may write to",

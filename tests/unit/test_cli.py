@@ -115,6 +115,7 @@ def test_a_broken_download_goes_on_in_the_next_run(hub: FakeRegistry, tmp_path: 
         (["create", "debian:12", "--without", "kernel"], 2, "`kernel` is not a part of the toolchain"),
         (["create", "-f", "missing.toml"], 2, "`missing.toml` cannot be read: no such file"),
         (["create", "debian:12", "--bogus"], 2, "no such option"),
+        (["completion"], 2, "'{bash|zsh|fish}'. choose from: bash, zsh, fish\n  next: bundle completion --help\n"),
         (["frobnicate"], 2, "there is no command `frobnicate`"),
         (["verify"], 2, "missing argument ARCHIVE"),
         (["verify", "missing.tar"], 2, "`missing.tar` is not there"),

@@ -44,3 +44,15 @@ def test_a_package_with_the_lines_of_windows_travels_as_the_others(
     monkeypatch.setattr("bundler.writing.program._OWN", ("travels",))
     with zipfile.ZipFile(io.BytesIO(program())) as archive:
         assert archive.read("travels/__init__.py") == b"one = 1\ntwo = 2\n"
+
+
+def test_what_is_for_the_machine_with_internet_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "program.zip").write_bytes(program())
+    for name in ("create", "lock", "record"):
+        command = [sys.executable, "-I", "-S", "program.zip", name, "debian:12", "-o", "new.tar"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"error: `{name}` is not in an archive: it is for the machine with internet\n"
+            f"  next: there: bundle {name} --help\n",
+        )

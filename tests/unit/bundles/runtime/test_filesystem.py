@@ -125,6 +125,19 @@ def test_names_that_windows_does_not_have_are_not_written(
     assert (tmp_path / "app-1.tar").read_bytes() == b"new"
 
 
+@pytest.mark.parametrize(("name", "step"), [("my out", "mkdir -p 'my out'"), ("~/my out", "write '{home}/my out'")])
+def test_a_directory_that_is_not_there_is_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError) as caught:
+        write_whole(Path(name) / "want.json", [b"x"])
+    assert caught.value.message == f"the directory `{name}` does not exist"
+    assert str(caught.value.hint).endswith(step.format(home=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_said_of_the_file_that_was_named(tmp_path: Path) -> None:
     def content() -> Iterator[bytes]:
         yield b"x"

@@ -391,6 +391,11 @@ def test_want_without_a_registry(tmp_path: Path) -> None:
 
 
 def test_want_where_nothing_can_be_written(registry: FakeRegistry, tmp_path: Path) -> None:
-    for place in (tmp_path, tmp_path / "missing" / "want.json", Path("/proc/want.json")):
+    missing = tmp_path / "missing"
+    for place, message in (
+        (tmp_path, f"`{tmp_path}` cannot be written: is a directory"),
+        (missing / "want.json", f"the directory `{missing}` does not exist"),
+        (Path("/proc/want.json"), "`/proc/want.json` cannot be written"),
+    ):
         done = bundle("want", "--registry", registry.host, "-o", place, cwd=tmp_path)
-        assert (done.returncode, f"`{place}` cannot be written" in done.stderr) == (2, True), done.stderr
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr

@@ -16,6 +16,7 @@ from bundles.archive.manifest import check_name
 from bundles.errors import UsageError, reason
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.runtime.program import quote
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -69,7 +70,12 @@ def _load(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             value: dict[str, Any] = tomllib.load(file)
     except OSError as error:
-        hint = "write one, or name the one that there is: -f FILE"
+        inside = path / "bundle.toml"
+        hint = (
+            f"-f {quote(inside)}"
+            if path.is_dir() and inside.exists()
+            else "write one, or name the one that there is: -f FILE"
+        )
         raise UsageError(f"`{path}` cannot be read: {reason(error)}", hint=hint) from None
     except UnicodeDecodeError:
         hint = "what images come from is named without -f: bundle:FILE, oci-archive:FILE, docker-archive:FILE"

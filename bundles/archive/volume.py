@@ -23,12 +23,15 @@ from bundles.errors import (
 )
 from bundles.oci.digest import Digest
 from bundles.runtime.closeable import Closeable
+from bundles.runtime.program import quote
 from bundles.runtime.system import system
 
 _FOREIGN = "is damaged, or a part of another archive"
 # To tell where a part belongs it is compared with all others.
 _EXPLAINED = 20
 
+# What `bundle create` reads images from, as it is named there; no archive is called so.
+_IMAGES_FROM = ("bundle", "oci", "oci-archive", "docker-archive", "hauler")
 _ANOTHER_PATH = "give the path of the archive that `bundle create` wrote"
 
 
@@ -110,9 +113,19 @@ def _open(path: Path) -> int:
     try:
         return system.open_file(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise UsageError(f"`{path}` is not there", hint=_ANOTHER_PATH) from None
+        raise UsageError(f"`{path}` is not there", hint=_for_create(str(path)) or _ANOTHER_PATH) from None
     except OSError as error:
         raise ArchiveError(f"`{path}` cannot be opened: {reason(error)}", hint=_ANOTHER_PATH) from None
+
+
+def _for_create(text: str) -> Optional[str]:
+    """Say what to type for an archive or file that is named as an image of `bundle create`; None for anything else."""
+    kind, _, rest = text.partition(":")
+    if kind not in _IMAGES_FROM or not rest or not Path(rest).exists():
+        return None
+    return (
+        f"give its path alone: {quote(rest)}" if kind == "bundle" else f"bundle create {quote(text)} makes an archive"
+    )
 
 
 def _size(path: Path, file: int) -> int:

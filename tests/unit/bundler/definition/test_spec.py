@@ -154,6 +154,18 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, text: str, message
     assert "bundle.toml`" in str(caught.value)
 
 
+def test_the_directory_of_a_definition_is_not_the_definition(tmp_path: Path) -> None:
+    for name in ("bundle.toml", "none.toml"):
+        step = "write one, or name the one that there is: -f FILE"
+        if name == "bundle.toml":
+            (tmp_path / name).touch()
+            step = f"-f {tmp_path}/bundle.toml"
+        with pytest.raises(UsageError, match="cannot be read: is a directory") as caught:
+            read_definition(tmp_path)
+        assert caught.value.hint == step
+        (tmp_path / name).unlink(missing_ok=True)
+
+
 def test_an_archive_in_the_place_of_a_definition_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "old.tar").write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError) as caught:

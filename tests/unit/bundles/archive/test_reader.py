@@ -116,6 +116,21 @@ def test_a_directory_and_a_missing_file(tmp_path: Path) -> None:
             Archive(path)
 
 
+def test_what_is_named_as_for_create_has_its_path_alone(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my images.tar").touch()
+    for name, step in (
+        (f"bundle:{archive}", f"give its path alone: {archive}"),
+        ("oci-archive:my images.tar", "bundle create 'oci-archive:my images.tar' makes an archive"),
+        ("bundle:none.tar", "give the path of the archive that `bundle create` wrote"),
+    ):
+        with pytest.raises(UsageError, match="is not there") as caught:
+            Archive(Path(name))
+        assert caught.value.hint == step
+
+
 def test_a_pipe_is_to_be_saved_first() -> None:
     read, write = os.pipe()
     try:

@@ -178,8 +178,13 @@ def _line(
         toolchain["scanner"] = Reference.parse(TOOLCHAIN["scanner"])
     for role, image in (pair(part, "--toolchain", "registry=registry:3") for part in parts):
         toolchain[_role(role)] = Reference.parse(image)
+    wanted = {part.partition("=")[0].strip(): f"--toolchain {part}" for part in parts}
+    wanted |= {"python": "--with-python"} if with_python else {}
+    wanted |= {"scanner": "--with-scanner"} if with_scanner else {}
     for role in without:
         toolchain[_role(role)] = None
+        if role in wanted:
+            raise UsageError(f"--without {role} and {wanted[role]} do not go together", hint="leave one out")
     references, own_platforms, files = read_images(images, Path())
     return Definition(
         name=name,
@@ -214,7 +219,11 @@ def _build_arg(text: str) -> tuple[str, str]:
 
 def _role(text: str) -> str:
     if text not in TOOLCHAIN:
-        raise UsageError(f"`{text}` is not a part of the toolchain: expected one of {', '.join(TOOLCHAIN)}")
+        roles = [role for role in map(str.strip, text.split(",")) if role in TOOLCHAIN]
+        raise UsageError(
+            f"`{text}` is not a part of the toolchain: expected one of {', '.join(TOOLCHAIN)}",
+            hint=" ".join(f"--without {role}" for role in roles) if len(roles) > 1 else None,
+        )
     return text
 
 

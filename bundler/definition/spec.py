@@ -17,7 +17,7 @@ from bundles.dockerfile.images import DEFAULT_SCANNER
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference, registry_name
-from bundles.runtime.program import own_command
+from bundles.runtime.program import own_command, quote
 
 TOOLCHAIN = {
     "registry": "registry:3",
@@ -203,7 +203,9 @@ def read_images(
 
 
 def _files_hint(text: str) -> Optional[str]:
-    """Say how a file is named, where something that is no image looks like one."""
+    """Say how a file is named, where something that is no image looks like one; and an image that has a scheme."""
+    if "://" in text:
+        return f"an image has no scheme: {quote(text.rpartition('://')[2])}"
     if not text.startswith((".", "/", "~")) and "=" not in text:
         return None
     return f"a file is named with what it is: {', '.join(f'{kind}:PATH' for kind in KINDS)}"

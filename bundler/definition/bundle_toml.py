@@ -72,7 +72,7 @@ def _load(path: Path) -> dict[str, Any]:
     except OSError as error:
         inside = path / "bundle.toml"
         hint = (
-            f"-f {quote(inside)}"
+            f"--file {quote(inside)}"
             if path.is_dir() and inside.exists()
             else "write one, or name the one that there is: -f FILE"
         )

@@ -113,7 +113,7 @@ def test_a_broken_download_goes_on_in_the_next_run(hub: FakeRegistry, tmp_path: 
         (["create", "debian:12", "--platform", "linux"], 2, "names no architecture"),
         (["create", "debian:12", "--mirror", "docker.io"], 2, "is not of the form KEY=VALUE"),
         (["create", "debian:12", "--without", "kernel"], 2, "`kernel` is not a part of the toolchain"),
-        (["create", "debian:12", "--without", "buildx,binfmt"], 2, "next: --without buildx --without binfmt\n"),
+        (["create", "debian:12", "--without", "buildx,binfmt"], 2, "command with --without buildx --without binfmt\n"),
         (["create", "debian:12", "--without", "python", "--with-python"], 2, "--with-python do not go together"),
         (["create", "debian:12", "--without", "scanner", "--with-scanner"], 2, "--with-scanner do not go together"),
         (

@@ -159,7 +159,7 @@ def test_the_directory_of_a_definition_is_not_the_definition(tmp_path: Path) -> 
         step = "write one, or name the one that there is: -f FILE"
         if name == "bundle.toml":
             (tmp_path / name).touch()
-            step = f"-f {tmp_path}/bundle.toml"
+            step = f"--file {tmp_path}/bundle.toml"
         with pytest.raises(UsageError, match="cannot be read: is a directory") as caught:
             read_definition(tmp_path)
         assert caught.value.hint == step

@@ -41,6 +41,7 @@ _MODULES = (
     "bundles.runtime.closeable",
     "bundles.runtime.filesystem",
     "bundles.runtime.posix",
+    "bundles.runtime.program",
     "bundles.runtime.signals",
     "bundles.runtime.system",
     "bundles.runtime.terminal",

@@ -89,13 +89,15 @@ class TokenAnswer:
 class Authorization:
     """What to send to a registry, until when, and which of the logins for it that is, from 0.
 
-    `anonymous` is a token that was given without a login.
+    `anonymous` is a token that was given without a login. `served` says that the registry took it at least once: when
+    it is refused after that, it has run out.
     """
 
     header: str = dataclasses.field(repr=False)
     expires: float
     rank: int
     anonymous: bool = False
+    served: bool = False
 
 
 # GET or POST of a URL with headers and a body. Raises UnavailableError for what is worth another try.
@@ -224,6 +226,13 @@ class Authenticator:
             known = self._known.get((host, scope))
         return known if known and known.expires > time.monotonic() else None
 
+    def note_served(self, host: str, scope: str, login: Authorization) -> None:
+        """Remember that the registry took this for a request with that scope."""
+        with self._lock:
+            known = self._known.get((host, scope))
+            if known and known.header == login.header and not known.served:
+                self._known[host, scope] = dataclasses.replace(known, served=True)
+
     def answer(
         self, demand: Demand, rejected: Optional[Authorization] = None, fresh: bool = False
     ) -> Optional[Authorization]:
@@ -232,7 +241,8 @@ class Authenticator:
         Args:
             demand: the 401.
             rejected: what it refused, if anything.
-            fresh: that was new, so that asking for another token with the same login is no use.
+            fresh: that was new to who asks, so that another token with the same login is no use; but one that served
+                others meanwhile has only run out.
 
         Returns:
             What to send; None when every login was tried.
@@ -250,8 +260,9 @@ class Authenticator:
             known = self.known(*key)
             if known and (rejected is None or known.header != rejected.header):
                 return known
-            last = rejected or self._known.get(key)
-            found = self._fetch(demand, rejected, last.rank + fresh if last else 0)
+            last = self._known.get(key, rejected)
+            first = last.rank + (fresh and last == rejected and not last.served) if last else 0
+            found = self._fetch(demand, rejected, first)
             if found:
                 with self._lock:
                     self._known[key], self._demands[key] = found, demand

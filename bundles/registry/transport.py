@@ -311,6 +311,8 @@ class Transport(Closeable):
                 pass
             response = self._exchange(request.method, url, _with_login(request.headers, login), request.body)
         if response.status in request.expect:
+            if login and response.status != 401:
+                self._authenticator.note_served(host, scope, login)
             return response
         with response:
             raise refusal(response, host, scope, home, _judged(login, response.status))

@@ -133,6 +133,8 @@ class Registry:
         while True:
             response = self._exchange("GET", url, _with(headers, login), None)
             if response.status not in (401, 403) or Origin.of(response.url) != self._origin:
+                if login and response.status < 400:
+                    self._authenticator.note_served(self.name, scope, login)
                 return response
             response.close()
             demand = Demand(self.name, scope, response.url, response.header("WWW-Authenticate"))

@@ -523,6 +523,40 @@ def test_a_login_that_expires_is_renewed_and_not_given_up(fake: Make, connect: C
     assert get(transport, registry, blob.digest) == b"abc"
 
 
+def test_a_token_that_served_others_until_it_ran_out_is_replaced_by_one_of_the_same_login(
+    fake: Make, connect: Connect
+) -> None:
+    """Who waited for a token and sends it late is refused, as new as it is to them: the login is as good as before."""
+    registry = fake(auth="bearer", users={"me": SECRET}, anonymous_pull=False)
+    first, second = registry.blob("app", b"abc"), registry.blob("app", b"def")
+    transport = connect(credentials=login())
+
+    def overtake() -> None:
+        assert get(transport, registry, second.digest) == b"def"
+        registry.expire_tokens()
+
+    path = f"/blobs/{first.digest}"
+    late = [registry.fault("GET", path), *(registry.fault("GET", path, before=overtake) for _ in range(3))]
+    assert get(transport, registry, first.digest) == b"abc"
+    assert [fault.times for fault in late] == [0] * 4
+    assert len(registry.seen("GET", "/token")) == 4
+    assert len({each.authorization for each in registry.seen("GET", path)}) == 5
+
+
+def test_a_new_token_that_served_nobody_is_refused_once(fake: Make, connect: Connect) -> None:
+    """However good those before it were, and whatever else the login may do: the next token would be no better."""
+    registry = fake(auth="bearer", users={"me": SECRET}, anonymous_pull=False)
+    first, second = registry.blob("app", b"abc"), registry.blob("app", b"def")
+    transport = connect(credentials=login())
+    assert get(transport, registry, first.digest) == b"abc"
+    realm = {"WWW-Authenticate": f'Bearer realm="{registry.url}/token"'}
+    registry.fault("GET", f"/blobs/{second.digest}", status=401, headers=realm, times=-1)
+    with pytest.raises(AuthenticationError, match=f"`{registry.host}` refused"):
+        get(transport, registry, second.digest)
+    assert len(registry.seen("GET", f"/blobs/{second.digest}")) == 2
+    assert len(registry.seen("GET", "/token")) == 2
+
+
 # A token server without TLS
 
 

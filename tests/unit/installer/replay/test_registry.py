@@ -187,6 +187,25 @@ def test_a_token_is_fetched_once_and_kept_until_it_is_refused(
         assert f"scope=repository%3A{REPOSITORY.replace('/', '%2F')}%3Apull" in registry.paths(part="/token")[0]
 
 
+def test_a_token_that_ran_out_while_it_served_others_is_no_refused_login(
+    fake: Callable[..., FakeRegistry], connect: Callable[..., Blobs]
+) -> None:
+    """Not even where it is new to who sends it late: a refused login would be let rest, and every build with it."""
+    registry = fake(auth="bearer", users=USERS, anonymous_pull=False)
+    content, other = registry.blob(REPOSITORY, b"content"), registry.blob(REPOSITORY, b"other")
+    blobs = connect(registry)
+
+    def overtake() -> None:
+        assert read(blobs, other) == b"other"
+        registry.expire_tokens()
+
+    path = f"/blobs/{content.digest}"
+    late = [registry.fault("GET", path), registry.fault("GET", path, before=overtake)]
+    assert read(blobs, content) == b"content"
+    assert [fault.times for fault in late] == [0, 0]
+    assert len(registry.paths(part="/token")) == 2
+
+
 def test_a_token_that_says_when_it_ends_is_replaced_before(
     fake: Callable[..., FakeRegistry], connect: Callable[..., Blobs]
 ) -> None:

@@ -24,6 +24,7 @@ from installer.model.registry.keys import Keys
 from installer.model.registry.storage import S3Storage
 from tests.support import ROOT
 from tests.support.fake_registry import Certificate
+from tests.support.ports import free_port
 from tests.support.token_server import TokenServer
 
 _CLONE_NEWNET = 0x40000000
@@ -248,13 +249,6 @@ class Nginx:
         """What was asked and answered: its access log, without the waiting for it."""
         lines = (self._directory / "nginx/access.log").read_text().splitlines()
         return [line for line in lines if "Python-urllib" not in line]
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait(url: str) -> None:

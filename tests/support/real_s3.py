@@ -12,7 +12,8 @@ from installer.model.registry.keys import Keys
 from installer.model.registry.storage import S3Storage
 from installer.storage.bucket import Bucket
 from tests.support.fake_registry import Certificate
-from tests.support.real_registry import Lan, free_port
+from tests.support.ports import free_port
+from tests.support.real_registry import Lan
 
 KEYS = Keys("AKIASITE", "hunter2-of-the-storage")
 

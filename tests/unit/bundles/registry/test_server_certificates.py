@@ -156,10 +156,11 @@ def test_what_never_ends_is_given_up(speak: Speak) -> None:
 
 
 def test_nobody_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        free_port = server.getsockname()[1]
-    with pytest.raises(UnreachableError, match=f"cannot connect to `127.0.0.1:{free_port}`: connection refused"):
-        presented("127.0.0.1", free_port)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        with pytest.raises(UnreachableError, match=f"cannot connect to `127.0.0.1:{port}`: connection refused"):
+            presented("127.0.0.1", port)
 
 
 def test_who_is_trusted_for_that_name_is_not_refused(

@@ -829,8 +829,9 @@ def test_a_connection_that_breaks_is_retried(registry: FakeRegistry, connect: Co
 def test_silence_is_retried(registry: FakeRegistry, connect: Connect, stall: Stall) -> None:
     blob = registry.blob("app", b"abc")
     registry.fault("GET", "/blobs/", before=stall.wait, times=1)
-    assert get(connect(timeout=(5.0, 0.5)), registry, blob.digest) == b"abc"
-    assert len(registry.seen()) == 2
+    # Where the machine is busy, an answer that was not held up may be too late as well.
+    assert get(connect(timeout=(5.0, 0.5), attempts=20), registry, blob.digest) == b"abc"
+    assert len(registry.seen()) > 1
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from bundles.registry.auth import Credential
 from installer.replay.program import program
 from installer.replay.settings import Settings, logins_to_bytes
 from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.ports import free_port
 from tests.support.proxy_client import ProxyClient
 from tests.support.tapes import REPOSITORY, page, pages, put_tape
 
@@ -31,9 +32,7 @@ class Service:
     """The program in a process of its own, on some port."""
 
     def __init__(self, directory: Path, registry: str, *tapes: Digest, **settings: Any) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.ca = Authority(directory).certificate
         plain = {"address": "127.0.0.1", "tls": False, "repository": REPOSITORY, "tapes": tuple((t,) for t in tapes)}
         chosen: Any = {**plain, **settings}

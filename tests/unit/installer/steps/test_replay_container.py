@@ -37,6 +37,7 @@ from installer.steps import replay_container
 from installer.steps.replay_container import RemoveReplay, ReplayContainer, misses, service_state, with_replay
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate, FakeRegistry
+from tests.support.ports import free_port
 from tests.support.proxy_client import ProxyClient
 from tests.support.states import desired
 from tests.support.tapes import page, put_tape
@@ -55,9 +56,7 @@ def host(engine: FakeEngine, tmp_path: Path) -> Host:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture
@@ -580,8 +579,7 @@ def test_a_port_that_is_taken_is_passed_and_the_one_it_has_is_kept(
 ) -> None:
     with contextlib.ExitStack() as stack:
         taken = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-        with socket.create_server(("127.0.0.1", 0)) as other:
-            free = other.getsockname()[1]
+        free = free_port()
         monkeypatch.setattr(replay_container, "_PORTS", (taken, free))
         settled = with_replay(a_job(host, ("app", ONE)), host)
         assert settled.replay == Replay(free, (ReplayedTape("app", (ONE,)),))

@@ -162,7 +162,8 @@ def test_errors_as_json(tmp_path: Path) -> None:
 )
 def test_interrupted(hub: FakeRegistry, tmp_path: Path, numbers: tuple[signal.Signals, ...]) -> None:
     hub.fault("GET", "/library/debian/blobs/", times=-1, drip=0.2)
-    program = "from bundles.cli.app import main; main()"
+    # Where the machine is busy, what is sent at once comes far apart.
+    program = "from bundles.runtime import signals; signals._TOGETHER = 60; from bundles.cli.app import main; main()"
     command = [sys.executable, "-c", program, "create", "debian:12", "--mirror", f"docker.io={hub.host}"]
     command += ["--log-file", "log"]
     environment = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}

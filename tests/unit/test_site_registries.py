@@ -453,7 +453,7 @@ def test_tokens_end_in_the_middle_of_a_blob(
     data = noise("tokens", 4_000_000)
     blob = Descriptor.of("application/octet-stream", data)
     with (
-        TokenServer(tmp_path, certificate, {USER: (PASSWORD, {"pull", "push"})}, lifetime=2) as tokens,
+        TokenServer(tmp_path, certificate, {USER: (PASSWORD, {"pull", "push"})}, lifetime=4) as tokens,
         RealRegistry("distribution3", tmp_path, tokens=tokens) as real,
         Nginx(real.host, tmp_path, tls=certificate) as front,
     ):
@@ -464,7 +464,8 @@ def test_tokens_end_in_the_middle_of_a_blob(
             def read(self, count: int, /) -> bytes:
                 if self._stream.tell() > 2_000_000 and not waits and "PATCH" in "".join(front.requests):
                     waits.append(self._stream.tell())
-                    time.sleep(4)
+                    tokens.lifetime = 300  # of those to come
+                    time.sleep(5)
                 return super().read(count)
 
         transport = connect(credentials=_login, ca_file=certificate.file, timeout=(5.0, 30.0))
@@ -474,8 +475,8 @@ def test_tokens_end_in_the_middle_of_a_blob(
         scope = "repository:team/app:pull"
         assert transport.fetch("GET", host, path, scope=scope, limit=len(data)).data == data
         statuses = [line.split('"')[2].split()[0] for line in front.requests if '"PATCH ' in line]
-        # nginx makes its own of a registry that does not wait for the rest.
-        assert statuses.count("401") + statuses.count("502") == 1
+        # nginx makes its own of a registry that does not wait for the rest. A busy machine may be late earlier, too.
+        assert statuses.count("401") + statuses.count("502") >= 1
         assert len([scopes for _, scopes in tokens.asked if "repository:team/app:pull,push" in scopes]) > 1
 
 

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
+from bundler.definition.file_request import FileRequest
 from bundler.definition.spec import ImageRequest, Spec, unite
 from bundler.planning.plan import Plan
 from bundler.sources.files.bundle import BundleFile
@@ -116,14 +117,14 @@ def from_files(spec: Spec, source: Source, opener: Opener) -> Iterator[FromFiles
     """
     with opener:
         opener.check(spec.files)
-        files: list[ImageFile] = []
+        files: dict[ImageFile, None] = {}
         taken: list[Taken] = []
         failures: list[tuple[str, BundleError]] = []
         for request in spec.files:
             try:
                 file = opener.open(request)
-                files.append(file)
-                taken += _named(file)
+                files[file] = None
+                taken += _named(file, request)
             except BundleError as error:
                 failures.append((request.text, _of_file(error)))
         if failures:
@@ -131,7 +132,7 @@ def from_files(spec: Spec, source: Source, opener: Opener) -> Iterator[FromFiles
         taken, notes = _without_doubles(taken, spec)
         united, more = _requested(spec, taken)
         every = [note for file in files for note in file.notes]
-        yield FromFiles(united, FilesSource(source, files, taken), tuple(taken), (*every, *notes, *more))
+        yield FromFiles(united, FilesSource(source, tuple(files), taken), tuple(taken), (*every, *notes, *more))
 
 
 def _of_file(error: BundleError) -> BundleError:
@@ -154,25 +155,25 @@ def _all_together(failures: Sequence[tuple[str, BundleError]]) -> BundleError:
     return kind(f"{len(failures)} files cannot be used; nothing was written", problems=problems)
 
 
-def _named(file: ImageFile) -> list[Taken]:
-    """Name the images that are wanted of a file.
+def _named(file: ImageFile, request: FileRequest) -> list[Taken]:
+    """Name the images that a request wants of a file.
 
     Raises:
         UsageError: some have no name, there or on the command line.
     """
     taken, problems = [], []
-    selected = file.selected()
+    selected = file.selected(request)
     # A tag without a name is often there beside the whole name.
     known = {held.root.digest for held in selected if held.reference}
     for held in selected:
-        reference = file.request.named(held.tag) or held.reference
+        reference = request.named(held.tag) or held.reference
         if reference is None and held.root.digest not in known:
-            choice = file.request.choice or held.label or f"@{held.number}"
+            choice = request.choice or held.label or f"@{held.number}"
             shown = f"the image `{choice}`" if held.label else f"an image without a name ({held.root.digest.short})"
-            typed = file.request.typed(choice)
+            typed = request.typed(choice)
             problems.append(Problem(shown, "it has no full name there", f"say it: NAME={typed}"))
         elif reference is not None:
-            taken.append(Taken(reference, held, file))
+            taken.append(Taken(reference, held, file, request))
     if problems:
         raise UsageError(f"images of `{file.where}` have no name", problems=problems)
     return taken
@@ -201,7 +202,7 @@ def _without_doubles(taken: Sequence[Taken], spec: Spec) -> tuple[list[Taken], l
                 notes.append(f"{name} ({role}) of `{item.file.where}` is left out: {role} is from `{first.file.where}`")
                 continue
         if item.reference in spec.named:
-            request = item.file.request
+            request = item.request
             if isinstance(item.file, BundleFile) and request.takes_all and role not in TOOLS:
                 notes.append(f"{name} is the one that is named, not that of `{item.file.where}`")
                 continue
@@ -214,16 +215,16 @@ def _without_doubles(taken: Sequence[Taken], spec: Spec) -> tuple[list[Taken], l
         elif other is None or _is_base_of(other.file, item.file):
             kept[item.reference] = item
         elif other.held.root.digest != item.held.root.digest and not _is_base_of(item.file, other.file):
-            step = f"give one of them another name: NAME={item.file.request.typed(item.held.label or name)}"
+            step = f"give one of them another name: NAME={item.request.typed(item.held.label or name)}"
             if item.file.where == other.file.where:
                 # Their name does not tell them apart.
-                one, another = (each.file.request.typed(f"@{each.held.number}") for each in (other, item))
+                one, another = (each.request.typed(f"@{each.held.number}") for each in (other, item))
                 step = f"name them one by one, one by another name: {one} NAME={another}"
             problems.append(
                 Problem(
                     name,
-                    f"it is {other.held.root.digest} in `{other.file.request.text}`, and {item.held.root.digest} in "
-                    f"`{item.file.request.text}`",
+                    f"it is {other.held.root.digest} in `{other.request.text}`, and {item.held.root.digest} in "
+                    f"`{item.request.text}`",
                     step,
                 )
             )
@@ -248,7 +249,7 @@ def _requested(spec: Spec, taken: Sequence[Taken]) -> tuple[Spec, list[str]]:
     hosts, platforms = _platforms(spec, taken)
     requests, problems, notes = [], [], []
     for item in taken:
-        request = item.file.request
+        request = item.request
         offered = item.file.platforms_of(item.held)
         is_tool = item.held.role in TOOLS
         said = spec.hosts_said if is_tool else spec.platforms_said

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from bundler.definition.file_request import FileRequest
 from bundler.sources.files.contents import VolumeBlob
 from bundler.sources.files.image_file import Held, ImageFile
 from bundler.sources.files.layout import ATTACHED
@@ -25,7 +24,7 @@ class BundleFile(ImageFile):
     """An archive of ours.
 
     Args:
-        request: what is asked of it.
+        path: where it is.
         directories: where to look for parts besides the archive's own.
         signers: who must have signed it.
 
@@ -34,11 +33,9 @@ class BundleFile(ImageFile):
         HostError: signatures cannot be checked on this machine.
     """
 
-    def __init__(
-        self, request: FileRequest, directories: Sequence[Path] = (), signers: Optional[Signers] = None
-    ) -> None:
-        super().__init__(request)
-        self.archive = Archive(request.path, directories, signers)
+    def __init__(self, path: Path, directories: Sequence[Path] = (), signers: Optional[Signers] = None) -> None:
+        super().__init__(path)
+        self.archive = Archive(path, directories, signers)
         manifest = self.archive.manifest
         self.images = tuple(
             _held(image, number) for number, image in enumerate(manifest.images) if not _is_attached(image)

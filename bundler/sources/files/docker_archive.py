@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Any, Optional
 
 from bundler.definition.file_request import FileRequest
 from bundler.definition.spec import Compression
 from bundler.sources.docker_save import compose
 from bundler.sources.files.contents import Contents, Layer, MemoryBlob, open_kept
-from bundler.sources.files.image_file import Held, ImageFile, choose, reference_or_none
+from bundler.sources.files.image_file import Choices, Held, ImageFile, reference_or_none
 from bundler.sources.files.layout import LayoutFile
 from bundler.sources.source import BlobStream
 from bundler.sources.spool import Spool
@@ -55,7 +56,7 @@ class ClassicArchive(ImageFile):
     """What `docker save` wrote before 25.0. Only the images that are selected are read.
 
     Args:
-        request: what is asked of it.
+        path: where it is.
         contents: its files.
         spool: keeps the layers that are made.
         compression: how raw layers are compressed.
@@ -64,8 +65,8 @@ class ClassicArchive(ImageFile):
         DamagedArchiveError: its manifest.json is none.
     """
 
-    def __init__(self, request: FileRequest, contents: Contents, spool: Spool, compression: Compression) -> None:
-        super().__init__(request)
+    def __init__(self, path: Path, contents: Contents, spool: Spool, compression: Compression) -> None:
+        super().__init__(path)
         self._contents, self._spool, self._compression = contents, spool, compression
         self._documents: dict[Digest, bytes] = {}
         self._layers: dict[str, Layer] = {}
@@ -74,18 +75,23 @@ class ClassicArchive(ImageFile):
             self._entries = _entries(contents.read(MANIFEST))
         except UsageError as error:
             raise DamagedArchiveError(f"`{self.where}` cannot be used: {error.message}") from None
-
-    def selected(self) -> tuple[Held, ...]:
-        offered: list[tuple[int, str, Optional[Reference]]] = []
+        self._offered: list[tuple[int, str, Optional[Reference]]] = []
         for number, entry in enumerate(self._entries):
-            offered += [(number, tag, _name(tag)) for tag in entry.tags] or [(number, "", None)]
-        chosen = [offered[position] for position in choose(self.request, offered)]
-        roots = {number: self._compose(number) for number in dict.fromkeys(number for number, _, _ in chosen)}
-        self.images = tuple(
-            Held(label, roots[number], reference, reference.tag if reference else None, number=number)
+            self._offered += [(number, tag, _name(tag)) for tag in entry.tags] or [(number, "", None)]
+        self._choices = Choices(self._offered)
+        self._roots: dict[int, Descriptor] = {}
+
+    def selected(self, request: FileRequest) -> tuple[Held, ...]:
+        chosen = [self._offered[position] for position in self._choices.of(request)]
+        return tuple(
+            Held(label, self._root(number), reference, reference.tag if reference else None, number=number)
             for number, label, reference in chosen
         )
-        return self.images
+
+    def _root(self, number: int) -> Descriptor:
+        if number not in self._roots:
+            self._roots[number] = self._compose(number)
+        return self._roots[number]
 
     def _compose(self, number: int) -> Descriptor:
         entry = self._entries[number]
@@ -136,15 +142,15 @@ class ClassicArchive(ImageFile):
         self._contents.close()
 
 
-def open_saved(request: FileRequest, contents: Contents, spool: Spool, compression: Compression) -> ImageFile:
+def open_saved(path: Path, contents: Contents, spool: Spool, compression: Compression) -> ImageFile:
     """Open what `docker save` writes, in whichever of its forms.
 
     Raises:
         ArchiveError: it cannot be used.
     """
     if contents.size("index.json") is not None:
-        return SavedLayout(request, contents)
-    return ClassicArchive(request, contents, spool, compression)
+        return SavedLayout(path, contents)
+    return ClassicArchive(path, contents, spool, compression)
 
 
 def _entries(data: bytes) -> list[_Entry]:

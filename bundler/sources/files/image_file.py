@@ -5,8 +5,10 @@ from __future__ import annotations
 import abc
 import dataclasses
 import difflib
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from pathlib import Path
+from typing import Any, Optional, Union
 
 from bundler.definition.file_request import FileRequest
 from bundler.sources.source import BlobStream
@@ -23,32 +25,49 @@ _MAX_DEPTH = 16
 _SHOWN = 20
 
 
-def choose(request: FileRequest, offered: Sequence[tuple[int, str, Optional[Reference]]]) -> list[int]:
-    """Choose images of a file: each is its number, how the file calls it, and its full name; gives their positions.
+class Choices:
+    """The images of a file, to choose from as often as somebody asks for one.
 
-    Raises:
-        UsageError: there is none like that.
+    Args:
+        offered: each is its number, how the file calls it, and its full name.
     """
-    if not request.choice:
-        if not offered:
-            raise UsageError(f"`{request.path}` has no image")
-        return list(range(len(offered)))
-    chosen = [
-        position
-        for position, (number, label, reference) in enumerate(offered)
-        if request.choice in (f"@{number}", label) or (reference and reference == reference_or_none(request.choice))
-    ]
-    if not chosen:
-        names = [reference.familiar if reference else label or f"@{number}" for number, label, reference in offered]
+
+    def __init__(self, offered: Sequence[tuple[int, str, Optional[Reference]]]) -> None:
+        self._offered = offered
+        self._called: dict[Union[str, Reference], list[int]] = {}
+        for position, (number, label, reference) in enumerate(offered):
+            for name in (f"@{number}", label, reference):
+                if name:
+                    self._called.setdefault(name, []).append(position)
+
+    def of(self, request: FileRequest) -> list[int]:
+        """Return the positions of those that are asked for.
+
+        Raises:
+            UsageError: there is none like that.
+        """
+        if not request.choice:
+            if not self._offered:
+                raise UsageError(f"`{request.path}` has no image")
+            return list(range(len(self._offered)))
+        reference = reference_or_none(request.choice)
+        chosen = {*self._called.get(request.choice, ()), *(self._called.get(reference, ()) if reference else ())}
+        if not chosen:
+            raise self._none_like(request)
+        return sorted(chosen)
+
+    def _none_like(self, request: FileRequest) -> UsageError:
+        names = [
+            reference.familiar if reference else label or f"@{number}" for number, label, reference in self._offered
+        ]
         close = difflib.get_close_matches(request.choice, names, 1)
         shown = ", ".join(f"`{name}`" for name in names[:_SHOWN]) + (
             f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
         )
-        raise UsageError(
+        return UsageError(
             f"`{request.path}` has no image `{request.choice}`: it has {shown or 'none'}",
             hint=f"did you mean {request.typed(close[0])}?" if close else None,
         )
-    return chosen
 
 
 def reference_or_none(text: str) -> Optional[Reference]:
@@ -91,15 +110,15 @@ class ImageFile(Closeable):
     """A file or directory that holds images. Thread-safe once it is open.
 
     Attributes:
-        request: what was asked of it.
+        path: where it is.
         images: what is in it, in its order.
         tags: what is attached to images by a tag, as cosign does: the tag, and its manifest or index.
         referrers: what says itself that it is about another manifest: by that one's digest, as entries of an index.
         notes: what people should know of it.
     """
 
-    def __init__(self, request: FileRequest) -> None:
-        self.request = request
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.images: tuple[Held, ...] = ()
         self.tags: Mapping[str, Descriptor] = {}
         self.referrers: Mapping[Digest, Sequence[Mapping[str, Any]]] = {}
@@ -111,7 +130,7 @@ class ImageFile(Closeable):
     @property
     def where(self) -> str:
         """The path, for messages."""
-        return str(self.request.path)
+        return str(self.path)
 
     @abc.abstractmethod
     def size(self, digest: Digest) -> Optional[int]:
@@ -129,15 +148,18 @@ class ImageFile(Closeable):
             ContentError: it has other bytes than its digest says.
         """
 
-    def selected(self) -> tuple[Held, ...]:
-        """Return the images that were asked for.
+    def selected(self, request: FileRequest) -> tuple[Held, ...]:
+        """Return the images that a request asks for.
 
         Raises:
             UsageError: there is none like that.
             ContentError: one is damaged.
         """
-        offered = [(held.number, held.label, held.reference) for held in self.images]
-        return tuple(self.images[number] for number in choose(self.request, offered))
+        return tuple(self.images[position] for position in self._choices.of(request))
+
+    @functools.cached_property
+    def _choices(self) -> Choices:
+        return Choices([(held.number, held.label, held.reference) for held in self.images])
 
     def missing(self) -> Optional[str]:
         """Return why layers may be missing in it, and what to do; None when that would be damage."""

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from bundler.definition.file_request import KINDS, FileRequest
 from bundler.definition.spec import Compression
@@ -48,7 +48,7 @@ class Opener(Closeable):
     def __init__(self, spool: Spool, compression: Compression, reading: Reading, progress: Progress) -> None:
         self._spool, self._compression, self._reading, self._progress = spool, compression, reading, progress
         self._contents: dict[Path, Contents] = {}
-        self._files: list[ImageFile] = []
+        self._files: dict[tuple[str, Path], Union[ImageFile, BundleError]] = {}
 
     def check(self, requests: Sequence[FileRequest]) -> None:
         """Make sure that signers are asked for where there is somebody to ask.
@@ -63,13 +63,25 @@ class Opener(Closeable):
             )
 
     def open(self, request: FileRequest) -> ImageFile:
-        """Open the file of a request.
+        """Open the file of a request; another request for it gets the same, and the same error.
 
         Raises:
             UsageError: it is not there or of another kind, or must not be read.
             ArchiveError: it cannot be used.
             ContentError: something in it has other bytes than its digest says.
         """
+        key = (request.kind, request.path)
+        if key not in self._files:
+            try:
+                self._files[key] = self._open(request)
+            except BundleError as error:
+                self._files[key] = error
+        found = self._files[key]
+        if isinstance(found, BundleError):
+            raise found
+        return found
+
+    def _open(self, request: FileRequest) -> ImageFile:
         path = request.path
         _check_readable(path)
         if (path.name == "-" and not path.exists()) or (path.exists() and not path.is_file() and not path.is_dir()):
@@ -77,9 +89,7 @@ class Opener(Closeable):
                 f"`{request.text}` is not a file: expected one, since it is read at many places",
                 hint=f"save it first, as with `docker save -o FILE IMAGE`, and name that: {request.kind}:FILE",
             )
-        file = self._bundle(request) if request.kind == "bundle" else self._other(request)
-        self._files.append(file)
-        return file
+        return self._bundle(request) if request.kind == "bundle" else self._other(request)
 
     def _bundle(self, request: FileRequest) -> ImageFile:
         if not request.path.exists() and _misread(request):
@@ -87,7 +97,7 @@ class Opener(Closeable):
         if request.path.is_dir():
             raise self._of_another_kind(request, self._contents_of(request.path))
         try:
-            return BundleFile(request, self._reading.directories, self._reading.signers)
+            return BundleFile(request.path, self._reading.directories, self._reading.signers)
         except (NotABundleError, DamagedArchiveError) as error:
             # Many a layout begins nearly as an archive of ours does.
             try:
@@ -108,12 +118,12 @@ class Opener(Closeable):
             raise self._of_another_kind(request, contents)
         layout = "oci" if is_directory else "oci-archive"
         if found == "hauler" and request.kind in ("hauler", layout):
-            return HaulFile(request, contents)
+            return HaulFile(request.path, contents)
         if found == request.kind == "docker-archive":
-            return open_saved(request, contents, self._spool, self._compression)
+            return open_saved(request.path, contents, self._spool, self._compression)
         # Others are layouts besides: an archive of ours, and what docker saves since 25.0.
         if request.kind == layout and contents.size(INDEX) is not None:
-            return LayoutFile(request, contents)
+            return LayoutFile(request.path, contents)
         raise self._of_another_kind(request, contents)
 
     def _contents_of(self, path: Path) -> Contents:
@@ -136,8 +146,9 @@ class Opener(Closeable):
         )
 
     def close(self) -> None:
-        for closeable in (*self._files, *self._contents.values()):
-            closeable.close()
+        for opened in (*self._files.values(), *self._contents.values()):
+            if not isinstance(opened, BundleError):
+                opened.close()
 
 
 def _check_readable(path: Path) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
-from bundler.definition.file_request import FileRequest
 from bundler.sources.files.contents import Contents
 from bundler.sources.files.image_file import Held, ImageFile
 from bundler.sources.source import BlobStream
@@ -70,8 +70,8 @@ class LayoutFile(ImageFile):
         ContentError: a document in it is wrong.
     """
 
-    def __init__(self, request: FileRequest, contents: Contents) -> None:
-        super().__init__(request)
+    def __init__(self, path: Path, contents: Contents) -> None:
+        super().__init__(path)
         self._contents = contents
         # By digest, since a hostile index.json lists one document a hundred thousand times.
         self._types: dict[Descriptor, Optional[str]] = {}

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
+from bundler.definition.file_request import FileRequest
 from bundler.sources.files.contents import HERE
 from bundler.sources.files.image_file import Held, ImageFile
 from bundler.sources.files.layout import ATTACHED
@@ -20,11 +21,12 @@ from bundles.oci.reference import Reference
 
 @dataclasses.dataclass(frozen=True)
 class Taken:
-    """An image that is taken from a file, and the name that it gets."""
+    """An image that is taken from a file, the name that it gets, and what it was asked for with."""
 
     reference: Reference
     held: Held
     file: ImageFile
+    request: FileRequest
 
 
 class FilesSource(SourceAround):

@@ -1007,25 +1007,72 @@ def test_links_in_a_circle_are_no_file(tmp_path: Path) -> None:
         assert "Traceback" not in failed.stderr
 
 
-def test_an_image_that_is_listed_often_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[str] = []
-    read = Contents.read
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the documents that are read from files, and of the archives of ours, as often as each is."""
+    names: list[str] = []
+    read, read_manifest = Contents.read, Archive._read_manifest
 
     def counted(self: Contents, name: str, limit: int = MAX_CONFIG_SIZE) -> bytes:
-        reads.append(name)
+        names.append(name)
         return read(self, name, limit)
 
+    def opened(self: Archive) -> bytes:
+        names.append(str(self.path))
+        return read_manifest(self)
+
     monkeypatch.setattr(Contents, "read", counted)
+    monkeypatch.setattr(Archive, "_read_manifest", opened)
+    return names
+
+
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive", "bundle"])
+def test_a_file_that_is_named_often_is_opened_once(tmp_path: Path, reads: list[str], kind: str) -> None:
+    content = Content()
+    images = [content.image("linux/amd64", layers=1, size=10, seed=number) for number in range(20)]
+    names = [f"app{number}:1" for number in range(20)]
+    files = layout(content, *((image, {REF_NAME: name}) for image, name in zip(images, names)))
+    if kind == "docker-archive":
+        files = saved(*(([name], [layer_tar(name, 10)]) for name in names))
+    (tmp_path / "a.tar").write_bytes(tar(files))
+    if kind == "bundle":
+        create(tmp_path, "oci-archive:a.tar", "-o", "b.tar")
+        (tmp_path / "b.tar").replace(tmp_path / "a.tar")
+    reads.clear()
+    create(tmp_path, *(f"{kind}:a.tar:{name}" for name in names), "-o", "new.tar")
+    most = max(map(reads.count, reads))
+    found = images_of(tmp_path / "new.tar")
+    assert list(found) == names
+    if kind != "docker-archive":
+        assert list(found.values()) == [image.digest for image in images]
+    assert most < 10, reads
+
+
+def test_a_file_that_is_named_often_and_cannot_be_used_is_read_once(tmp_path: Path, reads: list[str]) -> None:
+    content = Content()
+    good = [(content.image(seed=number, size=10), {REF_NAME: f"app{number}:1"}) for number in range(20)]
+    bad, _ = good[-1]
+    content.content[bad.digest] = b"{}"
+    (tmp_path / "a.tar").write_bytes(tar(layout(content, *good)))
+    failed = create(tmp_path, *(f"oci-archive:a.tar:{name[REF_NAME]}" for _, name in good), code=5)
+    assert "20 files cannot be used" in failed.stderr
+    assert failed.stderr.count(f"{bad.digest.blob_path}` in `a.tar` has other bytes") == 20
+    assert max(map(reads.count, reads)) < 10, reads
+
+
+def test_an_image_that_is_listed_often_is_looked_at_once(tmp_path: Path, reads: list[str]) -> None:
     content = Content()
     index = content.index(*[content.image("linux/amd64")] * 50)
     files = layout(content, *((index, {REF_NAME: f"app{number}:1"}) for number in range(100)))
     write_directory(tmp_path / "dir", files)
     request = FileRequest.parse("oci:dir", tmp_path)
     assert request
-    with LayoutFile(request, Directory(tmp_path / "dir")) as file:
+    with LayoutFile(request.path, Directory(tmp_path / "dir")) as file:
         assert len(file.images) == 100
         source = FilesSource(
-            cast(Source, None), [file], [Taken(Reference.parse(held.label), held, file) for held in file.images]
+            cast(Source, None),
+            [file],
+            [Taken(Reference.parse(held.label), held, file, request) for held in file.images],
         )
         assert {file.platforms_of(held) for held in file.images} == {(Platform("linux", "amd64"),)}
         assert source.has(index)

@@ -26,6 +26,10 @@ class Resolved:
     layers: Mapping[Descriptor, Reference]
     notes: tuple[str, ...] = ()
 
+    def also_called(self, reference: Reference) -> Resolved:
+        """Return another name of it, which adds nothing but itself to a plan."""
+        return Resolved(dataclasses.replace(self.image, reference=reference), {}, {})
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:

@@ -54,15 +54,21 @@ def resolve(spec: Spec, source: Source) -> Plan:
             that is the reason for all of them.
     """
 
-    def attempt(wanted: ImageRequest) -> Union[Resolved, BundleError]:
+    def attempt(group: Sequence[int]) -> Union[Resolved, BundleError]:
         try:
-            return _Resolution(wanted, source, spec).resolve()
+            return _Resolution(spec.images[group[0]], source, spec, len(group) - 1).resolve()
         except UsageError as error:  # a document that no registry should serve
             return ContentError(error.message, hint=error.hint)
         except BundleError as error:
             return error
 
-    results: list[Union[Resolved, BundleError, None]] = [*in_parallel(attempt, spec.images, _WORKERS, source.cancel)]
+    groups = _groups(spec.images, source)
+    results: list[Union[Resolved, BundleError, None]] = [None] * len(spec.images)
+    for group, found in zip(groups, in_parallel(attempt, groups, _WORKERS, source.cancel)):
+        results[group[0]] = found
+        for position in group[1:]:
+            name = spec.images[position].reference
+            results[position] = found.also_called(name) if isinstance(found, Resolved) else found
     notes: list[str] = []
     for position, wanted in enumerate(spec.images):
         result = results[position]
@@ -83,6 +89,19 @@ def resolve(spec: Spec, source: Source) -> Plan:
         notes=(*plan.notes, *notes),
         local=frozenset((*(item.reference for item in spec.from_daemon), *spec.layouts)),
     )
+
+
+def _groups(images: Sequence[ImageRequest], source: Source) -> list[list[int]]:
+    """Return the positions of requests that come to the same but for the name.
+
+    A file may list one index of thousands of entries under thousands of names.
+    """
+    groups: dict[object, list[int]] = {}
+    for position, wanted in enumerate(images):
+        digest = source.known_digest(wanted.reference) if wanted.origin and not wanted.merge else None
+        alike = (wanted.origin, digest, wanted.role, wanted.platforms, wanted.optional)
+        groups.setdefault(alike if digest else position, []).append(position)
+    return list(groups.values())
 
 
 def _cost(image: Resolved, others: Sequence[Resolved]) -> int:
@@ -143,9 +162,10 @@ def _without_network(failures: Sequence[tuple[ImageRequest, BundleError]]) -> Op
 
 
 class _Resolution:
-    """The resolution of one image."""
+    """The resolution of one image, which may have more names than the one that is asked for."""
 
-    def __init__(self, wanted: ImageRequest, source: Source, spec: Spec) -> None:
+    def __init__(self, wanted: ImageRequest, source: Source, spec: Spec, more: int) -> None:
+        self._more = f" and {more} more" if more else ""
         self._wanted = wanted
         self._source = source
         self._attestations, self._foreign = spec.attestations, spec.foreign_layers
@@ -237,11 +257,9 @@ class _Resolution:
             NotFoundError: for some there is none.
         """
         chosen = _match(platforms, offered, self._wanted, self._odd)
-        self._notes += [
-            f"{reference.familiar}: {platform} is served by {match}"
-            for platform, match in zip(platforms, chosen)
-            if match != platform
-        ]
+        for platform, match in zip(platforms, chosen):
+            if match != platform:
+                self._note(reference, f"{platform} is served by {match}")
         return chosen
 
     def _survey(
@@ -349,7 +367,7 @@ class _Resolution:
         try:
             descriptor, data = self._child(reference, attestation)
         except NotFoundError:
-            self._notes.append(f"{reference.familiar}: its attestation {attestation.digest} is not there")
+            self._note(reference, f"its attestation {attestation.digest} is not there")
             return False
         self._documents[descriptor] = data
         self._take(reference, descriptor, data)
@@ -396,14 +414,18 @@ class _Resolution:
             placed = dataclasses.replace(layer.plain, urls=urls)
             with self._source.open_blob(BlobRequest(reference, placed)):
                 pass
-            self._notes.append(f"{name}: a layer of {human_size(layer.size)} comes from {origins}, not from a registry")
+            self._note(reference, f"a layer of {human_size(layer.size)} comes from {origins}, not from a registry")
             return placed
         if not self._foreign:
-            self._notes.append(
-                f"{name}: a layer of {human_size(layer.size)} has a type or addresses of its own: registries may "
-                "refuse the image, and BuildKit asks these first; --foreign-layers makes an ordinary layer of it"
+            self._note(
+                reference,
+                f"a layer of {human_size(layer.size)} has a type or addresses of its own: registries may refuse the "
+                "image, and BuildKit asks these first; --foreign-layers makes an ordinary layer of it",
             )
         return layer.plain
+
+    def _note(self, reference: Reference, text: str) -> None:
+        self._notes.append(f"{reference.familiar}{self._more}: {text}")
 
 
 def _check_cache(wanted: ImageRequest, root: Descriptor, data: bytes) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Optional
 
 from bundler.definition.oci_layout import LayoutContent
 from bundler.sources.files.contents import HERE, OpenFile
 from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
 from bundles.errors import ContentError, NotFoundError
 from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 
 
@@ -36,6 +38,9 @@ class LayoutSource(SourceAround):
                 return content.root.plain, content.read(content.root)
         directories = ", ".join(f"`{directory}`" for directory in self._directories)
         raise NotFoundError(f"{directories} has no {reference.familiar}")
+
+    def known_digest(self, reference: Reference) -> Optional[Digest]:
+        return None if reference.name in self._repositories else super().known_digest(reference)
 
     def open_blob(self, request: BlobRequest) -> BlobStream:
         descriptor = request.descriptor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Mapping
+from typing import Optional
 
 from bundler.sources.source import Source, SourceAround
 from bundles.errors import NotFoundError
@@ -41,6 +42,10 @@ class PinnedSource(SourceAround):
     def found(self) -> Mapping[Reference, Digest]:
         with self._lock:
             return dict(self._found)
+
+    def known_digest(self, reference: Reference) -> Optional[Digest]:
+        known = super().known_digest(reference)
+        return known if self._pins.get(reference, known) == known else None
 
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         pin = self._pins.get(reference)

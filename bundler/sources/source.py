@@ -62,6 +62,10 @@ class Source(abc.ABC):
         except NotFoundError:
             return None
 
+    def known_digest(self, reference: Reference) -> Optional[Digest]:
+        """Return which manifest a name stands for where that is known without reading it; None where it is not."""
+        return None
+
     def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
         """Return the pages of the list of what refers to a manifest (distribution-spec v1.1 "Listing Referrers").
 
@@ -123,6 +127,9 @@ class SourceAround(Source):
 
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         return self._source.manifest(reference)
+
+    def known_digest(self, reference: Reference) -> Optional[Digest]:
+        return self._source.known_digest(reference)
 
     def referrers(self, repository: Reference, digest: Digest) -> tuple[bytes, ...]:
         return self._source.referrers(repository, digest)

@@ -212,6 +212,9 @@ class SpooledSource(SourceAround):
             return self._documents[digest]
         return super().manifest(reference)
 
+    def known_digest(self, reference: Reference) -> Optional[Digest]:
+        return None if reference in self._names else super().known_digest(reference)
+
     def open_blob(self, request: BlobRequest) -> BlobStream:
         digest = request.descriptor.digest
         if digest in self._documents:

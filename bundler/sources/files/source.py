@@ -69,6 +69,10 @@ class FilesSource(SourceAround):
             raise NotFoundError(f"`{self._absent[digest].where}` has no {digest}")
         return super().manifest(reference)
 
+    def known_digest(self, reference: Reference) -> Optional[Digest]:
+        found = self._names.get(reference)
+        return found.held.root.digest if found else super().known_digest(reference)
+
     def _owner(self, digest: Digest) -> Optional[ImageFile]:
         return next((file for file in self._files if file.size(digest) is not None), None)
 

@@ -1079,6 +1079,45 @@ def test_an_image_that_is_listed_often_is_looked_at_once(tmp_path: Path, reads: 
     assert len(reads) < 12, reads
 
 
+@pytest.mark.parametrize("locked", [False, True])
+def test_many_names_of_one_image_are_resolved_at_once(tmp_path: Path, reads: list[str], locked: bool) -> None:
+    content = Content()
+    image = content.image("linux/amd64", seed="app")
+    absent = content.attestation(image)
+    index = content.index(image, absent, *(content.image("linux/s390x", seed=number, size=10) for number in range(20)))
+    del content.content[absent.digest]
+    names = [f"app{number}:1" for number in range(20)]
+    write_directory(tmp_path / "dir", layout(content, *((index, {REF_NAME: name}) for name in names)))
+    source: tuple[str, ...] = ("oci:dir", "--platform", "linux/amd64")
+    if locked:
+        toolchain = "".join(f"{role} = false\n" for role in TOOLCHAIN)
+        (tmp_path / "bundle.toml").write_text(
+            f'images = ["oci:dir"]\nplatforms = ["linux/amd64"]\n[toolchain]\n{toolchain}'
+        )
+        assert bundle("lock", cwd=tmp_path).returncode == 0
+        source = ("-f", "bundle.toml")
+    reads.clear()
+    done = create(tmp_path, *source, "-o", "new.tar")
+    most = max(map(reads.count, reads))
+    assert images_of(tmp_path / "new.tar") == dict.fromkeys(names, index.digest)
+    with Archive(tmp_path / "new.tar") as archive:
+        assert {each.platforms for each in archive.manifest.images} == {archive.manifest.images[0].platforms}
+        assert archive.manifest.images[0].platforms[0].manifest.digest == image.digest
+    assert done.stderr.count("is not there") == 1
+    assert f"app0:1 and 19 more: its attestation {absent.digest} is not there" in done.stderr
+    assert most < 10, reads
+
+
+def test_names_of_one_image_for_other_platforms_are_resolved_each(tmp_path: Path) -> None:
+    content = Content()
+    index = debian(content)
+    write_directory(tmp_path / "dir", layout(content, (index, {REF_NAME: "a:1"}), (index, {REF_NAME: "b:1"})))
+    create(tmp_path, "oci:dir:a:1,platform=linux/amd64", "oci:dir:b:1,platform=linux/arm64", "-o", "new.tar")
+    with Archive(tmp_path / "new.tar") as archive:
+        found = {each.reference.familiar: str(each.platforms[0].platform) for each in archive.manifest.images}
+    assert found == {"a:1": "linux/amd64", "b:1": "linux/arm64"}
+
+
 def test_a_lock_of_compressed_files_writes_nothing_but_itself(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(packed(tar(saved((["app:1"], [layer_tar("x"), layer("y")]))), "gz"))
     (tmp_path / "bundle.toml").write_text(TOML.replace("app:1=oci:dir:1", "docker-archive:a.tar.gz"))

@@ -27,8 +27,9 @@ def find_images(manifest: BundleManifest, names: Sequence[str], hint: str) -> tu
     """
     images: dict[Reference, Image] = {}
     problems = []
+    called = _Names(manifest)
     for name in names:
-        found = _named(manifest, name)
+        found = called.find(name)
         if len(found) == 1:
             images[found[0].reference] = found[0]
         else:
@@ -39,24 +40,30 @@ def find_images(manifest: BundleManifest, names: Sequence[str], hint: str) -> tu
     return tuple(images.values())
 
 
-def _named(manifest: BundleManifest, name: str) -> list[Image]:
-    digest = _digest(name)
-    if digest:
-        return [image for image in manifest.images if image.root.digest == digest]
-    try:
-        wanted = Reference.parse(name)
-    except UsageError:
-        return []
-    exact = [image for image in manifest.images if image.reference == wanted]
-    if exact or not wanted.digest:
-        return exact
-    return [
-        image
-        for image in manifest.images
-        if image.root.digest == wanted.digest
-        and image.reference.name == wanted.name
-        and wanted.tag in (None, image.reference.tag)
-    ]
+class _Names:
+    """The images of an archive by their names and digests."""
+
+    def __init__(self, manifest: BundleManifest) -> None:
+        self._exact = {image.reference: image for image in manifest.images}
+        self._of_digest: dict[Digest, list[Image]] = {}
+        for image in manifest.images:
+            self._of_digest.setdefault(image.root.digest, []).append(image)
+
+    def find(self, name: str) -> list[Image]:
+        digest = _digest(name)
+        if digest:
+            return self._of_digest.get(digest, [])
+        try:
+            wanted = Reference.parse(name)
+        except UsageError:
+            return []
+        if wanted in self._exact:
+            return [self._exact[wanted]]
+        return [
+            image
+            for image in (self._of_digest.get(wanted.digest, ()) if wanted.digest else ())
+            if image.reference.name == wanted.name and wanted.tag in (None, image.reference.tag)
+        ]
 
 
 def _digest(name: str) -> Optional[Digest]:

@@ -10,6 +10,7 @@ from bundles.archive.manifest import BundleManifest
 from bundles.archive.reader import Archive
 from bundles.cli.image_argument import find_images
 from bundles.errors import UsageError
+from bundles.oci.reference import Reference
 from tests.support.archives import image, made
 
 NAMES = ("debian:12", "debian:bookworm", "ghcr.io/team/gcc:12", "busybox:1")
@@ -78,3 +79,17 @@ def test_all_that_is_wrong_is_said_at_once(manifest: BundleManifest) -> None:
         found(manifest, "debian:1", "busybox:2", str(digest))
     assert [each.subject for each in error.value.problems] == ["debian:1", "busybox:2", str(digest)]
     assert error.value.problems[2].message == "it is several: expected one of debian:12, debian:bookworm"
+
+
+def test_many_names_are_not_compared_with_every_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"app{number}:1" for number in range(50)]
+    with Archive(made(*map(image, names)).write(tmp_path / "a.tar").path) as archive:
+        compared: list[Reference] = []
+
+        def equal(self: Reference, other: object) -> bool:
+            compared.append(self)
+            return str(self) == str(other)
+
+        monkeypatch.setattr(Reference, "__eq__", equal)
+        assert found(archive.manifest, *names) == names
+    assert len(compared) < 10 * len(names)

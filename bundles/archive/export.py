@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Optional, TypeVar
 
@@ -12,7 +14,7 @@ from bundles.archive.image_tar import ImageTar
 from bundles.archive.manifest import BundleManifest, Image, PlatformContent
 from bundles.archive.oci_archive import LayoutImage, oci_archive
 from bundles.archive.reader import Archive
-from bundles.archive.tree import Tree
+from bundles.archive.tree import Tree, tree_of
 from bundles.archive.verify import check_image
 from bundles.errors import UsageError
 from bundles.oci.descriptor import Descriptor
@@ -21,6 +23,7 @@ from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 
 _T = TypeVar("_T")
+_SHOWN = 20
 # OCI's layers and Docker's, foreign ones too: a tar, bare or compressed.
 _LAYER = re.compile(r"application/vnd\..*\.tar(?:[.+](?:gzip|zstd))?", re.ASCII)
 # The tags under which what is attached to a manifest travels.
@@ -100,14 +103,13 @@ def as_layout(archive: Archive, images: Sequence[Image], platforms: Sequence[Pla
         contents = _wanted(image, platforms)
         check_image(archive, image)
         root, name = _root(image, contents, narrowed=bool(platforms))
-        tree = Tree(archive, {each.manifest.digest for each in image.platforms if each not in contents})
-        tree.collect(root)
-        _check_left(archive, [blob for blob in tree.blobs.values() if not archive.has(blob.digest)])
-        absent = [str(platform) for platform in _absent(archive, root, tree)]
+        kept = set(contents)
+        dropped = frozenset(each.manifest.digest for each in image.platforms if each not in kept)
+        tree = tree_of(archive, root, dropped)
+        _check_left(archive, tree.left)
+        absent = _absent(archive, root, tree)
         if absent:
-            notes.append(
-                f"{image.reference.familiar}: its index lists {', '.join(absent)} too, and that is not in the file"
-            )
+            notes.append(f"{image.reference.familiar}: its index lists {absent} too, and that is not in the file")
         return LayoutImage(name, root, tree), ExportedImage(image, root, name, contents)
 
     chosen = list(images) if platforms else list(_with_attached(archive.manifest, images))
@@ -207,25 +209,29 @@ def _check_left(archive: Archive, left: Sequence[Descriptor]) -> None:
         )
 
 
-def _absent(archive: Archive, root: Descriptor, tree: Tree) -> Iterator[Platform]:
-    """Find the platforms that an index lists and the tree does not have."""
-    if root.is_index:
-        for child in parse_index(archive.read_document(root)):
-            if child.platform and child.digest not in tree.manifests:
-                yield child.platform
+@functools.lru_cache(maxsize=64)
+def _absent(archive: Archive, root: Descriptor, tree: Tree) -> str:
+    """Name the platforms that an index lists and the tree does not have."""
+    there = {manifest.digest for manifest in tree.manifests}
+    children = parse_index(archive.read_document(root)) if root.is_index else ()
+    names = [str(child.platform) for child in children if child.platform and child.digest not in there]
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
 
 
 def _with_attached(manifest: BundleManifest, images: Sequence[Image]) -> Iterator[Image]:
     """Return images, and behind each what is attached to it, to its platforms, and to what is attached to those."""
-    waiting, given = list(images), set()
+    attached: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for position, image in enumerate(manifest.images):
+        found = _ATTACHED.fullmatch(image.reference.tag or "")
+        if found:
+            attached[image.reference.name, found[1]].append(position)
+    waiting, given = deque(images), set()
     while waiting:
-        image = waiting.pop(0)
+        image = waiting.popleft()
         if image.reference in given:
             continue
         given.add(image.reference)
         yield image
         subjects = {image.root.digest.hex, *(content.manifest.digest.hex for content in image.platforms)}
-        for other in manifest.images:
-            found = _ATTACHED.fullmatch(other.reference.tag or "")
-            if found and found[1] in subjects and other.reference.name == image.reference.name:
-                waiting.append(other)
+        places = [place for subject in subjects for place in attached.pop((image.reference.name, subject), ())]
+        waiting += [manifest.images[place] for place in sorted(places)]

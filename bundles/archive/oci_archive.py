@@ -23,8 +23,9 @@ class LayoutImage:
 
 def oci_archive(images: Sequence[LayoutImage]) -> ImageTar:
     """Return the tar with these images: indexes and manifests first, from the top down, then configs and layers."""
-    manifests = [manifest for image in images for manifest in reversed(image.tree.manifests.values())]
-    blobs = [blob for image in images for blob in image.tree.blobs.values()]
+    trees = dict.fromkeys(image.tree for image in images)
+    manifests = [manifest for tree in trees for manifest in reversed(tree.manifests)]
+    blobs = [blob for tree in trees for blob in tree.blobs]
     return ImageTar(layout_files(map(_entry, images)), once([*manifests, *blobs]))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+import dataclasses
+import functools
 
 from bundles.archive.reader import Archive
 from bundles.errors import Problem
@@ -14,14 +15,34 @@ from bundles.oci.image import parse_index, parse_manifest
 _MAX_DEPTH = 16
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Tree:
-    """The manifests, children first, and the blobs of an image without what is `dropped`.
+    """The content of an image.
 
-    `manifests` are image manifests and indexes; of a sparse index those that the archive has. `blobs` are configs and
-    layers, those too that a delta leaves to its base.
+    `manifests` are image manifests and indexes, children first; of a sparse index those that the archive has. `blobs`
+    are configs and layers, those too that a delta leaves to its base, and `left` those alone.
     """
 
-    def __init__(self, archive: Archive, dropped: Set[Digest]) -> None:
+    manifests: tuple[Descriptor, ...]
+    blobs: tuple[Descriptor, ...]
+    left: tuple[Descriptor, ...]
+
+
+@functools.lru_cache(maxsize=64)
+def tree_of(archive: Archive, root: Descriptor, dropped: frozenset[Digest]) -> Tree:
+    """Collect the content below `root` without what is `dropped`, once however many images have that root.
+
+    Raises:
+        DamagedArchiveError: a document is wrong, or indexes are nested too deeply.
+    """
+    walk = _Walk(archive, dropped)
+    walk.collect(root)
+    left = [blob for digest, blob in walk.blobs.items() if not archive.has(digest)]
+    return Tree(tuple(walk.manifests.values()), tuple(walk.blobs.values()), tuple(left))
+
+
+class _Walk:
+    def __init__(self, archive: Archive, dropped: frozenset[Digest]) -> None:
         self._archive, self._dropped = archive, dropped
         self.manifests: dict[Digest, Descriptor] = {}
         self.blobs: dict[Digest, Descriptor] = {}

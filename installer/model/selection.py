@@ -8,7 +8,7 @@ from typing import Optional
 
 from bundles.archive.manifest import Image
 from bundles.archive.reader import Archive
-from bundles.archive.tree import Tree
+from bundles.archive.tree import tree_of
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.platform import Platform
 from installer.model.naming import full_names, repositories
@@ -65,20 +65,19 @@ def _select(
         chosen = {found for found in (platform.best_of(offered) for platform in platforms) if found}
         if offered and not chosen:
             return None
-    dropped = {
+    dropped = frozenset(
         content.manifest.digest
         for content in image.platforms
         if content.platform is not None and content.platform not in chosen
-    }
-    tree = Tree(archive, dropped)
-    tree.collect(image.root)
+    )
+    tree = tree_of(archive, image.root, dropped)
     return Selected(
         image=image,
         repositories=repositories(image.reference, destination),
         names=full_names(image.reference, image.root.digest, destination),
         platforms=tuple(platform for platform in offered if platform in chosen),
-        manifests=tuple(tree.manifests.values()),
-        blobs=tuple(tree.blobs.values()),
+        manifests=tree.manifests,
+        blobs=tree.blobs,
     )
 
 

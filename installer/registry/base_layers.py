@@ -37,7 +37,9 @@ class BaseLayers:
 
     def of(self, images: Sequence[Selected]) -> list[Descriptor]:
         """Return those that these images need, each once."""
-        blobs = {blob.digest: blob for image in images for blob in image.blobs if not self._archive.has(blob.digest)}
+        # Images of one root share their tuple: a hostile archive has thousands of names for thousands of blobs.
+        different = {id(image.blobs): image.blobs for image in images}.values()
+        blobs = {blob.digest: blob for each in different for blob in each if not self._archive.has(blob.digest)}
         return list(blobs.values())
 
     def holder(self, digest: Digest) -> Optional[str]:

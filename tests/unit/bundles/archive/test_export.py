@@ -15,16 +15,19 @@ import pytest
 from bundler.definition.spec import ImageRequest, Spec
 from bundler.planning.delta import read_base, subtract
 from bundler.planning.resolve import resolve
+from bundles.archive import export as export_module
 from bundles.archive.export import Export, as_layout, for_docker
 from bundles.archive.manifest import Image
 from bundles.archive.reader import Archive
 from bundles.errors import DamagedArchiveError, UsageError
 from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from tests.support.archives import AMD64, ARM64, ContentSource, Made, example, image, made
 from tests.support.images import Content, layer
 
+MANY = tuple(f"app{number}:1" for number in range(20))
 RISCV64 = Platform("linux", "riscv64")
 ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 
@@ -289,3 +292,61 @@ def test_a_damaged_document_is_no_image(tmp_path: Path) -> None:
                 for exported in (for_docker, as_layout):
                     with pytest.raises(DamagedArchiveError, match="registry:3"):
                         exported(broken, [registry], ())
+
+
+def test_many_names_of_one_image_are_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Digest] = []
+    read = Archive._document
+
+    def counted(self: Archive, descriptor: Descriptor) -> bytes:
+        reads.append(descriptor.digest)
+        return read(self, descriptor)
+
+    monkeypatch.setattr(Archive, "_document", counted)
+    path = made(*(image(name, absent=[RISCV64]) for name in MANY)).write(tmp_path / "a.tar").path
+    with Archive(path) as archive:
+        export = as_layout(archive, archive.manifest.images, ())
+        most = max(map(reads.count, reads))
+        listed = json.loads(entries(export, archive)["index.json"])["manifests"]
+        digest = str(archive.manifest.images[0].root.digest)
+    assert [(each["annotations"]["io.containerd.image.name"], each["digest"]) for each in listed] == [
+        (f"docker.io/library/{name}", digest) for name in MANY
+    ]
+    assert export.notes == tuple(
+        f"{name}: its index lists linux/riscv64 too, and that is not in the file" for name in MANY
+    )
+    assert most < 10
+
+
+def test_what_is_attached_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many images with something attached: each name of the archive is looked at once."""
+    content = Content()
+    images = {name: content.image(AMD64, layers=1, size=10, seed=name) for name in MANY}
+    attached = {
+        f"{name.partition(':')[0]}:sha256-{one.digest.hex}.sig": content.image(AMD64, 1, seed=f"{name} signed", size=10)
+        for name, one in images.items()
+    }
+    path = written(tmp_path / "a.tar", content, {**images, **attached}, platforms=[AMD64])
+    looked: list[str] = []
+
+    class Counted:
+        def fullmatch(self, text: str) -> object:
+            looked.append(text)
+            return attached_tag.fullmatch(text)
+
+    attached_tag = export_module._ATTACHED
+    monkeypatch.setattr(export_module, "_ATTACHED", Counted())
+    with Archive(path) as archive:
+        export = as_layout(archive, named(archive, *images), ())
+        found = [each.image.reference.familiar for each in export.images]
+    assert found == [*images, *attached]
+    assert len(looked) == len(found)
+
+
+def test_the_names_of_many_platforms_that_are_absent_are_cut_off(tmp_path: Path) -> None:
+    absent = [Platform("linux", f"arch{number}") for number in range(25)]
+    path = made(image("app:1", absent=absent)).write(tmp_path / "a.tar").path
+    with Archive(path) as archive:
+        (note,) = as_layout(archive, archive.manifest.images, ()).notes
+    assert ", linux/arch19 and 5 more too, and" in note
+    assert "linux/arch20" not in note

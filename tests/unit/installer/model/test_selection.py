@@ -14,11 +14,12 @@ from bundles.archive.manifest import Image, PlatformContent
 from bundles.archive.reader import Archive
 from bundles.errors import DamagedArchiveError
 from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from bundles.oci.reference import Reference
 from installer.model.registry.address import Address
 from installer.model.registry.destination import Destination
 from installer.model.selection import select
-from tests.support.archives import AMD64, PROGRAM
+from tests.support.archives import AMD64, PROGRAM, image, made
 from tests.support.images import Content, layer
 
 
@@ -67,3 +68,22 @@ def test_indexes_inside_one_another(tmp_path: Path) -> None:
     path = nested(tmp_path / "y.tar", levels=17)
     with Archive(path) as archive, pytest.raises(DamagedArchiveError, match="more than 16 levels"):
         select(archive, Destination.of(Address.parse("localhost:5000")), ())
+
+
+def test_many_names_of_one_image_are_walked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Digest] = []
+    read = Archive._document
+
+    def counted(self: Archive, descriptor: Descriptor) -> bytes:
+        reads.append(descriptor.digest)
+        return read(self, descriptor)
+
+    monkeypatch.setattr(Archive, "_document", counted)
+    names = [f"app{number}:1" for number in range(20)]
+    with Archive(made(*map(image, names)).write(tmp_path / "a.tar").path) as archive:
+        place = Destination.of(Address.parse("127.0.0.1:5000"))
+        both, one = select(archive, place, ()), select(archive, place, [AMD64])
+    assert [each.image.reference.familiar for each in both] == names
+    assert {len(each.manifests) for each in both} == {3}
+    assert {len(each.manifests) for each in one} == {2}
+    assert max(map(reads.count, reads)) < 5

@@ -84,11 +84,13 @@ class Survey:
         needed: dict[Digest, dict[str, None]] = {}
         holders: dict[Digest, dict[str, None]] = {}
         for place in places(self._images):
+            # Not for each blob: a place is compared with all that is in it.
+            lacks = place in incomplete
             for blob in place.image.blobs:
-                if place in incomplete:
+                if lacks:
                     blobs.setdefault(blob.digest, blob)
                     needed.setdefault(blob.digest, {})[place.repository] = None
-                if place not in incomplete or (place.repository, blob.digest) in self._held:
+                if not lacks or (place.repository, blob.digest) in self._held:
                     holders.setdefault(blob.digest, {})[place.repository] = None
         plans = []
         for digest, repositories in needed.items():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Optional
 
 from bundler.definition.file_request import FileRequest
@@ -36,6 +37,7 @@ from bundles.runtime.sizes import human_size
 
 _RAW = frozenset({OCI_LAYER, "application/vnd.docker.image.rootfs.diff.tar"})
 _DAMAGED = "copy it again from where it was made"
+_SHOWN = 20
 _NOT_WHOLE = "make it anew, or give the file that has the rest, too"
 
 
@@ -237,7 +239,7 @@ def _is_base_of(file: ImageFile, delta: ImageFile) -> bool:
     """Tell whether a delta builds on an archive, whose older images then give way to its own."""
     if not isinstance(file, BundleFile) or not isinstance(delta, BundleFile):
         return False
-    return file.archive.digest in {base.digest for base in delta.archive.manifest.bases}
+    return file.archive.digest in delta.bases
 
 
 def _requested(spec: Spec, taken: Sequence[Taken]) -> tuple[Spec, list[str]]:
@@ -256,18 +258,19 @@ def _requested(spec: Spec, taken: Sequence[Taken]) -> tuple[Spec, list[str]]:
         wanted = hosts if is_tool else platforms
         lacking = [platform for platform in hosts if not platform.best_of(offered)] if is_tool and offered else []
         if isinstance(item.file, BundleFile) and not said:
-            wanted = offered
+            wanted = tuple(offered)
         chosen = tuple(platform for platform in wanted if platform.best_of(offered))
         if lacking:
             problems.append(_tool_is_lacking(item, offered, hosts, lacking))
         elif request.platforms and offered and not is_tool:
             chosen = request.platforms
         elif offered and not chosen:
+            some = _joined(itertools.islice(offered, _SHOWN))
             problems.append(
                 Problem(
                     item.reference.familiar,
                     f"`{item.file.where}` has it for {_list(offered)}, and not for {_list(wanted)}",
-                    f"take it for what it has: {quote(f'{request.text},platform={_joined(offered)}')}",
+                    f"take it for what it has: {quote(f'{request.text},platform={some}')}",
                 )
             )
         elif offered and len(chosen) < len(wanted):
@@ -307,7 +310,7 @@ def _without_defaults(images: Sequence[ImageRequest], taken: Sequence[Taken]) ->
 
 
 def _tool_is_lacking(
-    item: Taken, offered: Sequence[Platform], hosts: Sequence[Platform], lacking: Sequence[Platform]
+    item: Taken, offered: Collection[Platform], hosts: Sequence[Platform], lacking: Sequence[Platform]
 ) -> Problem:
     """Say that a part of the toolchain could not run on some hosts."""
     role, name = item.held.role, item.reference.familiar
@@ -326,9 +329,10 @@ def _platforms(spec: Spec, taken: Sequence[Taken]) -> tuple[tuple[Platform, ...]
     return (spec.host_platforms if spec.hosts_said or not hosts else hosts), spec.platforms
 
 
-def _joined(platforms: Sequence[Platform]) -> str:
+def _joined(platforms: Iterable[Platform]) -> str:
     return ",".join(map(str, platforms))
 
 
-def _list(platforms: Sequence[Platform]) -> str:
-    return ", ".join(map(str, platforms)) or "no platform"
+def _list(platforms: Collection[Platform]) -> str:
+    shown = ", ".join(map(str, itertools.islice(platforms, _SHOWN))) or "no platform"
+    return f"{shown} and {len(platforms) - _SHOWN} more" if len(platforms) > _SHOWN else shown

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Optional, Union
 
@@ -36,6 +37,8 @@ from bundles.runtime.workers import in_parallel
 
 # Resolving waits for round trips, not for bytes.
 _WORKERS = 16
+# Indexes that are kept parsed.
+_KEPT = 8
 # The media type of what BuildKit's caches have as config, or in their old form as one of the entries.
 _CACHE_CONFIG = "application/vnd.buildkit.cacheconfig.v0"
 MAX_OPTIONAL_SIZE = 60_000_000
@@ -54,9 +57,12 @@ def resolve(spec: Spec, source: Source) -> Plan:
             that is the reason for all of them.
     """
 
+    # Thousands of images may have one index inside, of thousands of entries.
+    entries = functools.lru_cache(maxsize=_KEPT)(index_entries)
+
     def attempt(group: Sequence[int]) -> Union[Resolved, BundleError]:
         try:
-            return _Resolution(spec.images[group[0]], source, spec, len(group) - 1).resolve()
+            return _Resolution(spec.images[group[0]], source, spec, entries, len(group) - 1).resolve()
         except UsageError as error:  # a document that no registry should serve
             return ContentError(error.message, hint=error.hint)
         except BundleError as error:
@@ -164,7 +170,15 @@ def _without_network(failures: Sequence[tuple[ImageRequest, BundleError]]) -> Op
 class _Resolution:
     """The resolution of one image, which may have more names than the one that is asked for."""
 
-    def __init__(self, wanted: ImageRequest, source: Source, spec: Spec, more: int) -> None:
+    def __init__(
+        self,
+        wanted: ImageRequest,
+        source: Source,
+        spec: Spec,
+        entries: Callable[[bytes], Sequence[Entry]],
+        more: int,
+    ) -> None:
+        self._entries = entries
         self._more = f" and {more} more" if more else ""
         self._wanted = wanted
         self._source = source
@@ -236,7 +250,7 @@ class _Resolution:
         attestations: list[Descriptor] = []
         self._opened, self._odd = {root.digest}, []
         left_out = self._survey(reference, data, offered, attestations)
-        chosen = self._choose(reference, platforms, list(offered))
+        chosen = self._choose(reference, platforms, offered)
         contents = []
         for match in dict.fromkeys(chosen):
             contents.append(self._fetch(reference, offered[match], match))
@@ -249,7 +263,7 @@ class _Resolution:
         return contents, left_out or not everything <= taken
 
     def _choose(
-        self, reference: Reference, platforms: Sequence[Platform], offered: Sequence[Platform]
+        self, reference: Reference, platforms: Sequence[Platform], offered: Collection[Platform]
     ) -> list[Platform]:
         """Choose the offered platform for each wanted one, and note where that is another.
 
@@ -281,7 +295,7 @@ class _Resolution:
         if depth > _MAX_DEPTH:
             raise UsageError(f"the index has more than {_MAX_DEPTH} levels of indexes inside")
         left_out = False
-        for entry in index_entries(data):
+        for entry in self._entries(data):
             child = entry.descriptor
             if child is None:
                 self._odd.append(_odd(entry))
@@ -323,7 +337,7 @@ class _Resolution:
     def _drop_empty_indexes(self, root: Descriptor, taken: set[Digest]) -> None:
         """Forget nested indexes of which nothing was taken."""
         nested = {
-            descriptor: {child.digest for child in parse_index(data)}
+            descriptor: {entry.descriptor.digest for entry in self._entries(data) if entry.descriptor}
             for descriptor, data in self._documents.items()
             if descriptor.is_index and descriptor != root
         }
@@ -458,7 +472,7 @@ def _odd(entry: Entry) -> tuple[Optional[Platform], str]:
 
 def _match(
     wanted: Sequence[Platform],
-    offered: Sequence[Platform],
+    offered: Collection[Platform],
     image: ImageRequest,
     odd: Sequence[tuple[Optional[Platform], str]],
 ) -> list[Platform]:

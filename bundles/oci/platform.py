@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any, Optional
 
 from bundles.errors import UsageError
@@ -89,7 +89,7 @@ class Platform:
             value["variant"] = self.variant
         return value
 
-    def best_of(self, offered: Sequence[Platform]) -> Optional[Platform]:
+    def best_of(self, offered: Collection[Platform]) -> Optional[Platform]:
         """Choose what a machine of this platform would pull: the same, else the nearest that runs there, too.
 
         This is what containerd's `platforms.Only` chooses, so what is taken is what BuildKit would have taken.

@@ -45,6 +45,7 @@ class BundleFile(ImageFile):
             for held in self.images
             if held.reference and held.label != held.reference.familiar
         )
+        self.bases = frozenset(base.digest for base in manifest.bases)
         attached = [image for image in manifest.images if _is_attached(image)]
         self.tags = {str(image.reference.tag): image.root for image in attached}
 

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import difflib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -123,8 +123,8 @@ class ImageFile(Closeable):
         self.tags: Mapping[str, Descriptor] = {}
         self.referrers: Mapping[Digest, Sequence[Mapping[str, Any]]] = {}
         self.notes: tuple[str, ...] = ()
-        # Hostile files list one index, or one manifest, a hundred thousand times.
-        self._surveyed: dict[Digest, tuple[Platform, ...]] = {}
+        # Hostile files list one index, or one manifest, a hundred thousand times. Of indexes the levels, too.
+        self._surveyed: dict[Digest, tuple[Mapping[Platform, None], int]] = {}
         self._manifests: dict[Digest, tuple[bool, Optional[Platform]]] = {}
 
     @property
@@ -178,51 +178,55 @@ class ImageFile(Closeable):
             )
         return data
 
-    def platforms_of(self, held: Held) -> tuple[Platform, ...]:
-        """Return the platforms for which an image is there; none for what is for no platform.
+    def platforms_of(self, held: Held) -> Collection[Platform]:
+        """Return the platforms for which an image is there, each once; none for what is for no platform.
 
         Raises:
             ContentError: a document in it is wrong.
         """
         if held.platforms is not None:
-            return held.platforms
-        root = held.root.digest
-        if root not in self._surveyed:
-            self._surveyed[root] = self._platforms_of(held)
-        return self._surveyed[root]
-
-    def _platforms_of(self, held: Held) -> tuple[Platform, ...]:
-        found: dict[Platform, None] = {}
+            return dict.fromkeys(held.platforms)
         try:
-            self._survey(held.root, found, {held.root.digest}, 0)
+            return self._survey(held.root, 0)[0]
         except UsageError as error:
             raise ContentError(f"`{held.shown}` in `{self.where}`: {error.message}") from None
-        return tuple(found)
 
     def is_there(self, manifest: Descriptor) -> bool:
         """Tell whether the manifest of a platform is to be taken for one that is there."""
         return self.document(manifest.digest) is not None
 
-    def _survey(self, descriptor: Descriptor, found: dict[Platform, None], opened: set[Digest], depth: int) -> None:
-        if descriptor.is_attestation:
-            return
+    def _survey(self, descriptor: Descriptor, depth: int) -> tuple[Mapping[Platform, None], int]:
+        """Return the platforms of an index or manifest that are there, and how many levels of indexes it has."""
+        if descriptor.is_attestation or not (descriptor.is_manifest or descriptor.is_index):
+            return {}, 0
         if descriptor.is_manifest:
             if descriptor.digest not in self._manifests:
                 self._manifests[descriptor.digest] = self._manifest(descriptor)
             is_there, own = self._manifests[descriptor.digest]
             platform = descriptor.platform or own
-            if platform and is_there:
-                found[platform] = None
-        elif descriptor.is_index:
-            data = self.document(descriptor.digest)
-            if data is None:
-                return
-            if depth == _MAX_DEPTH:
-                raise UsageError(f"the index has more than {_MAX_DEPTH} levels of indexes inside")
-            for child in parse_index(data):
-                if not child.is_index or child.digest not in opened:
+            return ({platform: None} if platform and is_there else {}), 0
+        if descriptor.digest not in self._surveyed:
+            self._surveyed[descriptor.digest] = self._survey_index(descriptor, depth)
+        found, levels = self._surveyed[descriptor.digest]
+        if depth + levels > _MAX_DEPTH:
+            raise UsageError(f"the index has more than {_MAX_DEPTH} levels of indexes inside")
+        return found, levels
+
+    def _survey_index(self, index: Descriptor, depth: int) -> tuple[Mapping[Platform, None], int]:
+        data = self.document(index.digest)
+        if data is None:
+            return {}, 0
+        found: dict[Platform, None] = {}
+        levels, opened = 0, set[Digest]()
+        # What is nested more deeply is not opened: its level is too much already.
+        for child in parse_index(data) if depth < _MAX_DEPTH else ():
+            if child.digest not in opened:
+                if child.is_index:
                     opened.add(child.digest)
-                    self._survey(child, found, opened, depth + 1)
+                below, more = self._survey(child, depth + 1)
+                found.update(below)
+                levels = max(levels, more)
+        return found, levels + 1
 
     def _manifest(self, descriptor: Descriptor) -> tuple[bool, Optional[Platform]]:
         """Tell whether a manifest is there, and which platform its config gives."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Optional
@@ -17,6 +18,9 @@ from bundles.oci.descriptor import OCI_INDEX, Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import media_type_of, parse_index
 from bundles.oci.reference import Reference
+
+# Documents that are kept in memory; none is larger than 16 MiB.
+_KEPT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +49,12 @@ class FilesSource(SourceAround):
         super().__init__(source)
         self._files = files
         self._names = {item.reference: item for item in taken}
-        # Many names may be of one image.
-        different = {(id(item.file), item.held.root.digest): item for item in taken}
-        self._absent = {digest: item.file for item in different.values() for digest in _absent(item)}
+        # Thousands of images may have one index inside.
+        self._document = functools.lru_cache(maxsize=_KEPT)(self._read_document)
+        roots: dict[ImageFile, list[Descriptor]] = {}
+        for item in taken:
+            roots.setdefault(item.file, []).append(item.held.root)
+        self._absent = {digest: file for file, found in roots.items() for digest in _absent(file, found)}
 
     def manifest(self, reference: Reference) -> tuple[Descriptor, bytes]:
         found = self._names.get(reference)
@@ -61,13 +68,19 @@ class FilesSource(SourceAround):
             digest = Digest(f"sha256:{tag[7:71]}") if ATTACHED.fullmatch(tag) else None
             owner = self._owner(digest) if digest else None
             return self._attached(reference, owner) if owner else super().manifest(reference)
+        document = self._document(digest)
+        if document is not None:
+            return document
+        if digest in self._absent:
+            raise NotFoundError(f"`{self._absent[digest].where}` has no {digest}")
+        return super().manifest(reference)
+
+    def _read_document(self, digest: Digest) -> Optional[tuple[Descriptor, bytes]]:
         for file in self._files:
             data = file.document(digest)
             if data is not None:
                 return Descriptor(media_type_of(data, ""), digest, len(data)), data
-        if digest in self._absent:
-            raise NotFoundError(f"`{self._absent[digest].where}` has no {digest}")
-        return super().manifest(reference)
+        return None
 
     def known_digest(self, reference: Reference) -> Optional[Digest]:
         found = self._names.get(reference)
@@ -125,23 +138,24 @@ class FilesSource(SourceAround):
         return any(file.size(descriptor.digest) == descriptor.size for file in self._files)
 
 
-def _absent(item: Taken) -> Iterator[Digest]:
-    """Find the manifests that an image's indexes name and its file does not have.
+def _absent(file: ImageFile, roots: Sequence[Descriptor]) -> Iterator[Digest]:
+    """Find the manifests that the indexes of images name and their file does not have; each index is opened once.
 
     Raises:
         ContentError: an index is none.
     """
-    waiting, opened = [item.held.root], {item.held.root.digest}
+    waiting = list({root.digest: root for root in roots}.values())
+    opened = {root.digest for root in waiting}
     while waiting:
         descriptor = waiting.pop()
-        data = item.file.document(descriptor.digest) if descriptor.is_index else None
-        if data is None and item.file.size(descriptor.digest) is None:
+        data = file.document(descriptor.digest) if descriptor.is_index else None
+        if data is None and file.size(descriptor.digest) is None:
             yield descriptor.digest
         elif data is not None:
             try:
                 children = parse_index(data)
             except UsageError as error:
-                raise ContentError(f"{descriptor.digest} in `{item.file.where}`: {error.message}") from None
-            found = [child for child in children if child.digest not in opened]
-            opened.update(child.digest for child in found)
-            waiting += [child for child in found if child.is_index or child.is_manifest]
+                raise ContentError(f"{descriptor.digest} in `{file.where}`: {error.message}") from None
+            found = {child.digest: child for child in children if child.digest not in opened}
+            opened.update(found)
+            waiting += [child for child in found.values() if child.is_index or child.is_manifest]

@@ -18,6 +18,7 @@ import pytest
 
 from bundler.definition.file_request import KINDS, FileRequest
 from bundler.definition.spec import TOOLCHAIN
+from bundler.planning import resolve
 from bundler.sources import zstd
 from bundler.sources.files.contents import Contents, Directory
 from bundler.sources.files.layout import LayoutFile
@@ -27,7 +28,7 @@ from bundles.archive.reader import Archive
 from bundles.archive.verify import verify_archive
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
-from bundles.oci.image import MAX_CONFIG_SIZE
+from bundles.oci.image import MAX_CONFIG_SIZE, Entry, index_entries
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from tests.support import ROOT
@@ -1074,7 +1075,7 @@ def test_an_image_that_is_listed_often_is_looked_at_once(tmp_path: Path, reads: 
             [file],
             [Taken(Reference.parse(held.label), held, file, request) for held in file.images],
         )
-        assert {file.platforms_of(held) for held in file.images} == {(Platform("linux", "amd64"),)}
+        assert [list(file.platforms_of(held)) for held in file.images] == [[Platform("linux", "amd64")]] * 100
         assert source.has(index)
     assert len(reads) < 12, reads
 
@@ -1106,6 +1107,53 @@ def test_many_names_of_one_image_are_resolved_at_once(tmp_path: Path, reads: lis
     assert done.stderr.count("is not there") == 1
     assert f"app0:1 and 19 more: its attestation {absent.digest} is not there" in done.stderr
     assert most < 10, reads
+
+
+def test_an_index_inside_many_images_is_read_and_parsed_a_few_times(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = Content()
+    image, arm = content.image("linux/amd64", size=10), content.image("linux/arm64", size=10)
+    inner = content.index(*[arm] * 20, *([content.index(arm)] * 20))
+    roots = []
+    for number in range(60):
+        value = {"schemaVersion": 2, "manifests": [image.to_json(), inner.to_json()], "annotations": {"n": str(number)}}
+        roots.append(content.add(inner.media_type, json.dumps(value).encode()))
+    write_directory(
+        tmp_path / "dir", layout(content, *((root, {REF_NAME: f"app:{root.digest.hex}"}) for root in roots))
+    )
+    parsed: list[bytes] = []
+
+    def counted(data: bytes) -> tuple[Entry, ...]:
+        parsed.append(data)
+        return index_entries(data)
+
+    monkeypatch.setattr(resolve, "index_entries", counted)
+    create(tmp_path, "oci:dir", "-o", "new.tar")
+    count = reads.count(inner.digest.blob_path)
+    with Archive(tmp_path / "new.tar") as archive:
+        verify_archive(archive)
+        assert [each.root.digest for each in archive.manifest.images] == [root.digest for root in roots]
+        assert {tuple(str(one.platform) for one in each.platforms) for each in archive.manifest.images} == {
+            ("linux/amd64", "linux/arm64")
+        }
+    # As many at once as there are workers, which are 16, and a few before.
+    assert count < 30
+    assert parsed.count(content.data(inner)) < 20
+
+
+def test_of_many_platforms_that_are_not_wanted_some_are_said(tmp_path: Path) -> None:
+    content = Content()
+    platforms = [f"linux/arch{number}" for number in range(25)]
+    index = content.index(*(content.image(each, size=10) for each in platforms))
+    write_directory(tmp_path / "dir", layout(content, (index, {REF_NAME: "app:1"})))
+    failed = create(tmp_path, "oci:dir", code=5)
+    assert "`dir` has it for linux/arch0, " in failed.stderr
+    assert "linux/arch19 and 5 more, and not for linux/amd64, linux/arm64" in failed.stderr
+    step = failed.stderr[failed.stderr.index("for what it has: ") + 17 :].splitlines()[0]
+    create(tmp_path, *shlex.split(step), "-o", "new.tar")
+    with Archive(tmp_path / "new.tar") as archive:
+        assert [str(one.platform) for one in archive.manifest.images[0].platforms] == platforms[:20]
 
 
 def test_names_of_one_image_for_other_platforms_are_resolved_each(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ is a tar of the store, and always compressed, with zstd. Charts and files are in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 from bundler.sources.files.layout import Entry, LayoutFile
 from bundles.oci.descriptor import Descriptor
-from bundles.oci.digest import Digest
+from bundles.oci.reference import Reference
 
 _KIND = "kind"
 _PREFIXES = ("dev.hauler/", "dev.cosignproject.cosign/")
@@ -26,14 +27,16 @@ class HaulFile(LayoutFile):
         images = [entry for entry in entries if _kind(entry) in _IMAGES]
         referrers = [entry for entry in entries if _kind(entry).startswith("referrers/")]
         super()._sort([*images, *(entry for entry in referrers if self.subject(entry.descriptor))])
-        digests: dict[str, list[Digest]] = {}
-        for entry in images:
-            digests.setdefault(str(entry.name), []).append(entry.descriptor.digest)
-        tags = dict(self.tags)
+        # Of several of one kind and name the last counts.
+        attached: dict[Optional[Reference], dict[str, Descriptor]] = {}
         for entry in entries:
             suffix = _SUFFIXES.get(_kind(entry))
-            for digest in digests.get(str(entry.name), ()) if suffix else ():
-                tags[f"sha256-{digest.hex}{suffix}"] = entry.descriptor
+            if suffix:
+                attached.setdefault(entry.name, {})[suffix] = entry.descriptor
+        tags = dict(self.tags)
+        for entry in images:
+            for suffix, descriptor in attached.get(entry.name, {}).items():
+                tags[f"sha256-{entry.descriptor.digest.hex}{suffix}"] = descriptor
         self.tags = tags
 
 

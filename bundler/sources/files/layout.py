@@ -76,24 +76,25 @@ class LayoutFile(ImageFile):
         # By digest, since a hostile index.json lists one document a hundred thousand times.
         self._types: dict[Descriptor, Optional[str]] = {}
         self._subjects: dict[Digest, Optional[Digest]] = {}
-        entries = []
+        entries, notes = [], []
         try:
             found = index_entries(contents.read(INDEX))
         except UsageError as error:
             raise DamagedArchiveError(f"`{self.where}` cannot be used: in {INDEX}, {error.message}") from None
         for number, item in enumerate(found):
             if item.descriptor is None:
-                self.notes += (f"`{self.where}`: an entry of {INDEX} is not understood, {item.problem}",)
+                notes.append(f"`{self.where}`: an entry of {INDEX} is not understood, {item.problem}")
                 continue
             plain = item.descriptor.plain
             if plain not in self._types:
                 self._types[plain] = self._type(plain)
             media_type = self._types[plain]
             if media_type is None:
-                self.notes += (f"`{self.where}`: {item.descriptor.digest} is in {INDEX}, and is not there",)
+                notes.append(f"`{self.where}`: {item.descriptor.digest} is in {INDEX}, and is not there")
                 continue
             typed = dataclasses.replace(item.descriptor, media_type=media_type)
             entries.append(Entry(item.value, typed, number))
+        self.notes = tuple(notes)
         self._sort(entries)
 
     def _type(self, descriptor: Descriptor) -> Optional[str]:

@@ -21,6 +21,8 @@ from bundler.definition.spec import TOOLCHAIN
 from bundler.planning import resolve
 from bundler.sources import zstd
 from bundler.sources.files.contents import Contents, Directory
+from bundler.sources.files.hauler import HaulFile
+from bundler.sources.files.layout import Entry as LayoutEntry
 from bundler.sources.files.layout import LayoutFile
 from bundler.sources.files.source import FilesSource, Taken
 from bundler.sources.source import Source
@@ -1154,6 +1156,36 @@ def test_of_many_platforms_that_are_not_wanted_some_are_said(tmp_path: Path) -> 
     create(tmp_path, *shlex.split(step), "-o", "new.tar")
     with Archive(tmp_path / "new.tar") as archive:
         assert [str(one.platform) for one in archive.manifest.images[0].platforms] == platforms[:20]
+
+
+def test_what_is_attached_in_a_haul_is_gone_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = Content()
+    images = [content.image(seed=number, size=10) for number in range(20)]
+    signatures = [content.image(seed=f"signature {number}", size=10) for number in range(20)]
+    entries = [(each, "docker.io/library/app:1", "image") for each in images]
+    entries += [(each, "docker.io/library/app:1", "sigs") for each in signatures]
+    files = haul(content, *entries, (images[0], "docker.io/library/other:1", "image"))
+    path = write_directory(tmp_path / "dir", files)
+    tagged: list[Digest] = []
+    digits = cast(property, Digest.hex).fget
+    assert digits
+
+    def counted(self: Digest) -> str:
+        tagged.append(self)
+        return str(digits(self))
+
+    with Directory(path) as contents, HaulFile(path, contents) as file:
+        monkeypatch.setattr(Digest, "hex", property(counted))
+        file._sort(
+            [
+                LayoutEntry({}, Descriptor.from_json(value), number)
+                for number, value in enumerate(index_value(files)["manifests"])
+            ]
+        )
+        monkeypatch.undo()
+        # Of several of one name the last counts, for each image of that name.
+        assert file.tags == {f"sha256-{each.digest.hex}.sig": signatures[-1] for each in images}
+    assert len(tagged) < 10 * len(images)
 
 
 def test_names_of_one_image_for_other_platforms_are_resolved_each(tmp_path: Path) -> None:

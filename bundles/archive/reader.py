@@ -41,11 +41,11 @@ from bundles.errors import (
 from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, ImageManifest, parse_manifest, walk
-from bundles.oci.reference import Reference
 from bundles.runtime.closeable import Closeable
 from bundles.runtime.system import system
 
 CHUNK = 1 << 20
+_SHOWN = 20
 _COPY_AGAIN = "copy the archive again from where it was created, and compare"
 
 
@@ -182,14 +182,14 @@ class Archive(Closeable):
     def incomplete(self) -> IncompleteArchiveError:
         """Return the error for an archive whose end is missing, naming the images that suffer."""
         missing = [
-            self.blob_problem(blob, "is missing or cut short")
+            blob
             for blob in self.manifest.blobs
             if self.layout.blob(blob.digest).data_offset + blob.size > self.volume.size
         ]
         return IncompleteArchiveError(
             f"`{self.path}` is cut short: {self.volume.size} of {self.layout.size} bytes are there",
             hint=self._copy_again,
-            problems=missing[:20],
+            problems=[self.blob_problem(blob, "is missing or cut short") for blob in missing[:_SHOWN]],
         )
 
     def damaged(self, problems: list[Problem]) -> DamagedArchiveError:
@@ -199,7 +199,9 @@ class Archive(Closeable):
     def blob_problem(self, blob: Descriptor, what: str = "differs from its digest") -> Problem:
         """Say what is wrong with a blob, with the images that use it and where it stands."""
         entry = self.layout.blob(blob.digest)
-        names = ", ".join(image.reference.familiar for image in self.users_of(blob.digest)) or "no image"
+        users = [image.reference.familiar for image in self.users_of(blob.digest)]
+        names = ", ".join(users[:_SHOWN]) or "no image"
+        names += f" and {len(users) - _SHOWN} more" if users[_SHOWN:] else ""
         place = f"{blob.size} bytes at offset {entry.data_offset}"
         if self._is_split:
             place += f" in {self.volume.names(entry.data_offset, blob.size)}"
@@ -207,18 +209,24 @@ class Archive(Closeable):
 
     def users_of(self, digest: Digest) -> tuple[Image, ...]:
         """Find the images that need this blob, as far as their documents can be read."""
-        return tuple(self._users.get(digest, {}).values())
+        images, above = self._users
+        places = {place for start in above.get(digest, ()) for place in images[start]}
+        return tuple(self.manifest.images[place] for place in sorted(places))
 
     @functools.cached_property
-    def _users(self) -> dict[Digest, dict[Reference, Image]]:
-        users: dict[Digest, dict[Reference, Image]] = {}
-        for image in self.manifest.images:
-            # A loop of its own for each image: a damaged document hides only what is below it.
+    def _users(self) -> tuple[dict[Descriptor, list[int]], dict[Digest, dict[Descriptor, None]]]:
+        """The images of each root and manifest, by their places, and of each blob those that it is below."""
+        images: dict[Descriptor, list[int]] = {}
+        for place, image in enumerate(self.manifest.images):
             for start in (image.root, *(content.manifest for content in image.platforms)):
-                with contextlib.suppress(ArchiveError, UsageError):
-                    for blob, _ in walk(start, self._document, lambda child: self.has(child.digest)):
-                        users.setdefault(blob.digest, {})[image.reference] = image
-        return users
+                images.setdefault(start.plain, []).append(place)
+        above: dict[Digest, dict[Descriptor, None]] = {}
+        # A loop of its own for each: a damaged document hides only what is below it.
+        for start in images:
+            with contextlib.suppress(ArchiveError, UsageError):
+                for blob, _ in walk(start, self._document, lambda child: self.has(child.digest)):
+                    above.setdefault(blob.digest, {})[start] = None
+        return images, above
 
     def walk(self, root: Descriptor) -> Iterator[Descriptor]:
         """Go through the content below `root` that is in the archive, `root` first, parents before children.

@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from typing import Optional
+from typing import Optional, Union
 
 from bundles.archive.layout import BLOCK, END_OF_TAR, SIGNATURE_NAME, Entry, header, padding
 from bundles.archive.manifest import Image
@@ -63,6 +63,8 @@ def check_image(archive: Archive, image: Image) -> None:
         DamagedArchiveError: with what is wrong.
     """
     below = _below(archive, image.root.media_type, image.root.digest, image.root.size)
+    if isinstance(below, DamagedArchiveError):
+        raise below
     for content in image.platforms:
         if content.manifest.digest not in below:
             problem = f"{content.manifest.digest}, which it lists for {content.platform}, is not below its root"
@@ -70,13 +72,18 @@ def check_image(archive: Archive, image: Image) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _below(archive: Archive, media_type: str, digest: Digest, size: int) -> frozenset[Digest]:
-    """Check the documents below a root, once however many images have it, and return all that is below it."""
+def _below(
+    archive: Archive, media_type: str, digest: Digest, size: int
+) -> Union[frozenset[Digest], DamagedArchiveError]:
+    """Check the documents below a root, once however many images have it: all that is below it, or what is wrong."""
     found = set()
-    for blob in archive.walk(Descriptor(media_type, digest, size)):
-        found.add(blob.digest)
-        if blob.media_type in CONFIG_TYPES:
-            archive.read_document(blob)
+    try:
+        for blob in archive.walk(Descriptor(media_type, digest, size)):
+            found.add(blob.digest)
+            if blob.media_type in CONFIG_TYPES:
+                archive.read_document(blob)
+    except DamagedArchiveError as error:
+        return error
     return frozenset(found)
 
 

@@ -31,7 +31,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import parse_index, parse_manifest, walk
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
-from tests.support.archives import AMD64, ContentSource, Made, example
+from tests.support.archives import AMD64, ContentSource, Made, example, image, made
 from tests.support.images import Content, layer
 
 _ANY_JSON = strategies.recursive(
@@ -446,3 +446,27 @@ def test_what_a_manifest_refers_to_is_a_leaf() -> None:
     root = Descriptor.of("application/vnd.oci.image.manifest.v1+json", data)
     seen = [item.digest for item, _ in walk(root, lambda item: {root.digest: data}[item.digest], lambda _: True)]
     assert seen == [root.digest, config.digest, layer.digest]
+
+
+def test_many_names_of_a_damaged_image_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Digest] = []
+    read = Archive._document
+
+    def counted(self: Archive, descriptor: Descriptor) -> bytes:
+        reads.append(descriptor.digest)
+        return read(self, descriptor)
+
+    names = [f"app{number:02}:1" for number in range(25)]
+    path = made(*map(image, names)).write(tmp_path / "a.tar").path
+    with Archive(path) as archive:
+        manifest = archive.manifest.images[0].platforms[1].manifest
+        offset = archive.layout.blob(manifest.digest).data_offset
+    data = bytearray(path.read_bytes())
+    data[offset + 5] ^= 1
+    path.write_bytes(data)
+    monkeypatch.setattr(Archive, "_document", counted)
+    with Archive(path) as archive, pytest.raises(DamagedArchiveError) as caught:
+        verify_archive(archive)
+    (problem,) = caught.value.problems
+    assert f"used by {', '.join(names[:20])} and 5 more)" in problem.subject
+    assert max(map(reads.count, reads)) < 10

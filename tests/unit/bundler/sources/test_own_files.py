@@ -22,7 +22,7 @@ def linked(path: Path, victim: Path) -> None:
 
 
 def second_name(path: Path, victim: Path) -> None:
-    path.hardlink_to(victim)
+    os.link(victim, path)
 
 
 def of_somebody(path: Path, _: Path) -> None:

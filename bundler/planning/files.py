@@ -32,6 +32,7 @@ from bundles.oci.descriptor import OCI_LAYER
 from bundles.oci.digest import Digest
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.runtime.listing import listed
 from bundles.runtime.program import quote
 from bundles.runtime.sizes import human_size
 
@@ -334,5 +335,4 @@ def _joined(platforms: Iterable[Platform]) -> str:
 
 
 def _list(platforms: Collection[Platform]) -> str:
-    shown = ", ".join(map(str, itertools.islice(platforms, _SHOWN))) or "no platform"
-    return f"{shown} and {len(platforms) - _SHOWN} more" if len(platforms) > _SHOWN else shown
+    return listed(platforms, _SHOWN) or "no platform"

@@ -25,6 +25,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import parse_manifest
 from bundles.oci.reference import Reference
+from bundles.runtime.listing import listed
 from bundles.runtime.program import own_command
 from bundles.runtime.progress import Progress
 
@@ -167,9 +168,8 @@ def _disagreements(tapes: Mapping[str, Tape]) -> Iterator[str]:
         if len(contents) > 1:
             urls[tuple(contents.values())].append(str(key[1]))
     for names, different in urls.items():
-        shown = ", ".join(different[:_SHOWN]) + (f" and {len(different) - _SHOWN} more" if different[_SHOWN:] else "")
         yield (
-            f"{' and '.join(names)} were recorded at different times and differ in {shown}: "
+            f"{' and '.join(names)} were recorded at different times and differ in {listed(different, _SHOWN)}: "
             f"the host answers with those of {names[0]}, and a build of the others may miss what belongs to its own; "
             f"record them together: {own_command('record')} bundle.toml"
         )

@@ -23,6 +23,7 @@ from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, index_entries, parse_index, parse_json, parse_manifest
 from bundles.oci.reference import Reference
 from bundles.registry.read import digest_or_none
+from bundles.runtime.listing import listed
 from bundles.runtime.workers import in_parallel
 
 _COSIGN_SUFFIXES = (".sig", ".att", ".sbom")
@@ -66,8 +67,7 @@ class _Search:
         for why, name in sorted(self._missed, key=lambda missed: missed[1]):
             alike.setdefault(why, []).append(name)
         return [
-            f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}, where something may be attached to an "
-            f"image, cannot be taken along: {why}"
+            f"{listed(names, 1)}, where something may be attached to an image, cannot be taken along: {why}"
             for why, names in alike.items()
         ]
 

@@ -21,6 +21,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.image import parse_index
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
+from bundles.runtime.listing import listed
 
 _T = TypeVar("_T")
 _SHOWN = 20
@@ -214,8 +215,7 @@ def _absent(archive: Archive, root: Descriptor, tree: Tree) -> str:
     """Name the platforms that an index lists and the tree does not have."""
     there = {manifest.digest for manifest in tree.manifests}
     children = parse_index(archive.read_document(root)) if root.is_index else ()
-    names = [str(child.platform) for child in children if child.platform and child.digest not in there]
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
+    return listed([child.platform for child in children if child.platform and child.digest not in there], _SHOWN)
 
 
 def _with_attached(manifest: BundleManifest, images: Sequence[Image]) -> Iterator[Image]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bundles.archive.layout import BLOCK, OCI_LAYOUT, OCI_LAYOUT_NAME, Layout, header
 from bundles.errors import IncompleteArchiveError, UsageError
+from bundles.runtime.listing import listed
 from bundles.runtime.sizes import human_size
 
 MAX_PARTS = 999
@@ -111,8 +112,7 @@ def further_parts(path: Path, count: int, suffix: str = "") -> tuple[Path, ...]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"{shown} {'is' if len(names) == 1 else 'are'}"
+    return f"{listed([f'`{name}`' for name in names], 5)} {'is' if len(names) == 1 else 'are'}"
 
 
 def begins_an_archive(path: Path) -> bool:

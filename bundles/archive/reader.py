@@ -42,6 +42,7 @@ from bundles.oci.descriptor import Descriptor
 from bundles.oci.digest import Digest
 from bundles.oci.image import MAX_CONFIG_SIZE, ImageManifest, parse_manifest, walk
 from bundles.runtime.closeable import Closeable
+from bundles.runtime.listing import listed
 from bundles.runtime.system import system
 
 CHUNK = 1 << 20
@@ -200,8 +201,7 @@ class Archive(Closeable):
         """Say what is wrong with a blob, with the images that use it and where it stands."""
         entry = self.layout.blob(blob.digest)
         users = [image.reference.familiar for image in self.users_of(blob.digest)]
-        names = ", ".join(users[:_SHOWN]) or "no image"
-        names += f" and {len(users) - _SHOWN} more" if users[_SHOWN:] else ""
+        names = listed(users, _SHOWN) or "no image"
         place = f"{blob.size} bytes at offset {entry.data_offset}"
         if self._is_split:
             place += f" in {self.volume.names(entry.data_offset, blob.size)}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from bundles.errors import Problem
+from bundles.runtime.listing import listed
 from bundles.runtime.sizes import human_size
 
 
@@ -42,10 +43,9 @@ def summary(changes: Sequence[Change]) -> str:
         groups.setdefault((change.action, change.kind), []).append(change)
     texts = []
     for (action, kind), group in groups.items():
-        more = f" and {len(group) - 1} more" if group[1:] else ""
         sizes = [change.size for change in group if change.size is not None]
         size = f" ({human_size(sum(sizes))})" if sizes else ""
-        texts.append(f"{action} {kind} {group[0].name}{more}{size}")
+        texts.append(f"{action} {kind} {listed([change.name for change in group], 1)}{size}")
     return ", ".join(texts)
 
 

@@ -19,6 +19,7 @@ from bundles.oci.image import MAX_CONFIG_SIZE, config_platform, parse_index, par
 from bundles.oci.platform import Platform
 from bundles.oci.reference import Reference
 from bundles.runtime.closeable import Closeable
+from bundles.runtime.listing import listed
 
 # Indexes inside one another: images have one level, or two.
 _MAX_DEPTH = 16
@@ -61,9 +62,7 @@ class Choices:
             reference.familiar if reference else label or f"@{number}" for number, label, reference in self._offered
         ]
         close = difflib.get_close_matches(request.choice, names, 1)
-        shown = ", ".join(f"`{name}`" for name in names[:_SHOWN]) + (
-            f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
-        )
+        shown = listed([f"`{name}`" for name in names], _SHOWN)
         return UsageError(
             f"`{request.path}` has no image `{request.choice}`: it has {shown or 'none'}",
             hint=f"did you mean {request.typed(close[0])}?" if close else None,

@@ -8,6 +8,7 @@ from bundles.archive.reader import Archive
 from bundles.errors import AuthenticationError, NetworkError, Problem
 from bundles.oci.digest import Digest
 from bundles.registry.auth import login_command
+from bundles.runtime.listing import listed
 from bundles.runtime.program import quote
 from installer.model.registry.destination import Destination
 from installer.model.selection import Place, Selected, places
@@ -65,7 +66,7 @@ class HeldCheck(Check):
             problems.append(
                 Problem(
                     f"`{self._destination}`",
-                    f"it lacks {count} that this archive lists, or a part of them: {_listed(absent)}",
+                    f"it lacks {count} that this archive lists, or a part of them: {listed(absent, _SHOWN)}",
                     f"on the registry's host: python3 {name} install; a registry of the site: python3 {name} push "
                     f"{self._destination}",
                 )
@@ -74,7 +75,7 @@ class HeldCheck(Check):
             problems.append(
                 Problem(
                     f"`{self._destination}`",
-                    f"it serves another bundle than this archive: {_listed(_moved(others))}",
+                    f"it serves another bundle than this archive: {listed(_moved(others), _SHOWN)}",
                     "join with the archive that was installed there last; or bring this one there first: "
                     f"python3 {name} upgrade",
                 )
@@ -86,8 +87,3 @@ def _moved(others: Mapping[Place, Digest]) -> list[str]:
     return [
         f"{place.name} is {digest.short} there, not {place.image.root.digest.short}" for place, digest in others.items()
     ]
-
-
-def _listed(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return ", ".join(texts[:_SHOWN]) + more

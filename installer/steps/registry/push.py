@@ -13,6 +13,7 @@ from typing import Optional
 from bundles.archive.reader import Archive
 from bundles.errors import NetworkError, Problem, UnreachableError
 from bundles.oci.digest import Digest
+from bundles.runtime.listing import listed
 from bundles.runtime.progress import Progress
 from installer.model.selection import Place, Selected, places
 from installer.model.step import Change, Step
@@ -122,10 +123,9 @@ class Push(Step):
     def _moving(self, tags: Mapping[Place, Digest]) -> str:
         """Say which tags are taken from others."""
         texts = [f"{place.name} ({old} -> {place.image.root.digest})" for place, old in tags.items()]
-        more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
         return (
             f"move tags on {self._registry.host} that this installation did not push, and what they were stays under "
-            f"its digest: {', '.join(texts[:_SHOWN])}{more}"
+            f"its digest: {listed(texts, _SHOWN)}"
         )
 
     def unasked(self) -> Optional[str]:

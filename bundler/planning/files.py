@@ -12,6 +12,7 @@ from bundler.definition.file_request import FileRequest
 from bundler.definition.spec import ImageRequest, Spec, unite
 from bundler.planning.plan import Plan
 from bundler.sources.files.bundle import BundleFile
+from bundler.sources.files.contents import COPY_AGAIN
 from bundler.sources.files.image_file import ImageFile
 from bundler.sources.files.kinds import Opener
 from bundler.sources.files.source import FilesSource, Taken
@@ -37,7 +38,6 @@ from bundles.runtime.program import quote
 from bundles.runtime.sizes import human_size
 
 _RAW = frozenset({OCI_LAYER, "application/vnd.docker.image.rootfs.diff.tar"})
-_DAMAGED = "copy it again from where it was made"
 _SHOWN = 20
 _NOT_WHOLE = "make it anew, or give the file that has the rest, too"
 
@@ -143,7 +143,7 @@ def _of_file(error: BundleError) -> BundleError:
     if isinstance(error, ContentError):
         error = DamagedArchiveError(error.message, hint=error.hint, problems=error.problems)
     if isinstance(error, ArchiveError) and not error.problems:
-        error.hint = error.hint or _DAMAGED
+        error.hint = error.hint or COPY_AGAIN
     return error
 
 

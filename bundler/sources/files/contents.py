@@ -32,6 +32,8 @@ from bundles.runtime.streams import PieceStream
 # Who sent a blob that comes from a file; when it was wrong, whoever asks again avoids it.
 HERE = Endpoint("localhost")
 BLOBS = "blobs/sha256/"
+# The next step for a file that is damaged or cut short.
+COPY_AGAIN = "copy it again from where it was made"
 _INDEXES = frozenset({"index.json", "manifest.json"})
 _UNKNOWN = "application/octet-stream"
 # All documents of a compressed tar together. A store of a thousand images has some 30 MB.
@@ -143,7 +145,7 @@ class Tar(Contents):
                     raise IncompleteArchiveError(
                         f"`{self.where}` is cut short: {self._volume.size} bytes are there, and "
                         f"`{member.name[:100]}` ends at byte {member.offset + member.size}",
-                        hint="copy it again from where it was made",
+                        hint=COPY_AGAIN,
                     )
                 self._files[member.name] = (member.offset, member.size)
         except BaseException:
@@ -229,7 +231,7 @@ class CompressedTar(Contents):
         if kept.blob_path != name:
             raise DamagedArchiveError(
                 f"`{name[:100]}` in `{self.where}` has other bytes than its digest says",
-                hint="copy it again from where it was made",
+                hint=COPY_AGAIN,
             )
         return open_kept(self._spool, kept, offset, self.where)
 

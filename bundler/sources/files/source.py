@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Optional
 
 from bundler.definition.file_request import FileRequest
-from bundler.sources.files.contents import HERE
+from bundler.sources.files.contents import COPY_AGAIN, HERE
 from bundler.sources.files.image_file import Held, ImageFile
 from bundler.sources.files.layout import ATTACHED
 from bundler.sources.source import BlobRequest, BlobStream, Source, SourceAround
@@ -122,7 +122,7 @@ class FilesSource(SourceAround):
         raise DamagedArchiveError(
             f"{what} has other bytes in `{holders[0].where}` than its digest says: it is damaged, or changed while it "
             "was read",
-            hint="copy it again from where it was made",
+            hint=COPY_AGAIN,
         )
 
     def owner_of(self, repository: Reference) -> Optional[ImageFile]:

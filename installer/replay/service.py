@@ -20,20 +20,19 @@ from installer.replay.library import Library
 from installer.replay.registry import Registry
 from installer.replay.replayer import Replayer
 from installer.replay.settings import AUTHORITIES, LOGINS, Settings, parse_logins
-from installer.replay.start import SETTINGS
 
 
-def serve(directory: Path, listener: socket.socket) -> None:
+def serve(directory: Path, data: bytes, listener: socket.socket) -> None:
     """Serve until the process is told to end.
 
     Args:
-        directory: with what it is told.
+        directory: with what else it is told.
+        data: the settings.
         listener: listens on the port of the settings.
     """
     # The first process of a container has no handler that ends it; and a handler of Python's may wait for a thread that
     # waits. So the signal is waited for, by this thread alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    data = (directory / SETTINGS).read_bytes()
     settings = Settings.parse(data)
     say = _Log()
     context = trusting(directory / AUTHORITIES) if settings.tls else None

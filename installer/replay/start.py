@@ -19,7 +19,8 @@ SETTINGS = "settings.json"
 def main() -> None:
     """Serve until the process is told to end."""
     directory = Path(sys.argv[1])
-    port = int(json.loads((directory / SETTINGS).read_bytes())["port"])
+    settings = (directory / SETTINGS).read_bytes()
+    port = int(json.loads(settings)["port"])
     try:
         listener = listen(port)
     except OSError as error:
@@ -28,4 +29,4 @@ def main() -> None:
         sys.exit(f"port {port} of 127.0.0.1 cannot be listened on: {reason(error)}")
     from installer.replay.service import serve
 
-    serve(directory, listener)
+    serve(directory, settings, listener)

@@ -111,18 +111,23 @@ class SmokeTest(Step):
         return f"; on {builder.builder}" if self._builders[1:] else ""
 
     def _plan(self) -> Iterator[tuple[TestedBuilder, Trial]]:
-        """Give every build; only the first builder has nodes."""
+        """Give every build."""
         trials = self._trials()
         for builder in self._builders:
-            if not self._job.nodes or builder is not self._builders[0]:
+            nodes = self._nodes_of(builder)
+            if not nodes:
                 yield from ((builder, trial) for trial in trials)
                 continue
             each = [replace(trial, platforms=(platform,)) for trial in trials for platform in trial.platforms]
             yield from ((builder, trial) for trial in each)
-            for node in self._job.nodes:
+            for node in nodes:
                 if not self._job.platforms_of(node):
                     its = (trial for trial in each if trial.platforms[0].architecture == node.platform.architecture)
                     yield builder, replace(next(its), node=node)
+
+    def _nodes_of(self, builder: TestedBuilder) -> Sequence[Node]:
+        """Return the nodes that a builder has: only the first one has any."""
+        return self._job.nodes if builder is self._builders[0] else ()
 
     def _trials(self) -> list[Trial]:
         """Choose as few builds as cover every platform, from images with a shell where there are such."""
@@ -152,8 +157,7 @@ class SmokeTest(Step):
                 hint = f"{builder.logs}; {more}"
             if self._job.address.is_name and not self._job.site:
                 hint += f"; if `{self._job.address.host}` does not resolve: --registry with the IP address"
-            # Only the first builder has them.
-            node = trial.node or (self._job.node_for(trial.platforms[0]) if builder is self._builders[0] else None)
+            node = trial.node or (self._job.node_for(trial.platforms[0]) if self._nodes_of(builder) else None)
             if node:
                 message = f"on {node.address}: {message}"
                 hint = f"{node.address.typed} docker logs {node.container}; does it reach {self._job.destination.host}?"
@@ -169,7 +173,7 @@ class SmokeTest(Step):
         return True
 
     def _build(self, trial: Trial, builder: TestedBuilder, with_run: bool) -> None:
-        if not self._job.nodes or builder is not self._builders[0]:
+        if not self._nodes_of(builder):
             self._run(self._host.cli, trial, builder, with_run)
             return
         if trial.node:

@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 from bundles.errors import UsageError
 from bundles.oci.platform import Platform
+from bundles.oci.reference import is_port
 from installer.host.labels import BUILDER_PREFIX
 from installer.model.tool import Tool
 
@@ -39,12 +40,11 @@ class NodeAddress:
             UsageError: anything else.
         """
         found = _URL.fullmatch(text.strip())
-        port = int(found["port"]) if found and found["port"] else None
-        if found is None or port == 0 or (port or 0) > 65535:
+        if found is None or not is_port(found["port"] or "22"):
             # A password may stand in it.
             shown = re.sub(r":[^@/]*@", ":...@", text)[:100]
             raise UsageError(f"`{shown}` is no node: expected ssh://[user@]host[:port], and no password", hint=_HINT)
-        return cls(found["host"], found["user"], port)
+        return cls(found["host"], found["user"], int(found["port"]) if found["port"] else None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NodeAddress) and self._key == other._key

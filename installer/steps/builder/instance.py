@@ -22,6 +22,8 @@ from installer.host.labels import ENVIRONMENT, LABEL_WANTED
 
 DRIVER_MARK = f"env.{ENVIRONMENT}"
 ANNOTATIONS = "annotations"
+# Where buildx keeps its records, in its directory.
+_INSTANCES = "instances"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +72,14 @@ class Instance:
 
 def read_instance(host: Host, name: str) -> Optional[Instance]:
     """Return buildx's record of the builder of that name, None when it has none."""
-    value = read_json_file(host.places.buildx_config / "instances" / name)
+    value = _record(host, name)
     if value is None:
         return None
     return Instance(str(value.get("Driver", "")), tuple(map(StoredNode.from_json, value.get("Nodes") or ())))
+
+
+def _record(host: Host, name: str) -> Optional[dict[str, Any]]:
+    return read_json_file(host.places.buildx_config / _INSTANCES / name)
 
 
 def _mark_of(options: Mapping[str, Any]) -> Optional[str]:
@@ -94,10 +100,10 @@ def alone(host: Host, builder: str, node: str) -> Iterator[DockerCLI]:
 
     buildx lets nobody choose a node: it is shown a record in which there is no other, for as long as this lasts.
     """
-    record = read_json_file(host.places.buildx_config / "instances" / builder) or {}
+    record = _record(host, builder) or {}
     nodes = [{**stored, "Platforms": None} for stored in record.get("Nodes") or () if stored.get("Name") == node]
     with tempfile.TemporaryDirectory(prefix="bundle-buildx-") as directory:
-        instances = Path(directory) / "instances"
+        instances = Path(directory) / _INSTANCES
         instances.mkdir()
         (instances / builder).write_text(json.dumps({**record, "Nodes": nodes}), encoding="utf-8")
         yield host.cli.with_variable("BUILDX_CONFIG", directory)

@@ -12,6 +12,9 @@ from typing import Any, Callable
 import hypothesis
 import pytest
 
+from bundles.archive.reader import Archive
+from bundles.oci.descriptor import Descriptor
+from bundles.oci.digest import Digest
 from bundles.registry.transport import Settings, Transport
 from tests.support.fake_engine import FakeEngine
 from tests.support.fake_registry import Certificate, FakeRegistry
@@ -111,6 +114,20 @@ def connect() -> Iterator[Callable[..., Transport]]:
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture
+def document_reads(monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
+    """The digests of the documents that are read out of archives, as often as each is."""
+    reads: list[Digest] = []
+    read = Archive._document
+
+    def counted(self: Archive, descriptor: Descriptor) -> bytes:
+        reads.append(descriptor.digest)
+        return read(self, descriptor)
+
+    monkeypatch.setattr(Archive, "_document", counted)
+    return reads
 
 
 @pytest.fixture
